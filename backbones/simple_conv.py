@@ -1,0 +1,88 @@
+"""The small per-frame convolutional network of the SyncMNIST experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class ConvStage(torch.nn.Module):
+    """A 3 x 3 convolution, ReLU and (optionally) 2 x 2 max pooling in every frame.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        padding: Zero padding of the convolution, in cells.
+        pool: Whether to halve the map by max pooling.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, padding: int = 0, pool: bool = True):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, 3, padding=padding)
+        self.pool = torch.nn.MaxPool2d(2) if pool else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew (Glorot uniform; bias zero)."""
+        torch.nn.init.xavier_uniform_(self.conv.weight)
+        torch.nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
+        frames = self.conv(x.transpose(1, 2).flatten(0, 1)).relu()
+        if self.pool is not None:
+            frames = self.pool(frames)
+        return frames.unflatten(0, (x.size(0), x.size(2))).transpose(1, 2)
+
+
+class SimpleConv(torch.nn.Module):
+    r"""Convolutions, ReLU and max pooling, frame by frame.
+
+    The paper's network for SyncMNIST (appendix; published code, ``SimpleConv``) has three stages of
+    512 filters without padding: 64 -> 31 -> 14 -> 6 cells.
+
+    Args:
+        in_channels: Channels of the clips. (default: 1)
+        filters: Filters of each stage. (default: ``(512, 512, 512)``)
+        padding: Zero padding of every convolution. (default: 0)
+        pool: Whether each stage ends with 2 x 2 max pooling; one value for all or one per stage.
+            (default: ``True``)
+
+    Shapes:
+        - **input:** clips :math:`(B, C, T, H, W)`
+        - **output:** feature map :math:`(B, F, T, H', W')`
+
+    Raises:
+        ValueError: If ``pool`` has not one value per stage.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        filters: Sequence[int] = (512, 512, 512),
+        padding: int = 0,
+        pool: bool | Sequence[bool] = True,
+    ):
+        super().__init__()
+        pools = [pool] * len(filters) if isinstance(pool, bool) else list(pool)
+        if len(pools) != len(filters):
+            raise ValueError(
+                f"Expected 'pool' to have one value for each of {len(filters)} stages "
+                f"(got {len(pools)})"
+            )
+        widths = [in_channels, *filters]
+        self.stages = torch.nn.ModuleDict(
+            {
+                f"conv{i}": ConvStage(widths[i], widths[i + 1], padding, pools[i])
+                for i in range(len(filters))
+            }
+        )
+        self.channels = {f"conv{i}": width for i, width in enumerate(filters)}
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """The last stage's feature map."""
+        for stage in self.stages.values():
+            clip = stage(clip)
+        return clip

@@ -1,0 +1,69 @@
+"""Frames of a feature map as PyG graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from rstg_pyg.graphs.grid import Scale, multiscale_grid
+from rstg_pyg.graphs.pooling import AreaPool
+
+
+def frames_to_data(
+    feature_map: Tensor, scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None = None
+) -> Batch:
+    """Turns every frame of a feature map into one PyG graph of a batch.
+
+    The batch holds ``B * T`` graphs, clip by clip and frame by frame, each the grid of
+    :func:`~rstg_pyg.graphs.multiscale_grid` with node features ``x [N, C]`` pooled by
+    :class:`~rstg_pyg.graphs.AreaPool`. It equals ``Batch.from_data_list`` of the single graphs but
+    is built without a Python loop.
+
+    Args:
+        feature_map: The feature map.
+        scales: The grid's scales.
+        map_size: The side of the positional heat maps, see ``multiscale_grid``.
+
+    Shapes:
+        - **input:** feature map :math:`(B, C, T, H, W)`
+        - **output:** ``x`` :math:`(B T N, C)`, ``edge_index`` :math:`(2, B T E)`, ``batch``
+          :math:`(B T N)`, ``ptr`` :math:`(B T + 1)`, and ``pos``, ``region``, ``scale``,
+          ``node_type``, ``pos_map`` with :math:`B T N` rows
+
+    Raises:
+        ValueError: If the map has not five dimensions or a scale is finer than the map.
+
+    Example:
+        >>> frames_to_data(torch.randn(2, 8, 4, 6, 6))[0].x.shape
+        torch.Size([14, 8])
+    """
+    nodes = AreaPool(scales)(feature_map)  # [B, T, N, C]
+    grid = multiscale_grid(scales, map_size=map_size).to(feature_map.device)
+    graphs, size, edges = nodes.shape[0] * nodes.shape[1], grid.num_nodes, grid.num_edges
+    index = torch.arange(graphs, device=feature_map.device)
+
+    out = Batch(_base_cls=Data)
+    offset = (index * size).repeat_interleave(edges)
+    out.x = nodes.flatten(0, 2)
+    out.edge_index = grid.edge_index.repeat(1, graphs) + offset
+    node_keys = ("pos", "region", "scale", "node_type", "pos_map")
+    for key in node_keys:
+        value = grid[key]
+        out[key] = value.repeat(graphs, *[1] * (value.dim() - 1))
+    out.num_nodes = graphs * size
+    out.batch = index.repeat_interleave(size)
+    out.ptr = torch.arange(graphs + 1, device=feature_map.device) * size
+
+    # What `Batch` needs to hand out single graphs again: where each begins, and how much its
+    # indices were shifted.
+    start = torch.arange(graphs + 1)
+    out._num_graphs = graphs
+    out.stores[0]._num_nodes = [size] * graphs
+    out._slice_dict = {key: start * size for key in ("x", *node_keys)}
+    out._slice_dict["edge_index"] = start * edges
+    out._inc_dict = {key: torch.zeros(graphs, dtype=torch.long) for key in ("x", *node_keys)}
+    out._inc_dict["edge_index"] = start[:-1] * size
+    return out

@@ -1,0 +1,23 @@
+"""Recurrent Space-time Graph networks for video understanding, on PyTorch Geometric."""
+
+from rstg_pyg import graphs
+from rstg_pyg.block import RSTGBlock
+from rstg_pyg.classifier import VideoClassifier
+from rstg_pyg.conv import RSTGConv
+from rstg_pyg.dense import DenseRSTGConv
+from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
+from rstg_pyg.rstg import RSTG
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RSTG",
+    "ChannelBatchNorm",
+    "DenseRSTGConv",
+    "JointLayerNorm",
+    "RSTGBlock",
+    "RSTGConv",
+    "VideoClassifier",
+    "ZeroInitNorm",
+    "graphs",
+]

@@ -1,0 +1,131 @@
+"""RSTG as a block that drops into any video network."""
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear
+from torch_geometric.nn.inits import reset
+
+from rstg_pyg.graphs import AreaPool, AreaUnpool, multiscale_grid
+from rstg_pyg.norm import ZeroInitNorm
+from rstg_pyg.rstg import RSTG
+
+
+class RSTGBlock(torch.nn.Module):
+    r"""Pools a feature map to a multi-scale grid of nodes, runs :class:`RSTG`, and goes back.
+
+    ``to="map"`` (RSTG-to-map) spreads the nodes over their regions again, normalises and scales by
+    a learned factor that starts at zero, so that ``x + block(x)`` starts as the identity and can be
+    put into a trained network. ``to="vec"`` (RSTG-to-vec) gives one vector per video, the sum over
+    the nodes of their mean over time. (`"Recurrent Space-time Graph Neural Networks"
+    <https://arxiv.org/abs/1904.05582>`_, section 3.3.)
+
+    Args:
+        channels (int): Channels of the feature map, and of the output.
+        hidden_channels (int, optional): Channels :math:`D` of the graph; the nodes are projected
+            there and back if it differs from ``channels``. (default: :obj:`None`, ``channels``)
+        scales (tuple, optional): Scales of the grid. (default: :obj:`(3, 2, 1)`)
+        to (str, optional): ``"map"`` or ``"vec"``. (default: :obj:`"map"`)
+        positions (bool, optional): Whether messages know the positions of both nodes.
+            (default: :obj:`True`)
+        map_size (int, optional): Side of the positional heat maps, see
+            :func:`~rstg_pyg.graphs.multiscale_grid`.
+        typed_update (bool, optional): Whether every scale has update weights of its own.
+            (default: :obj:`False`)
+        zero_init (bool, optional): Whether to normalise the output and scale it by a factor that
+            starts at zero. (default: :obj:`None`, yes for ``"map"`` and no for ``"vec"``)
+        **kwargs (optional): Additional arguments of :class:`RSTG`.
+
+    Shapes:
+        - **input:** feature map :math:`(B, C, T, H, W)`
+        - **output:** :math:`(B, C, T, H, W)` or, with ``to="vec"``, :math:`(B, C)`
+
+    Raises:
+        ValueError: If ``to`` is unknown, the map has other channels, or a scale is finer than it.
+
+    Example:
+        >>> block = RSTGBlock(64, hidden_channels=32)
+        >>> x = torch.randn(2, 64, 8, 14, 14)
+        >>> torch.equal(x + block(x), x)
+        True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: Optional[int] = None,
+        scales: Sequence = (3, 2, 1),
+        to: str = "map",
+        *,
+        positions: bool = True,
+        map_size: Optional[int] = None,
+        typed_update: bool = False,
+        zero_init: Optional[bool] = None,
+        **kwargs,
+    ):
+        super().__init__()
+        if to not in ("map", "vec"):
+            raise ValueError(f"Expected 'to' to be 'map' or 'vec' (got {to!r})")
+        hidden_channels = channels if hidden_channels is None else hidden_channels
+        zero_init = to == "map" if zero_init is None else zero_init
+        self.channels = channels
+        self.hidden_channels = hidden_channels
+        self.to_ = to
+        self.positions = positions
+        self.typed_update = typed_update
+
+        grid = multiscale_grid(scales, map_size=map_size)
+        self.register_buffer("edge_index", grid.edge_index, persistent=False)
+        self.register_buffer("node_type", grid.node_type, persistent=False)
+        self.register_buffer("pos", grid.pos_map, persistent=False)
+
+        self.pool = AreaPool(scales)
+        self.rstg = RSTG(
+            channels,
+            hidden_channels,
+            pos_channels=self.pos.size(1) if positions else 0,
+            num_node_types=len(self.pool.scales) if typed_update else 1,
+            **kwargs,
+        )
+        self.lin_out = None
+        if hidden_channels != channels:
+            self.lin_out = Linear(
+                hidden_channels, channels, weight_initializer="glorot", bias_initializer="zeros"
+            )
+        self.unpool = AreaUnpool(scales) if to == "map" else None
+        self.norm = ZeroInitNorm(channels) if zero_init else None
+
+    def reset_parameters(self):
+        """Draws all weights anew; the output scale becomes zero again."""
+        for module in (self.rstg, self.lin_out, self.norm):
+            reset(module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
+        """
+        if x.dim() != 5 or x.size(1) != self.channels:
+            raise ValueError(
+                f"Expected the feature map to have shape [B, {self.channels}, T, H, W] "
+                f"(got {list(x.shape)})"
+            )
+        nodes = self.rstg(
+            self.pool(x),
+            self.edge_index,
+            pos=self.pos if self.positions else None,
+            node_type=self.node_type if self.typed_update else None,
+        )
+        if self.lin_out is not None:
+            nodes = self.lin_out(nodes)
+        if self.unpool is not None:
+            out = self.unpool(nodes, x.shape[-2:])
+        else:
+            out = nodes.mean(dim=1).sum(dim=1)
+        return out if self.norm is None else self.norm(out)
+
+    def extra_repr(self) -> str:
+        """The arguments that the parts below do not show."""
+        return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}"

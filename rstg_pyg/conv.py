@@ -1,0 +1,330 @@
+"""One space stage as a PyG message passing layer.
+
+PyG renders ``propagate`` from the annotations of the hooks below, so they keep the classic spelling
+(``Optional``, ``Union``) and this module has no list of public names.
+"""
+
+from typing import Callable, List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear, MessagePassing
+from torch_geometric.nn.inits import reset
+from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, torch_sparse
+from torch_geometric.utils import is_torch_sparse_tensor, softmax
+from torch_geometric.utils.sparse import set_sparse_value
+
+from rstg_pyg.parts import Norm, make_parts
+
+
+class RSTGConv(MessagePassing):
+    r"""The space stage of the `"Recurrent Space-time Graph Neural Networks"
+    <https://arxiv.org/abs/1904.05582>`_ paper (section 3.2).
+
+    Every node gets messages from its neighbours, weighs them by attention and updates itself:
+
+    .. math::
+        \mathbf{m}_{ji} &= \mathrm{MLP}_s \left( [ \mathbf{v}_j \, \Vert \, \mathbf{p}_j \, \Vert \,
+        \mathbf{v}_i \, \Vert \, \mathbf{p}_i \, \Vert \, \mathbf{e}_{ji} ] \right)
+
+        \alpha_{ji} &= \mathrm{softmax}_{j \in \mathcal{N}(i)} \left( s \,
+        \langle \mathbf{W}_q \mathbf{v}_i, \mathbf{W}_k \mathbf{v}_j \rangle \right)
+
+        \mathbf{g}_i &= \sum_{j \in \mathcal{N}(i)} \alpha_{ji} \, \mathbf{m}_{ji}
+
+        \mathbf{v}^{\prime}_i &= \mathrm{MLP}_u \left( [ \mathbf{v}_i \, \Vert \, \mathbf{g}_i ] \right)
+
+    with ReLU after every layer of both MLPs. The first layer of :math:`\mathrm{MLP}_s` is computed
+    per node and added per edge, which gives the same numbers for about half the work.
+
+    Args:
+        in_channels (int or tuple): Size of each input sample, or :obj:`-1` to derive the size from
+            the first input(s) to the forward method. A tuple corresponds to the sizes of source and
+            target dimensionalities.
+        out_channels (int): Size of each output sample.
+        hidden_channels (int, optional): Width of messages, of query and key, and between the
+            layers. (default: :obj:`None`, that is :obj:`out_channels`)
+        num_send_layers (int, optional): Layers of :math:`\mathrm{MLP}_s`. (default: :obj:`2`)
+        num_update_layers (int, optional): Layers of :math:`\mathrm{MLP}_u`. (default: :obj:`2`)
+        attention (str, optional): :obj:`"dot"` (above), :obj:`"additive"`
+            (:math:`\mathrm{LeakyReLU}(a_q \mathbf{v}_i + a_k \mathbf{v}_j)`, slope 0.2), or
+            :obj:`None` for the mean over the neighbours. (default: :obj:`"dot"`)
+        heads (int, optional): Number of attention heads. With more than one, messages are projected
+            once more, each head weighs its share of the channels, and the heads are concatenated.
+            (default: :obj:`1`)
+        attention_scale (float, optional): The factor :math:`s` of the dot product.
+            (default: :obj:`1.0`, as in the paper)
+        pos_channels (int, optional): Channels of the node positions :math:`\mathbf{p}`; 0 for none.
+            (default: :obj:`0`)
+        num_node_types (int, optional): If larger than 1, every node type (the scale, in a grid) has
+            update weights of its own. (default: :obj:`1`)
+        norm (callable, optional): Makes a normalisation module from a number of channels, for
+            messages and updated nodes, after their last ReLU. It is called on :math:`(*, K, C)`,
+            with the rows' graphs if it takes ``batch``. (default: :obj:`None`)
+        after_aggr (callable, optional): Makes a module from a number of channels that is applied to
+            :math:`\mathbf{g}_i`, in the same way as ``norm``. (default: :obj:`None`)
+        dropout (float, optional): Dropout probability of the attention coefficients.
+            (default: :obj:`0`)
+        edge_dim (int, optional): Edge feature dimensionality. (default: :obj:`None`)
+        act_last (bool, optional): If set to :obj:`False`, no ReLU follows the last update layer, as
+            suits a residual branch. (default: :obj:`True`)
+        residual (bool, optional): If set to :obj:`True`, adds the (if need be projected) target
+            nodes to the output. (default: :obj:`False`)
+        bias (bool, optional): If set to :obj:`False`, no layer has a bias. (default: :obj:`True`)
+        **kwargs (optional): Additional arguments of
+            :class:`torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:**
+          node features :math:`(|\mathcal{V}|, F_{in})`, or
+          :math:`((|\mathcal{V_s}|, F_{s}), (|\mathcal{V_t}|, F_{t}))` if bipartite, or
+          :math:`(*, |\mathcal{V}|, F_{in})` for a static graph shared by all leading dimensions,
+          edge indices :math:`(2, |\mathcal{E}|)`,
+          edge features :math:`(|\mathcal{E}|, D)` *(optional)*
+        - **output:** node features :math:`(|\mathcal{V}|, F_{out})`, bipartite
+          :math:`(|\mathcal{V_t}|, F_{out})`, static :math:`(*, |\mathcal{V}|, F_{out})`. If
+          :obj:`return_attention_weights=True`, then
+          :math:`((*, |\mathcal{V}|, F_{out}), ((2, |\mathcal{E}|), (*, |\mathcal{E}|, H)))`, the
+          coefficients in the order of the given edges
+
+    A node without neighbours has :math:`\mathbf{g}_i = 0`.
+
+    Raises:
+        ValueError: If sizes, positions or attributes do not match what the layer was built for.
+        IndexError: If ``edge_index`` names a node that does not exist.
+
+    Example:
+        >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
+        >>> conv = RSTGConv(16, 32, pos_channels=2)
+        >>> conv(torch.randn(4, 10, 14, 16), grid.edge_index, pos=grid.pos).shape
+        torch.Size([4, 10, 14, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: Union[int, Tuple[int, int]],
+        out_channels: int,
+        hidden_channels: Optional[int] = None,
+        num_send_layers: int = 2,
+        num_update_layers: int = 2,
+        attention: Optional[str] = 'dot',
+        heads: int = 1,
+        attention_scale: float = 1.0,
+        pos_channels: int = 0,
+        num_node_types: int = 1,
+        norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
+        dropout: float = 0.0,
+        edge_dim: Optional[int] = None,
+        act_last: bool = True,
+        residual: bool = False,
+        bias: bool = True,
+        **kwargs,
+    ):
+        if kwargs.get('decomposed_layers', 1) > 1:
+            raise ValueError(f"'{self.__class__.__name__}' does not support 'decomposed_layers'")
+        kwargs.setdefault('aggr', 'add')
+        super().__init__(**kwargs)
+        hidden_channels = out_channels if hidden_channels is None else hidden_channels
+        pair = (in_channels, in_channels) if isinstance(in_channels, int) else tuple(in_channels)
+
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.hidden_channels = hidden_channels
+        self.num_send_layers = num_send_layers
+        self.num_update_layers = num_update_layers
+        self.attention = attention
+        self.heads = heads
+        self.attention_scale = attention_scale
+        self.pos_channels = pos_channels
+        self.num_node_types = num_node_types
+        self.dropout = dropout
+        self.edge_dim = edge_dim
+        self.act_last = act_last
+        self.residual = residual
+        self.bias = bias
+
+        self.send, self.attend, self.update_mlp = make_parts(
+            pair, out_channels, hidden_channels, num_send_layers, num_update_layers, attention,
+            heads, attention_scale, pos_channels, num_node_types, edge_dim, bias, act_last,
+        )
+        self.lin_value = self.lin_res = None
+        if heads > 1:
+            self.lin_value = Linear(hidden_channels, hidden_channels, bias=bias,
+                                    weight_initializer='glorot', bias_initializer='zeros')
+        if residual and pair[1] != out_channels:
+            self.lin_res = Linear(pair[1], out_channels, bias=False, weight_initializer='glorot')
+        self.message_norm = None if norm is None else Norm(norm, hidden_channels)
+        self.update_norm = None if norm is None else Norm(norm, out_channels)
+        self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        super().reset_parameters()
+        for module in (self.send, self.attend, self.update_mlp, self.lin_value, self.lin_res,
+                       self.message_norm, self.update_norm, self.after_aggr):
+            reset(module)
+
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        *,
+        pos: Union[Tensor, PairTensor, None] = None,
+        node_type: OptTensor = None,
+        edge_weight: OptTensor = None,
+        batch: OptTensor = None,
+        return_attention_weights: bool = False,
+    ) -> Union[Tensor, Tuple[Tensor, Tuple[Adj, Tensor]]]:
+        r"""Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor or (torch.Tensor, torch.Tensor)): The node features.
+            edge_index (torch.Tensor or SparseTensor): The edge indices.
+            edge_attr (torch.Tensor, optional): The edge features, :math:`(|\mathcal{E}|, D)`.
+            pos (torch.Tensor or (torch.Tensor, torch.Tensor), optional): The positions of the
+                nodes, :math:`(|\mathcal{V}|, P)`; needed if :obj:`pos_channels` is set.
+            node_type (torch.Tensor, optional): The types of the (target) nodes,
+                :math:`(|\mathcal{V}|)`; needed if :obj:`num_node_types` is larger than 1.
+            edge_weight (torch.Tensor, optional): Multiplies the attention logits,
+                :math:`(|\mathcal{E}|)`. On a complete graph the 0/1 adjacency as weights gives the
+                published code. (In additive attention it also is added to them.)
+            batch (torch.Tensor, optional): Assigns every (target) node to a graph, for a ``norm``
+                with statistics per graph.
+            return_attention_weights (bool, optional): If set to :obj:`True`, will additionally
+                return the tuple :obj:`(edge_index, attention_weights)`.
+        """
+        x_src, x_dst = (x, x) if isinstance(x, Tensor) else (x[0], x[1])
+        pos_src, pos_dst = (pos, pos) if isinstance(pos, Tensor) else (pos or (None, None))
+        self._check(x_src, x_dst, edge_index, edge_attr, pos_src, pos_dst, node_type, edge_weight)
+
+        # Nodes go first: [N, M, C] with M the product of all leading dimensions. Gathering and
+        # summing edges then moves whole rows, and one code path serves flat and static graphs.
+        lead = list(x_dst.shape[:-2])
+        nodes = _rows_first(x_dst)
+        sources = nodes if x_src is x_dst else _rows_first(x_src)
+        pos_dst = None if pos_dst is None else _rows_first(pos_dst)
+        pos_src = None if pos_src is None else _rows_first(pos_src)
+        copies = nodes.size(1)
+
+        logits = (None, None)
+        if self.attend is not None:
+            logits = (self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1))
+        weight = None if edge_weight is None else _rows_first(edge_weight.unsqueeze(-1)).squeeze(-1)
+        # edge_updater_type: (key: OptTensor, query: OptTensor, edge_weight: OptTensor, copies: int)
+        alpha = self.edge_updater(edge_index, key=logits[0], query=logits[1], edge_weight=weight,
+                                  copies=copies, size=(sources.size(0), nodes.size(0)))
+
+        if edge_attr is not None:
+            edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
+        src = self.send.source(sources, pos_src).flatten(1)
+        dst = self.send.target(nodes, pos_dst).flatten(1)
+        # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
+        out = self.propagate(edge_index, src=src, dst=dst, alpha=alpha, edge_attr=edge_attr,
+                             batch=batch, lead=lead, size=(sources.size(0), nodes.size(0)))
+        out = out.view(nodes.size(0), copies, self.hidden_channels)
+        if self.after_aggr is not None:
+            out = _rows_first(self.after_aggr(_rows_last(out, lead), batch))
+
+        out = self.update_mlp(torch.cat([nodes, out], dim=-1), node_type)
+        if self.residual:
+            out = out + (nodes if self.lin_res is None else self.lin_res(nodes))
+        out = _rows_last(out, lead)
+        if self.update_norm is not None:
+            out = self.update_norm(out, batch)
+
+        if return_attention_weights:
+            alpha = _rows_last(alpha.view(alpha.size(0), copies, self.heads), lead)
+            if isinstance(edge_index, SparseTensor):
+                return out, (edge_index.set_value(alpha, layout='coo'), alpha)
+            if is_torch_sparse_tensor(edge_index):
+                return out, (set_sparse_value(edge_index, alpha), alpha)
+            return out, (edge_index, alpha)
+        return out
+
+    def edge_update(self, key_j: OptTensor, query_i: OptTensor, edge_weight: OptTensor,
+                    copies: int, index: Tensor, dim_size: Optional[int]) -> Tensor:
+        """Attention coefficients of all edges, ``[E, copies * heads]``."""
+        if key_j is None or query_i is None:
+            weight = self.send.lin_dst.weight
+            logit = torch.zeros(index.numel(), copies * self.heads, dtype=weight.dtype,
+                                device=index.device)
+        else:
+            shape = (index.numel(), copies, self.attend.out_channels)
+            logit = self.attend(query_i.view(shape), key_j.view(shape), edge_weight).flatten(1)
+        # Always by index: with `ptr` another branch would run, without a second derivative.
+        alpha = softmax(logit, index, num_nodes=dim_size, dim=0).to(logit.dtype)
+        return torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
+
+    def message(self, src_j: Tensor, dst_i: Tensor, alpha: Tensor, edge_attr: OptTensor,
+                batch: OptTensor, index: Tensor, lead: List[int]) -> Tensor:
+        """Weighted messages of all edges, ``[E, copies * hidden_channels]``."""
+        edges, copies = alpha.size(0), alpha.size(1) // self.heads
+        hidden = (src_j + dst_i).view(edges, copies, -1 if edges > 0 else self.hidden_channels)
+        if edge_attr is not None:
+            hidden = hidden + self.send.lin_edge(edge_attr)
+        out = self.send(hidden)
+        if self.message_norm is not None:
+            graph = None if batch is None else batch.index_select(0, index)
+            out = _rows_first(self.message_norm(_rows_last(out, lead), graph))
+        if self.lin_value is not None:
+            out = self.lin_value(out)
+        width = self.hidden_channels // self.heads
+        alpha = alpha.to(out.dtype).view(edges, copies, self.heads, 1)
+        out = out.view(edges, copies, self.heads, width) * alpha
+        return out.view(edges, copies * self.hidden_channels)
+
+    def _check(self, x_src, x_dst, edge_index, edge_attr, pos_src, pos_dst, node_type, edge_weight):
+        """Explains in one sentence what does not fit."""
+        if x_src is None or x_dst is None:
+            raise ValueError(f"'{self.__class__.__name__}' needs the features of source and target "
+                             f"nodes (got 'None' for one of them)")
+        if x_src.dim() < 2 or x_src.shape[:-2] != x_dst.shape[:-2]:
+            raise ValueError(f"Expected 'x' to have shape [*, num_nodes, channels], equal in all "
+                             f"leading dimensions (got {list(x_src.shape)} and "
+                             f"{list(x_dst.shape)})")
+        for name, x, lin in [('source', x_src, self.send.lin_src),
+                             ('target', x_dst, self.send.lin_dst)]:
+            if lin.in_channels not in (-1, x.size(-1)):
+                raise ValueError(f"Expected the {name} features 'x' to have {lin.in_channels} "
+                                 f"channels (got {x.size(-1)})")
+        for pos, x in [(pos_src, x_src), (pos_dst, x_dst)]:
+            found = None if pos is None else (pos.size(-2), pos.size(-1))
+            wanted = (x.size(-2), self.pos_channels) if self.pos_channels > 0 else None
+            if found != wanted:
+                raise ValueError(f"Expected 'pos' to have shape {wanted} (got {found}); "
+                                 f"'pos_channels' is {self.pos_channels}")
+        if (edge_attr is None) != (self.edge_dim is None):
+            raise ValueError(f"Expected 'edge_attr' exactly if 'edge_dim' is set (got "
+                             f"{'none' if edge_attr is None else list(edge_attr.shape)}, 'edge_dim' "
+                             f"is {self.edge_dim})")
+        if self.num_node_types > 1 and (node_type is None or node_type.numel() != x_dst.size(-2)):
+            raise ValueError(f"Expected 'node_type' to give one of {self.num_node_types} types for "
+                             f"each of the {x_dst.size(-2)} nodes (got "
+                             f"{'none' if node_type is None else list(node_type.shape)})")
+        if edge_weight is not None and self.attend is None:
+            raise ValueError("Expected no 'edge_weight': it multiplies the attention logits, and "
+                             "'attention' is None")
+        if x_src.dim() > 2 and not (isinstance(edge_index, Tensor)
+                                    and not is_torch_sparse_tensor(edge_index)):
+            raise ValueError("Expected 'edge_index' to be a tensor of shape [2, num_edges] for the "
+                             "static form [*, num_nodes, channels] (got a sparse matrix)")
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})'
+
+
+def _rows_first(x: Tensor) -> Tensor:
+    """``[*, K, C]`` to ``[K, M, C]``, with M the product of the leading dimensions."""
+    if x.dim() == 2:
+        return x.unsqueeze(1)
+    return x.flatten(0, -3).transpose(0, 1).contiguous()
+
+
+def _rows_last(x: Tensor, lead: List[int]) -> Tensor:
+    """``[K, M, C]`` back to ``[*, K, C]``."""
+    if len(lead) == 0:
+        return x.squeeze(1)
+    return x.transpose(0, 1).reshape(lead + [x.size(0), x.size(2)])

@@ -1,0 +1,191 @@
+"""The space stage on a dense adjacency: all pairs and a mask."""
+
+from typing import Callable, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear
+from torch_geometric.nn.inits import reset
+
+from rstg_pyg.parts import Norm, make_parts
+
+
+class DenseRSTGConv(torch.nn.Module):
+    r"""See :class:`rstg_pyg.RSTGConv`.
+
+    The same parameters (one ``state_dict`` fits both) on a dense adjacency: messages of all
+    :math:`N^2` pairs are computed and masked. The better choice on small complete graphs, and the
+    baseline that message passing is compared with.
+
+    Args:
+        in_channels (int): Size of each input sample.
+        out_channels (int): Size of each output sample.
+        hidden_channels (int, optional): See :class:`RSTGConv`, as all that follow.
+        num_send_layers (int, optional): Layers of the send function. (default: :obj:`2`)
+        num_update_layers (int, optional): Layers of the update function. (default: :obj:`2`)
+        attention (str, optional): ``"dot"``, ``"additive"`` or :obj:`None`.
+            (default: :obj:`"dot"`)
+        heads (int, optional): Number of heads. (default: :obj:`1`)
+        attention_scale (float, optional): Factor of the dot product. (default: :obj:`1.0`)
+        pos_channels (int, optional): Channels of the positions. (default: :obj:`0`)
+        num_node_types (int, optional): Number of node types. (default: :obj:`1`)
+        norm (callable, optional): Norm of messages and updated nodes. (default: :obj:`None`)
+        after_aggr (callable, optional): Applied to the aggregated messages. (default: :obj:`None`)
+        dropout (float, optional): Dropout of the coefficients. (default: :obj:`0`)
+        edge_dim (int, optional): Edge feature dimensionality. (default: :obj:`None`)
+        act_last (bool, optional): ReLU after the last update layer. (default: :obj:`True`)
+        residual (bool, optional): Adds the nodes to the output. (default: :obj:`False`)
+        bias (bool, optional): Whether layers have a bias. (default: :obj:`True`)
+
+    Shapes:
+        - **input:** node features :math:`(*, N, F_{in})`, adjacency :math:`(N, N)` or
+          :math:`(B, N, N)` whose entry :math:`(i, j)` is nonzero if :math:`i` gets messages from
+          :math:`j` (as in PyG's dense layers, ``out = adj @ x``), mask :math:`(B, N)` *(optional)*
+        - **output:** :math:`(*, N, F_{out})`
+
+    Raises:
+        ValueError: If sizes do not match.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: Optional[int] = None,
+        num_send_layers: int = 2,
+        num_update_layers: int = 2,
+        attention: Optional[str] = "dot",
+        heads: int = 1,
+        attention_scale: float = 1.0,
+        pos_channels: int = 0,
+        num_node_types: int = 1,
+        norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
+        dropout: float = 0.0,
+        edge_dim: Optional[int] = None,
+        act_last: bool = True,
+        residual: bool = False,
+        bias: bool = True,
+    ):
+        super().__init__()
+        hidden_channels = out_channels if hidden_channels is None else hidden_channels
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.hidden_channels = hidden_channels
+        self.heads = heads
+        self.pos_channels = pos_channels
+        self.num_node_types = num_node_types
+        self.dropout = dropout
+        self.edge_dim = edge_dim
+        self.residual = residual
+        self.send, self.attend, self.update_mlp = make_parts(
+            (in_channels, in_channels), out_channels, hidden_channels, num_send_layers,
+            num_update_layers, attention, heads, attention_scale, pos_channels, num_node_types,
+            edge_dim, bias, act_last,
+        )  # fmt: skip
+        self.lin_value = self.lin_res = None
+        kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
+        if heads > 1:
+            self.lin_value = Linear(hidden_channels, hidden_channels, bias=bias, **kwargs)
+        if residual and in_channels != out_channels:
+            self.lin_res = Linear(in_channels, out_channels, bias=False, **kwargs)
+        self.message_norm = None if norm is None else Norm(norm, hidden_channels)
+        self.update_norm = None if norm is None else Norm(norm, out_channels)
+        self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        for module in self.children():
+            reset(module)
+
+    def forward(
+        self,
+        x: Tensor,
+        adj: Tensor,
+        mask: Optional[Tensor] = None,
+        *,
+        edge_attr: Optional[Tensor] = None,
+        pos: Optional[Tensor] = None,
+        node_type: Optional[Tensor] = None,
+        edge_weight: Optional[Tensor] = None,
+        return_attention_weights: bool = False,
+    ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+        r"""Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor): The node features :math:`(*, N, F_{in})`.
+            adj (torch.Tensor): The adjacency :math:`(N, N)` or :math:`(B, N, N)`; only zero or
+                not counts.
+            mask (torch.Tensor, optional): Rows of the output to keep, :math:`(B, N)`.
+            edge_attr (torch.Tensor, optional): Pair features :math:`(N, N, D)`.
+            pos (torch.Tensor, optional): Positions :math:`(N, P)`.
+            node_type (torch.Tensor, optional): Node types :math:`(N)`.
+            edge_weight (torch.Tensor, optional): Multiplies the logits, :math:`(N, N)`.
+            return_attention_weights (bool, optional): Additionally returns the coefficients
+                :math:`(*, N, N, H)`, receiver before sender.
+        """
+        self._check(x, adj, pos, node_type)
+        hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
+        if edge_attr is not None:
+            hidden = hidden + self.send.lin_edge(edge_attr)
+        message = self.send(hidden)  # [*, N, N, C]: receiver, sender
+        if self.message_norm is not None:
+            message = self._norm_edges(message, adj)
+        if self.lin_value is not None:
+            message = self.lin_value(message)
+
+        if self.attend is None:
+            logit = message.new_zeros(*message.shape[:-1], self.heads)
+        else:
+            query, key = self.attend.query(x), self.attend.key(x)
+            logit = self.attend(query.unsqueeze(-2), key.unsqueeze(-3), edge_weight)
+        joined = (adj != 0).unsqueeze(-1)
+        alpha = logit.masked_fill(~joined, float("-inf")).softmax(dim=-2)
+        alpha = alpha.masked_fill(~joined, 0.0)  # rows without neighbours were NaN
+        weight = torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
+
+        out = message.unflatten(-1, (self.heads, -1)) * weight.unsqueeze(-1)
+        out = out.flatten(-2).sum(dim=-2)  # [*, N, C]
+        if self.after_aggr is not None:
+            out = self.after_aggr(out)
+        out = torch.cat([x, out], dim=-1).movedim(-2, 0)
+        out = self.update_mlp(out, node_type).movedim(0, -2)
+        if self.residual:
+            out = out + (x if self.lin_res is None else self.lin_res(x))
+        if self.update_norm is not None:
+            out = self.update_norm(out)
+        if mask is not None:
+            out = out * mask.unsqueeze(-1).to(out.dtype)
+        return (out, alpha) if return_attention_weights else out
+
+    def _norm_edges(self, message: Tensor, adj: Tensor) -> Tensor:
+        """Applies the norm to the messages of true edges, as :class:`RSTGConv` does."""
+        if adj.dim() != 2:
+            raise ValueError("Expected one adjacency [N, N] for all graphs when 'norm' is set")
+        pairs = (adj != 0).flatten().nonzero().view(-1)
+        flat = message.flatten(-3, -2)
+        normed = self.message_norm(flat.index_select(-2, pairs))
+        return torch.zeros_like(flat).index_copy(flat.dim() - 2, pairs, normed).view_as(message)
+
+    def _check(self, x: Tensor, adj: Tensor, pos: Optional[Tensor], node_type: Optional[Tensor]):
+        if x.dim() < 2 or (self.in_channels != -1 and x.size(-1) != self.in_channels):
+            raise ValueError(
+                f"Expected 'x' to have shape [*, num_nodes, {self.in_channels}] "
+                f"(got {list(x.shape)})"
+            )
+        if adj.shape[-2:] != (x.size(-2), x.size(-2)):
+            raise ValueError(
+                f"Expected 'adj' to have shape [*, {x.size(-2)}, {x.size(-2)}] "
+                f"(got {list(adj.shape)})"
+            )
+        if (pos is None) != (self.pos_channels == 0):
+            raise ValueError(f"Expected 'pos' exactly if 'pos_channels' (= {self.pos_channels}) > 0")
+        if self.num_node_types > 1 and node_type is None:
+            raise ValueError(f"Expected 'node_type' for {self.num_node_types} node types")
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
+            f"heads={self.heads})"
+        )

@@ -1,0 +1,124 @@
+"""Normalisations that the space-time graph needs and PyG or torch do not have."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.utils import scatter
+
+
+class JointLayerNorm(torch.nn.Module):
+    r"""Layer normalisation over all rows of a graph and all channels jointly.
+
+    .. math::
+        y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot \gamma + \beta
+
+    with one mean and one (biased) variance per graph over rows *and* channels, and a gain and an
+    offset per channel: the ``LN`` of the published code. (PyG's ``LayerNorm(mode='graph')`` divides
+    by another quantity with ``batch`` than without.)
+
+    Args:
+        channels (int): Size of the last dimension.
+        num_joint_dims (int): How many of the last dimensions are normalised together.
+            (default: :obj:`2`: rows and channels)
+        eps (float): Added to the variance. (default: :obj:`1e-12`, as published)
+
+    Shapes:
+        - **input:** :math:`(*, K, C)`, or :math:`(K, C)` with ``batch`` :math:`(K)` that assigns
+          rows to graphs
+        - **output:** the input's shape
+    """
+
+    def __init__(self, channels: int, num_joint_dims: int = 2, eps: float = 1e-12):
+        super().__init__()
+        self.channels = channels
+        self.num_joint_dims = num_joint_dims
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.empty(channels))
+        self.bias = torch.nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Sets the gain to one and the offset to zero."""
+        torch.nn.init.ones_(self.weight)
+        torch.nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, batch: Optional[Tensor] = None, batch_size: Optional[int] = None):
+        """"""  # noqa: D419
+        if batch is None:
+            dims = tuple(range(-self.num_joint_dims, 0))
+            var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
+            return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        mean = scatter(x.mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
+        x = x - mean[batch].unsqueeze(-1)
+        var = scatter(x.square().mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
+        return x * torch.rsqrt(var + self.eps)[batch].unsqueeze(-1) * self.weight + self.bias
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.channels}, num_joint_dims={self.num_joint_dims})"
+
+
+class ChannelBatchNorm(torch.nn.BatchNorm1d):
+    """Batch normalisation over all dimensions but the last (``torch``'s wants channels second).
+
+    Args:
+        channels (int): Size of the last dimension.
+        eps (float): Added to the variance. (default: :obj:`1e-3`, as published)
+        momentum (float): Weight of a new batch in the running statistics. (default: :obj:`0.01`)
+
+    Shapes:
+        - **input:** :math:`(*, C)`
+        - **output:** :math:`(*, C)`
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-3, momentum: float = 0.01):
+        super().__init__(channels, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """"""  # noqa: D419
+        return super().forward(x.reshape(-1, x.size(-1))).view_as(x)
+
+
+class ZeroInitNorm(torch.nn.Module):
+    r"""Joint layer norm with a zero-initialised scale, for a residual branch that starts at zero.
+
+    .. math::
+        y = s \cdot \left( \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} + \beta \right),
+        \qquad s = 0 \text{ at first}
+
+    over all dimensions but the first (published code, "after graph" norm).
+
+    Args:
+        channels (int): Number of channels.
+        channel_dim (int): Dimension of the channels. (default: :obj:`1`)
+        eps (float): Added to the variance. (default: :obj:`1e-12`)
+
+    Shapes:
+        - **input:** :math:`(B, C, *)`
+        - **output:** :math:`(B, C, *)`
+    """
+
+    def __init__(self, channels: int, channel_dim: int = 1, eps: float = 1e-12):
+        super().__init__()
+        self.channels = channels
+        self.channel_dim = channel_dim
+        self.eps = eps
+        self.scale = torch.nn.Parameter(torch.empty(channels))
+        self.bias = torch.nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Sets scale and offset to zero."""
+        torch.nn.init.zeros_(self.scale)
+        torch.nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """"""  # noqa: D419
+        var, mean = torch.var_mean(x, dim=tuple(range(1, x.dim())), correction=0, keepdim=True)
+        shape = [1] * x.dim()
+        shape[self.channel_dim] = self.channels
+        x = (x - mean) * torch.rsqrt(var + self.eps) + self.bias.view(shape)
+        return self.scale.view(shape) * x
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.channels})"

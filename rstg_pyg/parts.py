@@ -1,0 +1,319 @@
+"""The three functions of a space stage: send, attend, update.
+
+:class:`~rstg_pyg.RSTGConv` (edges) and :class:`~rstg_pyg.DenseRSTGConv` (all pairs) are both made of
+them, which is why one ``state_dict`` fits both.
+"""
+
+import inspect
+from typing import Callable, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear
+from torch_geometric.nn.inits import reset
+
+
+class Norm(torch.nn.Module):
+    """Wraps any norm so that it can be called with or without ``batch``.
+
+    Args:
+        norm (callable): Makes a module from a number of channels. If the module's ``forward`` has a
+            ``batch`` argument, it is told which graph every row belongs to.
+    """
+
+    def __init__(self, norm: Callable[[int], torch.nn.Module], channels: int):
+        super().__init__()
+        self.module = norm(channels)
+        self.takes_batch = "batch" in inspect.signature(self.module.forward).parameters
+
+    def reset_parameters(self):
+        """Resets the wrapped module."""
+        reset(self.module)
+
+    def forward(self, x: Tensor, batch: Optional[Tensor] = None) -> Tensor:
+        """"""  # noqa: D419
+        return self.module(x, batch) if self.takes_batch else self.module(x)
+
+
+class SendMLP(torch.nn.Module):
+    r"""The send function :math:`m_{ji} = \mathrm{MLP}_s([v_j | p_j | v_i | p_i | e_{ji}])`.
+
+    The first layer is linear in the concatenation, so it is kept as one block per part: the node
+    blocks are computed once per node instead of once per edge, which is exact and about half the
+    work. A block's share of the published kernel is ``[source | its position | target | its
+    position]``.
+
+    Args:
+        in_channels (tuple): Channels of source and target nodes.
+        channels (int): Channels of the message.
+        hidden_channels (int): Width between the layers.
+        num_layers (int): Number of layers, ReLU after each.
+        pos_channels (int): Channels of a node's position; 0 for none.
+        edge_dim (int, optional): Channels of the edge attributes.
+        bias (bool): Whether the layers add a bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: Tuple[int, int],
+        channels: int,
+        hidden_channels: int,
+        num_layers: int = 2,
+        pos_channels: int = 0,
+        edge_dim: Optional[int] = None,
+        bias: bool = True,
+    ):
+        super().__init__()
+        widths = [hidden_channels] * (num_layers - 1) + [channels]
+        kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
+        self.lin_src = Linear(in_channels[0], widths[0], bias=False, **kwargs)
+        self.lin_dst = Linear(in_channels[1], widths[0], bias=bias, **kwargs)
+        self.lin_pos_src = self.lin_pos_dst = self.lin_edge = None
+        if pos_channels > 0:
+            self.lin_pos_src = Linear(pos_channels, widths[0], bias=False, **kwargs)
+            self.lin_pos_dst = Linear(pos_channels, widths[0], bias=False, **kwargs)
+        if edge_dim is not None:
+            self.lin_edge = Linear(edge_dim, widths[0], bias=False, **kwargs)
+        self.lins = torch.nn.ModuleList(
+            Linear(a, b, bias=bias, **kwargs) for a, b in zip(widths, widths[1:])
+        )
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        for module in self.children():
+            reset(module)
+
+    def source(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
+        """The part of the first layer that depends on the sender."""
+        return self.lin_src(x) if pos is None else self.lin_src(x) + self.lin_pos_src(pos)
+
+    def target(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
+        """The part of the first layer that depends on the receiver."""
+        return self.lin_dst(x) if pos is None else self.lin_dst(x) + self.lin_pos_dst(pos)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """From the sum of the first layer's parts to the message."""
+        hidden = hidden.relu()
+        for lin in self.lins:
+            hidden = lin(hidden).relu()
+        return hidden
+
+
+class DotAttention(torch.nn.Module):
+    r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j \rangle`, one per head.
+
+    Args:
+        in_channels (tuple): Channels of source and target nodes.
+        channels (int): Channels of query and key, all heads together.
+        heads (int): Number of heads.
+        scale (float): The factor :math:`s` (the paper has 1; transformers use ``1 / sqrt(C)``).
+        bias (bool): Whether query and key have a bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: Tuple[int, int],
+        channels: int,
+        heads: int = 1,
+        scale: float = 1.0,
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.scale = scale
+        self.out_channels = channels  # of query and key
+        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
+        self.lin_key = Linear(in_channels[0], channels, **kwargs)
+        self.lin_query = Linear(in_channels[1], channels, **kwargs)
+        self.heads = heads
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        self.lin_key.reset_parameters()
+        self.lin_query.reset_parameters()
+
+    def query(self, x: Tensor) -> Tensor:
+        """What the receiver asks for."""
+        return self.lin_query(x)
+
+    def key(self, x: Tensor) -> Tensor:
+        """What the sender offers."""
+        return self.lin_key(x)
+
+    def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
+        """Logits ``[*, heads]`` from query and key ``[*, channels]``."""
+        logit = (query * key).unflatten(-1, (self.heads, -1)).sum(-1)
+        if self.scale != 1.0:
+            logit = logit * self.scale
+        return logit if weight is None else logit * weight.unsqueeze(-1)
+
+
+class AdditiveAttention(torch.nn.Module):
+    r"""Logits :math:`\mathrm{LeakyReLU}(w_{ji} (a_q v_i + a_k v_j)) + w_{ji}`, one per head.
+
+    Without weights this is GAT's attention (:math:`w = 1` shifts all logits alike, so it is left
+    out); with the 0/1 adjacency as weights on a complete graph it is the published code's
+    ``simple`` attention. The slope of the leaky ReLU is 0.2.
+
+    Args:
+        in_channels (tuple): Channels of source and target nodes.
+        heads (int): Number of heads.
+        bias (bool): Whether both terms have a bias.
+    """
+
+    def __init__(self, in_channels: Tuple[int, int], heads: int = 1, bias: bool = True):
+        super().__init__()
+        self.out_channels = heads  # of query and key
+        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
+        self.lin_key = Linear(in_channels[0], heads, **kwargs)
+        self.lin_query = Linear(in_channels[1], heads, **kwargs)
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        self.lin_key.reset_parameters()
+        self.lin_query.reset_parameters()
+
+    def query(self, x: Tensor) -> Tensor:
+        """The receiver's term."""
+        return self.lin_query(x)
+
+    def key(self, x: Tensor) -> Tensor:
+        """The sender's term."""
+        return self.lin_key(x)
+
+    def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
+        """Logits ``[*, heads]`` from query and key ``[*, heads]``."""
+        logit = query + key
+        if weight is None:
+            return torch.nn.functional.leaky_relu(logit, 0.2)
+        weight = weight.unsqueeze(-1)
+        return torch.nn.functional.leaky_relu(logit * weight, 0.2) + weight
+
+
+class TypedLinear(torch.nn.Module):
+    """A linear layer with weights of its own for every node type.
+
+    Args:
+        in_channels (int): Input channels (-1 to take them from the first input).
+        out_channels (int): Output channels.
+        num_types (int): Number of node types; 1 is an ordinary linear layer.
+        bias (bool): Whether to add a bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_types: int = 1, bias: bool = True):
+        super().__init__()
+        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
+        self.lins = torch.nn.ModuleList(
+            Linear(in_channels, out_channels, **kwargs) for _ in range(num_types)
+        )
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        reset(self.lins)
+
+    def forward(self, x: Tensor, node_type: Optional[Tensor]) -> Tensor:
+        """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
+        if len(self.lins) == 1:
+            return self.lins[0](x)
+        rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
+        out = torch.cat([lin(x.index_select(0, row)) for lin, row in zip(self.lins, rows)])
+        return out.index_select(0, torch.cat(rows).argsort())
+
+
+class UpdateMLP(torch.nn.Module):
+    r"""The update function :math:`v_i \leftarrow \mathrm{MLP}_u([v_i | g_i])`.
+
+    Args:
+        in_channels (int): Channels of node and aggregated message together.
+        channels (int): Channels of the result.
+        hidden_channels (int): Width between the layers.
+        num_layers (int): Number of layers, ReLU after each.
+        num_types (int): Number of node types with weights of their own.
+        act_last (bool): Whether ReLU also follows the last layer.
+        bias (bool): Whether the layers add a bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        hidden_channels: int,
+        num_layers: int = 2,
+        num_types: int = 1,
+        act_last: bool = True,
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.act_last = act_last
+        widths = [in_channels] + [hidden_channels] * (num_layers - 1) + [channels]
+        self.lins = torch.nn.ModuleList(
+            TypedLinear(a, b, num_types, bias) for a, b in zip(widths, widths[1:])
+        )
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        reset(self.lins)
+
+    def forward(self, x: Tensor, node_type: Optional[Tensor]) -> Tensor:
+        """Updates ``[v_i | g_i]``, shape ``[N, *, C]``."""
+        for i, lin in enumerate(self.lins):
+            x = lin(x, node_type)
+            if self.act_last or i + 1 < len(self.lins):
+                x = x.relu()
+        return x
+
+
+def make_parts(
+    in_channels: Tuple[int, int],
+    out_channels: int,
+    hidden_channels: int,
+    num_send_layers: int,
+    num_update_layers: int,
+    attention: Optional[str],
+    heads: int,
+    attention_scale: float,
+    pos_channels: int,
+    num_node_types: int,
+    edge_dim: Optional[int],
+    bias: bool,
+    act_last: bool,
+) -> Tuple[SendMLP, Optional[torch.nn.Module], UpdateMLP]:
+    """Builds send, attention and update for one space stage and checks the sizes.
+
+    Raises:
+        ValueError: If a size is out of range, ``attention`` is unknown or ``hidden_channels`` is
+            not divisible by ``heads``.
+    """
+    for name, value, least in [
+        ("out_channels", out_channels, 1),
+        ("hidden_channels", hidden_channels, 1),
+        ("num_send_layers", num_send_layers, 1),
+        ("num_update_layers", num_update_layers, 1),
+        ("heads", heads, 1),
+        ("pos_channels", pos_channels, 0),
+        ("num_node_types", num_node_types, 1),
+    ]:
+        if value < least:
+            raise ValueError(f"Expected '{name}' to be at least {least} (got {value})")
+    if hidden_channels % heads != 0:
+        raise ValueError(
+            f"'hidden_channels' (got {hidden_channels}) must be divisible by the number of heads "
+            f"(got {heads})"
+        )
+    send = SendMLP(
+        in_channels, hidden_channels, hidden_channels, num_send_layers, pos_channels, edge_dim, bias
+    )
+    if attention == "dot":
+        attend = DotAttention(in_channels, hidden_channels, heads, attention_scale, bias)
+    elif attention == "additive":
+        attend = AdditiveAttention(in_channels, heads, bias)
+    elif attention is None:
+        attend = None
+    else:
+        raise ValueError(
+            f"Expected 'attention' to be 'dot', 'additive' or None (got {attention!r})"
+        )
+    width = -1 if in_channels[1] == -1 else in_channels[1] + hidden_channels
+    update = UpdateMLP(
+        width, out_channels, hidden_channels, num_update_layers, num_node_types, act_last, bias
+    )
+    return send, attend, update

@@ -1,0 +1,231 @@
+"""Rounds of time and space stages on sequences of node features."""
+
+from typing import Callable, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear
+from torch_geometric.nn.inits import glorot, reset
+
+from rstg_pyg.conv import RSTGConv
+
+#: What a recurrent cell carries from one chunk of frames to the next.
+CellState = Union[Tensor, Tuple[Tensor, Tensor]]
+
+_CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+
+
+class RSTG(torch.nn.Module):
+    r"""The recurrent space-time graph of the `"Recurrent Space-time Graph Neural Networks"
+    <https://arxiv.org/abs/1904.05582>`_ paper (section 3, algorithm 1).
+
+    For :math:`K` rounds, every node first looks back at its own history and then at its neighbours;
+    a last time stage follows:
+
+    .. math::
+        \mathbf{v}_i^{t} &\leftarrow f_\text{time} ( \mathbf{v}_i^{t}, \mathbf{h}_i^{t-1, k} )
+        \qquad \text{(a recurrent cell over the node's own frames)}
+
+        \mathbf{v}_i^{t} &\leftarrow f_\text{space} ( \mathbf{v}_i^{t},
+        \{ \mathbf{v}_j^{t} \}_{j \in \mathcal{N}(i)} ) \qquad \text{(an RSTGConv in every frame)}
+
+    A time stage is one call of a cell over the sequences of all nodes (cuDNN on a GPU), a space
+    stage one call of :class:`RSTGConv` over all frames. Both replace the nodes, as published; with
+    ``residual=True`` they are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN}
+    (\mathbf{v}))`, which learn much faster from scratch.
+
+    The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
+    carried on, and gives the same numbers as fed whole (unless ``in_norm`` looks across frames).
+
+    Args:
+        in_channels (int): Channels of the nodes; projected if they differ from
+            ``hidden_channels``.
+        hidden_channels (int): Channels :math:`D` inside and at the output.
+        num_rounds (int, optional): Rounds :math:`K`. (default: :obj:`3`)
+        time_stages (str or list, optional): ``"all"``: a time stage before the space stage of every
+            round and one at the end; ``"last"``: only the one at the end; ``"none"``: no time
+            stage (space-only); or a list of the rounds (from 0) that begin with a time stage, with
+            one more at the end. (default: :obj:`"all"`)
+        space_stages (bool, optional): If set to :obj:`False`, nodes exchange nothing (time-only).
+            (default: :obj:`True`)
+        cell (str, optional): ``"lstm"`` or ``"gru"``. (default: :obj:`"lstm"`)
+        residual (bool, optional): Pre-norm residual stages and a norm at the end.
+            (default: :obj:`False`)
+        shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
+            last time stage always has its own. (default: :obj:`True`)
+        in_norm (callable, optional): Makes a norm from a number of channels, applied to the
+            (projected) nodes before the first round, on ``[T, B, N, C]``. (default: :obj:`None`)
+        **kwargs (optional): Additional arguments of :class:`RSTGConv` (``attention``, ``heads``,
+            ``pos_channels``, ``num_node_types``, ...).
+
+    Shapes:
+        - **input:** nodes :math:`(B, T, N, C)`, edge indices :math:`(2, E)`
+        - **output:** nodes :math:`(B, T, N, D)`
+
+    Raises:
+        ValueError: If ``time_stages`` or ``cell`` is unknown, a listed round does not exist, or
+            the nodes have another shape than expected.
+
+    Example:
+        >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
+        >>> model = RSTG(64, 32, pos_channels=36)
+        >>> model(torch.randn(2, 10, 14, 64), grid.edge_index, pos=grid.pos_map).shape
+        torch.Size([2, 10, 14, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_rounds: int = 3,
+        time_stages: Union[str, Sequence[int]] = "all",
+        *,
+        space_stages: bool = True,
+        cell: str = "lstm",
+        residual: bool = False,
+        shared_rounds: bool = True,
+        in_norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        **kwargs,
+    ):
+        super().__init__()
+        if num_rounds < 1:
+            raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
+        if cell not in _CELLS:
+            raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
+        if not space_stages and time_stages == "none":
+            raise ValueError("Expected at least one kind of stage (got 'time_stages'='none' and "
+                             "'space_stages'=False)")
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.num_rounds = num_rounds
+        self.time_stages = time_stages
+        self.space_stages = space_stages
+        self.cell = cell
+        self.residual = residual
+        self.shared_rounds = shared_rounds
+        self.time_rounds = _time_rounds(time_stages, num_rounds)
+
+        dim = hidden_channels
+        self.lin_in = None
+        if in_channels != dim:
+            self.lin_in = Linear(
+                in_channels, dim, weight_initializer="glorot", bias_initializer="zeros"
+            )
+        self.in_norm = None if in_norm is None else in_norm(dim)
+        own = 1 if shared_rounds else num_rounds
+        self.cells = torch.nn.ModuleList(
+            _CELLS[cell](dim, dim) for _ in range(min(own, len(self.time_rounds)))
+        )
+        self.convs = torch.nn.ModuleList(
+            RSTGConv(dim, dim, act_last=not residual, **kwargs)
+            for _ in range(own if space_stages else 0)
+        )
+        self.last_cell = None if time_stages == "none" else _CELLS[cell](dim, dim)
+        if residual:
+            self.cell_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.cells)
+            self.conv_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.convs)
+            self.last_norm = None if self.last_cell is None else torch.nn.LayerNorm(dim)
+            self.out_norm = torch.nn.LayerNorm(dim)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform, every gate by itself; biases zero)."""
+        for module in self.children():
+            if module is not self.cells and module is not self.last_cell:
+                reset(module)
+        for cell in [*self.cells, self.last_cell]:
+            if cell is not None:
+                for name, parameter in cell.named_parameters():
+                    if name.startswith("weight"):
+                        for gate in parameter.view(-1, self.hidden_channels, self.hidden_channels):
+                            glorot(gate)
+                    else:
+                        torch.nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        *,
+        pos: Optional[Tensor] = None,
+        node_type: Optional[Tensor] = None,
+        edge_weight: Optional[Tensor] = None,
+        state: Optional[List[CellState]] = None,
+        return_state: bool = False,
+    ) -> Union[Tensor, Tuple[Tensor, List[CellState]]]:
+        r"""Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor): The nodes :math:`(B, T, N, C)`.
+            edge_index (torch.Tensor): The edges :math:`(2, E)`, the same in all frames.
+            pos (torch.Tensor, optional): Positions :math:`(N, P)`.
+            node_type (torch.Tensor, optional): Node types :math:`(N)`.
+            edge_weight (torch.Tensor, optional): Multiplies the attention logits, :math:`(E)`.
+            state (list, optional): The state after the frames before, as returned with
+                ``return_state=True``: one entry per time stage. (default: :obj:`None`, zeros)
+            return_state (bool, optional): If set to :obj:`True`, also returns the state.
+        """
+        if x.dim() != 4 or x.size(-1) != self.in_channels:
+            raise ValueError(f"Expected 'x' to have shape [B, T, N, {self.in_channels}] "
+                             f"(got {list(x.shape)})")
+        stages = len(self.time_rounds) + (self.last_cell is not None)
+        if state is not None and len(state) != stages:
+            raise ValueError(f"Expected 'state' to have one entry for each of {stages} time stages "
+                             f"(got {len(state)})")
+        before = iter(state if state is not None else [None] * stages)
+        after = []
+
+        x = x.transpose(0, 1)  # [T, B, N, C]: time first is what the cells want
+        if self.lin_in is not None:
+            x = self.lin_in(x)
+        if self.in_norm is not None:
+            x = self.in_norm(x)
+        for k in range(self.num_rounds):
+            if k in self.time_rounds:
+                i = 0 if self.shared_rounds else self.time_rounds.index(k)
+                norm = self.cell_norms[i] if self.residual else None
+                x = self._time(self.cells[i], norm, x, next(before), after)
+            if self.space_stages:
+                i = 0 if self.shared_rounds else k
+                z = self.conv_norms[i](x) if self.residual else x
+                z = self.convs[i](
+                    z, edge_index, pos=pos, node_type=node_type, edge_weight=edge_weight
+                )
+                x = x + z if self.residual else z
+        if self.last_cell is not None:
+            norm = self.last_norm if self.residual else None
+            x = self._time(self.last_cell, norm, x, next(before), after)
+        if self.residual:
+            x = self.out_norm(x)
+        x = x.transpose(0, 1)  # [B, T, N, C]
+        return (x, after) if return_state else x
+
+    def _time(self, cell, norm, x: Tensor, state: Optional[CellState], after: List[CellState]):
+        """One time stage over the sequences of all nodes; appends the new state to ``after``."""
+        z = (x if norm is None else norm(x)).flatten(1, 2)  # [T, B * N, C]
+        if z.is_cuda:
+            cell.flatten_parameters()
+        z, state = cell(z, state)
+        after.append(state)
+        z = z.view(x.shape)
+        return z if norm is None else x + z
+
+    def __repr__(self) -> str:
+        return (f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
+                f"num_rounds={self.num_rounds}, time_stages={self.time_stages!r})")
+
+
+def _time_rounds(time_stages: Union[str, Sequence[int]], num_rounds: int) -> List[int]:
+    """The rounds that begin with a time stage."""
+    if time_stages == "all":
+        return list(range(num_rounds))
+    if time_stages in ("last", "none"):
+        return []
+    if isinstance(time_stages, str):
+        raise ValueError(f"Expected 'time_stages' to be 'all', 'last', 'none' or a list of rounds "
+                         f"(got {time_stages!r})")
+    rounds = sorted(set(time_stages))
+    if rounds and (rounds[0] < 0 or rounds[-1] >= num_rounds):
+        raise ValueError(f"Expected 'time_stages' to list rounds from 0 to {num_rounds - 1} "
+                         f"(got {list(time_stages)})")
+    return rounds

@@ -1,0 +1,230 @@
+"""SyncMNIST: videos of moving digits, two of which move alike, generated on the fly.
+
+The recipe is that of the published generator (paper, section 4.1), down to which random moves are
+allowed. All random numbers of a video come from a counter-based generator keyed by (seed, split,
+item), so item ``i`` is the same video on every device, alone or in a batch, in any worker.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rstg_pyg.train.digits import Digits
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.painting import paint, resize, stretch
+
+SPLITS = ("train", "val", "test")
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+
+
+class Videos(NamedTuple):
+    """A batch of videos and how they came about.
+
+    Attributes:
+        clips: Grey frames 0..255, ``[B, 1, T, H, W]`` uint8.
+        labels: Classes, ``[B]``.
+        classes: The digits' classes; the first two are the pair, ``[B, D]``.
+        corners: Row and column of the digits' top-left pixels on the canvas, ``[B, T, D, 2]``.
+        synchronous: Whether the pair moves alike, ``[B]``.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    classes: Tensor
+    corners: Tensor
+    synchronous: Tensor
+
+
+class SyncMNIST(Dataset):
+    r"""Videos of ``num_digits`` digits of different classes; the task is to find the pair that moves
+    alike.
+
+    Digit 0 of item :math:`i` is image :math:`i \bmod n` of the digits; the others are random
+    images of other, random classes. Every frame, digits 0 and 1 make the same random step and the
+    others one of their own. The label is the unordered pair of classes :math:`a > b`, as
+    :math:`a (a - 1) / 2 + b`; in a few videos nobody is synchronous and the label is the last class.
+
+    Args:
+        digits: The images of digits.
+        split: ``"train"``, ``"val"`` or ``"test"``: part of the random key.
+        num_videos: Number of videos.
+        seed: Random seed.
+        num_digits: Digits in a video, 2 to 10. (default: 5)
+        num_classes: Use the digits ``0 .. num_classes - 1``. (default: 10)
+        num_frames: Frames :math:`T`. (default: 10)
+        frame_size: Side of the frames, in pixels. (default: 64)
+        canvas_size: Side of the canvas on which digits move before it is resized to
+            ``frame_size``, in pixels. (default: 100)
+        digit_size: Side of the digits on the canvas, in pixels. (default: 28)
+        max_step: Longest step per frame and axis, in canvas pixels. (default: 10)
+        none_probability: Share of videos without a synchronous pair. By default
+            :math:`1 / (2 P + 2)` with :math:`P` pairs of classes, as published: 1/92 for ten.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        digits: Digits,
+        split: str,
+        num_videos: int,
+        seed: int = 0,
+        num_digits: int = 5,
+        num_classes: int = 10,
+        num_frames: int = 10,
+        frame_size: int = 64,
+        canvas_size: int = 100,
+        digit_size: int = 28,
+        max_step: int = 10,
+        none_probability: float | None = None,
+    ):
+        if not 2 <= num_digits <= 10:
+            raise UserError(f"data.num_digits: expected 2 to 10 digits in a video (got {num_digits})")
+        if not num_digits <= num_classes <= 10:
+            raise UserError(
+                f"data.num_classes: expected {num_digits} to 10, since the digits of a video have "
+                f"different classes (got {num_classes})"
+            )
+        if digit_size >= canvas_size:
+            raise UserError(
+                f"data.digit_size: expected less than data.canvas_size={canvas_size} "
+                f"(got {digit_size})"
+            )
+        self.digits = digits
+        self.split = split
+        self.num_videos = num_videos
+        self.seed = seed
+        self.num_digits = num_digits
+        self.num_classes = num_classes
+        self.num_frames = num_frames
+        self.frame_size = frame_size
+        self.canvas_size = canvas_size
+        self.digit_size = digit_size
+        self.max_step = max_step
+        pairs = num_classes * (num_classes - 1) // 2
+        self.num_labels = pairs + 1
+        self.none_probability = 1 / (2 * pairs + 2) if none_probability is None else none_probability
+
+        keep = digits.labels < num_classes
+        self.images = resize(digits.images[keep], digit_size)
+        self.image_classes = digits.labels[keep]
+        self.by_class = self.image_classes.argsort(stable=True)
+        self.class_counts = self.image_classes.bincount(minlength=num_classes)
+        if int(self.class_counts.min()) == 0:
+            missing = int(self.class_counts.argmin())
+            raise UserError(f"data.num_classes: the digits have no image of class {missing}")
+        self.class_starts = self.class_counts.cumsum(0) - self.class_counts
+        key = torch.tensor([seed])
+        for word in (SPLITS.index(split), 0x53796E63):  # "Sync"
+            key = _mix(_mix(key) + word)
+        self.key = key
+
+    def to(self, device: torch.device | str) -> SyncMNIST:
+        """Moves the digits, so that videos are generated on ``device``; returns the data set."""
+        for name in ("images", "image_classes", "by_class", "class_counts", "class_starts", "key"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    @property
+    def label_names(self) -> list[str]:
+        """A name for every class: ``"1+0"``, ``"2+0"``, ..., ``"none"``."""
+        names = [f"{a}+{b}" for a in range(self.num_classes) for b in range(a)]
+        return [*names, "none"]
+
+    def __len__(self) -> int:
+        return self.num_videos
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+        """One video ``[1, T, H, W]`` and its label."""
+        if not 0 <= item < self.num_videos:
+            raise IndexError(f"Expected an item from 0 to {self.num_videos - 1} (got {item})")
+        videos = self.videos([item])
+        return videos.clips[0], int(videos.labels[0])
+
+    def __getitems__(self, items: list[int]) -> list[tuple[Tensor, int]]:
+        """Many videos at once (what a ``DataLoader`` calls if it is there)."""
+        videos = self.videos(items)
+        return list(zip(videos.clips.unbind(0), videos.labels.tolist()))
+
+    @torch.no_grad()
+    def videos(self, items: Tensor | list[int]) -> Videos:
+        """Generates the given videos, on the device of the digits."""
+        items = torch.as_tensor(items, device=self.key.device)
+        draws = _Draws(_mix(self.key + items), self._draws_per_video())
+        count, digits, last = items.numel(), self.num_digits, self.canvas_size - self.digit_size
+
+        corner = (draws.take(digits * 2) * (last + 1)).long().view(count, digits, 2)
+        first = items % self.images.size(0)
+        classes = self._choose_classes(self.image_classes[first], draws)
+        index = (draws.take(digits - 1) * self.class_counts[classes[:, 1:]]).long()
+        others = self.by_class[self.class_starts[classes[:, 1:]] + index]
+        images = self.images[torch.cat([first[:, None], others], dim=1)]
+        synchronous = draws.take(1)[:, 0] >= self.none_probability
+
+        corners = []
+        for _ in range(self.num_frames):  # digits move before the first frame, too
+            corner = corner + self._step(corner, synchronous, draws)
+            corners.append(corner)
+        corners = torch.stack(corners, dim=1)
+
+        frames = resize(stretch(paint(images, corners, self.canvas_size)), self.frame_size)
+        high, low = classes[:, :2].amax(1), classes[:, :2].amin(1)
+        pair = torch.div(high * (high - 1), 2, rounding_mode="floor") + low
+        labels = torch.where(synchronous, pair, self.num_labels - 1)
+        return Videos(frames.unsqueeze(1), labels, classes, corners, synchronous)
+
+    def _draws_per_video(self) -> int:
+        digits = self.num_digits
+        return 2 * digits + self.num_classes + digits - 1 + 1 + self.num_frames * 2 * (digits + 1)
+
+    def _choose_classes(self, first: Tensor, draws: _Draws) -> Tensor:
+        """The class of digit 0 and then a random order of others, ``[B, D]``."""
+        order = draws.take(self.num_classes)
+        order = order.scatter(1, first[:, None], -1.0).argsort(dim=1)  # digit 0 to the front
+        return order[:, : self.num_digits]
+
+    def _step(self, corner: Tensor, synchronous: Tensor, draws: _Draws) -> Tensor:
+        """The next step of every digit, ``[B, D, 2]``: uniform in ``[low, high)``."""
+        last = self.canvas_size - self.digit_size
+        low = (-corner).clamp(min=-self.max_step)
+        high = (last - corner).clamp(max=self.max_step)
+        step = low + (draws.take(corner[0].numel()).view(corner.shape) * (high - low)).long()
+        low, high = low[:, :2].amax(1), high[:, :2].amin(1)  # what both of the pair can do
+        common = low + (draws.take(2) * (high - low)).long()
+        common = torch.where(low < high, common, 0)
+        step[:, :2] = torch.where(synchronous[:, None, None], common[:, None], step[:, :2])
+        return step
+
+
+class _Draws:
+    """Hands out the uniform numbers of a batch of videos, one column after the other."""
+
+    def __init__(self, keys: Tensor, count: int):
+        counter = torch.arange(1, count + 1, device=keys.device) * _GOLDEN
+        bits = _shift(_mix(keys[:, None] + counter), 11)  # 53 bits, as a double holds
+        self.uniform = bits.double() * 2.0**-53  # [B, count], in [0, 1)
+        self.used = 0
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` numbers of every video, ``[B, count]``."""
+        self.used += count
+        return self.uniform[:, self.used - count : self.used]
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shifts 64-bit words right, filling with zeros."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): scrambles 64-bit words."""
+    z = (z ^ _shift(z, 30)) * _MIX[0]
+    z = (z ^ _shift(z, 27)) * _MIX[1]
+    return z ^ _shift(z, 31)
