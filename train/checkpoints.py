@@ -1,0 +1,171 @@
+"""Checkpoints that are whole or not there, and that say which config they belong to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.settings import Config, differences, to_dict
+
+#: Settings that may change between a run and its continuation.
+_FREE = ("name", "data.root", "data.num_workers", "data.test_videos", "trainer.", "train.log_every")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write`` with a temporary name beside ``path``, flushes the file, then renames it.
+
+    Raises:
+        UserError: If the folder cannot be written or the disk is full; ``path`` is as before then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}); choose another --out") from e
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, written atomically and read without running code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
+        """Writes a checkpoint."""
+        write_atomically(Path(path), lambda p: _save(checkpoint, p))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None):
+        """Reads a checkpoint."""
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(checkpoint, path)
+    except RuntimeError as e:  # torch's zip writer on a full disk
+        raise OSError(None, str(e).splitlines()[0]) from e
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint of this project.
+
+    Raises:
+        UserError: If the file is missing, damaged, holds anything but plain values and tensors, or
+            was written by another program.
+    """
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:3]
+        hint = f"; there is {', '.join(near)}" if near else ""
+        raise UserError(f"{path}: there is no such checkpoint{hint}")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as e:  # torch raises many kinds for damaged and foreign files
+        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise UserError(f"{path}: not a whole checkpoint of rstg_pyg ({reason})") from e
+    if not isinstance(checkpoint, dict) or not {"config", "state_dict"} <= checkpoint.keys():
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (it has no config); it cannot be used")
+    return checkpoint
+
+
+def check_resumable(path: Path, config: Config) -> dict[str, Any]:
+    """Reads a checkpoint and makes sure that it continues this very run.
+
+    Raises:
+        UserError: If it cannot be read or belongs to another config; the message names the keys.
+    """
+    checkpoint = read_checkpoint(path)
+    changed = [
+        line
+        for line in differences(checkpoint["config"], to_dict(config))
+        if not line.startswith(_FREE)
+    ]
+    if changed:
+        raise UserError(_other_config(path, changed))
+    return checkpoint
+
+
+def check_evaluable(path: Path, config: Config) -> dict[str, Any]:
+    """Reads a checkpoint and makes sure that its weights fit the config's model.
+
+    Raises:
+        UserError: If it cannot be read or its model is another; the message names the keys.
+    """
+    checkpoint = read_checkpoint(path)
+    wanted = to_dict(config)
+    changed = differences(checkpoint["config"].get("model", {}), wanted["model"], "model.")
+    for key in ("num_classes", "mean", "std"):
+        pair = checkpoint["config"].get("data", {}).get(key), wanted["data"][key]
+        changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
+    if changed:
+        raise UserError(_other_config(path, changed))
+    return checkpoint
+
+
+def _other_config(path: Path, changed: list[str]) -> str:
+    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return (
+        f"{path}: the checkpoint was made with another config; checkpoint against now: "
+        f"{', '.join(changed[:5])}{more}"
+    )
+
+
+class Checkpoints(pl.Callback):
+    """Writes ``last.ckpt`` after every validation and keeps the best one as ``best.ckpt``.
+
+    Args:
+        folder: Where to write.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.best = -1.0
+
+    @property
+    def last_path(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint with the highest validation accuracy."""
+        return self.folder / "best.ckpt"
+
+    def state_dict(self) -> dict[str, float]:
+        """The best accuracy so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Restores the best accuracy."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves, and copies if it is the best."""
+        if trainer.sanity_checking:
+            return
+        top1 = float(trainer.callback_metrics["val/top1"])
+        better = top1 > self.best
+        self.best = max(self.best, top1)
+        self.save(trainer)
+        if better and trainer.is_global_zero:
+            write_atomically(self.best_path, lambda p: shutil.copyfile(self.last_path, p))
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Writes ``last.ckpt``."""
+        trainer.save_checkpoint(self.last_path)

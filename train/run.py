@@ -1,0 +1,298 @@
+"""Trains and evaluates: ``python train/run.py --cfg NAME.yaml [key.path=value ...]``.
+
+Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
+``checkpoints/last.ckpt`` and ``best.ckpt``, and ``results.json``. A user's mistake ends with exit
+code 2 and a message; Ctrl-C saves and exits with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+
+import pytorch_lightning as pl  # noqa: E402
+import torch  # noqa: E402
+from pytorch_lightning.callbacks import TQDMProgressBar  # noqa: E402
+from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
+
+from rstg_pyg.train.build import build_dataset, build_model  # noqa: E402
+from rstg_pyg.train.checkpoints import (  # noqa: E402
+    AtomicCheckpointIO,
+    Checkpoints,
+    check_evaluable,
+    check_resumable,
+)
+from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.loaders import VideoLoader  # noqa: E402
+from rstg_pyg.train.pretrain import pretrain  # noqa: E402
+from rstg_pyg.train.results import (  # noqa: E402
+    check_writable,
+    device_name,
+    environment,
+    new_run_folder,
+    run_to_resume,
+    versions,
+    write_json,
+    write_text,
+)
+from rstg_pyg.train.settings import (  # noqa: E402
+    Config,
+    available_configs,
+    config_hash,
+    load_config,
+    to_dict,
+    to_yaml,
+)
+from rstg_pyg.train.task import VideoTask  # noqa: E402
+from rstg_pyg.train.watch import Interrupted, Meter, StopOnSignal  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        arguments = parse_arguments(argv)
+        config = load_config(arguments.cfg, arguments.overrides)
+        if arguments.evaluate is not None:
+            evaluate(config, Path(arguments.evaluate), arguments.out)
+        else:
+            train(config, arguments.out, arguments.resume)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Raises:
+        UserError: If there is no config, or both ``--resume`` and ``--evaluate``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="run.py", description="Train and evaluate RSTG on videos.", allow_abbrev=False
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
+    parser.add_argument("--cfg", nargs="?", metavar="NAME", help="a config: a path or a known name")
+    parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME)")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="CKPT", help="go on with a run (default: its last)"
+    )
+    parser.add_argument("--evaluate", metavar="CKPT", help="only evaluate this checkpoint")
+    arguments = parser.parse_intermixed_args(argv)
+    if not arguments.cfg:
+        raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")
+    if arguments.resume is not None and arguments.evaluate is not None:
+        raise UserError("--resume and --evaluate exclude each other; use one of them")
+    return arguments
+
+
+def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]:
+    """Trains (or goes on training) and evaluates on the test split; returns the results."""
+    checkpoint_path = None
+    if resume is not None:
+        checkpoint_path = Path(resume) if resume else run_to_resume(config.name, out)
+        check_resumable(checkpoint_path, config)
+        folder = Path(out) if out is not None else checkpoint_path.resolve().parent.parent
+        check_writable(folder)
+    prepare_torch(config)
+    datasets = {split: build_dataset(config, split) for split in ("train", "val", "test")}
+    model = build_model(config.model, datasets["train"].num_labels)
+    if resume is None:
+        folder = new_run_folder(out, config.name)
+    print_head(config, folder, datasets["train"].digits.detail, model)
+
+    loader = train_loader(config, datasets["train"])
+    task = VideoTask(model, config, loader.steps)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    trainer = make_trainer(config, folder, [
+        Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader),
+        checkpoints,
+        StopOnSignal(checkpoints),
+    ], min(config.train.validate_every, loader.steps))  # fmt: skip
+    device = trainer.strategy.root_device
+    if trainer.is_global_zero:
+        write_text(folder / "config.yaml", to_yaml(config))
+        write_json(folder / "environment.json", environment(device))
+
+    filters = None
+    if config.pretrain.steps and resume is None:
+        filters = pretrain(model, config, device)
+        print(
+            f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "
+            f"recognise {filters['accuracy']:.1%} of the digits in single frames",
+            flush=True,
+        )
+
+    loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
+    for dataset in datasets.values():
+        dataset.to("cpu" if config.data.num_workers else device)
+    trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
+    checkpoints.save(trainer)
+
+    speed = trainer.callbacks[0].summary()
+    results = test(config, task, datasets["test"], trainer)
+    results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
+    results |= {"seconds": speed["train_seconds"] + (filters or {"seconds": 0.0})["seconds"]}
+    results |= {"training": speed, "pretraining": filters}
+    write_json(folder / "results.json", results)
+    print_tail(results, folder)
+    return results
+
+
+def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str, Any]:
+    """Evaluates a checkpoint on the test split; returns the results."""
+    checkpoint = check_evaluable(checkpoint_path, config)
+    prepare_torch(config)
+    dataset = build_dataset(config, "test")
+    model = build_model(config.model, dataset.num_labels)
+    folder = new_run_folder(out, f"{config.name}-evaluate")
+    print_head(config, folder, dataset.digits.detail, model)
+    task = VideoTask(model, config, 1)
+    weights = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    task.load_state_dict(weights, strict=False)
+    trainer = make_trainer(config, folder, [], None)
+    dataset.to("cpu" if config.data.num_workers else trainer.strategy.root_device)
+    results = test(config, task, dataset, trainer)
+    results |= {"steps": checkpoint["global_step"], "checkpoint": str(checkpoint_path)}
+    results |= {"seconds": results["test_seconds"]}
+    write_text(folder / "config.yaml", to_yaml(config))
+    write_json(folder / "environment.json", environment(trainer.strategy.root_device))
+    write_json(folder / "results.json", results)
+    print_tail(results, folder)
+    return results
+
+
+def prepare_torch(config: Config) -> None:
+    """Seeds, threads, and less talk from the libraries."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+
+def train_loader(config: Config, dataset) -> VideoLoader:
+    """Batches for the whole training."""
+    settings = config.train
+    loader = VideoLoader(
+        dataset,
+        settings.batch_size,
+        shuffle=True,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+    )
+    loader.steps = loader.steps_per_epoch * settings.epochs
+    if settings.max_steps is not None:
+        loader.steps = min(loader.steps, settings.max_steps)
+    return loader
+
+
+def eval_loader(config: Config, dataset, trainer: pl.Trainer) -> VideoLoader:
+    """Batches that go through a data set once."""
+    return VideoLoader(
+        dataset,
+        2 * config.train.batch_size,
+        num_workers=config.data.num_workers,
+        rank=trainer.global_rank,
+        num_ranks=trainer.world_size,
+    )
+
+
+def make_trainer(
+    config: Config, folder: Path, callbacks: list[pl.Callback], validate_every: int | None
+) -> pl.Trainer:
+    """Lightning's trainer as the config asks for."""
+    settings = config.trainer
+    if settings.progress_bar:
+        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=10)]
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator: there is no GPU here; use auto or cpu")
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,
+            deterministic=settings.deterministic or None,
+            max_epochs=1,  # the loader itself runs through all epochs
+            val_check_interval=validate_every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=config.train.clip,
+            log_every_n_steps=config.train.log_every,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=settings.progress_bar,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, pl.utilities.exceptions.MisconfigurationException) as e:
+        raise UserError(f"trainer: {e}") from e
+
+
+def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[str, Any]:
+    """Evaluates on the test split; returns the common part of ``results.json``."""
+    begin = time.perf_counter()
+    trainer.test(task, eval_loader(config, dataset, trainer), verbose=False)
+    seconds = time.perf_counter() - begin
+    device = trainer.strategy.root_device
+    return {
+        **task.test_results,
+        "num_videos": len(dataset),
+        "protocol": f"single clip, {len(dataset)} generated test videos (data seed "
+        f"{config.data.seed}) of digits that training never saw, weights of the last step",
+        "digits": dataset.digits.source,
+        "digits_detail": dataset.digits.detail,
+        "test_seconds": seconds,
+        "videos_per_second": len(dataset) / seconds,
+        "seed": config.seed,
+        "config": to_dict(config),
+        "config_hash": config_hash(config),
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def print_head(config: Config, folder: Path, digits: str, model: torch.nn.Module) -> None:
+    """Says what is about to run."""
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")
+    print(f"digits: {digits}", flush=True)
+
+
+def print_tail(results: dict[str, Any], folder: Path) -> None:
+    """Says what came out."""
+    speed = results.get("training") or {}
+    if "data_share" in speed:
+        print(
+            f"a step took {speed['step_ms']:.0f} ms, {speed['data_ms']:.1f} ms of it waiting for data "
+            f"(in all {speed['data_share']:.1%}, at worst {speed['worst_data_share']:.1%} of a step); "
+            f"{speed['videos_per_second']:.0f} videos/s"
+        )
+    print(
+        f"test: top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}, loss "
+        f"{results['loss']:.4f} on {results['num_videos']} videos ({results['digits']} digits) after "
+        f"{results['steps']} steps and {results['seconds']:.0f} s"
+    )
+    print(f"written to {folder}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""What a training says while it runs, what it writes down, and how it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from rstg_pyg.train.checkpoints import Checkpoints, write_atomically
+from rstg_pyg.train.loaders import VideoLoader
+
+COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; what was learned is saved."""
+
+
+class Meter(pl.Callback):
+    """Measures, shows and writes down loss, accuracy, speed and the share of time spent on data.
+
+    Writes one row of ``metrics.csv`` every ``log_every`` steps (means since the row before) and one
+    per validation. When a run is resumed, rows of steps that will be done again are removed.
+
+    Args:
+        path: The CSV file.
+        log_every: Steps between rows.
+        batch_size: Videos per step, all processes together.
+        loader: Tells how long each batch was waited for.
+    """
+
+    def __init__(self, path: Path, log_every: int, batch_size: int, loader: VideoLoader):
+        self.path = path
+        self.log_every = log_every
+        self.batch_size = batch_size
+        self.loader = loader
+        self.steps: list[tuple[float, float]] = []  # (seconds waiting, seconds in all) of each step
+        self.seconds = 0.0  # training time of earlier parts of the run
+        self.clock = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """The training time so far."""
+        return {"seconds": self.seconds + sum(total for _, total in self.steps)}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Restores the training time."""
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins ``metrics.csv``, or cuts it off at the step where the run goes on."""
+        if trainer.is_global_zero:
+            rows = []
+            if trainer.global_step > 0 and self.path.is_file():
+                with open(self.path, newline="") as file:
+                    rows = [
+                        row
+                        for row in csv.DictReader(file)
+                        if (row["step"] or "").isdigit() and int(row["step"]) <= trainer.global_step
+                    ]
+            write_atomically(self.path, lambda p: _write_rows(p, rows))
+        self.clock = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Measures a step; every so often shows and writes."""
+        now = time.perf_counter()
+        self.steps.append((self.loader.waits[-1], now - self.clock))
+        self.clock = now
+        step = trainer.global_step
+        if step % self.log_every == 0:
+            values = {k: float(v) for k, v in pl_module.train_metrics.compute().items()}
+            pl_module.train_metrics.reset()
+            recent = self.steps[-self.log_every :]
+            waited, total = (sum(column) for column in zip(*recent))
+            values["videos_per_second"] = self.batch_size * len(recent) / total
+            values["data_share"] = waited / total
+            values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            shown = {"loss": "loss", "acc": "top1", "videos/s": "videos_per_second"}
+            pl_module.log_dict(
+                {name: values[key] for name, key in shown.items()}, prog_bar=True, logger=False
+            )
+            self._log(trainer, "train", values)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the validation's row; its time does not count as training."""
+        if not trainer.sanity_checking:
+            values = {
+                k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")
+            }
+            self._log(trainer, "val", values)
+            if trainer.is_global_zero:
+                print(
+                    f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
+                    f"top-1 {values['top1']:.2%}",
+                    flush=True,
+                )
+        self.clock = time.perf_counter()
+
+    def summary(self) -> dict[str, float]:
+        """Speed and waiting of the whole training.
+
+        ``data_share`` is time waited over time in all; ``worst_data_share`` that of the worst step.
+        """
+        if not self.steps:
+            return {"train_seconds": self.seconds}
+        waited, total = (sum(column) for column in zip(*self.steps))
+        return {
+            "train_seconds": self.seconds + total,
+            "videos_per_second": self.batch_size * len(self.steps) / total,
+            "step_ms": 1e3 * statistics.median(t for _, t in self.steps),
+            "data_ms": 1e3 * statistics.median(w for w, _ in self.steps),
+            "data_share": waited / total,
+            "worst_data_share": max(w / t for w, t in self.steps),
+        }
+
+    def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        row = {"step": trainer.global_step, "split": split}
+        row |= {key: f"{values[key]:.6g}" for key in COLUMNS[2:] if key in values}
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class StopOnSignal(pl.Callback):
+    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`.
+
+    A second signal stops at once.
+
+    Args:
+        checkpoints: Saves the run.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+        self._restore()
+        print("\nstopping after this step; press Ctrl-C again to stop at once", flush=True)
+
+    def _restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Saves and stops if asked."""
+        if self.asked:
+            self.checkpoints.save(trainer)
+            raise Interrupted
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops if asked; the validation has just saved."""
+        if self.asked and not trainer.sanity_checking:
+            raise Interrupted
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        self._restore()
