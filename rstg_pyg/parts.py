@@ -92,10 +92,12 @@ class SendMLP(torch.nn.Module):
         return self.lin_dst(x) if pos is None else self.lin_dst(x) + self.lin_pos_dst(pos)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """From the sum of the first layer's parts to the message."""
-        hidden = hidden.relu()
+        """From the sum of the first layer's parts (overwritten: it is as large as all edges) to the
+        message.
+        """
+        hidden = hidden.relu_()
         for lin in self.lins:
-            hidden = lin(hidden).relu()
+            hidden = lin(hidden).relu_()
         return hidden
 
 

@@ -136,6 +136,7 @@ class Checkpoints(pl.Callback):
     def __init__(self, folder: Path):
         self.folder = folder
         self.best = -1.0
+        self._loaded: dict[str, Any] | None = None
 
     @property
     def last_path(self) -> Path:
@@ -147,13 +148,23 @@ class Checkpoints(pl.Callback):
         """The checkpoint with the highest validation accuracy."""
         return self.folder / "best.ckpt"
 
-    def state_dict(self) -> dict[str, float]:
-        """The best accuracy so far."""
-        return {"best": self.best}
+    def state_dict(self) -> dict[str, Any]:
+        """The best accuracy so far, and the random generators (for dropout)."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"best": self.best, "rng": torch.get_rng_state(), "cuda_rng": cuda}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Restores the best accuracy."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best accuracy; the generators follow when training starts."""
         self.best = state_dict["best"]
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the random generators of a resumed run."""
+        if self._loaded is not None:
+            torch.set_rng_state(self._loaded["rng"].cpu())
+            if len(self._loaded["cuda_rng"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda_rng"]])
+            self._loaded = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, and copies if it is the best."""

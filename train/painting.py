@@ -63,9 +63,11 @@ def stretch(frames: Tensor) -> Tensor:
     return out.view(frames.shape)
 
 
-@lru_cache(maxsize=32)
 def triangle_matrix(out_size: int, in_size: int) -> Tensor:
-    """Pillow's BILINEAR (antialiased triangle) filter as a matrix ``[out_size, in_size]``."""
+    """Pillow's BILINEAR (antialiased triangle) filter as a matrix ``[out_size, in_size]``.
+
+    Its weights are rounded to 22 bits as Pillow's are; in double precision sums are then exact.
+    """
     scale = in_size / out_size
     support = max(scale, 1.0)
     centre = (torch.arange(out_size, dtype=torch.float64) + 0.5)[:, None] * scale
@@ -74,11 +76,23 @@ def triangle_matrix(out_size: int, in_size: int) -> Tensor:
     last = (centre + support + 0.5).floor().clamp(max=in_size)
     weight = (1 - ((cell + 0.5 - centre) / support).abs()).clamp(min=0)
     weight = weight * ((cell >= first) & (cell < last))
-    return (weight / weight.sum(1, keepdim=True)).float()
+    weight = weight / weight.sum(1, keepdim=True)
+    return (weight * 2**22 + 0.5).floor() / 2**22
+
+
+@lru_cache(maxsize=32)
+def _bands(out_size: int, in_size: int, device: torch.device) -> list[tuple[slice, Tensor]]:
+    """The filter in bands of 16 outputs, each with the few inputs that it needs."""
+    bands = []
+    for rows in triangle_matrix(out_size, in_size).split(16):
+        used = rows.any(0).nonzero()
+        part = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((part, rows[:, part].to(device)))
+    return bands
 
 
 def resize(frames: Tensor, size: int) -> Tensor:
-    """Resizes 8-bit frames as Pillow's BILINEAR does: columns first, rounded, then rows.
+    """Resizes 8-bit frames as Pillow's BILINEAR does, to the bit: columns first, rounded, then rows.
 
     Args:
         frames: ``[*, H, W]`` uint8.
@@ -90,7 +104,11 @@ def resize(frames: Tensor, size: int) -> Tensor:
     height, width = frames.shape[-2:]
     if (height, width) == (size, size):
         return frames
-    across = triangle_matrix(size, width).to(frames.device)
-    down = triangle_matrix(size, height).to(frames.device)
-    half = torch.matmul(frames.float(), across.t()).add_(0.5).floor_()
-    return torch.matmul(down, half).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+    x = frames.flatten(0, -3).double()
+    across = _bands(size, width, frames.device)
+    x = torch.cat([x[:, :, part] @ weight.t() for part, weight in across], dim=2)
+    x = x.add_(0.5).floor_()
+    down = _bands(size, height, frames.device)
+    x = torch.cat([weight @ x[:, part] for part, weight in down], dim=1)
+    x = x.add_(0.5).floor_().clamp_(0, 255)
+    return x.to(torch.uint8).view(*frames.shape[:-2], size, size)

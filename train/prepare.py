@@ -13,7 +13,7 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 
 import torch  # noqa: E402
 
-from rstg_pyg.train.build import build_dataset  # noqa: E402
+from rstg_pyg.train.assemble import build_dataset  # noqa: E402
 from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.loaders import VideoLoader  # noqa: E402

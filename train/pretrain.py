@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.build import build_dataset, normalise
+from rstg_pyg.train.assemble import build_dataset, normalise
 from rstg_pyg.train.settings import Config
 from rstg_pyg.train.syncmnist import Videos
 

@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from pytorch_lightning.callbacks import TQDMProgressBar  # noqa: E402
 from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
 
-from rstg_pyg.train.build import build_dataset, build_model  # noqa: E402
+from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
 from rstg_pyg.train.checkpoints import (  # noqa: E402
     AtomicCheckpointIO,
     Checkpoints,

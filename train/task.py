@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.build import normalise
+from rstg_pyg.train.assemble import normalise
 from rstg_pyg.train.settings import Config, to_dict
 
 
@@ -32,6 +32,7 @@ class VideoTask(pl.LightningModule):
         self.config = config
         self.total_steps = total_steps
         self.train_metrics = self._metrics()
+        self.train_metrics.persistent(True)  # half-filled at a checkpoint
         self.eval_metrics = self._metrics()
 
     def _metrics(self) -> MetricCollection:

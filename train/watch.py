@@ -165,8 +165,8 @@ class StopOnSignal(pl.Callback):
         self.before = {}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Saves and stops if asked."""
-        if self.asked:
+        """Saves and stops if asked; if a validation comes next, that is the place to stop."""
+        if self.asked and (batch_idx + 1) % trainer.val_check_batch != 0:
             self.checkpoints.save(trainer)
             raise Interrupted
 

@@ -1,0 +1,16 @@
+import pytest
+import torch
+
+from rstg_pyg.train.digits import load_digits
+
+torch.set_num_threads(1)  # the tests are small, and several run at once
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_digits("train", "builtin")
+
+
+@pytest.fixture(scope="session")
+def test_digits():
+    return load_digits("test", "builtin")

@@ -1,0 +1,242 @@
+import copy
+
+import pytest
+import torch
+
+from rstg_pyg import RSTG, RSTGBlock
+from rstg_pyg.graphs import AreaPool, AreaUnpool, multiscale_grid
+
+
+def make_block(*args, seed=0, **kwargs):
+    """A block in float64 whose every parameter matters (its scale is zero after construction)."""
+    block = RSTGBlock(*args, **kwargs).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in block.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.double) * 0.5)
+    return block.eval()
+
+
+def feature_map(channels=4, steps=3, size=(6, 7), dtype=torch.double):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, channels, steps, *size, generator=generator, dtype=dtype)
+
+
+def nodes_of(block, x, scales):
+    """Nodes [B, T, N, C] after the graph and the projection back, from the parts."""
+    grid = multiscale_grid(scales)
+    nodes = block.rstg(
+        AreaPool(scales)(x),
+        grid.edge_index,
+        pos=grid.pos_map.to(x.dtype) if block.positions else None,
+        node_type=grid.node_type if block.typed_update else None,
+    )
+    if block.lin_out is None:
+        return nodes
+    return nodes @ block.lin_out.weight.t() + block.lin_out.bias
+
+
+@pytest.mark.parametrize("hidden", [None, 4, 6])
+@pytest.mark.parametrize("kwargs", [{}, {"residual": True}, {"typed_update": True, "heads": 2}])
+def test_block_to_map_starts_as_identity(hidden, kwargs):
+    torch.manual_seed(0)
+    block = RSTGBlock(4, hidden, scales=(2, 1), **kwargs)
+    x = torch.randn(2, 4, 3, 6, 5)
+    out = block(x)
+    assert out.shape == x.shape
+    assert torch.equal(x + out, x)
+
+
+def test_block_to_map_leaves_the_identity_by_training():
+    torch.manual_seed(0)
+    block = RSTGBlock(4, 6, scales=(2, 1))
+    x, target = torch.randn(2, 4, 3, 6, 5), torch.randn(2, 4, 3, 6, 5)
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
+    losses = []
+    for _ in range(2):
+        loss = (x + block(x) - target).square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[1] < losses[0]
+    assert not torch.allclose(x + block(x), x)
+    block.reset_parameters()
+    assert torch.equal(x + block(x), x)
+
+
+@pytest.mark.parametrize("scales", [(3, 2, 1), (1, 2), ((2, 3), 1), ((1, 4),)], ids=str)
+@pytest.mark.parametrize("hidden", [None, 6])
+@pytest.mark.parametrize("positions, typed_update", [(True, False), (False, True)])
+def test_block_to_map_definition(positions, typed_update, hidden, scales):
+    block = make_block(4, hidden, scales, positions=positions, typed_update=typed_update)
+    x = feature_map()
+    spread = AreaUnpool(scales)(nodes_of(block, x, scales), (6, 7))
+    flat = spread.flatten(1)
+    mean, std = flat.mean(1), flat.var(1, correction=0).add(1e-12).sqrt()
+    normed = (spread - mean.view(-1, 1, 1, 1, 1)) / std.view(-1, 1, 1, 1, 1)
+    expected = block.norm.scale.view(4, 1, 1, 1) * (normed + block.norm.bias.view(4, 1, 1, 1))
+    out = block(x)
+    assert out.shape == x.shape
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("scales", [(3, 2, 1), ((2, 3), 1)], ids=str)
+@pytest.mark.parametrize("hidden", [None, 6])
+def test_block_to_vec_definition(hidden, scales):
+    block = make_block(4, hidden, scales, to="vec")
+    x = feature_map()
+    out = block(x)
+    assert out.shape == (2, 4)
+    torch.testing.assert_close(out, nodes_of(block, x, scales).mean(1).sum(1))
+    if hidden is not None:
+        # The bias of the projection back enters once per node.
+        before = out.detach()
+        with torch.no_grad():
+            block.lin_out.bias += 1
+        torch.testing.assert_close(block(x), before + block.pool.num_nodes)
+
+
+@pytest.mark.parametrize("to", ["map", "vec"])
+def test_block_zero_init(to):
+    x = feature_map()
+    assert (RSTGBlock(4, to=to).norm is None) == (to == "vec")
+    zero = RSTGBlock(4, to=to, zero_init=True).double()
+    assert zero(x).abs().max() == 0
+    plain = RSTGBlock(4, to=to, zero_init=False).double()
+    assert plain.norm is None and plain(x).abs().max() > 0
+
+
+def test_block_without_zero_init_is_the_plain_map():
+    block = make_block(4, scales=(2, 1), zero_init=False)
+    x = feature_map()
+    expected = AreaUnpool((2, 1))(nodes_of(block, x, (2, 1)), (6, 7))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_block_projection():
+    block = RSTGBlock(4)
+    assert block.hidden_channels == 4
+    assert block.lin_out is None and block.rstg.lin_in is None
+    assert RSTGBlock(4, 4).lin_out is None
+    block = RSTGBlock(4, 6)
+    assert tuple(block.rstg.lin_in.weight.shape) == (6, 4)
+    assert tuple(block.lin_out.weight.shape) == (4, 6)
+    assert block.rstg.hidden_channels == 6
+
+
+def test_block_passes_arguments_to_the_graph():
+    block = RSTGBlock(
+        4, 6, scales=(3, 1), num_rounds=2, cell="gru", attention="additive", heads=2,
+        typed_update=True, map_size=8, residual=True,
+    )  # fmt: skip
+    conv = block.rstg.convs[0]
+    assert (block.rstg.num_rounds, block.rstg.cell, block.rstg.residual) == (2, "gru", True)
+    assert (conv.attention, conv.heads, conv.num_node_types, conv.pos_channels) == (
+        "additive", 2, 2, 64,
+    )  # fmt: skip
+    block = RSTGBlock(4, positions=False)
+    assert block.rstg.convs[0].pos_channels == 0
+    assert block.rstg.convs[0].num_node_types == 1
+
+
+def test_block_state_dict_has_no_graph_buffers():
+    block = RSTGBlock(4, 6, scales=(2, 1), typed_update=True)
+    assert set(block.state_dict()) == {name for name, _ in block.named_parameters()}
+    buffers = {name for name, _ in block.named_buffers()}
+    assert buffers == {"edge_index", "node_type", "pos"}
+    # The same weights fit another grid with the same number of types.
+    RSTGBlock(4, 6, scales=(3, 1), typed_update=True).load_state_dict(block.state_dict())
+    expected = {f"rstg.{name}" for name, _ in RSTG(4, 6, pos_channels=36,
+                                                   num_node_types=2).named_parameters()}
+    expected |= {"lin_out.weight", "lin_out.bias", "norm.scale", "norm.bias"}
+    assert set(block.state_dict()) == expected
+
+
+@pytest.mark.parametrize("to", ["map", "vec"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_block_gives_every_parameter_a_gradient(residual, to):
+    block = make_block(4, 6, scales=(2, 1), to=to, residual=residual, typed_update=True)
+    x = feature_map().requires_grad_()
+    out = block(x)
+    (out * torch.randn(out.shape, dtype=torch.double)).sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+    for name, p in block.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+        assert p.grad.abs().sum() > 0, name
+
+
+def test_block_only_the_scale_moves_at_first():
+    block = RSTGBlock(4, 6, scales=(2, 1)).double()
+    block(feature_map()).sum().backward()
+    assert block.norm.scale.grad.abs().max() > 0
+    for name, p in block.named_parameters():
+        if name != "norm.scale":
+            assert p.grad.abs().max() == 0, name
+
+
+def test_block_serves_maps_of_any_size_and_length():
+    block = make_block(4, scales=(3, 1))
+    for steps, size in [(1, (3, 3)), (4, (8, 5)), (2, (14, 14))]:
+        x = feature_map(steps=steps, size=size)
+        assert block(x).shape == x.shape
+
+
+def test_block_is_causal_before_the_norm():
+    block = make_block(4, scales=(2, 1), zero_init=False)
+    x = feature_map(steps=4)
+    expected = block(x)
+    x[:, :, 2:] = 0
+    out = block(x)
+    torch.testing.assert_close(out[:, :, :2], expected[:, :, :2])
+    assert not torch.allclose(out[:, :, 2], expected[:, :, 2])
+
+
+@pytest.mark.parametrize("to", ["map", "vec"])
+def test_block_moves_to_other_types(to):
+    block = make_block(4, 6, scales=(2, 1), to=to, typed_update=True)
+    x = feature_map()
+    expected = block(x)
+    assert block.pos.dtype == expected.dtype == torch.double
+    block.float()
+    assert block.pos.dtype == torch.float
+    assert block.edge_index.dtype == block.node_type.dtype == torch.long
+    out = block(x.float())
+    assert out.dtype == torch.float
+    torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
+    out = block.bfloat16()(x.bfloat16())
+    assert out.dtype == torch.bfloat16 and out.isfinite().all()
+
+
+def test_block_copies():
+    block = make_block(4, scales=(2, 1))
+    x = feature_map()
+    other = copy.deepcopy(block)
+    torch.testing.assert_close(other(x), block(x))
+    fresh = RSTGBlock(4, scales=(2, 1)).double()
+    fresh.load_state_dict(block.state_dict())
+    torch.testing.assert_close(fresh(x), block(x))
+
+
+def test_block_repr():
+    block = RSTGBlock(4, scales=(2, 1), to="vec", positions=False)
+    assert "channels=4, to='vec', positions=False" in str(block)
+    assert "RSTG(4, 4, num_rounds=3, time_stages='all')" in str(block)
+
+
+def test_block_errors():
+    with pytest.raises(ValueError, match=r"'to' to be 'map' or 'vec' \(got 'graph'\)"):
+        RSTGBlock(4, to="graph")
+    with pytest.raises(ValueError, match="non-empty"):
+        RSTGBlock(4, scales=())
+    with pytest.raises(ValueError, match="'map_size' to be at least 3"):
+        RSTGBlock(4, map_size=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        RSTGBlock(4, num_round=2)
+    block = RSTGBlock(4)
+    with pytest.raises(ValueError, match=r"shape \[B, 4, T, H, W\] \(got \[1, 3, 2, 6, 6\]\)"):
+        block(torch.randn(1, 3, 2, 6, 6))
+    with pytest.raises(ValueError, match=r"shape \[B, 4, T, H, W\] \(got \[4, 2, 6, 6\]\)"):
+        block(torch.randn(4, 2, 6, 6))
+    with pytest.raises(ValueError, match="got a scale of 3 x 3"):
+        block(torch.randn(1, 4, 2, 2, 2))

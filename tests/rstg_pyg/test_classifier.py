@@ -1,0 +1,177 @@
+import pytest
+import torch
+
+from rstg_pyg import RSTGBlock, VideoClassifier
+from rstg_pyg.backbones import SimpleConv
+
+
+class Toy(torch.nn.Module):
+    """The least that a backbone needs: named stages and their channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = torch.nn.ModuleDict({
+            "stem": torch.nn.Conv3d(1, 4, (1, 3, 3), padding=(0, 1, 1)),
+            "res1": torch.nn.Sequential(torch.nn.Conv3d(4, 4, 1), torch.nn.ReLU()),
+            "res2": torch.nn.Conv3d(4, 6, (2, 2, 2), stride=(2, 2, 2)),
+        })
+        self.channels = {"stem": 4, "res1": 4, "res2": 6}
+
+
+def make_block(channels, to, seed=0, **kwargs):
+    """A block that changes something (the scale of a new one is zero)."""
+    block = RSTGBlock(channels, scales=(2, 1), to=to, **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in block.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.5)
+    return block
+
+
+@pytest.fixture
+def clip():
+    return torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def backbone():
+    torch.manual_seed(0)
+    return Toy()
+
+
+def test_classifier_without_blocks(backbone, clip):
+    model = VideoClassifier(backbone, 5)
+    x = clip
+    for stage in backbone.stages.values():
+        x = stage(x)
+    out = model(clip)
+    assert out.shape == (2, 5)
+    torch.testing.assert_close(out, x.mean((2, 3, 4)) @ model.lin.weight.t() + model.lin.bias)
+    assert model.lin.in_features == 6
+    assert len(model.blocks) == 0 and model.head is None
+
+
+@pytest.mark.parametrize("names", [("stem",), ("res1", "stem"), ("stem", "res1", "res2")], ids=str)
+def test_classifier_adds_blocks_after_their_stages(backbone, clip, names):
+    blocks = {name: make_block(backbone.channels[name], "map") for name in names}
+    model = VideoClassifier(backbone, 5, blocks=blocks)
+    x = clip
+    for name, stage in backbone.stages.items():
+        x = stage(x)
+        if name in names:
+            x = x + blocks[name](x)
+    torch.testing.assert_close(model(clip), model.lin(x.mean((2, 3, 4))))
+    assert not torch.allclose(model(clip), VideoClassifier(backbone, 5)(clip))
+
+
+def test_classifier_new_blocks_leave_the_network_as_it_was(backbone, clip):
+    plain = VideoClassifier(backbone, 5)
+    blocks = {name: RSTGBlock(4, scales=(2, 1)) for name in ("stem", "res1")}
+    model = VideoClassifier(backbone, 5, blocks=blocks)
+    missing = model.load_state_dict(plain.state_dict(), strict=False)
+    assert missing.unexpected_keys == []
+    assert all(key.startswith("blocks.") for key in missing.missing_keys)
+    assert torch.equal(model(clip), plain(clip))
+
+
+@pytest.mark.parametrize("combine", ["serial", "plus"])
+def test_classifier_head(backbone, clip, combine):
+    head = make_block(6, "vec")
+    model = VideoClassifier(backbone, 5, head=head, combine=combine)
+    x = clip
+    for stage in backbone.stages.values():
+        x = stage(x)
+    vector = head(x) + (x.mean((2, 3, 4)) if combine == "plus" else 0)
+    torch.testing.assert_close(model(clip), model.lin(vector))
+
+
+def test_classifier_head_after_blocks(backbone, clip):
+    head, block = make_block(6, "vec"), make_block(6, "map", seed=3)
+    model = VideoClassifier(backbone, 5, blocks={"res2": block}, head=head, combine="plus")
+    x = clip
+    for stage in backbone.stages.values():
+        x = stage(x)
+    x = x + block(x)
+    torch.testing.assert_close(model(clip), model.lin(head(x) + x.mean((2, 3, 4))))
+
+
+def test_classifier_dropout_only_in_training(backbone, clip):
+    torch.manual_seed(0)
+    model = VideoClassifier(backbone, 5, dropout=0.5)
+    plain = VideoClassifier(backbone, 5)
+    plain.load_state_dict(model.state_dict())
+    model.eval()
+    torch.testing.assert_close(model(clip), plain(clip))
+    model.train()
+    outs = torch.stack([model(clip) for _ in range(8)])
+    assert outs.std(dim=0).max() > 0
+    out = VideoClassifier(backbone, 5, dropout=1.0)(clip)  # nothing but the (zero) bias is left
+    assert out.abs().max() == 0
+
+
+def test_classifier_trains(backbone, clip):
+    torch.manual_seed(0)
+    model = VideoClassifier(
+        backbone, 2, blocks={"res1": RSTGBlock(4, 6, scales=(2, 1))},
+        head=RSTGBlock(6, 8, scales=(2, 1), to="vec", residual=True), combine="plus",
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    label = torch.tensor([0, 1])
+    losses = []
+    for _ in range(15):
+        loss = torch.nn.functional.cross_entropy(model(clip), label)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+
+
+def test_classifier_reset_classifier(backbone):
+    model = VideoClassifier(backbone, 5)
+    bound = (6 / (6 + 5)) ** 0.5
+    assert 0 < model.lin.weight.abs().max() <= bound and model.lin.bias.abs().max() == 0
+    weight = model.lin.weight.clone()
+    stem = model.backbone.stages["stem"].weight.clone()
+    torch.nn.init.ones_(model.lin.bias)
+    model.reset_classifier()
+    assert not torch.equal(model.lin.weight, weight) and model.lin.bias.abs().max() == 0
+    assert torch.equal(model.backbone.stages["stem"].weight, stem)
+
+
+def test_classifier_with_simple_conv():
+    torch.manual_seed(0)
+    backbone = SimpleConv(1, (4, 4, 6))
+    model = VideoClassifier(
+        backbone, 46, blocks={"conv1": RSTGBlock(4)}, head=RSTGBlock(6, to="vec")
+    )
+    assert model(torch.randn(2, 1, 3, 64, 64)).shape == (2, 46)
+
+
+def test_classifier_state_dict_round_trip(backbone, clip):
+    def build():
+        return VideoClassifier(
+            Toy(), 5, blocks={"stem": make_block(4, "map")}, head=make_block(6, "vec")
+        )
+
+    model, other = build(), build()
+    assert not torch.allclose(other(clip), model(clip))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(clip), model(clip))
+
+
+def test_classifier_errors(backbone):
+    with pytest.raises(ValueError, match=r"\['stem', 'res1', 'res2'\] \(got 'res3'\)"):
+        VideoClassifier(backbone, 5, blocks={"res3": RSTGBlock(4)})
+    with pytest.raises(ValueError, match=r"after stage 'res2' must have 6 channels .*\(got 4\)"):
+        VideoClassifier(backbone, 5, blocks={"res2": RSTGBlock(4)})
+    with pytest.raises(ValueError, match=r"after stage 'stem' must be built with to='map'"):
+        VideoClassifier(backbone, 5, blocks={"stem": RSTGBlock(4, to="vec")})
+    with pytest.raises(ValueError, match=r"The head must have 6 channels .*\(got 4\)"):
+        VideoClassifier(backbone, 5, head=RSTGBlock(4, to="vec"))
+    with pytest.raises(ValueError, match=r"The head must be built with to='vec' \(got 'map'\)"):
+        VideoClassifier(backbone, 5, head=RSTGBlock(6))
+    with pytest.raises(ValueError, match=r"'combine' to be 'serial' or 'plus' \(got 'sum'\)"):
+        VideoClassifier(backbone, 5, combine="sum")

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+
+from rstg_pyg import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
+
+
+def randomise(module, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.double))
+    return module
+
+
+def joint_norm(x, axes, weight, bias, eps=1e-12):
+    mean = x.mean(axis=axes, keepdims=True)
+    var = ((x - mean) ** 2).mean(axis=axes, keepdims=True)
+    return (x - mean) / np.sqrt(var + eps) * weight + bias
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("eps", [1e-12, 0.1])
+def test_joint_layer_norm_against_numpy(dims, eps):
+    norm = randomise(JointLayerNorm(4, num_joint_dims=dims, eps=eps).double())
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=(2, 3, 5, 4))
+    weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    expected = joint_norm(x, tuple(range(-dims, 0)), weight, bias, eps)
+    np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[3, 1, 4], [8], [2, 0, 5]])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_joint_layer_norm_with_batch_against_numpy(shuffle, sizes):
+    norm = randomise(JointLayerNorm(4).double())
+    weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    rng = np.random.default_rng(0)
+    batch = np.repeat(np.arange(len(sizes)), sizes)
+    if shuffle:
+        batch = rng.permutation(batch)
+    x = rng.normal(1.0, 2.0, size=(len(batch), 4)) * (1 + batch[:, None])
+    expected = np.empty_like(x)
+    for graph in set(batch.tolist()):
+        rows = batch == graph
+        expected[rows] = joint_norm(x[rows], (0, 1), weight, bias)
+    out = norm(torch.from_numpy(x), torch.from_numpy(batch))
+    np.testing.assert_allclose(out.detach().numpy(), expected, atol=1e-10)
+    out = norm(torch.from_numpy(x), torch.from_numpy(batch), batch_size=len(sizes) + 2)
+    np.testing.assert_allclose(out.detach().numpy(), expected, atol=1e-10)
+
+
+def test_joint_layer_norm_with_one_graph_equals_without_batch():
+    norm = randomise(JointLayerNorm(4))
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(norm(x, torch.zeros(6, dtype=torch.long)), norm(x))
+
+
+def test_joint_layer_norm_statistics():
+    out = JointLayerNorm(8)(3 + 5 * torch.randn(10, 6, 8))
+    torch.testing.assert_close(out.mean((1, 2)), torch.zeros(10), atol=1e-6, rtol=0)
+    torch.testing.assert_close(out.var((1, 2), correction=0), torch.ones(10))
+    # Not per row and not over the batch.
+    assert out.mean(2).abs().max() > 0.1
+
+
+def test_joint_layer_norm_of_constants_is_the_offset():
+    norm = randomise(JointLayerNorm(4))
+    x = torch.full((3, 4), 2.0, requires_grad=True)
+    expected = norm.bias.expand(3, 4)
+    torch.testing.assert_close(norm(x), expected)
+    torch.testing.assert_close(norm(x, torch.zeros(3, dtype=torch.long)), expected)
+    norm(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_joint_layer_norm_gradcheck():
+    norm = randomise(JointLayerNorm(3, eps=1e-3).double())
+    x = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
+    batch = torch.tensor([0, 1, 1, 0])
+    assert torch.autograd.gradcheck(norm, x)
+    assert torch.autograd.gradcheck(lambda x: norm(x, batch), x)
+
+
+def test_joint_layer_norm_parameters():
+    norm = JointLayerNorm(4)
+    assert str(norm) == "JointLayerNorm(4, num_joint_dims=2)"
+    assert norm.weight.tolist() == [1.0] * 4 and norm.bias.tolist() == [0.0] * 4
+    randomise(norm).reset_parameters()
+    assert norm.weight.tolist() == [1.0] * 4 and norm.bias.tolist() == [0.0] * 4
+    assert norm.double()(torch.randn(2, 4, dtype=torch.double)).dtype == torch.double
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (2, 3, 5, 4)])
+def test_channel_batch_norm_equals_batch_norm(shape):
+    norm = randomise(ChannelBatchNorm(4))
+    expected = torch.nn.BatchNorm1d(4, eps=1e-3, momentum=0.01)
+    expected.load_state_dict(norm.state_dict())
+    for _ in range(3):
+        x = 2 + 3 * torch.randn(shape)
+        out = norm(x)
+        assert out.shape == shape
+        torch.testing.assert_close(out, expected(x.view(-1, 4)).view(shape))
+        torch.testing.assert_close(norm.state_dict(), expected.state_dict())
+    assert norm.num_batches_tracked == 3
+    assert norm.running_mean.abs().min() > 0
+
+    norm.eval()
+    expected.eval()
+    state = {k: v.clone() for k, v in norm.state_dict().items()}
+    x = torch.randn(shape)
+    torch.testing.assert_close(norm(x), expected(x.view(-1, 4)).view(shape))
+    torch.testing.assert_close(norm.state_dict(), state)
+    norm.train()
+    assert not torch.allclose(norm(x), expected(x.view(-1, 4)).view(shape))
+
+
+def test_channel_batch_norm_running_statistics():
+    norm = ChannelBatchNorm(3)
+    x = torch.randn(2, 5, 3)
+    norm(x)
+    rows = x.view(-1, 3)
+    torch.testing.assert_close(norm.running_mean, 0.01 * rows.mean(0))
+    torch.testing.assert_close(norm.running_var, 0.99 + 0.01 * rows.var(0))  # unbiased
+
+
+def test_channel_batch_norm_of_a_transposed_input():
+    norm = ChannelBatchNorm(4)
+    x = torch.randn(3, 2, 4).transpose(0, 1)
+    torch.testing.assert_close(norm(x), norm(x.contiguous()))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3), (2, 4, 3, 5, 6)])
+def test_zero_init_norm_starts_at_zero(shape):
+    norm = ZeroInitNorm(4)
+    x = torch.randn(shape, requires_grad=True)
+    out = norm(x)
+    assert out.shape == shape and out.abs().max() == 0
+    (out * torch.randn(shape)).sum().backward()
+    assert norm.scale.grad.abs().min() > 0  # it can leave zero
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3), (2, 4, 3, 5, 6)])
+def test_zero_init_norm_against_numpy(shape):
+    norm = randomise(ZeroInitNorm(4).double())
+    x = np.random.default_rng(0).normal(1.0, 2.0, size=shape)
+    channels = (1, 4) + (1,) * (len(shape) - 2)
+    scale, bias = (p.detach().numpy().reshape(channels) for p in (norm.scale, norm.bias))
+    axes = tuple(range(1, len(shape)))
+    expected = scale * joint_norm(x, axes, 1.0, bias)  # the offset lies inside the product
+    np.testing.assert_allclose(norm(torch.from_numpy(x)).detach().numpy(), expected, atol=1e-12)
+
+
+def test_zero_init_norm_channel_dim():
+    first, last = randomise(ZeroInitNorm(4)), randomise(ZeroInitNorm(4, channel_dim=-1))
+    x = torch.randn(2, 4, 3, 5)
+    torch.testing.assert_close(last(x.movedim(1, -1)), first(x).movedim(1, -1))
+
+
+def test_zero_init_norm_parameters():
+    norm = ZeroInitNorm(4)
+    assert str(norm) == "ZeroInitNorm(4)"
+    assert set(norm.state_dict()) == {"scale", "bias"}
+    randomise(norm).reset_parameters()
+    assert norm.scale.tolist() == norm.bias.tolist() == [0.0] * 4
+
+
+def test_zero_init_norm_of_constants_is_finite():
+    norm = randomise(ZeroInitNorm(4))
+    x = torch.zeros(2, 4, 3, requires_grad=True)
+    out = norm(x)
+    torch.testing.assert_close(out, (norm.scale * norm.bias).view(1, 4, 1).expand(2, 4, 3))
+    out.sum().backward()
+    assert x.grad.isfinite().all()

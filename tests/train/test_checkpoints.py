@@ -1,0 +1,106 @@
+import errno
+import os
+import pickle
+
+import pytest
+import torch
+
+from rstg_pyg.train.checkpoints import (
+    check_evaluable,
+    check_resumable,
+    read_checkpoint,
+    write_atomically,
+)
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.settings import parse_config, to_dict
+
+
+def config(**sections):
+    return parse_config({"name": "x", **sections}, "x.yaml")
+
+
+def save(path, content):
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return save(tmp_path / "a.ckpt", {"config": to_dict(config()), "state_dict": {}})
+
+
+def test_writes_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomically(path, lambda p: p.write_text("one"))
+
+    def half(p):
+        p.write_text("tw")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match="No space left on device"):
+        write_atomically(path, half)
+
+    def interrupted(p):
+        p.write_text("tw")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupted)
+    assert path.read_text() == "one"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_reads_its_own(checkpoint):
+    assert check_resumable(checkpoint, config())["state_dict"] == {}
+    assert check_evaluable(checkpoint, config())["state_dict"] == {}
+
+
+def test_missing_names_those_there_are(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"there is no such checkpoint; there is .*a.ckpt"):
+        read_checkpoint(tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_half_written(checkpoint, share):
+    data = checkpoint.read_bytes()
+    checkpoint.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        read_checkpoint(checkpoint)
+
+
+def test_foreign(tmp_path):
+    with pytest.raises(UserError, match="it has no config"):
+        read_checkpoint(save(tmp_path / "f.ckpt", {"state_dict": {}}))
+    with pytest.raises(UserError, match="it has no config"):
+        read_checkpoint(save(tmp_path / "f.ckpt", [1, 2]))
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm-was-done",)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "h.ckpt", {"config": {}, "state_dict": Harmful()})
+    (tmp_path / "p.ckpt").write_bytes(pickle.dumps(Harmful()))
+    for name in ("h.ckpt", "p.ckpt"):
+        with pytest.raises(UserError, match="not a whole checkpoint"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "harm-was-done").exists()
+
+
+def test_another_config_is_refused_by_key(checkpoint):
+    other = config(train={"lr": 0.5}, model={"rstg": {"residual": True}})
+    with pytest.raises(UserError, match=r"model.rstg.residual \(False against True\), train.lr"):
+        check_resumable(checkpoint, other)
+    with pytest.raises(UserError, match="model.rstg.residual") as e:
+        check_evaluable(checkpoint, other)
+    assert "train.lr" not in str(e.value)
+    with pytest.raises(UserError, match="data.num_classes"):
+        check_evaluable(checkpoint, config(data={"num_classes": 6}))
+
+
+def test_what_may_change(checkpoint):
+    check_resumable(checkpoint, config(trainer={"threads": 1}, data={"num_workers": 2}))
+    check_evaluable(checkpoint, config(data={"num_digits": 3}, train={"lr": 0.5}))

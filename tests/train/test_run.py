@@ -1,0 +1,230 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import rstg_pyg.train.run
+from rstg_pyg.train.results import run_to_resume
+from rstg_pyg.train.run import main
+
+TINY = """
+name: tiny
+data:
+  digits: builtin
+  num_digits: 2
+  num_classes: 3
+  num_frames: 3
+  frame_size: 16
+  canvas_size: 16
+  digit_size: 8
+  max_step: 3
+  none_probability: 0.0
+  train_videos: 64
+  val_videos: 24
+  test_videos: 30
+  mean: 20.0
+  std: 50.0
+model:
+  backbone: {filters: [8, 16], padding: 1}
+  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
+  dropout: 0.1
+pretrain: {steps: 2, batch_size: 16}
+train: {epochs: 5, batch_size: 16, lr: 0.003, validate_every: 5, log_every: 5, warmup: 0.1}
+trainer: {accelerator: cpu, progress_bar: false}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def run(*arguments):
+    return main(["--cfg", "tiny.yaml", *arguments])
+
+
+def results(path="runs/tiny"):
+    return json.loads((Path(path) / "results.json").read_text())
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_a_run_learns_and_leaves_its_folder(folder, capsys):
+    """With two digits and no 'none', the class is told by which digits there are."""
+    learn = ("data.train_videos=5120", "train.epochs=1", "model.dropout=0", "train.lr=0.005")
+    learn += ("pretrain.steps=100", "pretrain.batch_size=128", "pretrain.lr=0.01")
+    assert run(*learn, "train.validate_every=80", "train.log_every=40") == 0
+    found = results()
+    for key in (
+        "top1 top5 loss num_videos protocol steps seconds videos_per_second seed config "
+        "config_hash device versions digits training pretraining checkpoint"
+    ).split():
+        assert key in found, key
+    assert found["top1"] > 0.5  # chance is 1/3
+    assert 0 <= found["top1"] <= found["top5"] <= 1
+    assert (found["num_videos"], found["steps"], found["digits"]) == (30, 320, "builtin")
+    with open("runs/tiny/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["loss"]) for row in rows if row["split"] == "train"]
+    assert len(losses) == 8 and losses[-1] < 0.7 * losses[0]
+    assert [row["step"] for row in rows if row["split"] == "val"] == ["80", "160", "240", "320"]
+    for name in "config.yaml environment.json checkpoints/last.ckpt checkpoints/best.ckpt".split():
+        assert (Path("runs/tiny") / name).is_file(), name
+    assert list(Path("runs/tiny/tensorboard").glob("events*"))
+    printed = capsys.readouterr().out
+    assert "scikit-learn's built-in digits" in printed and "waiting for data" in printed
+    assert f"top-1 {found['top1']:.2%}" in printed
+
+    # The written config repeats the run; its checkpoint evaluates to the same numbers.
+    assert main(["--cfg", "runs/tiny/config.yaml", "--evaluate", found["checkpoint"]]) == 0
+    again = results("runs/tiny-evaluate")
+    for key in ("top1", "top5", "loss", "steps"):
+        assert again[key] == found[key]
+
+
+def test_the_same_seed_gives_the_same_figures(folder):
+    assert run("--out", "a") == run("--out", "b") == run("--out", "c", "seed=1") == 0
+    first, second, other = results("a"), results("b"), results("c")
+    for key in ("top1", "top5", "loss"):
+        assert first[key] == second[key]
+    assert first["loss"] != other["loss"]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [7, 10, 13])
+def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
+    assert run("--out", "whole") == 0
+
+    def stop(self, trainer, *args):
+        if trainer.global_step == at:
+            self.asked = True
+        original(self, trainer, *args)
+
+    original = rstg_pyg.train.run.StopOnSignal.on_train_batch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(rstg_pyg.train.run.StopOnSignal, "on_train_batch_end", stop)
+        assert run("--out", "parts") == 130
+    assert not Path("parts/results.json").exists()
+    saved = torch.load("parts/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == at
+    assert run("--out", "parts", "--resume") == 0
+
+    a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+    for key in ("top1", "top5", "loss", "steps"):
+        assert results("whole")[key] == results("parts")[key]
+    rows = []
+    for name in ("whole", "parts"):
+        with open(f"{name}/metrics.csv") as file:
+            keys = ("step", "split", "loss", "top1", "lr")
+            rows.append([[row[key] for key in keys] for row in csv.DictReader(file)])
+    assert rows[0] == rows[1]
+
+
+def test_resume_after_a_validation(folder, monkeypatch):
+    assert run("--out", "whole") == 0
+
+    def stop(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == 10:
+            raise Stop
+
+    original = rstg_pyg.train.run.Checkpoints.on_validation_end
+    with monkeypatch.context() as patch:
+        patch.setattr(rstg_pyg.train.run.Checkpoints, "on_validation_end", stop)
+        with pytest.raises(Stop):
+            run("--out", "parts")
+    assert run("--out", "parts", "--resume", "parts/checkpoints/last.ckpt") == 0
+    a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert results("whole")["loss"] == results("parts")["loss"]
+
+
+def test_ctrl_c_saves_and_exits_130(folder):
+    command = [sys.executable, rstg_pyg.train.run.__file__, "--cfg", "tiny.yaml"]
+    process = subprocess.Popen(
+        [*command, "train.epochs=100000", "train.validate_every=100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = folder / "runs/tiny/metrics.csv"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (metrics.is_file() and "train" in metrics.read_text()):
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    saved = torch.load(folder / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] >= 5
+
+
+def fails(capsys, *arguments):
+    assert main(list(arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    assert len(error.strip().splitlines()) <= 2
+    return error
+
+
+def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
+    tiny = ("--cfg", "tiny.yaml")
+    assert "syncmnist_mini.yaml" in fails(capsys, "--cfg")
+    assert "syncmnist_mini.yaml" in fails(capsys)
+    assert "there is no config 'nope'" in fails(capsys, "--cfg", "nope")
+    assert "did you mean 'lr'" in fails(capsys, *tiny, "train.lrr=3")
+    assert "exclude each other" in fails(capsys, *tiny, "--resume", "x", "--evaluate", "y")
+    assert "expected 2 to 10 digits" in fails(capsys, *tiny, "data.num_digits=1")
+    assert "expected 2 to 10 digits" in fails(capsys, *tiny, "data.num_digits=11")
+    assert "does not exist" in fails(capsys, *tiny, "data.root=nowhere", "data.digits=mnist")
+    assert "does not fit the feature map" in fails(capsys, *tiny, "model.rstg.scales=[5]")
+    assert "there is no such checkpoint" in fails(capsys, *tiny, "--resume", "no.ckpt")
+    assert "there is no such checkpoint" in fails(capsys, *tiny, "--evaluate", "no.ckpt")
+    assert "there is no checkpoint runs/tiny" in fails(capsys, *tiny, "--resume")
+    Path("file").write_text("x")
+    assert "cannot be written" in fails(capsys, *tiny, "--out", "file/below")
+    assert "not a whole checkpoint" in fails(capsys, *tiny, "--resume", "file")
+    assert not Path("runs").exists()
+
+
+def test_a_run_is_never_overwritten(folder, capsys):
+    quick = ("train.max_steps=2", "pretrain.steps=0")
+    assert run(*quick) == run(*quick) == 0
+    assert Path("runs/tiny/results.json").is_file() and Path("runs/tiny-2/results.json").is_file()
+    before = Path("runs/tiny/results.json").read_bytes()
+    assert "already holds a run" in fails(capsys, "--cfg", "tiny.yaml", "--out", "runs/tiny")
+    assert Path("runs/tiny/results.json").read_bytes() == before
+
+    checkpoint = "runs/tiny/checkpoints/last.ckpt"
+    error = fails(capsys, "--cfg", "tiny.yaml", *quick, "train.lr=0.5", "--resume", checkpoint)
+    assert "train.lr (0.003 against 0.5)" in error
+    error = fails(
+        capsys, "--cfg", "tiny.yaml", "model.rstg.hidden_channels=8", "--evaluate", checkpoint
+    )
+    assert "model.rstg.hidden_channels (16 against 8)" in error
+
+
+def test_the_newest_run_is_resumed(folder):
+    for i, name in enumerate(["tiny", "tiny-2", "tiny-other"]):
+        path = Path("runs") / name / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (i, i))
+    assert run_to_resume("tiny", None) == Path("runs/tiny-2/checkpoints/last.ckpt")

@@ -1,0 +1,145 @@
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.syncmnist import SyncMNIST
+
+SMALL = dict(num_frames=4, frame_size=16, canvas_size=30, digit_size=10, max_step=4)
+
+
+def make(digits, split="train", num_videos=10_000, **kwargs):
+    return SyncMNIST(digits, split, num_videos, **{**SMALL, **kwargs})
+
+
+def test_published_defaults(digits):
+    dataset = SyncMNIST(digits, "train", 600_000)
+    clip, label = dataset[599_999]
+    assert clip.shape == (1, 10, 64, 64) and clip.dtype == torch.uint8
+    assert dataset.num_labels == 46 and 0 <= label < 46
+    assert dataset.none_probability == pytest.approx(1 / 92)
+    assert len(dataset) == 600_000
+    assert clip.amax() == 255 and clip.amin() == 0
+
+
+def test_an_item_is_the_same_video_alone_and_in_any_batch(digits):
+    dataset = make(digits, seed=3)
+    batch = dataset.videos(torch.arange(40))
+    again = make(digits, seed=3).videos([7, 39, 0])
+    for i, item in enumerate([7, 39, 0]):
+        assert torch.equal(batch.clips[item], again.clips[i])
+        clip, label = dataset[item]
+        assert torch.equal(clip, batch.clips[item]) and label == batch.labels[item]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_item_is_the_same_video_in_any_worker(digits, workers):
+    dataset = make(digits, num_videos=24)
+    clips = torch.cat([c for c, _ in DataLoader(dataset, batch_size=5, num_workers=workers)])
+    assert torch.equal(clips, dataset.videos(torch.arange(24)).clips)
+
+
+def test_seed_and_split_change_the_videos(digits):
+    first = make(digits, seed=0).videos(torch.arange(50)).corners
+    assert not torch.equal(first, make(digits, seed=1).videos(torch.arange(50)).corners)
+    assert not torch.equal(first, make(digits, "val").videos(torch.arange(50)).corners)
+
+
+def test_digits_of_a_video(digits):
+    dataset = make(digits, num_digits=4, num_classes=6)
+    videos = dataset.videos(torch.arange(300))
+    classes = videos.classes
+    assert classes.max() == 5
+    assert all(len(set(row)) == 4 for row in classes.tolist())
+    # The first digit goes through the images in order, as published.
+    kept = digits.labels[digits.labels < 6]
+    assert torch.equal(classes[:, 0], kept[:300])
+    assert torch.equal(dataset.videos([len(kept) + 5]).classes[:, 0], kept[5:6])
+    # The others are uniform over the other classes.
+    counts = classes[:, 1:].flatten().bincount(minlength=6).float()
+    assert counts.min() > 0.7 * counts.mean()
+
+
+def test_the_label_follows_from_the_trajectories(digits):
+    dataset = make(digits, num_digits=3, num_classes=5, num_frames=8, none_probability=0.3)
+    videos = dataset.videos(torch.arange(500))
+    steps = videos.corners.diff(dim=1)  # [B, T - 1, D, 2]
+    for b in range(500):
+        alike = [
+            (i, j)
+            for i in range(3)
+            for j in range(i)
+            if torch.equal(steps[b, :, i], steps[b, :, j])
+        ]
+        if not alike:
+            assert videos.labels[b] == dataset.num_labels - 1 and not videos.synchronous[b]
+        else:
+            assert alike == [(1, 0)] and videos.synchronous[b]
+            low, high = sorted(videos.classes[b, :2].tolist())
+            assert videos.labels[b] == high * (high - 1) // 2 + low
+    assert 0.2 < 1 - videos.synchronous.float().mean() < 0.4
+
+
+def test_moves_are_the_published_ones(digits):
+    dataset = SyncMNIST(digits, "train", 10_000, none_probability=1.0, num_frames=10, frame_size=8)
+    corners = dataset.videos(torch.arange(2000)).corners
+    assert corners.min() == 0 and corners.max() <= 70  # an independent digit never reaches 71
+    steps = corners.diff(dim=1).float()
+    assert steps.min() == -10 and steps.max() == 9
+    middle = steps[(corners[:, :-1] >= 10) & (corners[:, :-1] <= 61)]
+    assert abs(middle.mean() + 0.5) < 0.03
+    assert abs(middle.var(correction=0) - (20**2 - 1) / 12) < 0.5  # uniform on -10..9
+
+
+def test_synchronous_moves_fit_both(digits):
+    videos = SyncMNIST(digits, "train", 10_000, none_probability=0.0, frame_size=8).videos(
+        torch.arange(500)
+    )
+    pair = videos.corners[:, :, :2]
+    assert pair.min() >= 0 and pair.max() <= 72
+    steps = pair.diff(dim=1)
+    assert torch.equal(steps[:, :, 0], steps[:, :, 1])
+    assert steps.abs().max() <= 10 and steps.float().std() > 2
+
+
+def test_label_names(digits):
+    dataset = make(digits, num_digits=2, num_classes=4)
+    assert dataset.label_names == ["1+0", "2+0", "2+1", "3+0", "3+1", "3+2", "none"]
+    videos = dataset.videos(torch.arange(100))
+    for row, label in zip(videos.classes.tolist(), videos.labels.tolist()):
+        assert dataset.label_names[label] in (f"{max(row)}+{min(row)}", "none")
+
+
+def test_splits_use_their_own_digits(digits, test_digits):
+    train, test = make(digits), make(test_digits, "test")
+    assert len(train.images) == len(digits.images)
+    seen = {im.numpy().tobytes() for im in train.images}
+    unseen = {im.numpy().tobytes() for im in test.images}
+    assert len(unseen & seen) <= 1  # tiny digits may coincide once
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_digits=1), "expected 2 to 10 digits"),
+        (dict(num_digits=11), "expected 2 to 10 digits"),
+        (dict(num_digits=5, num_classes=4), "expected 5 to 10"),
+        (dict(num_classes=11), "expected 5 to 10"),
+        (dict(digit_size=30), "less than data.canvas_size=30"),
+    ],
+)
+def test_errors(digits, changes, message):
+    with pytest.raises(UserError, match=message):
+        make(digits, **changes)
+
+
+def test_items_out_of_range(digits):
+    with pytest.raises(IndexError, match="from 0 to 9"):
+        make(digits, num_videos=10)[10]
+
+
+def test_pickles(digits):
+    dataset = pickle.loads(pickle.dumps(make(digits)))
+    assert torch.equal(dataset[3][0], make(digits)[3][0])
