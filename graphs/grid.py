@@ -31,7 +31,7 @@ def normalise_scales(scales: Sequence[Scale]) -> tuple[tuple[int, int], ...]:
         )
     out = []
     for scale in scales:
-        pair = (scale, scale) if isinstance(scale, int) else tuple(scale)
+        pair = tuple(scale) if isinstance(scale, (tuple, list)) else (scale, scale)
         if len(pair) != 2 or not all(
             isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair
         ):

@@ -70,7 +70,7 @@ class AreaPool(_AreaModule):
     """
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """"""  # noqa: D419
+        """"""
         if feature_map.dim() != 5:
             raise ValueError(
                 f"Expected 'feature_map' to have the five dimensions [B, C, T, H, W] "
@@ -110,7 +110,7 @@ class AreaUnpool(_AreaModule):
     """
 
     def forward(self, nodes: Tensor, size: tuple[int, int]) -> Tensor:
-        """"""  # noqa: D419
+        """"""
         if nodes.dim() != 4 or nodes.size(2) != self.num_nodes:
             raise ValueError(
                 f"Expected 'nodes' to have shape [B, T, {self.num_nodes}, C] for the scales "

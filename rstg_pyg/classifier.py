@@ -62,8 +62,9 @@ class VideoClassifier(torch.nn.Module):
             raise ValueError(f"Expected 'combine' to be 'serial' or 'plus' (got {combine!r})")
         for name, block in blocks.items():
             if name not in stages:
-                raise ValueError(f"Expected 'blocks' to name stages of the backbone, {stages} "
-                                 f"(got {name!r})")
+                raise ValueError(
+                    f"Expected 'blocks' to name stages of the backbone, {stages} (got {name!r})"
+                )
             _check_block(f"The block after stage '{name}'", block, backbone.channels[name], "map")
         if head is not None:
             _check_block("The head", head, last, "vec")
@@ -103,7 +104,8 @@ class VideoClassifier(torch.nn.Module):
 
 def _check_block(what: str, block: RSTGBlock, channels: int, to: str) -> None:
     if block.channels != channels:
-        raise ValueError(f"{what} must have {channels} channels like its feature map "
-                         f"(got {block.channels})")
+        raise ValueError(
+            f"{what} must have {channels} channels like its feature map (got {block.channels})"
+        )
     if block.to_ != to:
         raise ValueError(f"{what} must be built with to={to!r} (got {block.to_!r})")

@@ -14,6 +14,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, tor
 from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
+from rstg_pyg.checks import check_inputs
 from rstg_pyg.parts import Norm, make_parts
 
 
@@ -107,7 +108,7 @@ class RSTGConv(MessagePassing):
         hidden_channels: Optional[int] = None,
         num_send_layers: int = 2,
         num_update_layers: int = 2,
-        attention: Optional[str] = 'dot',
+        attention: Optional[str] = "dot",
         heads: int = 1,
         attention_scale: float = 1.0,
         pos_channels: int = 0,
@@ -121,9 +122,9 @@ class RSTGConv(MessagePassing):
         bias: bool = True,
         **kwargs,
     ):
-        if kwargs.get('decomposed_layers', 1) > 1:
+        if kwargs.get("decomposed_layers", 1) > 1:
             raise ValueError(f"'{self.__class__.__name__}' does not support 'decomposed_layers'")
-        kwargs.setdefault('aggr', 'add')
+        kwargs.setdefault("aggr", "add")
         super().__init__(**kwargs)
         hidden_channels = out_channels if hidden_channels is None else hidden_channels
         pair = (in_channels, in_channels) if isinstance(in_channels, int) else tuple(in_channels)
@@ -145,15 +146,31 @@ class RSTGConv(MessagePassing):
         self.bias = bias
 
         self.send, self.attend, self.update_mlp = make_parts(
-            pair, out_channels, hidden_channels, num_send_layers, num_update_layers, attention,
-            heads, attention_scale, pos_channels, num_node_types, edge_dim, bias, act_last,
+            pair,
+            out_channels,
+            hidden_channels,
+            num_send_layers,
+            num_update_layers,
+            attention,
+            heads,
+            attention_scale,
+            pos_channels,
+            num_node_types,
+            edge_dim,
+            bias,
+            act_last,
         )
         self.lin_value = self.lin_res = None
         if heads > 1:
-            self.lin_value = Linear(hidden_channels, hidden_channels, bias=bias,
-                                    weight_initializer='glorot', bias_initializer='zeros')
+            self.lin_value = Linear(
+                hidden_channels,
+                hidden_channels,
+                bias=bias,
+                weight_initializer="glorot",
+                bias_initializer="zeros",
+            )
         if residual and pair[1] != out_channels:
-            self.lin_res = Linear(pair[1], out_channels, bias=False, weight_initializer='glorot')
+            self.lin_res = Linear(pair[1], out_channels, bias=False, weight_initializer="glorot")
         self.message_norm = None if norm is None else Norm(norm, hidden_channels)
         self.update_norm = None if norm is None else Norm(norm, out_channels)
         self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
@@ -162,8 +179,16 @@ class RSTGConv(MessagePassing):
     def reset_parameters(self):
         """Draws all weights anew (Glorot uniform; biases zero)."""
         super().reset_parameters()
-        for module in (self.send, self.attend, self.update_mlp, self.lin_value, self.lin_res,
-                       self.message_norm, self.update_norm, self.after_aggr):
+        for module in (
+            self.send,
+            self.attend,
+            self.update_mlp,
+            self.lin_value,
+            self.lin_res,
+            self.message_norm,
+            self.update_norm,
+            self.after_aggr,
+        ):
             reset(module)
 
     def forward(
@@ -189,7 +214,8 @@ class RSTGConv(MessagePassing):
             node_type (torch.Tensor, optional): The types of the (target) nodes,
                 :math:`(|\mathcal{V}|)`; needed if :obj:`num_node_types` is larger than 1.
             edge_weight (torch.Tensor, optional): Multiplies the attention logits,
-                :math:`(|\mathcal{E}|)`. On a complete graph the 0/1 adjacency as weights gives the
+                :math:`(|\mathcal{E}|)` or :math:`(*, |\mathcal{E}|)`; the values of a sparse
+                matrix are taken as weights. On a complete graph the 0/1 adjacency as weights gives the
                 published code. (In additive attention it also is added to them.)
             batch (torch.Tensor, optional): Assigns every (target) node to a graph, for a ``norm``
                 with statistics per graph.
@@ -198,7 +224,26 @@ class RSTGConv(MessagePassing):
         """
         x_src, x_dst = (x, x) if isinstance(x, Tensor) else (x[0], x[1])
         pos_src, pos_dst = (pos, pos) if isinstance(pos, Tensor) else (pos or (None, None))
-        self._check(x_src, x_dst, edge_index, edge_attr, pos_src, pos_dst, node_type, edge_weight)
+        plain = isinstance(edge_index, Tensor) and not is_torch_sparse_tensor(edge_index)
+        if x_dst is not None and x_dst.dim() > 2 and (not plain or batch is not None):
+            raise ValueError(
+                "Expected 'edge_index' to be a tensor of shape [2, num_edges] and no 'batch' for the "
+                "static form [*, num_nodes, channels]"
+            )
+        check_inputs(
+            self.__class__.__name__,
+            self.send,
+            (x_src, x_dst),
+            (pos_src, pos_dst),
+            self.pos_channels,
+            node_type,
+            self.num_node_types,
+            edge_attr,
+            self.edge_dim,
+            edge_weight,
+            self.attend is not None,
+            (edge_index.size(1),) if plain and edge_index.dim() == 2 else None,
+        )
 
         # Nodes go first: [N, M, C] with M the product of all leading dimensions. Gathering and
         # summing edges then moves whole rows, and one code path serves flat and static graphs.
@@ -208,22 +253,34 @@ class RSTGConv(MessagePassing):
         pos_dst = None if pos_dst is None else _rows_first(pos_dst)
         pos_src = None if pos_src is None else _rows_first(pos_src)
         copies = nodes.size(1)
+        size = (sources.size(0), nodes.size(0))
+        if self.flow == "target_to_source":
+            size = size[::-1]
 
-        logits = (None, None)
+        key, query = None, nodes.new_zeros(nodes.size(0), copies * self.heads)
         if self.attend is not None:
-            logits = (self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1))
+            key, query = self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1)
         weight = None if edge_weight is None else _rows_first(edge_weight.unsqueeze(-1)).squeeze(-1)
-        # edge_updater_type: (key: OptTensor, query: OptTensor, edge_weight: OptTensor, copies: int)
-        alpha = self.edge_updater(edge_index, key=logits[0], query=logits[1], edge_weight=weight,
-                                  copies=copies, size=(sources.size(0), nodes.size(0)))
+        # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
+        alpha = self.edge_updater(
+            edge_index, key=key, query=query, edge_weight=weight, copies=copies, size=size
+        )
 
         if edge_attr is not None:
             edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
         src = self.send.source(sources, pos_src).flatten(1)
         dst = self.send.target(nodes, pos_dst).flatten(1)
         # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
-        out = self.propagate(edge_index, src=src, dst=dst, alpha=alpha, edge_attr=edge_attr,
-                             batch=batch, lead=lead, size=(sources.size(0), nodes.size(0)))
+        out = self.propagate(
+            edge_index,
+            src=src,
+            dst=dst,
+            alpha=alpha,
+            edge_attr=edge_attr,
+            batch=batch,
+            lead=lead,
+            size=size,
+        )
         out = out.view(nodes.size(0), copies, self.hidden_channels)
         if self.after_aggr is not None:
             out = _rows_first(self.after_aggr(_rows_last(out, lead), batch))
@@ -238,31 +295,46 @@ class RSTGConv(MessagePassing):
         if return_attention_weights:
             alpha = _rows_last(alpha.view(alpha.size(0), copies, self.heads), lead)
             if isinstance(edge_index, SparseTensor):
-                return out, (edge_index.set_value(alpha, layout='coo'), alpha)
+                return out, (edge_index.set_value(alpha, layout="coo"), alpha)
             if is_torch_sparse_tensor(edge_index):
                 return out, (set_sparse_value(edge_index, alpha), alpha)
             return out, (edge_index, alpha)
         return out
 
-    def edge_update(self, key_j: OptTensor, query_i: OptTensor, edge_weight: OptTensor,
-                    copies: int, index: Tensor, dim_size: Optional[int]) -> Tensor:
+    def edge_update(
+        self,
+        key_j: OptTensor,
+        query_i: Tensor,
+        edge_weight: OptTensor,
+        copies: int,
+        index: Tensor,
+        dim_size: Optional[int],
+    ) -> Tensor:
         """Attention coefficients of all edges, ``[E, copies * heads]``."""
-        if key_j is None or query_i is None:
-            weight = self.send.lin_dst.weight
-            logit = torch.zeros(index.numel(), copies * self.heads, dtype=weight.dtype,
-                                device=index.device)
+        if key_j is None:
+            logit = query_i  # zeros: the mean over the neighbours
         else:
+            if edge_weight is not None and edge_weight.dim() == 1:  # the values of a sparse matrix
+                edge_weight = edge_weight.unsqueeze(-1)
             shape = (index.numel(), copies, self.attend.out_channels)
             logit = self.attend(query_i.view(shape), key_j.view(shape), edge_weight).flatten(1)
         # Always by index: with `ptr` another branch would run, without a second derivative.
         alpha = softmax(logit, index, num_nodes=dim_size, dim=0).to(logit.dtype)
         return torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 
-    def message(self, src_j: Tensor, dst_i: Tensor, alpha: Tensor, edge_attr: OptTensor,
-                batch: OptTensor, index: Tensor, lead: List[int]) -> Tensor:
+    def message(
+        self,
+        src_j: Tensor,
+        dst_i: Tensor,
+        alpha: Tensor,
+        edge_attr: OptTensor,
+        batch: OptTensor,
+        index: Tensor,
+        lead: List[int],
+    ) -> Tensor:
         """Weighted messages of all edges, ``[E, copies * hidden_channels]``."""
         edges, copies = alpha.size(0), alpha.size(1) // self.heads
-        hidden = (src_j + dst_i).view(edges, copies, -1 if edges > 0 else self.hidden_channels)
+        hidden = (src_j + dst_i).view(edges, copies, self.hidden_channels)
         if edge_attr is not None:
             hidden = hidden + self.send.lin_edge(edge_attr)
         out = self.send(hidden)
@@ -276,44 +348,9 @@ class RSTGConv(MessagePassing):
         out = out.view(edges, copies, self.heads, width) * alpha
         return out.view(edges, copies * self.hidden_channels)
 
-    def _check(self, x_src, x_dst, edge_index, edge_attr, pos_src, pos_dst, node_type, edge_weight):
-        """Explains in one sentence what does not fit."""
-        if x_src is None or x_dst is None:
-            raise ValueError(f"'{self.__class__.__name__}' needs the features of source and target "
-                             f"nodes (got 'None' for one of them)")
-        if x_src.dim() < 2 or x_src.shape[:-2] != x_dst.shape[:-2]:
-            raise ValueError(f"Expected 'x' to have shape [*, num_nodes, channels], equal in all "
-                             f"leading dimensions (got {list(x_src.shape)} and "
-                             f"{list(x_dst.shape)})")
-        for name, x, lin in [('source', x_src, self.send.lin_src),
-                             ('target', x_dst, self.send.lin_dst)]:
-            if lin.in_channels not in (-1, x.size(-1)):
-                raise ValueError(f"Expected the {name} features 'x' to have {lin.in_channels} "
-                                 f"channels (got {x.size(-1)})")
-        for pos, x in [(pos_src, x_src), (pos_dst, x_dst)]:
-            found = None if pos is None else (pos.size(-2), pos.size(-1))
-            wanted = (x.size(-2), self.pos_channels) if self.pos_channels > 0 else None
-            if found != wanted:
-                raise ValueError(f"Expected 'pos' to have shape {wanted} (got {found}); "
-                                 f"'pos_channels' is {self.pos_channels}")
-        if (edge_attr is None) != (self.edge_dim is None):
-            raise ValueError(f"Expected 'edge_attr' exactly if 'edge_dim' is set (got "
-                             f"{'none' if edge_attr is None else list(edge_attr.shape)}, 'edge_dim' "
-                             f"is {self.edge_dim})")
-        if self.num_node_types > 1 and (node_type is None or node_type.numel() != x_dst.size(-2)):
-            raise ValueError(f"Expected 'node_type' to give one of {self.num_node_types} types for "
-                             f"each of the {x_dst.size(-2)} nodes (got "
-                             f"{'none' if node_type is None else list(node_type.shape)})")
-        if edge_weight is not None and self.attend is None:
-            raise ValueError("Expected no 'edge_weight': it multiplies the attention logits, and "
-                             "'attention' is None")
-        if x_src.dim() > 2 and not (isinstance(edge_index, Tensor)
-                                    and not is_torch_sparse_tensor(edge_index)):
-            raise ValueError("Expected 'edge_index' to be a tensor of shape [2, num_edges] for the "
-                             "static form [*, num_nodes, channels] (got a sparse matrix)")
-
     def __repr__(self) -> str:
-        return f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})'
+        name = self.__class__.__name__
+        return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
 def _rows_first(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
 
+from rstg_pyg.checks import check_inputs
 from rstg_pyg.parts import Norm, make_parts
 
 
@@ -125,7 +126,24 @@ class DenseRSTGConv(torch.nn.Module):
             return_attention_weights (bool, optional): Additionally returns the coefficients
                 :math:`(*, N, N, H)`, receiver before sender.
         """
-        self._check(x, adj, pos, node_type)
+        check_inputs(
+            self.__class__.__name__,
+            self.send,
+            (x, x),
+            (pos, pos),
+            self.pos_channels,
+            node_type,
+            self.num_node_types,
+            edge_attr,
+            self.edge_dim,
+            edge_weight,
+            self.attend is not None,
+            (x.size(-2), x.size(-2)) if x.dim() >= 2 else None,
+        )
+        if adj.shape[-2:] != (x.size(-2), x.size(-2)):
+            raise ValueError(
+                f"Expected 'adj' to have shape [*, {x.size(-2)}, {x.size(-2)}] (got {list(adj.shape)})"
+            )
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
         if edge_attr is not None:
             hidden = hidden + self.send.lin_edge(edge_attr)
@@ -143,9 +161,9 @@ class DenseRSTGConv(torch.nn.Module):
         joined = (adj != 0).unsqueeze(-1)
         alpha = logit.masked_fill(~joined, float("-inf")).softmax(dim=-2)
         alpha = alpha.masked_fill(~joined, 0.0)  # rows without neighbours were NaN
-        weight = torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
+        alpha = torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 
-        out = message.unflatten(-1, (self.heads, -1)) * weight.unsqueeze(-1)
+        out = message.unflatten(-1, (self.heads, -1)) * alpha.unsqueeze(-1)
         out = out.flatten(-2).sum(dim=-2)  # [*, N, C]
         if self.after_aggr is not None:
             out = self.after_aggr(out)
@@ -168,24 +186,5 @@ class DenseRSTGConv(torch.nn.Module):
         normed = self.message_norm(flat.index_select(-2, pairs))
         return torch.zeros_like(flat).index_copy(flat.dim() - 2, pairs, normed).view_as(message)
 
-    def _check(self, x: Tensor, adj: Tensor, pos: Optional[Tensor], node_type: Optional[Tensor]):
-        if x.dim() < 2 or (self.in_channels != -1 and x.size(-1) != self.in_channels):
-            raise ValueError(
-                f"Expected 'x' to have shape [*, num_nodes, {self.in_channels}] "
-                f"(got {list(x.shape)})"
-            )
-        if adj.shape[-2:] != (x.size(-2), x.size(-2)):
-            raise ValueError(
-                f"Expected 'adj' to have shape [*, {x.size(-2)}, {x.size(-2)}] "
-                f"(got {list(adj.shape)})"
-            )
-        if (pos is None) != (self.pos_channels == 0):
-            raise ValueError(f"Expected 'pos' exactly if 'pos_channels' (= {self.pos_channels}) > 0")
-        if self.num_node_types > 1 and node_type is None:
-            raise ValueError(f"Expected 'node_type' for {self.num_node_types} node types")
-
     def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
-            f"heads={self.heads})"
-        )
+        return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"

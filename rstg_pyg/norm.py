@@ -1,10 +1,19 @@
 """Normalisations that the space-time graph needs and PyG or torch do not have."""
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
+
+#: Statistics of these are taken in float32: the published epsilon is zero in float16.
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _standardise(x: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
+    """Mean zero and (biased) variance one over ``dims``."""
+    var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(var + eps)
 
 
 class JointLayerNorm(torch.nn.Module):
@@ -44,15 +53,18 @@ class JointLayerNorm(torch.nn.Module):
         torch.nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, batch: Optional[Tensor] = None, batch_size: Optional[int] = None):
-        """"""  # noqa: D419
+        """"""
+        dtype = x.dtype
+        x = x.float() if dtype in _HALF else x
         if batch is None:
             dims = tuple(range(-self.num_joint_dims, 0))
-            var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
-            return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
-        mean = scatter(x.mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
-        x = x - mean[batch].unsqueeze(-1)
-        var = scatter(x.square().mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
-        return x * torch.rsqrt(var + self.eps)[batch].unsqueeze(-1) * self.weight + self.bias
+            x = _standardise(x, dims, self.eps)
+        else:
+            mean = scatter(x.mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
+            x = x - mean[batch].unsqueeze(-1)
+            var = scatter(x.square().mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
+            x = x * torch.rsqrt(var + self.eps)[batch].unsqueeze(-1)
+        return x.to(dtype) * self.weight + self.bias
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, num_joint_dims={self.num_joint_dims})"
@@ -75,7 +87,7 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
         super().__init__(channels, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        """"""  # noqa: D419
+        """"""
         return super().forward(x.reshape(-1, x.size(-1))).view_as(x)
 
 
@@ -113,12 +125,13 @@ class ZeroInitNorm(torch.nn.Module):
         torch.nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """"""  # noqa: D419
-        var, mean = torch.var_mean(x, dim=tuple(range(1, x.dim())), correction=0, keepdim=True)
+        """"""
         shape = [1] * x.dim()
         shape[self.channel_dim] = self.channels
-        x = (x - mean) * torch.rsqrt(var + self.eps) + self.bias.view(shape)
-        return self.scale.view(shape) * x
+        dtype = x.dtype
+        x = x.float() if dtype in _HALF else x
+        x = _standardise(x, tuple(range(1, x.dim())), self.eps).to(dtype)
+        return self.scale.view(shape) * (x + self.bias.view(shape))
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels})"

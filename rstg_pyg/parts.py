@@ -31,7 +31,7 @@ class Norm(torch.nn.Module):
         reset(self.module)
 
     def forward(self, x: Tensor, batch: Optional[Tensor] = None) -> Tensor:
-        """"""  # noqa: D419
+        """"""
         return self.module(x, batch) if self.takes_batch else self.module(x)
 
 
@@ -217,8 +217,14 @@ class TypedLinear(torch.nn.Module):
         if len(self.lins) == 1:
             return self.lins[0](x)
         rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
+        order = torch.cat(rows)
+        if not torch.compiler.is_compiling() and order.numel() != x.size(0):
+            raise ValueError(
+                f"Expected 'node_type' to hold types from 0 to {len(self.lins) - 1} (got values from "
+                f"{int(node_type.min())} to {int(node_type.max())})"
+            )
         out = torch.cat([lin(x.index_select(0, row)) for lin, row in zip(self.lins, rows)])
-        return out.index_select(0, torch.cat(rows).argsort())
+        return out.index_select(0, order.argsort())
 
 
 class UpdateMLP(torch.nn.Module):
@@ -311,9 +317,7 @@ def make_parts(
     elif attention is None:
         attend = None
     else:
-        raise ValueError(
-            f"Expected 'attention' to be 'dot', 'additive' or None (got {attention!r})"
-        )
+        raise ValueError(f"Expected 'attention' to be 'dot', 'additive' or None (got {attention!r})")
     width = -1 if in_channels[1] == -1 else in_channels[1] + hidden_channels
     update = UpdateMLP(
         width, out_channels, hidden_channels, num_update_layers, num_node_types, act_last, bias

@@ -1,5 +1,6 @@
 """Rounds of time and space stages on sequences of node features."""
 
+import inspect
 from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -92,9 +93,14 @@ class RSTG(torch.nn.Module):
             raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
         if cell not in _CELLS:
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
+        unknown = sorted(set(kwargs) - set(inspect.signature(RSTGConv.__init__).parameters))
+        if unknown:
+            raise TypeError(f"{self.__class__.__name__} got an unexpected keyword argument: {unknown}")
         if not space_stages and time_stages == "none":
-            raise ValueError("Expected at least one kind of stage (got 'time_stages'='none' and "
-                             "'space_stages'=False)")
+            raise ValueError(
+                "Expected at least one kind of stage (got 'time_stages'='none' and "
+                "'space_stages'=False)"
+            )
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.num_rounds = num_rounds
@@ -166,12 +172,15 @@ class RSTG(torch.nn.Module):
             return_state (bool, optional): If set to :obj:`True`, also returns the state.
         """
         if x.dim() != 4 or x.size(-1) != self.in_channels:
-            raise ValueError(f"Expected 'x' to have shape [B, T, N, {self.in_channels}] "
-                             f"(got {list(x.shape)})")
+            raise ValueError(
+                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)})"
+            )
         stages = len(self.time_rounds) + (self.last_cell is not None)
         if state is not None and len(state) != stages:
-            raise ValueError(f"Expected 'state' to have one entry for each of {stages} time stages "
-                             f"(got {len(state)})")
+            raise ValueError(
+                f"Expected 'state' to have one entry for each of {stages} time stages "
+                f"(got {len(state)})"
+            )
         before = iter(state if state is not None else [None] * stages)
         after = []
 
@@ -188,9 +197,7 @@ class RSTG(torch.nn.Module):
             if self.space_stages:
                 i = 0 if self.shared_rounds else k
                 z = self.conv_norms[i](x) if self.residual else x
-                z = self.convs[i](
-                    z, edge_index, pos=pos, node_type=node_type, edge_weight=edge_weight
-                )
+                z = self.convs[i](z, edge_index, pos=pos, node_type=node_type, edge_weight=edge_weight)
                 x = x + z if self.residual else z
         if self.last_cell is not None:
             norm = self.last_norm if self.residual else None
@@ -211,8 +218,10 @@ class RSTG(torch.nn.Module):
         return z if norm is None else x + z
 
     def __repr__(self) -> str:
-        return (f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
-                f"num_rounds={self.num_rounds}, time_stages={self.time_stages!r})")
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
+            f"num_rounds={self.num_rounds}, time_stages={self.time_stages!r})"
+        )
 
 
 def _time_rounds(time_stages: Union[str, Sequence[int]], num_rounds: int) -> List[int]:
@@ -222,10 +231,14 @@ def _time_rounds(time_stages: Union[str, Sequence[int]], num_rounds: int) -> Lis
     if time_stages in ("last", "none"):
         return []
     if isinstance(time_stages, str):
-        raise ValueError(f"Expected 'time_stages' to be 'all', 'last', 'none' or a list of rounds "
-                         f"(got {time_stages!r})")
+        raise ValueError(
+            f"Expected 'time_stages' to be 'all', 'last', 'none' or a list of rounds "
+            f"(got {time_stages!r})"
+        )
     rounds = sorted(set(time_stages))
     if rounds and (rounds[0] < 0 or rounds[-1] >= num_rounds):
-        raise ValueError(f"Expected 'time_stages' to list rounds from 0 to {num_rounds - 1} "
-                         f"(got {list(time_stages)})")
+        raise ValueError(
+            f"Expected 'time_stages' to list rounds from 0 to {num_rounds - 1} "
+            f"(got {list(time_stages)})"
+        )
     return rounds

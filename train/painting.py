@@ -36,9 +36,7 @@ def paint(images: Tensor, corners: Tensor, canvas_size: int) -> Tensor:
     for d in range(digits):
         pixels = images[:, d].flatten(1)  # [B, h * w]
         # Pixels that paint nothing in a whole digit go to the spare cell, whatever the frame.
-        cell = torch.where(
-            (pixels >= FOREGROUND).unsqueeze(1), corner[:, :, d, None] + offset, spare
-        )
+        cell = torch.where((pixels >= FOREGROUND).unsqueeze(1), corner[:, :, d, None] + offset, spare)
         value = pixels.unsqueeze(1).expand(-1, frames, -1)
         canvas.scatter_(1, cell.flatten(0, 1), value.reshape(videos * frames, -1))
     return canvas[:, :spare].view(videos, frames, canvas_size, canvas_size)

@@ -60,9 +60,7 @@ def _frames(clip: Tensor) -> list[Image.Image]:
 
 def _row(frames: Sequence[Image.Image], caption: str) -> Image.Image:
     width, height = frames[0].size
-    out = Image.new(
-        "RGB", (_GAP + len(frames) * (width + _GAP), height + _GAP + _TEXT), "white"
-    )
+    out = Image.new("RGB", (_GAP + len(frames) * (width + _GAP), height + _GAP + _TEXT), "white")
     for i, frame in enumerate(frames):
         out.paste(frame, (_GAP + i * (width + _GAP), _GAP))
     ImageDraw.Draw(out).text((_GAP, height + _GAP + 2), caption, fill="black")

@@ -95,7 +95,9 @@ def bench_data(arguments: argparse.Namespace) -> None:
         device = torch.device(arguments.device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise UserError(f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})") from e
+        raise UserError(
+            f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})"
+        ) from e
     dataset = build_dataset(config, "train").to(device)
     data = config.data
     print(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.assemble import build_dataset, normalise
 from rstg_pyg.train.settings import Config
 from rstg_pyg.train.syncmnist import Videos
-
 
 #: Weight of the cells without a digit, of which there are many more.
 _BACKGROUND = 0.1
@@ -37,9 +35,7 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
     width = backbone.channels[list(backbone.stages)[-1]]
     readout = torch.nn.Conv2d(width, 1 + 3 * classes, 1).to(device)
     optimizer = torch.optim.AdamW([*backbone.parameters(), *readout.parameters()], lr=settings.lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.steps
-    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
     for step in range(settings.steps):
         items = torch.arange(settings.batch_size, device=device) + step * settings.batch_size
         videos = frames.videos(items)

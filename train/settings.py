@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from rstg_pyg.train.errors import UserError, nearest
 
@@ -346,7 +353,7 @@ def _explain(error: Any, values: dict[str, Any]) -> str:
     node: Any = values
     for part in error["loc"]:
         known = isinstance(node, dict) and part in node
-        if not known and not (error["type"] == "missing") and not isinstance(part, int):
+        if not known and error["type"] != "missing" and not isinstance(part, int):
             continue
         keys.append(str(part))
         parent = section

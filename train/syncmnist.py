@@ -97,8 +97,7 @@ class SyncMNIST(Dataset):
             )
         if digit_size >= canvas_size:
             raise UserError(
-                f"data.digit_size: expected less than data.canvas_size={canvas_size} "
-                f"(got {digit_size})"
+                f"data.digit_size: expected less than data.canvas_size={canvas_size} (got {digit_size})"
             )
         self.digits = digits
         self.split = split

@@ -96,7 +96,10 @@ class VideoTask(pl.LightningModule):
                 groups, lr=train.lr, momentum=train.momentum, nesterov=train.momentum > 0
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step, as a share of ``train.lr``."""

@@ -88,9 +88,7 @@ class Meter(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the validation's row; its time does not count as training."""
         if not trainer.sanity_checking:
-            values = {
-                k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")
-            }
+            values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
             self._log(trainer, "val", values)
             if trainer.is_global_zero:
                 print(

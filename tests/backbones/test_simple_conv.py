@@ -78,6 +78,7 @@ def test_simple_conv_state_dict_and_reset():
 
 
 def test_simple_conv_gradients():
+    torch.manual_seed(0)
     backbone = SimpleConv(1, (3, 3), padding=1)
     clip = torch.randn(1, 1, 2, 8, 8, requires_grad=True)
     backbone(clip).sum().backward()

@@ -124,7 +124,7 @@ def test_classifier_trains(backbone, clip):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
 

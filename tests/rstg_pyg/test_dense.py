@@ -284,13 +284,13 @@ def test_dense_constructor_errors(kwargs, message):
 @pytest.mark.parametrize(
     "options, x, adj, inputs, message",
     [
-        ({}, (5, 3), (5, 5), {}, r"'x' to have shape \[\*, num_nodes, 4\] \(got \[5, 3\]\)"),
-        ({}, (4,), (5, 5), {}, r"'x' to have shape \[\*, num_nodes, 4\] \(got \[4\]\)"),
+        ({}, (5, 3), (5, 5), {}, r"'x' to have 4 channels \(got 3\)"),
+        ({}, (4,), (5, 5), {}, r"'x' to have shape \[\*, num_nodes, channels\]"),
         ({}, (5, 4), (5, 4), {}, r"'adj' to have shape \[\*, 5, 5\] \(got \[5, 4\]\)"),
         ({}, (2, 5, 4), (2, 4, 4), {}, r"'adj' to have shape \[\*, 5, 5\] \(got \[2, 4, 4\]\)"),
-        ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"'pos' exactly if 'pos_channels' \(= 0\) > 0"),
-        ({"pos_channels": 2}, (5, 4), (5, 5), {}, r"'pos' exactly if 'pos_channels' \(= 2\) > 0"),
-        ({"num_node_types": 3}, (5, 4), (5, 5), {}, "'node_type' for 3 node types"),
+        ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"'pos' to have shape None \(got \(5, 2\)\)"),
+        ({"pos_channels": 2}, (5, 4), (5, 5), {}, r"'pos' to have shape \(5, 2\) \(got None\)"),
+        ({"num_node_types": 3}, (5, 4), (5, 5), {}, "'node_type' to give one of 3 types"),
         ({"norm": JointLayerNorm}, (2, 5, 4), (2, 5, 5), {}, r"one adjacency \[N, N\]"),
     ],
 )

@@ -934,8 +934,10 @@ def test_rstg_conv_bipartite_errors():
 def test_rstg_conv_sparse_static_error():
     conv = RSTGConv(4, 8)
     adj_t = to_torch_csc_tensor(EDGES, size=(6, 6)).t()
-    with pytest.raises(ValueError, match=r"static form .*\(got a sparse matrix\)"):
+    with pytest.raises(ValueError, match="a tensor of shape .* and no 'batch' for the static"):
         conv(torch.randn(2, 6, 4), adj_t)
+    with pytest.raises(ValueError, match="a tensor of shape .* and no 'batch' for the static"):
+        conv(torch.randn(2, 6, 4), EDGES, batch=torch.zeros(6, dtype=torch.long))
 
 
 @pytest.mark.parametrize("lead", [(), (2,)])

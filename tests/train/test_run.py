@@ -67,9 +67,10 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
     assert run(*learn, "train.validate_every=80", "train.log_every=40") == 0
     found = results()
     for key in (
-        "top1 top5 loss num_videos protocol steps seconds videos_per_second seed config "
-        "config_hash device versions digits training pretraining checkpoint"
-    ).split():
+        *("top1", "top5", "loss", "num_videos", "protocol", "steps", "seconds", "videos_per_second"),
+        *("seed", "config", "config_hash", "device", "versions"),
+        *("digits", "training", "pretraining", "checkpoint"),
+    ):
         assert key in found, key
     assert found["top1"] > 0.5  # chance is 1/3
     assert 0 <= found["top1"] <= found["top5"] <= 1
@@ -79,7 +80,7 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
     losses = [float(row["loss"]) for row in rows if row["split"] == "train"]
     assert len(losses) == 8 and losses[-1] < 0.7 * losses[0]
     assert [row["step"] for row in rows if row["split"] == "val"] == ["80", "160", "240", "320"]
-    for name in "config.yaml environment.json checkpoints/last.ckpt checkpoints/best.ckpt".split():
+    for name in ["config.yaml", "environment.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"]:
         assert (Path("runs/tiny") / name).is_file(), name
     assert list(Path("runs/tiny/tensorboard").glob("events*"))
     printed = capsys.readouterr().out

@@ -74,8 +74,10 @@ def test_base(tmp_path, path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.rstg.hiden_channels=3", "unknown key 'model.rstg.hiden_channels'; did you mean "
-                                        "'hidden_channels'"),
+        (
+            "model.rstg.hiden_channels=3",
+            "unknown key 'model.rstg.hiden_channels'; did you mean 'hidden_channels'",
+        ),
         ("trian.lr=3", "unknown key 'trian'; did you mean 'train'"),
         ("zzz=1", "unknown key 'zzz'; known keys are name, seed, data"),
         ("train.lr=abc", r"train.lr: input should be a valid number \(got 'abc'\)"),

@@ -68,10 +68,7 @@ def test_the_label_follows_from_the_trajectories(digits):
     steps = videos.corners.diff(dim=1)  # [B, T - 1, D, 2]
     for b in range(500):
         alike = [
-            (i, j)
-            for i in range(3)
-            for j in range(i)
-            if torch.equal(steps[b, :, i], steps[b, :, j])
+            (i, j) for i in range(3) for j in range(i) if torch.equal(steps[b, :, i], steps[b, :, j])
         ]
         if not alike:
             assert videos.labels[b] == dataset.num_labels - 1 and not videos.synchronous[b]

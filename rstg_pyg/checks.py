@@ -1,0 +1,96 @@
+"""What does not fit a space stage, in one sentence each."""
+
+from typing import Optional, Tuple
+
+from torch import Tensor
+
+from rstg_pyg.parts import SendMLP
+
+
+def check_inputs(
+    name: str,
+    send: SendMLP,
+    x: Tuple[Optional[Tensor], Optional[Tensor]],
+    pos: Tuple[Optional[Tensor], Optional[Tensor]],
+    pos_channels: int,
+    node_type: Optional[Tensor],
+    num_node_types: int,
+    edge_attr: Optional[Tensor],
+    edge_dim: Optional[int],
+    edge_weight: Optional[Tensor],
+    has_attention: bool,
+    edges: Optional[Tuple[int, ...]],
+) -> None:
+    """Checks the inputs of a space stage.
+
+    Args:
+        name: The layer's name.
+        send: Its send function, which knows the channels (-1 while lazy).
+        x: Source and target features.
+        pos: Source and target positions.
+        pos_channels: Channels that positions should have; 0 for none.
+        node_type: Types of the target nodes.
+        num_node_types: Number of types.
+        edge_attr: Edge features.
+        edge_dim: Channels that they should have, if any.
+        edge_weight: Weights of the logits.
+        has_attention: Whether there are logits.
+        edges: Shape of the edges: ``(E,)``, or ``(N, N)`` for all pairs. ``None`` if not known.
+
+    Raises:
+        ValueError: If something does not fit.
+    """
+    if x[0] is None or x[1] is None:
+        raise ValueError(
+            f"'{name}' needs the features of source and target nodes (got 'None' for one of them)"
+        )
+    lead = x[1].shape[:-2]
+    if x[0].dim() < 2 or x[1].dim() < 2 or x[0].shape[:-2] != lead:
+        raise ValueError(
+            f"Expected 'x' to have shape [*, num_nodes, channels], equal in all leading dimensions "
+            f"(got {list(x[0].shape)} and {list(x[1].shape)})"
+        )
+    for side, features, lin in zip(("source", "target"), x, (send.lin_src, send.lin_dst)):
+        if lin.in_channels not in (-1, features.size(-1)):
+            raise ValueError(
+                f"Expected the {side} features 'x' to have {lin.in_channels} channels "
+                f"(got {features.size(-1)})"
+            )
+    for features, position in zip(x, pos):
+        wanted = (features.size(-2), pos_channels) if pos_channels > 0 else None
+        found = None if position is None else tuple(position.shape[-2:])
+        if found != wanted:
+            raise ValueError(
+                f"Expected 'pos' to have shape {wanted} (got {found}); 'pos_channels' is {pos_channels}"
+            )
+    if num_node_types > 1 and (node_type is None or node_type.shape != x[1].shape[-2:-1]):
+        raise ValueError(
+            f"Expected 'node_type' to give one of {num_node_types} types for each of the "
+            f"{x[1].size(-2)} nodes (got {_shape(node_type)})"
+        )
+    if (edge_attr is None) != (edge_dim is None):
+        raise ValueError(
+            f"Expected 'edge_attr' exactly if 'edge_dim' is set (got {_shape(edge_attr)}, 'edge_dim' "
+            f"is {edge_dim})"
+        )
+    if edge_weight is not None and not has_attention:
+        raise ValueError(
+            "Expected no 'edge_weight': it multiplies the attention logits, and 'attention' is None"
+        )
+    if edges is None:
+        return
+    for what, value, wanted in [
+        ("edge_attr", edge_attr, None if edge_attr is None else (*edges, edge_dim)),
+        ("edge_weight", edge_weight, edges),
+    ]:
+        if value is None:
+            continue
+        shape = tuple(value.shape)
+        if what == "edge_attr" and edge_dim == 1 and shape == edges:
+            continue  # viewed as [E, 1]
+        if shape[-len(wanted) :] != wanted or shape[: -len(wanted)] not in ((), tuple(lead)):
+            raise ValueError(f"Expected '{what}' to have shape {list(wanted)} (got {list(shape)})")
+
+
+def _shape(value: Optional[Tensor]) -> str:
+    return "none" if value is None else str(list(value.shape))
