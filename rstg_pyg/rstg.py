@@ -55,7 +55,7 @@ class RSTG(torch.nn.Module):
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
         in_norm (callable, optional): Makes a norm from a number of channels, applied to the
-            (projected) nodes before the first round, on ``[T, B, N, C]``. (default: :obj:`None`)
+            (projected) nodes ``[B, T, N, C]`` before the first round. (default: :obj:`None`)
         **kwargs (optional): Additional arguments of :class:`RSTGConv` (``attention``, ``heads``,
             ``pos_channels``, ``num_node_types``, ...).
 
@@ -184,11 +184,11 @@ class RSTG(torch.nn.Module):
         before = iter(state if state is not None else [None] * stages)
         after = []
 
-        x = x.transpose(0, 1)  # [T, B, N, C]: time first is what the cells want
         if self.lin_in is not None:
             x = self.lin_in(x)
         if self.in_norm is not None:
             x = self.in_norm(x)
+        x = x.transpose(0, 1)  # [T, B, N, C]: time first is what the cells want
         for k in range(self.num_rounds):
             if k in self.time_rounds:
                 i = 0 if self.shared_rounds else self.time_rounds.index(k)

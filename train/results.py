@@ -26,6 +26,9 @@ PACKAGES = (
     "scikit-learn",
 )
 
+#: Tells the processes that Lightning starts where the run is written.
+_FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
@@ -76,9 +79,16 @@ def write_text(path: Path, text: str) -> None:
 def new_run_folder(out: str | None, name: str) -> Path:
     """The folder for a new run: ``out``, or the first free ``runs/NAME``, ``runs/NAME-2``, ...
 
+    The other processes of a training on several devices get the folder of the first one.
+
     Raises:
         UserError: If ``out`` already holds a run, is no folder, or cannot be written.
     """
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        folder = out or os.environ.get(_FOLDER_VARIABLE)
+        if folder is None:
+            raise UserError("--out: name the run folder when several processes are started at once")
+        return Path(folder)
     if out is not None:
         folder = Path(out)
         if (folder / "config.yaml").exists():
@@ -90,6 +100,7 @@ def new_run_folder(out: str | None, name: str) -> Path:
         names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
         folder = next(f for f in (Path("runs") / n for n in names) if not f.exists())
     check_writable(folder)
+    os.environ[_FOLDER_VARIABLE] = str(folder)
     return folder
 
 

@@ -19,7 +19,6 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from pytorch_lightning.callbacks import TQDMProgressBar  # noqa: E402
 from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
 
 from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
@@ -51,7 +50,7 @@ from rstg_pyg.train.settings import (  # noqa: E402
     to_yaml,
 )
 from rstg_pyg.train.task import VideoTask  # noqa: E402
-from rstg_pyg.train.watch import Interrupted, Meter, StopOnSignal  # noqa: E402
+from rstg_pyg.train.watch import Interrupted, Meter, Progress, StopOnSignal  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,8 +143,9 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
     results |= {"seconds": speed["train_seconds"] + (filters or {"seconds": 0.0})["seconds"]}
     results |= {"training": speed, "pretraining": filters}
-    write_json(folder / "results.json", results)
-    print_tail(results, folder)
+    if trainer.is_global_zero:
+        write_json(folder / "results.json", results)
+        print_tail(results, folder)
     return results
 
 
@@ -165,10 +165,11 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     results = test(config, task, dataset, trainer)
     results |= {"steps": checkpoint["global_step"], "checkpoint": str(checkpoint_path)}
     results |= {"seconds": results["test_seconds"]}
-    write_text(folder / "config.yaml", to_yaml(config))
-    write_json(folder / "environment.json", environment(trainer.strategy.root_device))
-    write_json(folder / "results.json", results)
-    print_tail(results, folder)
+    if trainer.is_global_zero:
+        write_text(folder / "config.yaml", to_yaml(config))
+        write_json(folder / "environment.json", environment(trainer.strategy.root_device))
+        write_json(folder / "results.json", results)
+        print_tail(results, folder)
     return results
 
 
@@ -215,7 +216,7 @@ def make_trainer(
     """Lightning's trainer as the config asks for."""
     settings = config.trainer
     if settings.progress_bar:
-        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=10)]
+        callbacks = [*callbacks, Progress(refresh_rate=10)]
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator: there is no GPU here; use auto or cpu")
     try:
@@ -283,7 +284,8 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
     if "data_share" in speed:
         print(
             f"a step took {speed['step_ms']:.0f} ms, {speed['data_ms']:.1f} ms of it waiting for data "
-            f"(in all {speed['data_share']:.1%}, at worst {speed['worst_data_share']:.1%} of a step); "
+            f"({speed['data_share']:.1%} in all; {speed['slow_data_steps']:.2%} of the steps waited "
+            f"for more than a tenth of their time, the worst {speed['worst_data_share']:.1%}); "
             f"{speed['videos_per_second']:.0f} videos/s"
         )
     print(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
 
 from rstg_pyg.train.checkpoints import Checkpoints, write_atomically
 from rstg_pyg.train.loaders import VideoLoader
@@ -101,7 +102,8 @@ class Meter(pl.Callback):
     def summary(self) -> dict[str, float]:
         """Speed and waiting of the whole training.
 
-        ``data_share`` is time waited over time in all; ``worst_data_share`` that of the worst step.
+        ``data_share`` is time waited over time in all; ``worst_data_share`` that of the worst step;
+        ``slow_data_steps`` the share of steps that waited for more than a tenth of their time.
         """
         if not self.steps:
             return {"train_seconds": self.seconds}
@@ -113,6 +115,7 @@ class Meter(pl.Callback):
             "data_ms": 1e3 * statistics.median(w for w, _ in self.steps),
             "data_share": waited / total,
             "worst_data_share": max(w / t for w, t in self.steps),
+            "slow_data_steps": sum(w > 0.1 * t for w, t in self.steps) / len(self.steps),
         }
 
     def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
@@ -131,6 +134,21 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's progress bar without what says nothing here (one epoch, the logger's version)."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Names the bar."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("training")
 
 
 class StopOnSignal(pl.Callback):

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from rstg_pyg.train.prepare import main
+
+CONFIG = "syncmnist_mini.yaml"
+SMALL = ("data.digits=builtin", "data.num_frames=3")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_show_png(capsys):
+    assert main(["show", "--cfg", CONFIG, *SMALL, "--out", "a.png", "--count", "2"]) == 0
+    image = Image.open("a.png")
+    assert image.format == "PNG"
+    assert image.width == 3 * (64 + 4) + 4  # three frames of 32 pixels, doubled
+    assert np.asarray(image).std() > 10
+    assert "2 clips of scikit-learn's built-in digits" in capsys.readouterr().out
+    assert [p.name for p in Path().iterdir()] == ["a.png"]
+
+
+def test_show_gif():
+    assert main(["show", "--cfg", CONFIG, "--out", "a.gif", "--split", "test", *SMALL]) == 0
+    image = Image.open("a.gif")
+    frames = [np.asarray(f.convert("L")) for f in ImageSequence.Iterator(image)]
+    assert image.format == "GIF" and len(frames) == 3
+    assert not np.array_equal(frames[0], frames[1])
+
+
+def test_bench_data(capsys):
+    arguments = ["bench-data", "--cfg", CONFIG, "--seconds", "0.1", "--batch-size", "4", *SMALL]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "batches of 4:" in printed and "one by one:" in printed and "3 frames" in printed
+    rates = [float(line.split()[-2].replace(",", "")) for line in printed.splitlines()[1:2]]
+    assert rates[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "--cfg", CONFIG, "--out", "a.jpg"], "ends in .png or .gif"),
+        (["show", "--cfg", CONFIG, "--out", "a.png", "--count", "0"], "at least 1"),
+        (["show", "--out", "a.png"], "--cfg needs the name of a config"),
+        (["show", "--cfg", CONFIG, "--out", "a.png", "data.digts=x"], "did you mean 'digits'"),
+        (["bench-data", "--cfg", CONFIG, "--seconds", "0"], "expected positive numbers"),
+        (["bench-data", "--cfg", CONFIG, "--device", "abacus", *SMALL], "cannot be used"),
+        (["show", "--cfg", CONFIG, "--out", "file/a.png", *SMALL], "cannot be written"),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    Path("file").write_text("x")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
