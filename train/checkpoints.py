@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -33,11 +34,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({e.strerror or e}); choose another --out") from e
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}); choose another place") from e
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 class AtomicCheckpointIO(CheckpointIO):

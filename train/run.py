@@ -256,7 +256,7 @@ def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[
         **task.test_results,
         "num_videos": len(dataset),
         "protocol": f"single clip, {len(dataset)} generated test videos (data seed "
-        f"{config.data.seed}) of digits that training never saw, weights of the last step",
+        f"{config.data.seed}) of digits that training never saw",
         "digits": dataset.digits.source,
         "digits_detail": dataset.digits.detail,
         "test_seconds": seconds,

@@ -157,7 +157,7 @@ def test_rstg_in_norm():
     shapes = []
     model.in_norm.register_forward_hook(lambda module, inputs, out: shapes.append(out.shape))
     model(x, GRID.edge_index)
-    assert shapes == [(STEPS, BATCH, NODES, 8)]
+    assert shapes == [(BATCH, STEPS, NODES, 8)]
 
 
 def count(module):
