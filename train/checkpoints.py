@@ -19,6 +19,8 @@ from rstg_pyg.train.settings import Config, differences, to_dict
 #: Settings that may change between a run and its continuation.
 _FREE = ("name", "data.root", "data.num_workers", "data.test_videos", "trainer.", "train.log_every")
 
+_KEYS = {"config", "digits", "global_step", "state_dict"}
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls ``write`` with a temporary name beside ``path``, flushes the file, then renames it.
@@ -79,7 +81,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except Exception as e:  # torch raises many kinds for damaged and foreign files
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise UserError(f"{path}: not a whole checkpoint of rstg_pyg ({reason})") from e
-    if not isinstance(checkpoint, dict) or not {"config", "state_dict"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _KEYS:
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (it has no config); it cannot be used")
     return checkpoint
 

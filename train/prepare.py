@@ -18,8 +18,8 @@ from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.pictures import draw_clips  # noqa: E402
-from rstg_pyg.train.results import device_name  # noqa: E402
-from rstg_pyg.train.settings import available_configs, load_config  # noqa: E402
+from rstg_pyg.train.results import device_name, environment, write_json  # noqa: E402
+from rstg_pyg.train.settings import available_configs, load_config, to_dict  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     bench_parser.add_argument("--batch-size", type=int, default=None)
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
     bench_parser.add_argument("--device", default="cpu")
+    bench_parser.add_argument("--out", metavar="FILE.json", help="also write the figures to a file")
     bench_parser.set_defaults(command=bench_data)
 
     for sub in (show_parser, bench_parser):
@@ -106,10 +107,22 @@ def bench_data(arguments: argparse.Namespace) -> None:
         f"torch {torch.__version__}"
     )
     loader = VideoLoader(dataset, batch_size, steps=10**9, shuffle=True)
-    rate = _rate((len(labels) for _, labels in loader), arguments.seconds, device)
-    print(f"batches of {batch_size}: {rate:,.0f} videos/s")
+    batches = _rate((len(labels) for _, labels in loader), arguments.seconds, device)
+    print(f"batches of {batch_size}: {batches:,.0f} videos/s")
     single = (1 for i in range(10**9) if dataset[i % len(dataset)])
-    print(f"one by one: {_rate(single, arguments.seconds, device):,.0f} videos/s per process")
+    single = _rate(single, arguments.seconds, device)
+    print(f"one by one: {single:,.0f} videos/s per process")
+    if arguments.out:
+        figures = {
+            "videos_per_second": batches,
+            "batch_size": batch_size,
+            "videos_per_second_one_by_one": single,
+            "seconds_measured_each": arguments.seconds,
+            "digits": dataset.digits.source,
+            "data": to_dict(config)["data"],
+            **environment(device),
+        }
+        write_json(Path(arguments.out), figures)
 
 
 def _rate(counts, seconds: float, device: torch.device) -> float:

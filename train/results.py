@@ -91,7 +91,7 @@ def new_run_folder(out: str | None, name: str) -> Path:
         return Path(folder)
     if out is not None:
         folder = Path(out)
-        if (folder / "config.yaml").exists():
+        if any((folder / name).exists() for name in ("checkpoints", "metrics.csv", "results.json")):
             raise UserError(
                 f"--out: {folder} already holds a run; continue it with --resume, or choose another "
                 f"folder"

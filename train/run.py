@@ -100,18 +100,24 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     checkpoint_path = None
     if resume is not None:
         checkpoint_path = Path(resume) if resume else run_to_resume(config.name, out)
-        check_resumable(checkpoint_path, config)
+        checkpoint = check_resumable(checkpoint_path, config)
         folder = Path(out) if out is not None else checkpoint_path.resolve().parent.parent
         check_writable(folder)
     prepare_torch(config)
     datasets = {split: build_dataset(config, split) for split in ("train", "val", "test")}
+    digits = datasets["train"].digits
     model = build_model(config.model, datasets["train"].num_labels)
+    if resume is not None and checkpoint["digits"] != digits.source:
+        raise UserError(
+            f"{checkpoint_path}: the run began with {checkpoint['digits']} digits, but data.digits and "
+            f"data.root now give {digits.source}; name the digits it began with"
+        )
     if resume is None:
         folder = new_run_folder(out, config.name)
-    print_head(config, folder, datasets["train"].digits.detail, model)
+    print_head(config, folder, digits.detail, model)
 
     loader = train_loader(config, datasets["train"])
-    task = VideoTask(model, config, loader.steps)
+    task = VideoTask(model, config, loader.steps, digits.source)
     checkpoints = Checkpoints(folder / "checkpoints")
     trainer = make_trainer(config, folder, [
         Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader),
@@ -155,11 +161,10 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     prepare_torch(config)
     dataset = build_dataset(config, "test")
     model = build_model(config.model, dataset.num_labels)
+    load_weights(model, checkpoint, checkpoint_path)
     folder = new_run_folder(out, f"{config.name}-evaluate")
     print_head(config, folder, dataset.digits.detail, model)
-    task = VideoTask(model, config, 1)
-    weights = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-    task.load_state_dict(weights, strict=False)
+    task = VideoTask(model, config, 1, dataset.digits.source)
     trainer = make_trainer(config, folder, [], None)
     dataset.to("cpu" if config.data.num_workers else trainer.strategy.root_device)
     results = test(config, task, dataset, trainer)
@@ -173,8 +178,24 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     return results
 
 
+def load_weights(model: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    """Puts the network's weights of a checkpoint into the network, all of them.
+
+    Raises:
+        UserError: If some are missing, left over, or have another shape.
+    """
+    weights = checkpoint["state_dict"].items()
+    try:
+        model.load_state_dict({k[6:]: v for k, v in weights if k.startswith("model.")})
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())[:300]
+        raise UserError(f"{path}: its weights do not fit the config's model ({reason})") from e
+
+
 def prepare_torch(config: Config) -> None:
     """Seeds, threads, and less talk from the libraries."""
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator: there is no GPU here; use auto or cpu")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -217,8 +238,6 @@ def make_trainer(
     settings = config.trainer
     if settings.progress_bar:
         callbacks = [*callbacks, Progress(refresh_rate=10)]
-    if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator: there is no GPU here; use auto or cpu")
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,

@@ -24,13 +24,15 @@ class VideoTask(pl.LightningModule):
         model: The network.
         config: The experiment.
         total_steps: Optimiser steps of the whole training, for the schedule.
+        digits: Where the digits are from, for the checkpoints.
     """
 
-    def __init__(self, model: VideoClassifier, config: Config, total_steps: int):
+    def __init__(self, model: VideoClassifier, config: Config, total_steps: int, digits: str):
         super().__init__()
         self.model = model
         self.config = config
         self.total_steps = total_steps
+        self.digits = digits
         self.train_metrics = self._metrics()
         self.train_metrics.persistent(True)  # half-filled at a checkpoint
         self.eval_metrics = self._metrics()
@@ -111,8 +113,9 @@ class VideoTask(pl.LightningModule):
         return rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the config beside the weights."""
+        """Puts config and kind of digits beside the weights."""
         checkpoint["config"] = to_dict(self.config)
+        checkpoint["digits"] = self.digits
 
 
 def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:

@@ -26,7 +26,10 @@ def save(path, content):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    return save(tmp_path / "a.ckpt", {"config": to_dict(config()), "state_dict": {}})
+    return save(
+        tmp_path / "a.ckpt",
+        {"config": to_dict(config()), "digits": "builtin", "global_step": 1, "state_dict": {}},
+    )
 
 
 def test_writes_whole_or_not_at_all(tmp_path):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,13 @@ def test_show_gif():
 
 def test_bench_data(capsys):
     arguments = ["bench-data", "--cfg", CONFIG, "--seconds", "0.1", "--batch-size", "4", *SMALL]
-    assert main(arguments) == 0
+    assert main([*arguments, "--out", "bench.json"]) == 0
     printed = capsys.readouterr().out
     assert "batches of 4:" in printed and "one by one:" in printed and "3 frames" in printed
-    rates = [float(line.split()[-2].replace(",", "")) for line in printed.splitlines()[1:2]]
-    assert rates[0] > 0
+    figures = json.loads(Path("bench.json").read_text())
+    assert f"batches of 4: {figures['videos_per_second']:,.0f} videos/s" in printed
+    assert figures["videos_per_second"] > 0 and figures["data"]["num_frames"] == 3
+    assert "threads" in figures and "torch" in figures["versions"]
 
 
 @pytest.mark.parametrize(

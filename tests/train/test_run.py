@@ -102,6 +102,25 @@ def test_the_same_seed_gives_the_same_figures(folder):
     assert first["loss"] != other["loss"]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.precision=bf16-mixed"],
+        ["data.num_workers=1"],
+        ["train.optimizer=sgd", "train.schedule=constant", "train.clip=null"],
+        ["model.rstg.space_stages=false", "model.rstg.residual=false"],
+        ["model.rstg.time_stages=none", "model.rstg.attention=null", "model.rstg.in_norm=batch"],
+        ["model.rstg.time_stages=[1]", "model.rstg.cell=gru", "model.rstg.attention=dot"],
+        ["model.rstg.typed_update=true", "model.rstg.heads=2", "model.rstg.positions=false"],
+        ["model.rstg.scales=[[1,2],1]", "model.rstg.shared_rounds=false"],
+    ],
+)
+def test_what_a_config_can_ask_for(folder, overrides):
+    assert run("--out", "a", "train.max_steps=3", "pretrain.steps=0", *overrides) == 0
+    assert results("a")["steps"] == 3
+    assert 0 < results("a")["loss"] < 10
+
+
 class Stop(Exception):
     pass
 
@@ -199,6 +218,8 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--resume", "no.ckpt")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--evaluate", "no.ckpt")
     assert "there is no checkpoint runs/tiny" in fails(capsys, *tiny, "--resume")
+    if not torch.cuda.is_available():
+        assert "there is no GPU here" in fails(capsys, *tiny, "trainer.accelerator=gpu")
     Path("file").write_text("x")
     assert "cannot be written" in fails(capsys, *tiny, "--out", "file/below")
     assert "not a whole checkpoint" in fails(capsys, *tiny, "--resume", "file")
@@ -220,6 +241,19 @@ def test_a_run_is_never_overwritten(folder, capsys):
         capsys, "--cfg", "tiny.yaml", "model.rstg.hidden_channels=8", "--evaluate", checkpoint
     )
     assert "model.rstg.hidden_channels (16 against 8)" in error
+
+
+def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
+    quick = ("train.max_steps=2", "pretrain.steps=0")
+    assert run(*quick) == 0
+    checkpoint = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    torch.save({**checkpoint, "digits": "mnist"}, "other.ckpt")
+    error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--resume", "other.ckpt", "--out", "b")
+    assert "began with mnist digits" in error and "now give builtin" in error
+    del checkpoint["state_dict"]["model.lin.bias"]
+    torch.save(checkpoint, "less.ckpt")
+    error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--evaluate", "less.ckpt")
+    assert "do not fit the config's model" in error and "lin.bias" in error
 
 
 def test_the_newest_run_is_resumed(folder):
