@@ -110,6 +110,7 @@ class SyncMNIST(Dataset):
         self.canvas_size = canvas_size
         self.digit_size = digit_size
         self.max_step = max_step
+        self.last_corner = canvas_size - digit_size - 1  # published: 71 of 100 - 28, not 72
         pairs = num_classes * (num_classes - 1) // 2
         self.num_labels = pairs + 1
         self.none_probability = 1 / (2 * pairs + 2) if none_probability is None else none_probability
@@ -163,21 +164,16 @@ class SyncMNIST(Dataset):
             parts = [self.videos(part) for part in items.split(_CHUNK)]
             return Videos(*(torch.cat(field) for field in zip(*parts)))
         draws = _Draws(_mix(self.key + items), self._draws_per_video())
-        count, digits, last = items.numel(), self.num_digits, self.canvas_size - self.digit_size
+        count, digits = items.numel(), self.num_digits
 
-        corner = (draws.take(digits * 2) * (last + 1)).long().view(count, digits, 2)
+        corner = (draws.take(digits * 2) * (self.last_corner + 1)).long().view(count, digits, 2)
         first = items % self.images.size(0)
         classes = self._choose_classes(self.image_classes[first], draws)
         index = (draws.take(digits - 1) * self.class_counts[classes[:, 1:]]).long()
         others = self.by_class[self.class_starts[classes[:, 1:]] + index]
         images = self.images[torch.cat([first[:, None], others], dim=1)]
         synchronous = draws.take(1)[:, 0] >= self.none_probability
-
-        corners = []
-        for _ in range(self.num_frames):  # digits move before the first frame, too
-            corner = corner + self._step(corner, synchronous, draws)
-            corners.append(corner)
-        corners = torch.stack(corners, dim=1)
+        corners = self._walk(corner, synchronous, draws)
 
         frames = resize(stretch(paint(images, corners, self.canvas_size)), self.frame_size)
         high, low = classes[:, :2].amax(1), classes[:, :2].amin(1)
@@ -187,7 +183,7 @@ class SyncMNIST(Dataset):
 
     def _draws_per_video(self) -> int:
         digits = self.num_digits
-        return 2 * digits + self.num_classes + digits - 1 + 1 + self.num_frames * 2 * (digits + 1)
+        return 2 * digits + self.num_classes + digits - 1 + 1 + 2 * self.num_frames * (digits + 1)
 
     def _choose_classes(self, first: Tensor, draws: _Draws) -> Tensor:
         """The class of digit 0 and then a random order of others, ``[B, D]``."""
@@ -195,17 +191,27 @@ class SyncMNIST(Dataset):
         order = order.scatter(1, first[:, None], -1.0).argsort(dim=1)  # digit 0 to the front
         return order[:, : self.num_digits]
 
-    def _step(self, corner: Tensor, synchronous: Tensor, draws: _Draws) -> Tensor:
-        """The next step of every digit, ``[B, D, 2]``: uniform in ``[low, high)``."""
-        last = self.canvas_size - self.digit_size
-        low = (-corner).clamp(min=-self.max_step)
-        high = (last - corner).clamp(max=self.max_step)
-        step = low + (draws.take(corner[0].numel()).view(corner.shape) * (high - low)).long()
-        low, high = low[:, :2].amax(1), high[:, :2].amin(1)  # what both of the pair can do
-        common = low + (draws.take(2) * (high - low)).long()
-        common = torch.where(low < high, common, 0)
-        step[:, :2] = torch.where(synchronous[:, None, None], common[:, None], step[:, :2])
-        return step
+    def _walk(self, corner: Tensor, synchronous: Tensor, draws: _Draws) -> Tensor:
+        """Positions in all frames ``[B, T, D, 2]`` from those before the first one.
+
+        Every step is uniform in ``[low, high)``, as far as the digit can go; a synchronous pair makes
+        one step together, as far as both can go. (Digits move before the first frame, too.)
+        """
+        count, digits, _ = corner.shape
+        draw = draws.take(self.num_frames * digits * 2).view(count, self.num_frames, digits, 2)
+        common = draws.take(self.num_frames * 2).view(count, self.num_frames, 1, 2)
+        together = synchronous[:, None, None]
+        draw[:, :, :2] = torch.where(together.unsqueeze(1), common, draw[:, :, :2])
+        corners = []
+        for t in range(self.num_frames):
+            low = (-corner).clamp(min=-self.max_step)
+            high = (self.last_corner - corner).clamp(max=self.max_step)
+            low[:, :2] = torch.where(together, low[:, :2].amax(1, keepdim=True), low[:, :2])
+            high[:, :2] = torch.where(together, high[:, :2].amin(1, keepdim=True), high[:, :2])
+            step = low + (draw[:, t] * (high - low)).long()
+            corner = corner + torch.where(low < high, step, 0)
+            corners.append(corner)
+        return torch.stack(corners, dim=1)
 
 
 class _Draws:

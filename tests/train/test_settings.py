@@ -33,7 +33,7 @@ def test_values_and_defaults(path):
 
 
 def test_overrides(path):
-    config = load_config(str(path), ["train.lr=2e-4", "data.num_digits=3", "data.root=1", "seed=7"])
+    config = load_config(str(path), ["train.lr=2e-4", "data.num_digits=3", "data.root=x", "seed=7"])
     assert (config.train.lr, config.data.num_digits, config.seed) == (2e-4, 3, 7)
 
 

@@ -95,7 +95,7 @@ def test_synchronous_moves_fit_both(digits):
         torch.arange(500)
     )
     pair = videos.corners[:, :, :2]
-    assert pair.min() >= 0 and pair.max() <= 72
+    assert pair.min() >= 0 and pair.max() <= 71
     steps = pair.diff(dim=1)
     assert torch.equal(steps[:, :, 0], steps[:, :, 1])
     assert steps.abs().max() <= 10 and steps.float().std() > 2
