@@ -101,7 +101,37 @@ class SendMLP(torch.nn.Module):
         return hidden
 
 
-class DotAttention(torch.nn.Module):
+class Attention(torch.nn.Module):
+    """Query and key maps of nodes; the kinds of attention differ in what they make of them.
+
+    Args:
+        in_channels (tuple): Channels of source and target nodes.
+        out_channels (int): Channels of query and key.
+        bias (bool): Whether both maps have a bias.
+    """
+
+    def __init__(self, in_channels: Tuple[int, int], out_channels: int, bias: bool = True):
+        super().__init__()
+        self.out_channels = out_channels
+        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
+        self.lin_key = Linear(in_channels[0], out_channels, **kwargs)
+        self.lin_query = Linear(in_channels[1], out_channels, **kwargs)
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        self.lin_key.reset_parameters()
+        self.lin_query.reset_parameters()
+
+    def query(self, x: Tensor) -> Tensor:
+        """What the receiver asks for."""
+        return self.lin_query(x)
+
+    def key(self, x: Tensor) -> Tensor:
+        """What the sender offers."""
+        return self.lin_key(x)
+
+
+class DotAttention(Attention):
     r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j \rangle`, one per head.
 
     Args:
@@ -120,26 +150,9 @@ class DotAttention(torch.nn.Module):
         scale: float = 1.0,
         bias: bool = True,
     ):
-        super().__init__()
-        self.scale = scale
-        self.out_channels = channels  # of query and key
-        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
-        self.lin_key = Linear(in_channels[0], channels, **kwargs)
-        self.lin_query = Linear(in_channels[1], channels, **kwargs)
+        super().__init__(in_channels, channels, bias)
         self.heads = heads
-
-    def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
-        self.lin_key.reset_parameters()
-        self.lin_query.reset_parameters()
-
-    def query(self, x: Tensor) -> Tensor:
-        """What the receiver asks for."""
-        return self.lin_query(x)
-
-    def key(self, x: Tensor) -> Tensor:
-        """What the sender offers."""
-        return self.lin_key(x)
+        self.scale = scale
 
     def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
         """Logits ``[*, heads]`` from query and key ``[*, channels]``."""
@@ -149,38 +162,13 @@ class DotAttention(torch.nn.Module):
         return logit if weight is None else logit * weight.unsqueeze(-1)
 
 
-class AdditiveAttention(torch.nn.Module):
+class AdditiveAttention(Attention):
     r"""Logits :math:`\mathrm{LeakyReLU}(w_{ji} (a_q v_i + a_k v_j)) + w_{ji}`, one per head.
 
-    Without weights this is GAT's attention (:math:`w = 1` shifts all logits alike, so it is left
-    out); with the 0/1 adjacency as weights on a complete graph it is the published code's
-    ``simple`` attention. The slope of the leaky ReLU is 0.2.
-
-    Args:
-        in_channels (tuple): Channels of source and target nodes.
-        heads (int): Number of heads.
-        bias (bool): Whether both terms have a bias.
+    Query and key are one number per head. Without weights this is GAT's attention (:math:`w = 1`
+    shifts all logits alike, so it is left out); with the 0/1 adjacency as weights on a complete graph
+    it is the published code's ``simple`` attention. The slope of the leaky ReLU is 0.2.
     """
-
-    def __init__(self, in_channels: Tuple[int, int], heads: int = 1, bias: bool = True):
-        super().__init__()
-        self.out_channels = heads  # of query and key
-        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
-        self.lin_key = Linear(in_channels[0], heads, **kwargs)
-        self.lin_query = Linear(in_channels[1], heads, **kwargs)
-
-    def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
-        self.lin_key.reset_parameters()
-        self.lin_query.reset_parameters()
-
-    def query(self, x: Tensor) -> Tensor:
-        """The receiver's term."""
-        return self.lin_query(x)
-
-    def key(self, x: Tensor) -> Tensor:
-        """The sender's term."""
-        return self.lin_key(x)
 
     def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
         """Logits ``[*, heads]`` from query and key ``[*, heads]``."""
