@@ -58,9 +58,10 @@ def _losses(maps: Tensor, videos: Videos, config: Config) -> tuple[Tensor, Tenso
     """Loss and share of digits recognised, from the readout ``[B, 1 + 3 K, h, w]``."""
     classes, side = config.data.num_classes, maps.size(-1)
     digits = videos.classes.numel()
-    centre = (videos.corners[:, 0] + config.data.digit_size / 2) / config.data.canvas_size
+    data, (_, first, stride) = config.data, config.feature_map()
+    pixels = (videos.corners[:, 0] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
     cell = torch.arange(side, device=maps.device)
-    off = centre.float().unsqueeze(-1) * side - 0.5 - cell  # [B, D, 2, side], in cells
+    off = ((pixels.float() - first) / stride).unsqueeze(-1) - cell  # [B, D, 2, side], in cells
     near = (1 - off.abs()).clamp(min=0)
     near = near[:, :, 0, :, None] * near[:, :, 1, None, :]  # [B, D, h, w]
     touched = (near > 0).float()

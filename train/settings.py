@@ -152,7 +152,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        self.feature_map_size()
+        self.feature_map()
         rstg = self.model.rstg
         if rstg.hidden_channels % rstg.heads:
             raise ValueError(
@@ -170,8 +170,12 @@ class Config(Section):
             )
         return self
 
-    def feature_map_size(self) -> int:
-        """Side of the map on which the nodes lie.
+    def feature_map(self) -> tuple[int, float, float]:
+        """The map on which the nodes lie: side in cells, and where its cells are on a frame.
+
+        Returns:
+            Cells per side, the centre of the first one, and the distance from one to the next, both
+            in pixels (pixel ``i`` spans ``i .. i + 1``).
 
         Raises:
             ValueError: If it is too small for the scales.
@@ -184,9 +188,12 @@ class Config(Section):
                 f"model.backbone.pool: expected one value for each of {len(backbone.filters)} "
                 f"stages (got {len(pools)})"
             )
-        side = self.data.frame_size
+        side, first, stride = self.data.frame_size, 0.5, 1.0
         for pool in pools:
-            side = (side - 2 + 2 * backbone.padding) // (2 if pool else 1)
+            side = side - 2 + 2 * backbone.padding
+            first += (1 - backbone.padding) * stride
+            if pool:
+                side, first, stride = side // 2, first + stride / 2, stride * 2
         finest = max(max(s) if isinstance(s, tuple) else s for s in self.model.rstg.scales)
         if side < finest:
             raise ValueError(
@@ -194,7 +201,7 @@ class Config(Section):
                 f"{side} cells that frames of {self.data.frame_size} pixels give; use coarser scales, "
                 f"fewer poolings or larger frames"
             )
-        return side
+        return side, first, stride
 
 
 def available_configs() -> list[str]:

@@ -1,8 +1,11 @@
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rstg_pyg.backbones import SimpleConv
+from rstg_pyg.train.assemble import build_model
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.settings import (
     Config,
@@ -155,3 +158,28 @@ def test_any_values_load_or_are_explained(content):
         assert str(e).startswith("any.yaml: ")
     else:
         assert parse_config(yaml.safe_load(to_yaml(config)), "again.yaml") == config
+
+
+@pytest.mark.parametrize("backbone", [{"padding": 1}, {"padding": 0}, {"pool": [True, False, False]}])
+def test_where_the_cells_of_the_map_are(backbone):
+    """A cell's centre is that of the pixels that it depends on."""
+    backbone = {"filters": [2, 3, 4], **backbone}
+    config = parse_config(
+        {"data": {"frame_size": 48}, "model": {"backbone": backbone, "rstg": {"scales": [1]}}}, "x"
+    )
+    side, first, stride = config.feature_map()
+    clip = torch.rand(1, 1, 1, 48, 48, requires_grad=True)
+    maps = build_model(config.model, 3).backbone(clip)
+    assert maps.shape[-2:] == (side, side)
+    cell = side // 2  # not at the border, where padding cuts the pixels off
+    stage = SimpleConv(1, [2, 3, 4], config.model.backbone.padding, config.model.backbone.pool)
+    for parameter in stage.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    used = []
+    for row in range(48):
+        pixels = torch.zeros(1, 1, 1, 48, 48)
+        pixels[..., row, :] = 1
+        with torch.no_grad():
+            change = (stage(pixels) - stage(torch.zeros_like(pixels))).abs()
+        used += [row] if change[0, :, 0, cell].amax() > 1e-7 else []
+    assert (used[0] + used[-1] + 1) / 2 == first + stride * cell
