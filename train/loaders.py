@@ -56,6 +56,7 @@ class VideoLoader:
         self.start = 0  # the first step of the next iteration
         self.step = 0  # batches handed out
         self.waits: list[float] = []  # seconds per batch
+        self._order_epoch: int | None = None  # the epoch whose shuffled order is at hand
 
     def __len__(self) -> int:
         return self.steps
@@ -72,7 +73,7 @@ class VideoLoader:
         """The items of a step's batch."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if self.shuffle:
-            if getattr(self, "_order_epoch", None) != epoch:
+            if self._order_epoch != epoch:
                 generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
                 self._order = torch.randperm(len(self.dataset), generator=generator)
                 self._order_epoch = epoch

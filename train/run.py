@@ -119,11 +119,10 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     loader = train_loader(config, datasets["train"])
     task = VideoTask(model, config, loader.steps, digits.source)
     checkpoints = Checkpoints(folder / "checkpoints")
-    trainer = make_trainer(config, folder, [
-        Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader),
-        checkpoints,
-        StopOnSignal(checkpoints),
-    ], min(config.train.validate_every, loader.steps))  # fmt: skip
+    meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
+    callbacks = [meter, checkpoints, StopOnSignal(checkpoints)]
+    validate_every = min(config.train.validate_every, loader.steps)
+    trainer = make_trainer(config, folder, callbacks, validate_every)
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", to_yaml(config))
@@ -144,7 +143,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
     checkpoints.save(trainer)
 
-    speed = trainer.callbacks[0].summary()
+    speed = meter.summary()
     results = test(config, task, datasets["test"], trainer)
     results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
     results |= {"seconds": speed["train_seconds"] + (filters or {"seconds": 0.0})["seconds"]}
