@@ -6,10 +6,10 @@ import torch
 
 from rstg_pyg import ChannelBatchNorm, RSTGBlock, VideoClassifier
 from rstg_pyg.backbones import SimpleConv
-from rstg_pyg.train.digits import load_digits
+from rstg_pyg.train.data.digits import load_digits
+from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.settings import Config, ModelConfig
-from rstg_pyg.train.syncmnist import SyncMNIST
 
 _LENGTHS = {"train": "train_videos", "val": "val_videos", "test": "test_videos"}
 

@@ -15,8 +15,8 @@ import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_dataset  # noqa: E402
 from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
+from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.pictures import draw_clips  # noqa: E402
 from rstg_pyg.train.results import device_name, environment, write_json  # noqa: E402
 from rstg_pyg.train.settings import available_configs, load_config, to_dict  # noqa: E402

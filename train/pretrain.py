@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.assemble import build_dataset, normalise
+from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.settings import Config
-from rstg_pyg.train.syncmnist import Videos
 
 #: Weight of the cells without a digit, of which there are many more.
 _BACKGROUND = 0.1

@@ -28,8 +28,8 @@ from rstg_pyg.train.checkpoints import (  # noqa: E402
     check_evaluable,
     check_resumable,
 )
+from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.pretrain import pretrain  # noqa: E402
 from rstg_pyg.train.results import (  # noqa: E402
     check_writable,

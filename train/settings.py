@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """The videos. See :class:`rstg_pyg.train.syncmnist.SyncMNIST` for the meaning of the numbers."""
+    """The videos; the numbers are those of :class:`rstg_pyg.train.data.syncmnist.SyncMNIST`."""
 
     dataset: Literal["syncmnist"] = "syncmnist"
     root: str | None = None

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from rstg_pyg.train.checkpoints import Checkpoints, write_atomically
-from rstg_pyg.train.loaders import VideoLoader
+from rstg_pyg.train.data.loaders import VideoLoader
 
 COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
 

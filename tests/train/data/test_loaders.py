@@ -1,7 +1,7 @@
 import torch
 
-from rstg_pyg.train.loaders import VideoLoader
-from rstg_pyg.train.syncmnist import SyncMNIST
+from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.data.syncmnist import SyncMNIST
 
 
 def make(digits, num_videos=10):

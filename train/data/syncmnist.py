@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rstg_pyg.train.digits import Digits
+from rstg_pyg.train.data.digits import Digits
+from rstg_pyg.train.data.painting import paint, resize, stretch
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.painting import paint, resize, stretch
 
 SPLITS = ("train", "val", "test")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.syncmnist import SyncMNIST
 
 SMALL = dict(num_frames=4, frame_size=16, canvas_size=30, digit_size=10, max_step=4)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rstg_pyg.train.syncmnist import SyncMNIST
+from rstg_pyg.train.data.syncmnist import SyncMNIST
 
 
 class VideoLoader:

@@ -1,0 +1,1 @@
+"""Data sets: what a video is, where it comes from, how batches of it are made."""
