@@ -1,7 +1,7 @@
 """Multi-scale grid graphs: regions, edges, positions, pooling, frames as PyG data."""
 
 from rstg_pyg.graphs.frames import frames_to_data
-from rstg_pyg.graphs.grid import multiscale_grid
+from rstg_pyg.graphs.grid import complete_graph, multiscale_grid
 from rstg_pyg.graphs.pooling import AreaPool, AreaUnpool
 
-__all__ = ["AreaPool", "AreaUnpool", "frames_to_data", "multiscale_grid"]
+__all__ = ["AreaPool", "AreaUnpool", "complete_graph", "frames_to_data", "multiscale_grid"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -170,3 +171,30 @@ node_type=[5], pos_map=[5, 36])
         node_type=cells[:, 0].clone(),
         pos_map=position_maps(scales, map_size),
     )
+
+
+def complete_graph(grid: Data) -> Data:
+    r"""The same nodes with every ordered pair joined, each node with itself included.
+
+    The pairs that were joined before have ``edge_weight`` 1, all others 0. With these weights on the
+    attention logits, :class:`~rstg_pyg.RSTGConv` computes what the published code computes: there
+    the 0/1 adjacency multiplies the logits, so that pairs that are no neighbours keep a share
+    :math:`e^0 / Z` of the attention.
+
+    Args:
+        grid: A graph with ``edge_index`` and ``num_nodes``, for example from :func:`multiscale_grid`.
+
+    Returns:
+        A shallow copy of the graph with
+
+        - ``edge_index [2, N * N]``: sorted by target, then by source
+        - ``edge_weight [N * N]``: the 0/1 adjacency
+    """
+    n = grid.num_nodes
+    nodes = torch.arange(n)
+    adjacency = torch.zeros(n, n)
+    adjacency[grid.edge_index[1], grid.edge_index[0]] = 1.0
+    out = copy.copy(grid)
+    out.edge_index = torch.stack([nodes.repeat(n), nodes.repeat_interleave(n)])
+    out.edge_weight = adjacency.flatten()
+    return out

@@ -6,12 +6,14 @@ from rstg_pyg.classifier import VideoClassifier
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.dense import DenseRSTGConv
 from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
+from rstg_pyg.published import BiasReLU, published_arguments
 from rstg_pyg.rstg import RSTG
 
 __version__ = "0.1.0"
 
 __all__ = [
     "RSTG",
+    "BiasReLU",
     "ChannelBatchNorm",
     "DenseRSTGConv",
     "JointLayerNorm",
@@ -20,4 +22,5 @@ __all__ = [
     "VideoClassifier",
     "ZeroInitNorm",
     "graphs",
+    "published_arguments",
 ]

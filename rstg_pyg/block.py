@@ -1,13 +1,13 @@
 """RSTG as a block that drops into any video network."""
 
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
 
-from rstg_pyg.graphs import AreaPool, AreaUnpool, multiscale_grid
+from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.norm import ZeroInitNorm
 from rstg_pyg.rstg import RSTG
 
@@ -22,7 +22,7 @@ class RSTGBlock(torch.nn.Module):
     <https://arxiv.org/abs/1904.05582>`_, section 3.3.)
 
     Args:
-        channels (int): Channels of the feature map, and of the output.
+        channels (int): Channels of the feature map.
         hidden_channels (int, optional): Channels :math:`D` of the graph; the nodes are projected
             there and back if it differs from ``channels``. (default: :obj:`None`, ``channels``)
         scales (tuple, optional): Scales of the grid. (default: :obj:`(3, 2, 1)`)
@@ -33,13 +33,19 @@ class RSTGBlock(torch.nn.Module):
             :func:`~rstg_pyg.graphs.multiscale_grid`.
         typed_update (bool, optional): Whether every scale has update weights of its own.
             (default: :obj:`False`)
-        zero_init (bool, optional): Whether to normalise the output and scale it by a factor that
-            starts at zero. (default: :obj:`None`, yes for ``"map"`` and no for ``"vec"``)
+        topology (str, optional): ``"grid"``: messages go between touching regions; ``"complete"``:
+            between all, with the 0/1 adjacency on the attention logits, as in the published code
+            (see :func:`~rstg_pyg.graphs.complete_graph`). (default: :obj:`"grid"`)
+        out_channels (int, optional): Channels of the output; the nodes are projected if it differs
+            from ``hidden_channels``. (default: :obj:`None`, ``channels``)
+        out_norm (callable or str, optional): Makes a norm of the output from a number of channels.
+            ``"auto"`` is :class:`~rstg_pyg.ZeroInitNorm` for ``"map"``, whose scale starts at zero,
+            and none for ``"vec"``. (default: :obj:`"auto"`)
         **kwargs (optional): Additional arguments of :class:`RSTG`.
 
     Shapes:
         - **input:** feature map :math:`(B, C, T, H, W)`
-        - **output:** :math:`(B, C, T, H, W)` or, with ``to="vec"``, :math:`(B, C)`
+        - **output:** :math:`(B, C_{out}, T, H, W)` or, with ``to="vec"``, :math:`(B, C_{out})`
 
     Raises:
         ValueError: If ``to`` is unknown, the map has other channels, or a scale is finer than it.
@@ -61,21 +67,35 @@ class RSTGBlock(torch.nn.Module):
         positions: bool = True,
         map_size: Optional[int] = None,
         typed_update: bool = False,
-        zero_init: Optional[bool] = None,
+        topology: str = "grid",
+        out_channels: Optional[int] = None,
+        out_norm: Union[Callable[[int], torch.nn.Module], str, None] = "auto",
         **kwargs,
     ):
         super().__init__()
         if to not in ("map", "vec"):
             raise ValueError(f"Expected 'to' to be 'map' or 'vec' (got {to!r})")
+        if topology not in ("grid", "complete"):
+            raise ValueError(f"Expected 'topology' to be 'grid' or 'complete' (got {topology!r})")
+        if topology == "complete" and kwargs.get("attention", "dot") is None:
+            raise ValueError("Expected 'attention' to be set with 'topology'='complete' (got None)")
+        if isinstance(out_norm, str) and out_norm != "auto":
+            raise ValueError(f"Expected 'out_norm' to be 'auto', a callable or None (got {out_norm!r})")
         hidden_channels = channels if hidden_channels is None else hidden_channels
-        zero_init = to == "map" if zero_init is None else zero_init
+        out_channels = channels if out_channels is None else out_channels
+        if out_norm == "auto":
+            out_norm = ZeroInitNorm if to == "map" else None
         self.channels = channels
         self.hidden_channels = hidden_channels
+        self.out_channels = out_channels
         self.to_ = to
         self.positions = positions
         self.typed_update = typed_update
+        self.topology = topology
 
         grid = multiscale_grid(scales, map_size=map_size)
+        grid = complete_graph(grid) if topology == "complete" else grid
+        self.register_buffer("edge_weight", grid.get("edge_weight"), persistent=False)
         self.register_buffer("edge_index", grid.edge_index, persistent=False)
         self.register_buffer("node_type", grid.node_type, persistent=False)
         self.register_buffer("pos", grid.pos_map, persistent=False)
@@ -89,23 +109,26 @@ class RSTGBlock(torch.nn.Module):
             **kwargs,
         )
         self.lin_out = None
-        if hidden_channels != channels:
+        if hidden_channels != out_channels:
             self.lin_out = Linear(
-                hidden_channels, channels, weight_initializer="glorot", bias_initializer="zeros"
+                hidden_channels, out_channels, weight_initializer="glorot", bias_initializer="zeros"
             )
         self.unpool = AreaUnpool(scales) if to == "map" else None
-        self.norm = ZeroInitNorm(channels) if zero_init else None
+        self.norm = None if out_norm is None else out_norm(out_channels)
 
     def reset_parameters(self):
         """Draws all weights anew; the output scale becomes zero again."""
         for module in (self.rstg, self.lin_out, self.norm):
             reset(module)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Runs the forward pass of the module.
+    def nodes(self, x: Tensor) -> Tensor:
+        """The nodes after the last stage, before they go back to a map or a vector.
 
         Args:
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
+
+        Returns:
+            torch.Tensor: The nodes :math:`(B, T, N, C_{out})`.
         """
         if x.dim() != 5 or x.size(1) != self.channels:
             raise ValueError(
@@ -117,9 +140,17 @@ class RSTGBlock(torch.nn.Module):
             self.edge_index,
             pos=self.pos if self.positions else None,
             node_type=self.node_type if self.typed_update else None,
+            edge_weight=self.edge_weight,
         )
-        if self.lin_out is not None:
-            nodes = self.lin_out(nodes)
+        return nodes if self.lin_out is None else self.lin_out(nodes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
+        """
+        nodes = self.nodes(x)
         if self.unpool is not None:
             out = self.unpool(nodes, x.shape[-2:])
         else:

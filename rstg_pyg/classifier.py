@@ -15,11 +15,12 @@ class VideoClassifier(torch.nn.Module):
 
     - ``stages``: a :class:`torch.nn.ModuleDict` whose modules, run in their order, each take and
       give a feature map :math:`(B, C, T, H, W)`;
-    - ``channels``: a dictionary from stage name to the channels of its output.
+    - ``channels``: a dictionary from stage name to the channels of its output;
+    - optionally ``places``: a dictionary from other names to stages.
 
-    After a stage named in ``blocks`` the map becomes ``x + block(x)``. The classified vector is the
-    mean of the last map over time and space, the ``head`` block's vector instead of it
-    (``combine="serial"``), or their sum (``combine="plus"``).
+    After a stage named in ``blocks`` (by its own name or that of a place) the map becomes
+    ``x + block(x)``. The classified vector is the mean of the last map over time and space, the
+    ``head`` block's vector instead of it (``combine="serial"``), or their sum (``combine="plus"``).
 
     Args:
         backbone (torch.nn.Module): The backbone.
@@ -29,14 +30,19 @@ class VideoClassifier(torch.nn.Module):
         head (RSTGBlock, optional): An RSTG-to-vec block on the last map. (default: :obj:`None`)
         combine (str, optional): ``"serial"`` or ``"plus"``, see above. (default: :obj:`"serial"`)
         dropout (float, optional): Dropout before the last layer. (default: :obj:`0`)
+        pool_window (int, optional): Averages the last map over sliding windows of so many cells
+            instead of the whole, classifies every window and takes the mean of the logits: with 14,
+            a network for 224 pixels sees larger frames as it was trained (published code).
+            (default: :obj:`None`)
 
     Shapes:
-        - **input:** clips :math:`(B, C_{in}, T, H, W)`
+        - **input:** clips :math:`(B, C_{in}, T, H, W)`, or :math:`(B, L, C_{in}, T, H, W)`, of which
+          the :math:`L` clips of a video get the mean of their logits
         - **output:** logits :math:`(B, \text{num\_classes})`
 
     Raises:
         ValueError: If a block names a stage that does not exist, has other channels than its stage,
-            or goes to the wrong kind of output.
+            or goes to the wrong kind of output, or if the clips have another number of dimensions.
 
     Example:
         >>> backbone = rstg_pyg.backbones.SimpleConv(1, (16, 16, 16))
@@ -53,19 +59,29 @@ class VideoClassifier(torch.nn.Module):
         head: Optional[RSTGBlock] = None,
         combine: str = "serial",
         dropout: float = 0.0,
+        pool_window: Optional[int] = None,
     ):
         super().__init__()
         blocks = blocks or {}
         stages = list(backbone.stages)
+        places = getattr(backbone, "places", {})
         last = backbone.channels[stages[-1]]
         if combine not in ("serial", "plus"):
             raise ValueError(f"Expected 'combine' to be 'serial' or 'plus' (got {combine!r})")
+        if pool_window is not None and pool_window < 1:
+            raise ValueError(f"Expected 'pool_window' to be at least 1 (got {pool_window})")
+        self.block_after: Dict[str, str] = {}  # the block's name by the stage it follows
         for name, block in blocks.items():
-            if name not in stages:
+            stage = places.get(name, name)
+            if stage not in stages:
                 raise ValueError(
-                    f"Expected 'blocks' to name stages of the backbone, {stages} (got {name!r})"
+                    f"Expected 'blocks' to name stages of the backbone, {stages + list(places)} "
+                    f"(got {name!r})"
                 )
-            _check_block(f"The block after stage '{name}'", block, backbone.channels[name], "map")
+            if stage in self.block_after:
+                raise ValueError(f"Expected one block after stage '{stage}' (got two)")
+            _check_block(f"The block after stage '{name}'", block, backbone.channels[stage], "map")
+            self.block_after[stage] = name
         if head is not None:
             _check_block("The head", head, last, "vec")
         self.backbone = backbone
@@ -73,6 +89,7 @@ class VideoClassifier(torch.nn.Module):
         self.blocks = torch.nn.ModuleDict(blocks)
         self.head = head
         self.combine = combine
+        self.pool_window = pool_window
         self.dropout = torch.nn.Dropout(dropout)
         self.lin = torch.nn.Linear(last, num_classes)
         self.reset_classifier()
@@ -82,30 +99,57 @@ class VideoClassifier(torch.nn.Module):
         torch.nn.init.xavier_uniform_(self.lin.weight)
         torch.nn.init.zeros_(self.lin.bias)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Logits of every clip.
+    def features(self, clip: Tensor) -> Tensor:
+        """The last feature map, blocks included.
 
         Args:
-            clip (torch.Tensor): Clips :math:`(B, C, T, H, W)`, normalised as the backbone wants.
+            clip (torch.Tensor): Clips :math:`(B, C, T, H, W)`.
         """
         x = clip
         for name, stage in self.backbone.stages.items():
             x = stage(x)
-            if name in self.blocks:
-                x = x + self.blocks[name](x)
+            if name in self.block_after:
+                x = x + self.blocks[self.block_after[name]](x)
+        return x
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits of every video.
+
+        Args:
+            clip (torch.Tensor): Clips :math:`(B, C, T, H, W)` or :math:`(B, L, C, T, H, W)`,
+                normalised as the backbone wants.
+        """
+        if clip.dim() == 6:
+            return self(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).mean(dim=1)
+        if clip.dim() != 5:
+            raise ValueError(
+                f"Expected clips to have shape [B, C, T, H, W] or [B, L, C, T, H, W] "
+                f"(got {list(clip.shape)})"
+            )
+        x = self.features(clip)
         if self.head is None:
-            out = x.mean(dim=(2, 3, 4))
+            out = self._pool(x)
         else:
-            out = self.head(x)
+            out = self.head(x).unsqueeze(1)
             if self.combine == "plus":
-                out = out + x.mean(dim=(2, 3, 4))
-        return self.lin(self.dropout(out))
+                out = out + self._pool(x)
+        return self.lin(self.dropout(out)).mean(dim=1)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Means over time and windows, ``[B, windows, C]``."""
+        x = x.mean(dim=2)
+        if self.pool_window is None:
+            return x.mean(dim=(2, 3)).unsqueeze(1)
+        window = [min(self.pool_window, side) for side in x.shape[-2:]]
+        x = torch.nn.functional.avg_pool2d(x, window, stride=1)
+        return x.flatten(2).transpose(1, 2)
 
 
 def _check_block(what: str, block: RSTGBlock, channels: int, to: str) -> None:
-    if block.channels != channels:
-        raise ValueError(
-            f"{what} must have {channels} channels like its feature map (got {block.channels})"
-        )
+    for found, where in ((block.channels, ""), (block.out_channels, " at its output")):
+        if found != channels:
+            raise ValueError(
+                f"{what} must have {channels} channels like its feature map (got {found}{where})"
+            )
     if block.to_ != to:
         raise ValueError(f"{what} must be built with to={to!r} (got {block.to_!r})")

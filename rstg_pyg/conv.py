@@ -59,9 +59,10 @@ class RSTGConv(MessagePassing):
             (default: :obj:`0`)
         num_node_types (int, optional): If larger than 1, every node type (the scale, in a grid) has
             update weights of its own. (default: :obj:`1`)
-        norm (callable, optional): Makes a normalisation module from a number of channels, for
-            messages and updated nodes, after their last ReLU. It is called on :math:`(*, K, C)`,
-            with the rows' graphs if it takes ``batch``. (default: :obj:`None`)
+        norm (callable or tuple, optional): Makes a normalisation module from a number of channels,
+            for messages and updated nodes, after their last ReLU. It is called on :math:`(*, K, C)`,
+            with the rows' graphs if it takes ``batch``. A tuple has one for messages and one for
+            nodes, each of which may be :obj:`None`. (default: :obj:`None`)
         after_aggr (callable, optional): Makes a module from a number of channels that is applied to
             :math:`\mathbf{g}_i`, in the same way as ``norm``. (default: :obj:`None`)
         dropout (float, optional): Dropout probability of the attention coefficients.
@@ -113,7 +114,7 @@ class RSTGConv(MessagePassing):
         attention_scale: float = 1.0,
         pos_channels: int = 0,
         num_node_types: int = 1,
-        norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        norm: Union[Callable[[int], torch.nn.Module], Tuple, None] = None,
         after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
         dropout: float = 0.0,
         edge_dim: Optional[int] = None,
@@ -171,8 +172,9 @@ class RSTGConv(MessagePassing):
             )
         if residual and pair[1] != out_channels:
             self.lin_res = Linear(pair[1], out_channels, bias=False, weight_initializer="glorot")
-        self.message_norm = None if norm is None else Norm(norm, hidden_channels)
-        self.update_norm = None if norm is None else Norm(norm, out_channels)
+        message_norm, update_norm = norm if isinstance(norm, tuple) else (norm, norm)
+        self.message_norm = None if message_norm is None else Norm(message_norm, hidden_channels)
+        self.update_norm = None if update_norm is None else Norm(update_norm, out_channels)
         self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
         self.reset_parameters()
 

@@ -60,7 +60,7 @@ class DenseRSTGConv(torch.nn.Module):
         attention_scale: float = 1.0,
         pos_channels: int = 0,
         num_node_types: int = 1,
-        norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        norm: Union[Callable[[int], torch.nn.Module], Tuple, None] = None,
         after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
         dropout: float = 0.0,
         edge_dim: Optional[int] = None,
@@ -90,8 +90,9 @@ class DenseRSTGConv(torch.nn.Module):
             self.lin_value = Linear(hidden_channels, hidden_channels, bias=bias, **kwargs)
         if residual and in_channels != out_channels:
             self.lin_res = Linear(in_channels, out_channels, bias=False, **kwargs)
-        self.message_norm = None if norm is None else Norm(norm, hidden_channels)
-        self.update_norm = None if norm is None else Norm(norm, out_channels)
+        message_norm, update_norm = norm if isinstance(norm, tuple) else (norm, norm)
+        self.message_norm = None if message_norm is None else Norm(message_norm, hidden_channels)
+        self.update_norm = None if update_norm is None else Norm(update_norm, out_channels)
         self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
         self.reset_parameters()
 

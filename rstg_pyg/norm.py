@@ -71,24 +71,82 @@ class JointLayerNorm(torch.nn.Module):
 
 
 class ChannelBatchNorm(torch.nn.BatchNorm1d):
-    """Batch normalisation over all dimensions but the last (``torch``'s wants channels second).
+    r"""Batch normalisation with the channels last, over all other dimensions or some of them.
+
+    With ``num_joint_dims`` the dimensions before are calls of their own: on nodes
+    :math:`(T, B, N, C)`, ``num_joint_dims=3`` normalises every time step by the statistics of its own
+    batch, and pushes :math:`T` successive updates into the running statistics, as the published code
+    does in its loop over frames.
 
     Args:
-        channels (int): Size of the last dimension.
+        channels (int): Number of channels.
         eps (float): Added to the variance. (default: :obj:`1e-3`, as published)
         momentum (float): Weight of a new batch in the running statistics. (default: :obj:`0.01`)
+        num_joint_dims (int, optional): How many of the last dimensions, the channels among them, are
+            normalised together. (default: :obj:`None`, all)
+        unbiased (bool): Whether the running variance takes the batch variance with the factor
+            :math:`n / (n - 1)`, as torch does. (default: :obj:`True`)
+        channel_dim (int): Dimension of the channels. (default: :obj:`-1`)
+        zero_init (bool): Whether the gain starts at zero. (default: :obj:`False`)
 
     Shapes:
-        - **input:** :math:`(*, C)`
-        - **output:** :math:`(*, C)`
+        - **input:** :math:`(*, C)`, or with the channels at ``channel_dim``
+        - **output:** the input's shape
     """
 
-    def __init__(self, channels: int, eps: float = 1e-3, momentum: float = 0.01):
+    def __init__(
+        self,
+        channels: int,
+        eps: float = 1e-3,
+        momentum: float = 0.01,
+        *,
+        num_joint_dims: Optional[int] = None,
+        unbiased: bool = True,
+        channel_dim: int = -1,
+        zero_init: bool = False,
+    ):
+        self.zero_init = zero_init
         super().__init__(channels, eps=eps, momentum=momentum)
+        self.num_joint_dims = num_joint_dims
+        self.unbiased = unbiased
+        self.channel_dim = channel_dim
+
+    def reset_parameters(self):
+        """Sets the gain to one (or zero), the offset to zero, and forgets the statistics."""
+        super().reset_parameters()
+        if self.zero_init:
+            torch.nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        return super().forward(x.reshape(-1, x.size(-1))).view_as(x)
+        x = x.movedim(self.channel_dim, -1)
+        joint = x.dim() if self.num_joint_dims is None else min(self.num_joint_dims, x.dim())
+        if not self.training or (joint == x.dim() and self.unbiased):
+            out = super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
+        else:
+            calls = x.reshape(-1, *x.shape[x.dim() - joint :]).flatten(1, -2)  # [calls, rows, C]
+            out = self._normalise_calls(calls).view(x.shape)
+        return out.movedim(-1, self.channel_dim)
+
+    def _normalise_calls(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = x.float() if dtype in _HALF else x
+        var, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        out = (x - mean) * torch.rsqrt(var + self.eps)
+        self._update(mean.detach().squeeze(1), var.detach().squeeze(1), x.size(1))
+        return out.to(dtype) * self.weight + self.bias
+
+    @torch.no_grad()
+    def _update(self, means: Tensor, variances: Tensor, rows: int) -> None:
+        """As many successive updates of the running statistics as there are calls."""
+        if self.unbiased and rows > 1:
+            variances = variances * (rows / (rows - 1))
+        keep = 1.0 - self.momentum
+        ages = torch.arange(len(means) - 1, -1, -1, device=means.device, dtype=means.dtype)
+        shares = (self.momentum * keep**ages).unsqueeze(-1)
+        for running, new in ((self.running_mean, means), (self.running_var, variances)):
+            running.mul_(keep ** len(means)).add_((shares * new).sum(0).to(running.dtype))
+        self.num_batches_tracked.add_(len(means))
 
 
 class ZeroInitNorm(torch.nn.Module):

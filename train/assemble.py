@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rstg_pyg import ChannelBatchNorm, RSTGBlock, VideoClassifier
+from rstg_pyg import ChannelBatchNorm, RSTGBlock, VideoClassifier, ZeroInitNorm
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train.data.digits import load_digits
 from rstg_pyg.train.data.syncmnist import SyncMNIST
@@ -71,7 +71,7 @@ def build_model(config: ModelConfig, num_classes: int, in_channels: int = 1) -> 
             positions=graph.positions and graph.space_stages,
             map_size=graph.map_size,
             typed_update=graph.typed_update and graph.space_stages,
-            zero_init=graph.residual,
+            out_norm=ZeroInitNorm if graph.residual else None,
             num_rounds=graph.num_rounds,
             time_stages=graph.time_stages,
             space_stages=graph.space_stages,

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from rstg_pyg import RSTG, RSTGBlock
+from rstg_pyg import RSTG, RSTGBlock, ZeroInitNorm
 from rstg_pyg.graphs import AreaPool, AreaUnpool, multiscale_grid
 
 
@@ -102,14 +102,14 @@ def test_block_zero_init(to):
     torch.manual_seed(0)
     x = feature_map()
     assert (RSTGBlock(4, to=to).norm is None) == (to == "vec")
-    zero = RSTGBlock(4, to=to, zero_init=True).double()
+    zero = RSTGBlock(4, to=to, out_norm=ZeroInitNorm).double()
     assert zero(x).abs().max() == 0
-    plain = RSTGBlock(4, to=to, zero_init=False).double()
+    plain = RSTGBlock(4, to=to, out_norm=None).double()
     assert plain.norm is None and plain(x).abs().max() > 0
 
 
 def test_block_without_zero_init_is_the_plain_map():
-    block = make_block(4, scales=(2, 1), zero_init=False)
+    block = make_block(4, scales=(2, 1), out_norm=None)
     x = feature_map()
     expected = AreaUnpool((2, 1))(nodes_of(block, x, (2, 1)), (6, 7))
     torch.testing.assert_close(block(x), expected)
@@ -185,7 +185,7 @@ def test_block_serves_maps_of_any_size_and_length():
 
 
 def test_block_is_causal_before_the_norm():
-    block = make_block(4, scales=(2, 1), zero_init=False)
+    block = make_block(4, scales=(2, 1), out_norm=None)
     x = feature_map(steps=4)
     expected = block(x)
     x[:, :, 2:] = 0

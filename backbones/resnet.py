@@ -1,0 +1,239 @@
+"""ResNet-50 for video: C2D, I3D and Non-Local, one network with different numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Temporal kernels of the stem and of the blocks of each stage, taken in turn.
+C2D_KERNELS = ((1,), (1,), (1,), (1,), (1,))
+I3D_KERNELS = ((5,), (3,), (3, 1), (3, 1), (1, 3))
+
+
+class FrozenBatchNorm(torch.nn.BatchNorm3d):
+    """Batch normalisation that always uses its stored statistics, also in training.
+
+    Gain and offset are trained; the statistics are those that came with the weights and never
+    change (published code; usual where a batch is a few clips). Epsilon is 1e-5.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to the same shape."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+def _conv(in_channels: int, out_channels: int, kernel: tuple, stride: int = 1, pad: bool = True):
+    """A convolution without bias, spatial stride, zero padding of half the kernel."""
+    padding = tuple(k // 2 for k in kernel) if pad else 0
+    return torch.nn.Conv3d(in_channels, out_channels, kernel, (1, stride, stride), padding, bias=False)
+
+
+class Stem(torch.nn.Module):
+    """7 x 7 convolution with stride 2, batch norm, ReLU, 3 x 3 max pooling with stride 2.
+
+    Args:
+        in_channels: Channels of the clip.
+        channels: Channels of the output.
+        temporal_kernel: Frames under the convolution.
+        pool_padding: Zero padding of the max pooling (0 as published: 224 -> 112 -> 55).
+    """
+
+    def __init__(self, in_channels: int, channels: int, temporal_kernel: int, pool_padding: int = 0):
+        super().__init__()
+        self.conv = _conv(in_channels, channels, (temporal_kernel, 7, 7), 2)
+        self.bn = FrozenBatchNorm(channels)
+        self.pool = torch.nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to ``[B, C', T, H / 4, W / 4]``, rounded down."""
+        return self.pool(self.bn(self.conv(x)).relu_())
+
+
+class Bottleneck(torch.nn.Module):
+    """Convolutions ``(t, 1, 1)``, ``(1, 3, 3)``, ``(1, 1, 1)`` and a shortcut; the stride is spatial
+    and sits on the second one.
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels between the convolutions.
+        channels: Channels of the output.
+        stride: Spatial stride.
+        temporal_kernel: Frames under the first convolution, ``t``.
+    """
+
+    def __init__(self, in_channels: int, width: int, channels: int, stride: int, temporal_kernel: int):
+        super().__init__()
+        self.conv1 = _conv(in_channels, width, (temporal_kernel, 1, 1))
+        self.bn1 = FrozenBatchNorm(width)
+        self.conv2 = _conv(width, width, (1, 3, 3), stride)
+        self.bn2 = FrozenBatchNorm(width)
+        self.conv3 = _conv(width, channels, (1, 1, 1))
+        self.bn3 = FrozenBatchNorm(channels)
+        self.shortcut = None
+        if in_channels != channels or stride != 1:
+            self.shortcut = torch.nn.Sequential(
+                _conv(in_channels, channels, (1, 1, 1), stride), FrozenBatchNorm(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to ``[B, C', T, H / stride, W / stride]``."""
+        out = self.bn1(self.conv1(x)).relu_()
+        out = self.bn2(self.conv2(out)).relu_()
+        out = self.bn3(self.conv3(out))
+        return (out + (x if self.shortcut is None else self.shortcut(x))).relu_()
+
+
+class NonLocalBlock(torch.nn.Module):
+    r"""Self-attention of all cells of all frames over a spatially halved copy, added to the map.
+
+    .. math::
+        y = x + \mathrm{BN} \left( W_o \, \mathrm{softmax} \left( \frac{\theta(x)^\top \phi(p)}
+        {\sqrt{C / 2}} \right) g(p) \right), \qquad p = \mathrm{maxpool}_{1 \times 2 \times 2}(x)
+
+    The embedded Gaussian form of `"Non-local Neural Networks" <https://arxiv.org/abs/1711.07971>`_.
+    The batch norm's gain starts at zero, so that the block starts as the identity.
+
+    Args:
+        channels: Channels of the map.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = channels // 2
+        self.theta = torch.nn.Conv3d(channels, inner, 1)
+        self.phi = torch.nn.Conv3d(channels, inner, 1)
+        self.g = torch.nn.Conv3d(channels, inner, 1)
+        self.out = torch.nn.Conv3d(inner, channels, 1)
+        self.bn = FrozenBatchNorm(channels)
+        self.pool = torch.nn.MaxPool3d((1, 2, 2))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to the map ``[B, C, T, H, W]``."""
+        small = self.pool(x)
+        query, key, value = (
+            y.flatten(2).transpose(1, 2) for y in (self.theta(x), self.phi(small), self.g(small))
+        )
+        out = F.scaled_dot_product_attention(query, key, value)  # scales by 1 / sqrt(C / 2)
+        out = out.transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.bn(self.out(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to the same shape."""
+        return x + self.branch(x)
+
+
+class VideoResNet(torch.nn.Module):
+    r"""A ResNet of bottleneck blocks whose temporal kernels make it C2D or I3D.
+
+    The defaults are the published RSTG code's: no padding in the first max pooling, half the frames
+    after ``res2``, stride 1 in ``res5``, batch norm with frozen statistics. (``pool_padding=1,
+    last_stride=2`` are the geometry of SlowFast and PyTorchVideo.)
+
+    Its ``stages`` are ``stem``, ``res2_0`` ... ``res5_2`` (one per bottleneck), ``pool2`` and
+    ``nonlocal3_1`` and so on, in the order in which they run. ``places`` says where an RSTG block
+    goes that is to be "in" a residual stage: after its second to last bottleneck.
+
+    Args:
+        temporal_kernels: Temporal kernels of stem and stages, each cycled over its blocks:
+            :data:`C2D_KERNELS` or :data:`I3D_KERNELS`.
+        nonlocal_stages: Residual stages (``"res2"`` ... ``"res5"``) with a :class:`NonLocalBlock`
+            after every second bottleneck. (default: none)
+        in_channels: Channels of the clips. (default: 3)
+        depths: Bottlenecks of each stage. (default: ``(3, 4, 6, 3)``, ResNet-50)
+        width: Channels of the stem; stages have 4, 8, 16 and 32 times as many. (default: 64)
+        pool_padding: Zero padding of the stem's max pooling. (default: 0)
+        last_stride: Spatial stride of ``res5``. (default: 1)
+
+    Shapes:
+        - **input:** clips :math:`(B, 3, T, H, W)`, normalised as ``(x - 114.75) / 57.375``
+        - **output:** feature map :math:`(B, 2048, T / 2, H / 16, W / 16)`
+
+    Raises:
+        ValueError: If ``nonlocal_stages`` names a stage that does not exist.
+    """
+
+    def __init__(
+        self,
+        temporal_kernels: Sequence[Sequence[int]],
+        nonlocal_stages: Sequence[str] = (),
+        *,
+        in_channels: int = 3,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        pool_padding: int = 0,
+        last_stride: int = 1,
+    ):
+        super().__init__()
+        names = [f"res{i + 2}" for i in range(len(depths))]
+        unknown = sorted(set(nonlocal_stages) - set(names))
+        if unknown:
+            raise ValueError(f"Expected 'nonlocal_stages' to name some of {names} (got {unknown})")
+        self.temporal_kernels = tuple(tuple(kernels) for kernels in temporal_kernels)
+        self.nonlocal_stages = tuple(nonlocal_stages)
+
+        stages = {"stem": Stem(in_channels, width, self.temporal_kernels[0][0], pool_padding)}
+        channels = {"stem": width}
+        here = width
+        for i, (name, depth) in enumerate(zip(names, depths)):
+            kernels = self.temporal_kernels[i + 1]
+            stride = 1 if i == 0 else last_stride if i == len(depths) - 1 else 2
+            for j in range(depth):
+                stages[f"{name}_{j}"] = Bottleneck(
+                    here, width << i, 4 * width << i, stride if j == 0 else 1, kernels[j % len(kernels)]
+                )
+                here = channels[f"{name}_{j}"] = 4 * width << i
+                if name in self.nonlocal_stages and j % 2 == 1:
+                    stages[f"nonlocal{i + 2}_{j}"] = NonLocalBlock(here)
+                    channels[f"nonlocal{i + 2}_{j}"] = here
+            if i == 0:
+                stages["pool2"] = torch.nn.MaxPool3d((2, 1, 1))
+                channels["pool2"] = here
+        self.stages = torch.nn.ModuleDict(stages)
+        self.channels = channels
+        self.places = {name: f"{name}_{max(d - 2, 0)}" for name, d in zip(names, depths)}
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights anew (Glorot uniform; biases and the gain after non-local blocks zero)."""
+        for module in self.modules():
+            if isinstance(module, torch.nn.Conv3d):
+                torch.nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    torch.nn.init.zeros_(module.bias)
+            elif isinstance(module, FrozenBatchNorm):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, NonLocalBlock):
+                torch.nn.init.zeros_(module.bn.weight)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """The last stage's feature map."""
+        for stage in self.stages.values():
+            clip = stage(clip)
+        return clip
+
+
+def c2d_resnet50(**kwargs) -> VideoResNet:
+    """ResNet-50 frame by frame; only the max pooling after ``res2`` joins frames (23.9 M with a head
+    for 174 classes). ``kwargs`` go to :class:`VideoResNet`.
+    """
+    return VideoResNet(C2D_KERNELS, **kwargs)
+
+
+def i3d_resnet50(**kwargs) -> VideoResNet:
+    """ResNet-50 with temporal kernels of 5 and 3 frames (27.6 M with a head for 174 classes).
+    ``kwargs`` go to :class:`VideoResNet`.
+    """
+    return VideoResNet(I3D_KERNELS, **kwargs)
+
+
+def nonlocal_resnet50(**kwargs) -> VideoResNet:
+    """:func:`i3d_resnet50` with five non-local blocks in ``res3`` and ``res4`` (35.0 M with a head for
+    174 classes). ``kwargs`` go to :class:`VideoResNet`.
+    """
+    return VideoResNet(I3D_KERNELS, **{"nonlocal_stages": ("res3", "res4"), **kwargs})

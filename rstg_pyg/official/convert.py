@@ -1,0 +1,230 @@
+"""The published code's weights in our modules, with an account of every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from rstg_pyg.block import RSTGBlock
+from rstg_pyg.classifier import VideoClassifier
+from rstg_pyg.official.build import build
+from rstg_pyg.official.names import Variable, model_variables
+from rstg_pyg.official.variables import ConversionError
+
+#: The second form in which TensorFlow 1.13 stores an LSTM.
+_CANONICAL = "rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell/"
+_OPAQUE = "opaque_kernel"
+#: Two forms of an LSTM, or a constant and ours, agree if they differ by less (absolutely).
+_TOLERANCE = 1e-5
+
+
+@dataclass
+class Report:
+    """What became of every tensor of a file, and of every tensor of the network.
+
+    Attributes:
+        used: Our tensors by the name of the variable that they come from.
+        skipped: Why a variable is not needed, by its name.
+        unused: Variables that nothing here asks for.
+        missing: Variables that the network needs and the file lacks.
+        mismatched: What is wrong with a variable (shape, values), by its name.
+    """
+
+    used: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: dict[str, str] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """One line per tensor."""
+        lines = [f"used        {name} -> {ours}" for name, ours in self.used.items()]
+        lines += [f"skipped     {name} ({why})" for name, why in self.skipped.items()]
+        lines += [f"unused      {name}" for name in self.unused]
+        lines += [f"missing     {name}" for name in self.missing]
+        lines += [f"mismatch    {name}: {what}" for name, what in self.mismatched.items()]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.used)} used, {len(self.skipped)} skipped, {len(self.unused)} unused, "
+            f"{len(self.missing)} missing, {len(self.mismatched)} mismatched"
+        )
+
+
+def convert(
+    config: VideoClassifier | Mapping[str, Any],
+    variables: Mapping[str, np.ndarray],
+    *,
+    allow_unused: bool = False,
+) -> tuple[VideoClassifier, Report]:
+    """A network with published weights.
+
+    Args:
+        config: The flags of the published code (see :func:`~rstg_pyg.official.build`), or a network
+            of the same form, which receives the weights.
+        variables: The variables by name, see :func:`~rstg_pyg.official.load_variables`.
+        allow_unused: Whether variables that the network does not ask for are no error.
+
+    Returns:
+        The network in evaluation mode, and the report.
+
+    Raises:
+        ConversionError: If a tensor is missing, left over, of the wrong shape, or not finite. Then no
+            weight of a given network has changed.
+        ValueError: If the published code cannot build the config either.
+    """
+    model = config if isinstance(config, torch.nn.Module) else build(config)
+    graphs = [*model.blocks.values()] + ([] if model.head is None else [model.head])
+    report = load_published(model, model_variables(model), variables, graphs, allow_unused=allow_unused)
+    return model.eval(), report
+
+
+def load_published(
+    module: torch.nn.Module,
+    wanted: list[Variable],
+    variables: Mapping[str, np.ndarray],
+    graphs: list[RSTGBlock],
+    *,
+    allow_unused: bool = False,
+) -> Report:
+    """Writes published variables into a module, all of them or none.
+
+    Args:
+        module: The module.
+        wanted: Its variables.
+        variables: The values by name.
+        graphs: The module's graphs, whose positional maps are compared with the stored ones.
+        allow_unused: Whether variables left over are no error.
+
+    Raises:
+        ConversionError: As :func:`convert`.
+    """
+    report = Report()
+    tensors = module.state_dict()
+    values: list[tuple[Variable, torch.Tensor]] = []
+    for variable in wanted:
+        value, problem = _value(variable, variables)
+        if value is None and problem is None:
+            report.missing.append(variable.name)
+            continue
+        if problem is None:
+            problem = _problem(value, tuple(variable.to_published(tensors).shape))
+        if problem is not None:
+            report.mismatched[variable.name] = problem
+            continue
+        values.append((variable, torch.from_numpy(np.ascontiguousarray(value)).float()))
+        report.used[variable.name] = ", ".join(key for key, _ in variable.parts)
+    names = {variable.name for variable in wanted}
+    for name, value in variables.items():
+        if name in names:
+            continue
+        reason = _skipped(name)
+        if reason is None:
+            report.unused.append(name)
+        elif name.endswith("positional_emb") and not _same_positions(value, graphs):
+            report.mismatched[name] = "the positional maps differ from those of the config"
+        else:
+            report.skipped[name] = reason
+    _raise(report, allow_unused)
+    for variable, value in values:
+        variable.from_published(value, tensors)
+    return report
+
+
+def _value(variable: Variable, variables: Mapping[str, np.ndarray]):
+    """The stored value (or :obj:`None`), and what is wrong with it (or :obj:`None`).
+
+    An LSTM may be stored in two forms; one is enough, and two must agree.
+    """
+    value = variables.get(variable.name)
+    scope = variable.name.removesuffix(_OPAQUE)
+    if scope == variable.name or f"{scope}{_CANONICAL}kernel" not in variables:
+        return value, None
+    kernel = np.asarray(variables[f"{scope}{_CANONICAL}kernel"])
+    bias = np.asarray(variables.get(f"{scope}{_CANONICAL}bias", ()))
+    if kernel.ndim != 2 or 2 * kernel.shape[0] != kernel.shape[1]:
+        return None, f"the canonical LSTM kernel has shape {list(kernel.shape)}"
+    if bias.shape != kernel.shape[1:]:
+        return None, f"the canonical LSTM bias has shape {list(bias.shape)}"
+    canonical = _flat_lstm(kernel, bias)
+    if value is None:
+        return canonical, None
+    if np.shape(value) == canonical.shape:
+        cut, half = kernel.size, bias.size  # then the two biases, of which only the sum matters
+        sums = [flat[cut : cut + half] + flat[cut + half :] for flat in (value, canonical)]
+        apart = max(np.abs(value[:cut] - canonical[:cut]).max(), np.abs(sums[0] - sums[1]).max())
+        if not apart <= _TOLERANCE:
+            return value, f"the two stored forms of this LSTM differ (by up to {apart:.1e})"
+    return value, None
+
+
+def _flat_lstm(kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The canonical pair (columns i, g, f, o) in the flat order (i, f, g, o; inputs, then hidden)."""
+    width = kernel.shape[1] // 4
+    i, g, f, o = (slice(n * width, (n + 1) * width) for n in range(4))
+    order = (i, f, g, o)
+    rows = (slice(0, width), slice(width, 2 * width))
+    matrices = [kernel[row, gate].T.ravel() for row in rows for gate in order]
+    halves = [bias[gate] / 2 for gate in order] * 2
+    return np.concatenate(matrices + halves).astype(np.float32)
+
+
+def _problem(value: np.ndarray, expected: tuple[int, ...]) -> str | None:
+    if tuple(np.shape(value)) != expected:
+        return f"expected shape {list(expected)}, got {list(np.shape(value))}"
+    if not np.issubdtype(np.asarray(value).dtype, np.floating):
+        return f"expected floating point numbers, got {np.asarray(value).dtype}"
+    if not np.isfinite(value).all():
+        return f"{int((~np.isfinite(value)).sum())} of {np.size(value)} values are not finite"
+    return None
+
+
+def _skipped(name: str) -> str | None:
+    """Why a variable of a checkpoint is not needed."""
+    if name.endswith("/Momentum"):
+        return "momentum of the optimiser"
+    if name.rpartition("/")[2] == "global_step":
+        return "step counter of the training"
+    if "/resize_filters__" in name:
+        return "constant area filter, computed here from the size of the map"
+    if name.endswith("positional_emb"):
+        return "constant positional maps, computed here"
+    if f"/{_CANONICAL}" in name:
+        return "second copy of an LSTM"
+    return None
+
+
+def _same_positions(value: np.ndarray, graphs: list[RSTGBlock]) -> bool:
+    value = torch.from_numpy(np.array(value))
+    return all(
+        value.shape == graph.pos.shape and torch.allclose(value, graph.pos.cpu(), atol=_TOLERANCE)
+        for graph in graphs
+        if graph.positions
+    )
+
+
+def _raise(report: Report, allow_unused: bool) -> None:
+    problems = []
+    if report.missing:
+        problems.append(f"{len(report.missing)} tensors are missing ({_some(report.missing)})")
+    if report.mismatched:
+        listed = [f"{name}: {what}" for name, what in report.mismatched.items()]
+        problems.append(f"{len(listed)} tensors do not fit ({_some(listed)})")
+    if report.unused and not allow_unused:
+        problems.append(
+            f"{len(report.unused)} tensors would be left over ({_some(report.unused)}); allow_unused "
+            "leaves them out"
+        )
+    if problems:
+        error = ConversionError(f"the weights do not fit the config: {'; '.join(problems)}")
+        error.report = report
+        raise error
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
