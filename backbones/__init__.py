@@ -9,13 +9,21 @@ from rstg_pyg.backbones.resnet import (
     nonlocal_resnet50,
 )
 from rstg_pyg.backbones.simple_conv import SimpleConv
+from rstg_pyg.backbones.torchvision_video import TorchvisionVideo
+from rstg_pyg.backbones.weight_files import WeightsError, read_weights
+from rstg_pyg.backbones.weights import WeightsReport, load_backbone_weights
 
 __all__ = [
     "C2D_KERNELS",
     "I3D_KERNELS",
     "SimpleConv",
+    "TorchvisionVideo",
     "VideoResNet",
+    "WeightsError",
+    "WeightsReport",
     "c2d_resnet50",
     "i3d_resnet50",
+    "load_backbone_weights",
     "nonlocal_resnet50",
+    "read_weights",
 ]

@@ -194,7 +194,7 @@ class VideoResNet(torch.nn.Module):
                 stages["pool2"] = torch.nn.MaxPool3d((2, 1, 1))
                 channels["pool2"] = here
         self.stages = torch.nn.ModuleDict(stages)
-        self.channels = channels
+        self.channels = channels  # "pool2" leaves them as they are
         self.places = {name: f"{name}_{max(d - 2, 0)}" for name, d in zip(names, depths)}
         self.reset_parameters()
 

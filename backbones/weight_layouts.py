@@ -1,0 +1,176 @@
+"""The names of other people's pretrained weights and ours.
+
+Four layouts of names are known. The originals could not be fetched here: the maps below were read from
+the public code that writes or reads such files, and are tested on synthetic files of the same names and
+shapes, **not on the originals**.
+
+``torchvision``
+    ImageNet ResNet-50, 2-D (torchvision, ``torchvision/models/resnet.py``). Kernels are repeated along
+    time and divided by their number of frames, which keeps the output on a still clip. It wants
+    ``pool_padding=1, last_stride=2``, and frames normalised as ``(x / 255 - mean) / std`` with mean
+    (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225); the 0.45 and 0.225 of the video networks are
+    about the means of these over the channels, and fine-tuning absorbs the difference.
+
+``slowfast``
+    ``.pyth`` of one-pathway networks (facebookresearch/SlowFast, ``slowfast/models/stem_helper.py``,
+    ``resnet_helper.py``, ``nonlocal_helper.py``, ``head_helper.py``; an early version calls the norm of
+    a non-local block ``norm``, later ones ``bn``). ``pool_padding=1, last_stride=2``. The configs with
+    ``nopool`` in their name lack our max pooling ``pool2`` after ``res2``; ours keeps it.
+
+``pytorchvideo``
+    ``.pyth`` of ``c2d_r50`` and ``i3d_r50`` (facebookresearch/pytorchvideo,
+    ``pytorchvideo/models/resnet.py``, ``stem.py``, ``head.py``, ``hub/resnet.py``).
+    ``pool_padding=1, last_stride=2``. It has no Non-Local ResNet, neither a builder nor weights
+    (``layers/nonlocal_net.py`` is a layer of its own). ``slow_r50`` has the same names, other temporal
+    kernels, ``((1,), (1,), (1,), (3,), (3,))``, and no ``pool2``.
+
+``caffe2``
+    ``.pkl`` of the non-local authors (facebookresearch/video-nonlocal-net,
+    ``lib/models/resnet_video.py``, ``resnet_helper.py``, ``nonlocal_helper.py``,
+    ``lib/utils/checkpoints.py``) and of SlowFast's model zoo, of the same names
+    (``slowfast/utils/c2_model_loading.py``). ``_riv`` is the running variance, not its inverse
+    (``lib/utils/bn_helper.py``). ``pool_padding=0, last_stride=2`` for the authors' files, 1 and 2 for
+    the model zoo's. The files trained with the paper's own ``resnet_video_org.py`` have further
+    temporal strides.
+
+The three video layouts expect RGB frames as ``(x - 114.75) / 57.375``, as the published RSTG code does
+(SlowFast: 0.45 and 0.225 of 0..1, ``slowfast/config/defaults.py``; video-nonlocal-net:
+``lib/core/config.py``, where ``USE_BGR`` is false). ``bgr=True`` is for a file that saw BGR frames.
+
+The weights fit whatever the two arguments of geometry are, for they change no shape. With the published
+``pool_padding=0, last_stride=1`` the network computes other numbers than the one that the weights were
+trained in; the RSTG authors fine-tuned from there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rstg_pyg.backbones.weight_files import WeightsError
+
+#: Their names and ours. ``<...>`` stands for what :data:`_PLACES` says, with the same value in both.
+LAYOUTS: dict[str, dict[str, str]] = {
+    "torchvision": {
+        "conv1.weight": "stages.stem.conv.weight",
+        "bn1.<norm>": "stages.stem.bn.<norm>",
+        "layer<stage>.<block>.conv<part>.weight": "stages.res<stage>_<block>.conv<part>.weight",
+        "layer<stage>.<block>.bn<part>.<norm>": "stages.res<stage>_<block>.bn<part>.<norm>",
+        "layer<stage>.<block>.downsample.0.weight": "stages.res<stage>_<block>.shortcut.0.weight",
+        "layer<stage>.<block>.downsample.1.<norm>": "stages.res<stage>_<block>.shortcut.1.<norm>",
+        "fc.<end>": "head.<end>",
+    },
+    "slowfast": {
+        "s1.pathway0_stem.conv.weight": "stages.stem.conv.weight",
+        "s1.pathway0_stem.bn.<norm>": "stages.stem.bn.<norm>",
+        "s<stage>.pathway0_res<block>.branch2.<part>.weight": (
+            "stages.res<stage>_<block>.conv<part>.weight"
+        ),
+        "s<stage>.pathway0_res<block>.branch2.<part>_bn.<norm>": (
+            "stages.res<stage>_<block>.bn<part>.<norm>"
+        ),
+        "s<stage>.pathway0_res<block>.branch1.weight": "stages.res<stage>_<block>.shortcut.0.weight",
+        "s<stage>.pathway0_res<block>.branch1_bn.<norm>": "stages.res<stage>_<block>.shortcut.1.<norm>",
+        "s<stage>.pathway0_nonlocal<block>.conv_<which>.<end>": (
+            "stages.nonlocal<stage>_<block>.<which>.<end>"
+        ),
+        "s<stage>.pathway0_nonlocal<block>.bn.<norm>": "stages.nonlocal<stage>_<block>.bn.<norm>",
+        "s<stage>.pathway0_nonlocal<block>.norm.<norm>": "stages.nonlocal<stage>_<block>.bn.<norm>",
+        "head.projection.<end>": "head.<end>",
+    },
+    "pytorchvideo": {
+        "blocks.0.conv.weight": "stages.stem.conv.weight",
+        "blocks.0.norm.<norm>": "stages.stem.bn.<norm>",
+        "blocks.<stage>.res_blocks.<block>.branch2.conv_<part>.weight": (
+            "stages.res<stage>_<block>.conv<part>.weight"
+        ),
+        "blocks.<stage>.res_blocks.<block>.branch2.norm_<part>.<norm>": (
+            "stages.res<stage>_<block>.bn<part>.<norm>"
+        ),
+        "blocks.<stage>.res_blocks.<block>.branch1_conv.weight": (
+            "stages.res<stage>_<block>.shortcut.0.weight"
+        ),
+        "blocks.<stage>.res_blocks.<block>.branch1_norm.<norm>": (
+            "stages.res<stage>_<block>.shortcut.1.<norm>"
+        ),
+        "blocks.<last>.proj.<end>": "head.<end>",
+    },
+    "caffe2": {
+        "conv1_w": "stages.stem.conv.weight",
+        "res_conv1_bn_<norm>": "stages.stem.bn.<norm>",
+        "res<stage>_<block>_branch2<part>_w": "stages.res<stage>_<block>.conv<part>.weight",
+        "res<stage>_<block>_branch2<part>_bn_<norm>": "stages.res<stage>_<block>.bn<part>.<norm>",
+        "res<stage>_<block>_branch1_w": "stages.res<stage>_<block>.shortcut.0.weight",
+        "res<stage>_<block>_branch1_bn_<norm>": "stages.res<stage>_<block>.shortcut.1.<norm>",
+        "nonlocal_conv<stage>_<block>_<which>_<end>": "stages.nonlocal<stage>_<block>.<which>.<end>",
+        "nonlocal_conv<stage>_<block>_bn_<norm>": "stages.nonlocal<stage>_<block>.bn.<norm>",
+        "pred_<end>": "head.<end>",
+    },
+}
+_PLACES = {
+    "stage": r"\d+",
+    "block": r"\d+",
+    "last": r"\d+",
+    "part": "[123abc]",
+    "which": "theta|phi|g|out",
+    "norm": "weight|bias|running_mean|running_var|s|b|rm|riv",
+    "end": "weight|bias|w|b",
+}
+_OURS = {
+    "part": {"a": "1", "b": "2", "c": "3"},
+    "norm": {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"},
+    "end": {"w": "weight", "b": "bias"},
+}
+
+
+def translate(names: Iterable[str], layout: str, where: str) -> tuple[str, dict[str, str]]:
+    """The layout of names, and our names by those of theirs that it knows.
+
+    Args:
+        names: The names of a file's tensors.
+        layout: One of :data:`LAYOUTS`, or ``"auto"`` for the one that knows most of the names.
+        where: The file, for the error.
+
+    Raises:
+        WeightsError: If there is no such layout, or it knows none of the names.
+    """
+    if layout != "auto" and layout not in LAYOUTS:
+        raise WeightsError(f"Expected 'layout' to be one of {['auto', *LAYOUTS]} (got {layout!r})")
+    names = list(names)
+    choices = LAYOUTS if layout == "auto" else [layout]
+    found = {name: _names(names, name) for name in choices}
+    best = max(found, key=lambda name: len(found[name]))
+    if not found[best]:
+        first = ", ".join(names[:3]) or "nothing"
+        raise WeightsError(
+            f"{where}: expected names of the layout {' or '.join(found)} (got {first}, ...); "
+            "these are no weights of a ResNet that is known here"
+        )
+    return best, found[best]
+
+
+def _names(names: list[str], layout: str) -> dict[str, str]:
+    """Our names by those of theirs that the layout knows."""
+    rules = []
+    for theirs, ours in LAYOUTS[layout].items():
+        pattern = re.escape(theirs)
+        for place, choices in _PLACES.items():
+            pattern = pattern.replace(f"<{place}>", f"(?P<{place}>{choices})")
+        rules.append((re.compile(pattern), ours))
+    stages = {}
+    if layout == "torchvision":
+        stages = {str(i): str(i + 1) for i in range(1, 10)}
+    elif layout == "pytorchvideo":  # a max pooling may stand among the blocks, and has no names
+        indices = {int(m[1]) for m in map(re.compile(r"blocks\.(\d+)\.res_blocks\.").match, names) if m}
+        stages = {str(index): str(i + 2) for i, index in enumerate(sorted(indices))}
+    tables = {**_OURS, "stage": stages}
+    result = {}
+    for name in names:
+        for pattern, ours in rules:
+            match = pattern.fullmatch(name)
+            if match:
+                for place, value in match.groupdict().items():
+                    ours = ours.replace(f"<{place}>", tables.get(place, {}).get(value, value))
+                result[name] = ours
+                break
+    return result

@@ -1,0 +1,271 @@
+"""Other people's pretrained weights in a :class:`~rstg_pyg.backbones.VideoResNet`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rstg_pyg.backbones.resnet import VideoResNet
+from rstg_pyg.backbones.weight_files import WeightsError, read_weights, unwrap
+from rstg_pyg.backbones.weight_layouts import translate
+
+#: Caffe2 blobs that are no weights.
+_COUNTERS = ("lr", "model_iter", "epoch", "weight_decay", "weight_decay_bn", "ONE")
+
+
+@dataclass
+class WeightsReport:
+    """What became of every tensor of a file, and of every tensor of the network.
+
+    Attributes:
+        layout: The layout of the names.
+        used: Our tensors by the name of those that they come from.
+        inflated: Frames over which a kernel of one frame was spread, by our name.
+        skipped: Why something in the file is not needed, by its name.
+        filled: Our tensors that a file with affine layers implies (``affine=True``).
+        kept: Our tensors that stayed as they were (``keep_nonlocal=True``).
+        unused: Tensors that nothing here asks for.
+        missing: Our tensors that the file lacks.
+        mismatched: What is wrong with a tensor (shape, values), by its name.
+    """
+
+    layout: str
+    used: dict[str, str] = field(default_factory=dict)
+    inflated: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    filled: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: dict[str, str] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """One line per tensor."""
+        lines = [
+            f"used        {theirs} -> {ours}"
+            + (f" (inflated to {self.inflated[ours]} frames)" if ours in self.inflated else "")
+            for theirs, ours in self.used.items()
+        ]
+        lines += [f"skipped     {name} ({why})" for name, why in self.skipped.items()]
+        lines += [f"filled      {name} (affine layer)" for name in self.filled]
+        lines += [f"kept        {name}" for name in self.kept]
+        lines += [f"unused      {name}" for name in self.unused]
+        lines += [f"missing     {name}" for name in self.missing]
+        lines += [f"mismatch    {name}: {what}" for name, what in self.mismatched.items()]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layout}: {len(self.used)} used ({len(self.inflated)} inflated), "
+            f"{len(self.skipped)} skipped, {len(self.filled)} filled, {len(self.kept)} kept, "
+            f"{len(self.unused)} unused, {len(self.missing)} missing, {len(self.mismatched)} mismatched"
+        )
+
+
+def load_backbone_weights(
+    backbone: VideoResNet,
+    source: str | Path | Mapping[str, Any],
+    layout: str = "auto",
+    *,
+    head: torch.nn.Linear | None = None,
+    keep_nonlocal: bool = False,
+    affine: bool = False,
+    bgr: bool = False,
+    allow_unused: bool = False,
+) -> WeightsReport:
+    """Writes other people's weights into a backbone, all of them or none.
+
+    Kernels of one frame (or of an image network) are spread over ours of more frames: repeated and
+    divided by the number of frames. Optimiser state, counters and the classifier are skipped.
+    :mod:`rstg_pyg.backbones.weight_layouts` says which geometry and input each layout expects; the maps
+    of names are from public code and untested on the original files.
+
+    Args:
+        backbone: The network, with the temporal kernels that the weights are for (or longer ones where
+            theirs span one frame).
+        source: A file (see :func:`read_weights`), or its tensors by name.
+        layout: ``"torchvision"``, ``"slowfast"``, ``"pytorchvideo"``, ``"caffe2"``, or ``"auto"`` to
+            tell it by the names. (default: ``"auto"``)
+        head: A linear layer that receives the file's classifier; the numbers of classes must agree.
+            (default: the classifier is skipped)
+        keep_nonlocal: Whether non-local blocks of which the file has nothing stay as they are (new
+            ones are the identity), as when a Non-Local network starts from a plain one.
+            (default: ``False``)
+        affine: Whether norms without statistics in the file are affine layers, with the statistics in
+            their gain and offset, and non-local blocks without a norm have none (the ``affine`` scripts
+            of video-nonlocal-net, 32 x 4 and 128 x 1; those attend within groups of 4 frames in
+            ``res3``, ours over all). (default: ``False``)
+        bgr: Whether the weights are for BGR frames; the stem's input channels are then reversed.
+            (default: ``False``)
+        allow_unused: Whether tensors left over are no error. (default: ``False``)
+
+    Returns:
+        The account of every tensor.
+
+    Raises:
+        WeightsError: If the file cannot be read, its layout is unknown, or a tensor is missing, left
+            over, of another shape or not finite. Then nothing has been written.
+    """
+    where = "the weights"
+    if not isinstance(source, Mapping):
+        where, source = str(source), read_weights(source)
+    state, beside = unwrap(source)
+    layout, names = translate(state, layout, where)
+    report = WeightsReport(layout)
+    report.skipped.update({name: "beside the weights" for name in beside})
+
+    wanted = {
+        name: tensor
+        for name, tensor in backbone.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    if head is not None:
+        wanted.update({f"head.{name}": tensor for name, tensor in head.state_dict().items()})
+    values: dict[str, Tensor] = {}
+    seen = set()
+    for theirs, value in state.items():
+        ours = names.get(theirs)
+        reason = _skipped(theirs, value, ours, head is None)
+        if reason is not None:
+            report.skipped[theirs] = reason
+        elif ours not in wanted:
+            report.unused.append(theirs)
+        elif ours in seen:
+            report.mismatched[theirs] = f"a second tensor for {ours}"
+        else:
+            seen.add(ours)
+            try:
+                fitted = _fit(value, wanted[ours], ours)
+            except (ValueError, TypeError, RuntimeError) as error:
+                report.mismatched[theirs] = str(error)
+                continue
+            if bgr and ours == "stages.stem.conv.weight":
+                fitted = fitted.flip(1)
+            values[ours] = fitted
+            report.used[theirs] = ours
+            if fitted.dim() == 5 and _frames(value) < fitted.size(2):
+                report.inflated[ours] = fitted.size(2)
+
+    if affine:
+        filled = _affine(backbone, seen)
+        report.filled += filled
+        values.update(filled)
+    missing = [name for name in wanted if name not in seen and name not in values]
+    if keep_nonlocal and not any(name.startswith("stages.nonlocal") for name in seen):
+        report.kept += [name for name in missing if name.startswith("stages.nonlocal")]
+    report.missing += [name for name in missing if name not in report.kept]
+    _raise(report, where, affine, allow_unused)
+    with torch.no_grad():
+        for name, value in values.items():
+            wanted[name].copy_(value)
+    return report
+
+
+def _skipped(name: str, value: Any, ours: str | None, skip_head: bool) -> str | None:
+    """Why something in a file is not needed."""
+    if ours is not None:
+        return "classifier" if skip_head and ours.startswith("head.") else None
+    if name.endswith("num_batches_tracked"):
+        return "counter of the batch norm"
+    if name.endswith("_momentum"):
+        return "momentum of the optimiser"
+    if name in _COUNTERS or not isinstance(value, (Tensor, np.ndarray)):
+        return "no weight"
+    return None
+
+
+def _frames(value: Tensor | np.ndarray) -> int:
+    return value.shape[2] if value.ndim == 5 else 1
+
+
+def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
+    """The value in the shape and type of ours; a :class:`ValueError` says why it cannot be."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"expected floating point numbers, got {kind}")
+    shape, expected = list(value.shape), list(target.shape)
+    if value.dim() == 4 and target.dim() == 5:
+        value = value.unsqueeze(2)  # of an image network: [out, in, H, W]
+    elif value.dim() != target.dim():
+        # A linear layer kept as a convolution or the reverse: other numbers of sides of length 1.
+        sides = shape + [1] * (target.dim() - len(shape))
+        if all(side == 1 for side in sides[target.dim() :]):
+            value = value.reshape(sides[: target.dim()])
+    if value.dim() == 5 and target.dim() == 5 and value.size(2) == 1:
+        frames = target.size(2)
+        value = value.expand(-1, -1, frames, -1, -1) / frames
+    if list(value.shape) != expected:
+        raise ValueError(f"expected shape {expected}, got {shape}")
+    value = value.detach().to(target.device, target.dtype)
+    finite = value.isfinite()
+    if not finite.all():
+        raise ValueError(f"{int((~finite).sum())} of {value.numel()} values are not finite")
+    if ours.endswith("running_var") and (value < 0).any():
+        raise ValueError("expected variances, got negative numbers")
+    return value
+
+
+def _affine(backbone: VideoResNet, seen: set[str]) -> dict[str, Tensor]:
+    """What affine layers imply for our batch norms: statistics that leave the input as it is."""
+    filled = {}
+    for prefix, module in backbone.named_modules():
+        if not isinstance(module, torch.nn.BatchNorm3d):
+            continue
+        present = {name.rpartition(".")[2] for name in seen if name.rpartition(".")[0] == prefix}
+        scope = prefix.removesuffix(".bn")
+        no_norm = not present and f"{scope}.out.weight" in seen
+        if present == {"weight", "bias"} or no_norm:
+            filled[f"{prefix}.running_mean"] = torch.zeros_like(module.running_mean)
+            filled[f"{prefix}.running_var"] = torch.full_like(module.running_var, 1 - module.eps)
+        if no_norm:
+            filled[f"{prefix}.weight"] = torch.ones_like(module.weight)
+            filled[f"{prefix}.bias"] = torch.zeros_like(module.bias)
+    return filled
+
+
+def _raise(report: WeightsReport, where: str, affine: bool, allow_unused: bool) -> None:
+    problems, hints = [], []
+    if report.missing:
+        problems.append(f"{len(report.missing)} tensors are missing ({_some(report.missing)})")
+        nonlocal_ = all(name.startswith("stages.nonlocal") for name in report.missing)
+        statistics = all(".running_" in name for name in report.missing)
+        if nonlocal_ and not any(name.startswith("stages.nonlocal") for name in report.used.values()):
+            hints.append("set keep_nonlocal to leave the non-local blocks as they are")
+        elif statistics and not affine:
+            hints.append("if the norms of the file are affine layers, set affine")
+        elif any(name.startswith("head.") for name in report.missing):
+            hints.append("leave out head to load no classifier")
+    if report.mismatched:
+        listed = [f"{name}: {what}" for name, what in report.mismatched.items()]
+        problems.append(f"{len(listed)} tensors do not fit ({_some(listed)})")
+    if report.unused and not allow_unused:
+        problems.append(
+            f"{len(report.unused)} tensors would be left over ({_some(report.unused)}); allow_unused "
+            "leaves them out"
+        )
+        if any("nonlocal" in name for name in report.unused):
+            hints.append("a network with these non-local blocks takes them")
+    if not problems:
+        return
+    if not hints:
+        shapes = report.missing or report.unused or "expected shape" in problems[0]
+        fit = "build the network with the depths, widths and temporal kernels of the file"
+        hints.append(fit if shapes else "the file is damaged: download it again")
+    error = WeightsError(
+        f"{where}: the {report.layout} weights do not fit the network, nothing was loaded: "
+        f"{'; '.join(problems)}\n{'; '.join(hints)}"
+    )
+    error.report = report
+    raise error
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")

@@ -1,0 +1,321 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rstg_pyg import VideoClassifier
+from rstg_pyg.backbones import (
+    C2D_KERNELS,
+    I3D_KERNELS,
+    VideoResNet,
+    c2d_resnet50,
+    i3d_resnet50,
+    nonlocal_resnet50,
+)
+from rstg_pyg.backbones.resnet import Bottleneck, FrozenBatchNorm, NonLocalBlock, Stem
+
+BLOCKS = [f"res{s}_{b}" for s, depth in zip((2, 3, 4, 5), (3, 4, 6, 3)) for b in range(depth)]
+
+
+def randomise(module, seed=0):
+    """Every parameter and statistic differs from what construction leaves."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for child in module.modules():
+            if isinstance(child, torch.nn.Conv3d):
+                std = (2 / child.weight[0].numel()) ** 0.5
+                child.weight.copy_(torch.randn(child.weight.shape, generator=generator) * std)
+                if child.bias is not None:
+                    child.bias.copy_(torch.randn(child.bias.shape, generator=generator))
+            elif isinstance(child, FrozenBatchNorm):
+                shape = child.weight.shape
+                child.weight.copy_(torch.rand(shape, generator=generator) + 0.5)
+                child.bias.copy_(torch.randn(shape, generator=generator) * 0.1)
+                child.running_mean.copy_(torch.randn(shape, generator=generator) * 0.1)
+                child.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
+    return module.double()
+
+
+def random(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def on_meta(build, **kwargs):
+    with torch.device("meta"):
+        return build(**kwargs)
+
+
+def sizes(backbone, *shape):
+    """Shape after every stage, of a clip without numbers."""
+    x, result = torch.empty(shape, device="meta"), {}
+    for name, stage in backbone.stages.items():
+        x = stage(x)
+        result[name] = tuple(x.shape)
+    return result
+
+
+def norm(x, bn):
+    mean, variance, gain, offset = (
+        v.view(-1, 1, 1, 1) for v in (bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    )
+    return (x - mean) / (variance + 1e-5).sqrt() * gain + offset
+
+
+@pytest.mark.parametrize("build", [c2d_resnet50, i3d_resnet50, nonlocal_resnet50])
+def test_published_sizes(build):
+    backbone = on_meta(build)
+    shapes = sizes(backbone, 2, 3, 32, 224, 224)
+    assert shapes["stem"] == (2, 64, 32, 55, 55)
+    assert shapes["res2_2"] == (2, 256, 32, 55, 55)
+    assert shapes["pool2"] == (2, 256, 16, 55, 55)
+    assert shapes["res3_0"] == shapes["res3_3"] == (2, 512, 16, 28, 28)
+    assert shapes["res4_0"] == shapes["res4_5"] == (2, 1024, 16, 14, 14)
+    assert shapes["res5_0"] == shapes["res5_2"] == (2, 2048, 16, 14, 14)
+    assert backbone(torch.empty(2, 3, 32, 224, 224, device="meta")).shape == shapes["res5_2"]
+    assert {name: shape[1] for name, shape in shapes.items()} == backbone.channels
+
+
+def test_other_sizes():
+    shapes = sizes(on_meta(i3d_resnet50), 1, 3, 32, 256, 256)
+    assert [shapes[name][-1] for name in ("stem", "res3_0", "res4_0", "res5_0")] == [63, 32, 16, 16]
+    slowfast = on_meta(nonlocal_resnet50, pool_padding=1, last_stride=2)
+    shapes = sizes(slowfast, 1, 3, 8, 224, 224)
+    assert [shapes[name][-1] for name in ("stem", "res3_0", "res4_0", "res5_0")] == [56, 28, 14, 7]
+    shapes = sizes(on_meta(i3d_resnet50), 1, 3, 9, 224, 160)  # odd frames, other sides
+    assert shapes["res2_2"][2:] == (9, 55, 39) and shapes["pool2"][2:] == (4, 55, 39)
+
+
+def test_stages_and_places():
+    assert list(on_meta(i3d_resnet50).stages) == ["stem", *BLOCKS[:3], "pool2", *BLOCKS[3:]]
+    backbone = on_meta(nonlocal_resnet50)
+    names = list(backbone.stages)
+    assert [name for name in names if not name.startswith("nonlocal")] == [
+        "stem", *BLOCKS[:3], "pool2", *BLOCKS[3:],
+    ]  # fmt: skip
+    extra = [name for name in names if name.startswith("nonlocal")]
+    assert extra == ["nonlocal3_1", "nonlocal3_3", "nonlocal4_1", "nonlocal4_3", "nonlocal4_5"]
+    for name in extra:
+        before = names[names.index(name) - 1]
+        assert before == name.replace("nonlocal", "res")
+        assert backbone.channels[name] == backbone.channels[before]
+    assert backbone.places == {"res2": "res2_1", "res3": "res3_2", "res4": "res4_4", "res5": "res5_1"}
+    assert set(backbone.channels) == set(names)
+    everywhere = on_meta(VideoResNet, temporal_kernels=C2D_KERNELS, nonlocal_stages=("res2", "res5"))
+    assert [name for name in everywhere.stages if "nonlocal" in name] == ["nonlocal2_1", "nonlocal5_1"]
+
+
+def test_small_networks():
+    backbone = VideoResNet(((3,), (3, 1), (1,)), in_channels=1, depths=(1, 2), width=4)
+    assert list(backbone.stages) == ["stem", "res2_0", "pool2", "res3_0", "res3_1"]
+    assert backbone.channels == {"stem": 4, "res2_0": 16, "pool2": 16, "res3_0": 32, "res3_1": 32}
+    assert backbone.places == {"res2": "res2_0", "res3": "res3_0"}
+    assert backbone(torch.randn(2, 1, 4, 32, 32)).shape == (2, 32, 2, 7, 7)
+
+
+def test_temporal_kernels():
+    backbone = on_meta(i3d_resnet50)
+    assert backbone.stages["stem"].conv.kernel_size == (5, 7, 7)
+    for stage, expected in {
+        "res2": [3, 3, 3], "res3": [3, 1, 3, 1], "res4": [3, 1, 3, 1, 3, 1], "res5": [1, 3, 1],
+    }.items():  # fmt: skip
+        blocks = [block for name, block in backbone.stages.items() if name.startswith(stage)]
+        assert [block.conv1.kernel_size for block in blocks] == [(t, 1, 1) for t in expected]
+        assert [block.conv1.padding for block in blocks] == [(t // 2, 0, 0) for t in expected]
+        assert {block.conv2.kernel_size for block in blocks} == {(1, 3, 3)}
+    flat = on_meta(c2d_resnet50)
+    convs = [module for module in flat.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert len(convs) == 53
+    assert {conv.kernel_size[0] for conv in convs} == {1}
+    assert all(conv.bias is None for conv in convs)
+
+
+@pytest.mark.parametrize(
+    "build, published, trainable",
+    [
+        (c2d_resnet50, 23_917_678, 24.33),
+        (i3d_resnet50, 27_633_518, 28.04),
+        (nonlocal_resnet50, 35_000_174, None),
+    ],
+)
+def test_parameter_counts(build, published, trainable):
+    """The published numbers (millions; 174 classes, statistics counted), and those that PyTorchVideo's
+    model zoo gives for the same networks (400 classes, only what is trained)."""
+    with torch.device("meta"):
+        backbone = build()
+        models = {classes: VideoClassifier(backbone, classes) for classes in (174, 400)}
+    counters = "num_batches_tracked"
+    tensors = [t for name, t in models[174].state_dict().items() if not name.endswith(counters)]
+    assert sum(t.numel() for t in tensors) == published
+    if trainable is not None:
+        count = sum(p.numel() for p in models[400].parameters())
+        assert round(count / 1e6, 2) == trainable
+
+
+def test_frozen_batch_norm():
+    bn = randomise(FrozenBatchNorm(5))
+    x = (random(2, 5, 3, 4, 4) * 3 + 2).requires_grad_()
+    before = copy.deepcopy(bn.state_dict())
+    outs = [bn.train(mode)(x) for mode in (True, False)]
+    assert torch.equal(*outs)
+    torch.testing.assert_close(outs[0], norm(x, bn))
+    bn.train()(x).square().sum().backward()
+    for name, value in bn.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert bn.weight.grad.abs().min() > 0 and bn.bias.grad.abs().min() > 0 and x.grad.abs().sum() > 0
+
+
+def test_no_statistic_of_a_network_changes_in_training():
+    backbone = randomise(VideoResNet(I3D_KERNELS, ("res3",), width=4)).train()
+    before = copy.deepcopy(backbone.state_dict())
+    clip = random(1, 3, 4, 40, 40)
+    out = backbone(clip)
+    out.sum().backward()
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert torch.equal(backbone.eval()(clip), out)
+
+
+@pytest.mark.parametrize("pool_padding, size", [(0, (7, 8)), (1, (8, 9))])
+def test_stem(pool_padding, size):
+    stem = randomise(Stem(3, 4, 5, pool_padding))
+    clip = random(2, 3, 6, 31, 34)
+    x = F.conv3d(clip, stem.conv.weight, None, (1, 2, 2), (2, 3, 3))
+    x = F.max_pool3d(norm(x, stem.bn).relu(), (1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
+    assert x.shape == (2, 4, 6, *size)
+    torch.testing.assert_close(stem(clip), x)
+
+
+@pytest.mark.parametrize("channels, stride", [(8, 1), (8, 2), (12, 1), (12, 2)])
+def test_bottleneck(channels, stride):
+    block = randomise(Bottleneck(8, 3, channels, stride, 3))
+    assert (block.shortcut is None) == (channels == 8 and stride == 1)
+    x = random(2, 8, 4, 7, 6)
+    y = norm(F.conv3d(x, block.conv1.weight, padding=(1, 0, 0)), block.bn1).relu()
+    y = F.conv3d(y, block.conv2.weight, None, (1, stride, stride), (0, 1, 1))
+    y = norm(F.conv3d(norm(y, block.bn2).relu(), block.conv3.weight), block.bn3)
+    shortcut = x
+    if block.shortcut is not None:
+        shortcut = F.conv3d(x, block.shortcut[0].weight, None, (1, stride, stride))
+        shortcut = norm(shortcut, block.shortcut[1])
+    expected = (shortcut + y).relu()
+    assert expected.shape == (2, channels, 4, math.ceil(7 / stride), math.ceil(6 / stride))
+    kept = x.clone()
+    torch.testing.assert_close(block(x), expected)
+    assert torch.equal(x, kept)  # in-place operations stay inside
+
+
+def test_nonlocal_block_starts_as_the_identity():
+    network = VideoResNet(I3D_KERNELS, ("res3", "res4"), width=4)
+    blocks = [module for module in network.modules() if isinstance(module, NonLocalBlock)]
+    assert len(blocks) == 5
+    for block in blocks:
+        x = torch.randn(1, block.theta.in_channels, 2, 4, 4)
+        assert torch.equal(block(x), x)
+    plain = VideoResNet(I3D_KERNELS, width=4)
+    plain.load_state_dict({n: t for n, t in network.state_dict().items() if "nonlocal" not in n})
+    clip = torch.randn(1, 3, 4, 64, 64)
+    assert torch.equal(network(clip), plain(clip))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_nonlocal_block_equals_the_formula(size):
+    block = randomise(NonLocalBlock(6))
+    x = random(2, 6, 3, *size)
+    out = block(x)
+    for b in range(2):
+        cells = x[b].permute(1, 2, 3, 0).reshape(-1, 6)
+        small = F.max_pool2d(x[b].transpose(0, 1), 2).permute(0, 2, 3, 1).reshape(-1, 6)
+        assert small.size(0) == 3 * (size[0] // 2) * (size[1] // 2)
+        theta, phi, g = (
+            values @ conv.weight.flatten(1).t() + conv.bias
+            for values, conv in ((cells, block.theta), (small, block.phi), (small, block.g))
+        )
+        weights = (theta @ phi.t() / math.sqrt(3)).exp()
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        y = weights @ g @ block.out.weight.flatten(1).t() + block.out.bias
+        y = norm(y.t().reshape(6, 3, *size), block.bn)
+        torch.testing.assert_close(block.branch(x)[b], y)
+        torch.testing.assert_close(out[b], x[b] + y)
+
+
+def test_unknown_nonlocal_stage():
+    with pytest.raises(
+        ValueError, match=r"'nonlocal_stages' to name some of .*'res5'.* \(got \['res6'\]\)"
+    ):
+        VideoResNet(I3D_KERNELS, ("res3", "res6"))
+    with pytest.raises(ValueError, match="res4"):
+        VideoResNet(((1,), (1,)), ("res4",), depths=(1,))
+
+
+def test_c2d_sees_frames_one_by_one():
+    backbone = randomise(VideoResNet(C2D_KERNELS, width=4))
+    clip = random(1, 3, 6, 40, 40)
+    x, y = clip, clip.flip(2)
+    for name in ("stem", *BLOCKS[:3]):
+        x, y = backbone.stages[name](x), backbone.stages[name](y)
+    torch.testing.assert_close(y, x.flip(2))
+    # Behind the pooling pairs of frames go together, whatever their order within a pair.
+    pairs = clip.unflatten(2, (3, 2))
+    torch.testing.assert_close(backbone(pairs.flip(3).flatten(2, 3)), backbone(clip))
+    torch.testing.assert_close(backbone(pairs.flip(2).flatten(2, 3)), backbone(clip).flip(2))
+
+
+def test_i3d_joins_frames():
+    backbone = randomise(VideoResNet(I3D_KERNELS, width=4))
+    clip = random(1, 3, 6, 40, 40)
+    assert (backbone(clip.flip(2)) - backbone(clip).flip(2)).abs().max() > 1e-3
+
+
+def test_gradients_reach_every_parameter():
+    backbone = randomise(VideoResNet(I3D_KERNELS, ("res3", "res4"), width=4)).train()
+    with torch.no_grad():
+        for module in backbone.modules():  # small steps, else the softmax is all or nothing
+            if isinstance(module, Bottleneck):
+                module.bn3.weight.mul_(0.1)
+            elif isinstance(module, NonLocalBlock):
+                module.bn.weight.mul_(0.1)
+                module.theta.weight.mul_(0.1)
+    out = backbone(random(1, 3, 4, 64, 64))
+    (out * random(*out.shape, seed=3)).sum().backward()
+    without = {
+        name
+        for name, p in backbone.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() < 1e-9
+    }
+    # A bias on phi adds the same to all logits of a softmax: no gradient by the formula.
+    assert without == {name for name, _ in backbone.named_parameters() if name.endswith("phi.bias")}
+
+
+def test_new_nonlocal_blocks_learn_from_their_gain():
+    backbone = VideoResNet(I3D_KERNELS, ("res3",), width=4).double()
+    backbone(random(1, 3, 4, 64, 64)).sum().backward()
+    block = backbone.stages["nonlocal3_1"]
+    assert block.bn.weight.grad.abs().max() > 0
+    assert block.theta.weight.grad.abs().max() == 0
+
+
+def test_reset_parameters():
+    backbone = VideoResNet(I3D_KERNELS, ("res3",), width=4)
+    randomise(backbone)
+    before = copy.deepcopy(backbone.state_dict())
+    torch.manual_seed(5)
+    backbone.reset_parameters()
+    first = copy.deepcopy(backbone.state_dict())
+    for name, value in first.items():
+        if name.endswith("conv1.weight") or name.endswith("theta.weight"):
+            fan_in = value[0].numel()
+            fan_out = value.size(0) * value[0, 0].numel()
+            bound = (6 / (fan_in + fan_out)) ** 0.5  # Glorot uniform
+            assert 0.5 * bound < value.abs().max() <= bound
+            assert not torch.equal(value, before[name])
+        elif name.endswith("bn.weight") and "nonlocal" in name:
+            assert (value == 0).all()
+        elif name.endswith("running_var") or ".bn1.weight" in name:
+            assert (value == 1).all()
+        elif name.endswith(("bias", "running_mean")):
+            assert (value == 0).all()
+    torch.manual_seed(5)
+    backbone.reset_parameters()
+    assert all(torch.equal(value, first[name]) for name, value in backbone.state_dict().items())
