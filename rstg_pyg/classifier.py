@@ -3,6 +3,7 @@
 from typing import Dict, Optional
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from rstg_pyg.block import RSTGBlock
@@ -13,9 +14,11 @@ class VideoClassifier(torch.nn.Module):
 
     A backbone is any module with
 
-    - ``stages``: a :class:`torch.nn.ModuleDict` whose modules, run in their order, each take and
-      give a feature map :math:`(B, C, T, H, W)`;
-    - ``channels``: a dictionary from stage name to the channels of its output;
+    - ``channels``: a dictionary from the names of its stages, in the order in which they run, to the
+      channels of their feature maps :math:`(B, C, T, H, W)`;
+    - ``stages``: a :class:`torch.nn.ModuleDict` with these names, whose modules each take and give a
+      map; or a method ``forward(clip, after)`` that goes on with ``x = after(name, x)`` after every
+      stage;
     - optionally ``places``: a dictionary from other names to stages.
 
     After a stage named in ``blocks`` (by its own name or that of a place) the map becomes
@@ -34,6 +37,9 @@ class VideoClassifier(torch.nn.Module):
             instead of the whole, classifies every window and takes the mean of the logits: with 14,
             a network for 224 pixels sees larger frames as it was trained (published code).
             (default: :obj:`None`)
+        grad_checkpointing (bool, optional): Keeps only the maps between stages for the backward pass
+            and computes the rest again: less memory for about a third more time. Needs a backbone
+            with ``stages``. (default: :obj:`False`)
 
     Shapes:
         - **input:** clips :math:`(B, C_{in}, T, H, W)`, or :math:`(B, L, C_{in}, T, H, W)`, of which
@@ -60,16 +66,19 @@ class VideoClassifier(torch.nn.Module):
         combine: str = "serial",
         dropout: float = 0.0,
         pool_window: Optional[int] = None,
+        grad_checkpointing: bool = False,
     ):
         super().__init__()
         blocks = blocks or {}
-        stages = list(backbone.stages)
+        stages = list(backbone.channels)
         places = getattr(backbone, "places", {})
         last = backbone.channels[stages[-1]]
         if combine not in ("serial", "plus"):
             raise ValueError(f"Expected 'combine' to be 'serial' or 'plus' (got {combine!r})")
         if pool_window is not None and pool_window < 1:
             raise ValueError(f"Expected 'pool_window' to be at least 1 (got {pool_window})")
+        if grad_checkpointing and not hasattr(backbone, "stages"):
+            raise ValueError("Expected a backbone with 'stages' for 'grad_checkpointing'")
         self.block_after: Dict[str, str] = {}  # the block's name by the stage it follows
         for name, block in blocks.items():
             stage = places.get(name, name)
@@ -81,15 +90,17 @@ class VideoClassifier(torch.nn.Module):
             if stage in self.block_after:
                 raise ValueError(f"Expected one block after stage '{stage}' (got two)")
             _check_block(f"The block after stage '{name}'", block, backbone.channels[stage], "map")
-            self.block_after[stage] = name
+            self.block_after[stage] = name.replace(".", "_")
         if head is not None:
             _check_block("The head", head, last, "vec")
         self.backbone = backbone
         self.num_classes = num_classes
-        self.blocks = torch.nn.ModuleDict(blocks)
+        # Names of modules have no dots.
+        self.blocks = torch.nn.ModuleDict({k.replace(".", "_"): v for k, v in blocks.items()})
         self.head = head
         self.combine = combine
         self.pool_window = pool_window
+        self.grad_checkpointing = grad_checkpointing
         self.dropout = torch.nn.Dropout(dropout)
         self.lin = torch.nn.Linear(last, num_classes)
         self.reset_classifier()
@@ -105,11 +116,22 @@ class VideoClassifier(torch.nn.Module):
         Args:
             clip (torch.Tensor): Clips :math:`(B, C, T, H, W)`.
         """
+        if not hasattr(self.backbone, "stages"):
+            return self.backbone(clip, after=self._add_block)
         x = clip
-        for name, stage in self.backbone.stages.items():
-            x = stage(x)
-            if name in self.block_after:
-                x = x + self.blocks[self.block_after[name]](x)
+        for name in self.backbone.stages:
+            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                x = torch.utils.checkpoint.checkpoint(self._stage, name, x, use_reentrant=False)
+            else:
+                x = self._stage(name, x)
+        return x
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        return self._add_block(name, self.backbone.stages[name](x))
+
+    def _add_block(self, name: str, x: Tensor) -> Tensor:
+        if name in self.block_after:
+            x = x + self.blocks[self.block_after[name]](x)
         return x
 
     def forward(self, clip: Tensor) -> Tensor:
