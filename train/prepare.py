@@ -1,12 +1,18 @@
-"""Looks at data: ``python train/prepare.py show|bench-data --cfg NAME [key.path=value ...]``."""
+"""Looks at data and prepares it: ``python train/prepare.py check|pack|bench-data|show ...``.
+
+``check`` and ``pack`` take the folder of a data set of videos (``--root``); ``show`` takes a config
+(``--cfg``); ``bench-data`` takes either.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
@@ -15,7 +21,11 @@ import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_dataset  # noqa: E402
 from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
+from rstg_pyg.train.data.check import check  # noqa: E402
+from rstg_pyg.train.data.label_files import KINDS, SPLITS  # noqa: E402
 from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
+from rstg_pyg.train.data.packing import pack  # noqa: E402
+from rstg_pyg.train.data.throughput import measure  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.pictures import draw_clips  # noqa: E402
 from rstg_pyg.train.results import device_name, environment, write_json  # noqa: E402
@@ -26,23 +36,39 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     try:
         arguments = parse_arguments(argv)
-        arguments.command(arguments)
+        return arguments.command(arguments) or 0
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line.
 
     Raises:
-        UserError: If there is no config.
+        UserError: If there is no config where one is needed.
     """
-    parser = argparse.ArgumentParser(prog="prepare.py", description="Look at data.")
-    commands = parser.add_subparsers(required=True, metavar="show|bench-data")
+    parser = argparse.ArgumentParser(prog="prepare.py", description="Look at data and prepare it.")
+    commands = parser.add_subparsers(required=True, metavar="check|pack|bench-data|show")
+
+    check_parser = commands.add_parser("check", help="report what is there, missing and wrong")
+    check_parser.add_argument("--deep", action="store_true", help="read every frame of every video")
+    check_parser.set_defaults(command=check_data)
+
+    pack_parser = commands.add_parser("pack", help="store resized frames in one large file")
+    pack_parser.add_argument("--out", required=True, metavar="FOLDER")
+    pack_parser.add_argument("--source", default="auto", choices=("auto", "frames", "video"))
+    pack_parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
+    pack_parser.add_argument("--quality", type=int, default=90, help="of the JPEGs (default: 90)")
+    pack_parser.set_defaults(command=pack_data)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for sub in (check_parser, pack_parser):
+        sub.add_argument("--root", required=True, metavar="FOLDER", help="the data set")
+        sub.add_argument("--annotations", default="auto", choices=("auto", *KINDS))
+        sub.add_argument("--workers", type=int, default=cores, help=f"processes (default: {cores})")
 
     show_parser = commands.add_parser("show", help="save sample clips with their labels")
     show_parser.add_argument("--out", required=True, metavar="FILE.png|FILE.gif")
@@ -50,7 +76,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     show_parser.add_argument("--count", type=int, default=6, help="number of clips (default: 6)")
     show_parser.set_defaults(command=show)
 
-    bench_parser = commands.add_parser("bench-data", help="measure how fast videos are made")
+    bench_parser = commands.add_parser("bench-data", help="measure how fast clips are made or read")
+    bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
+    bench_parser.add_argument("--split", default="train", choices=SPLITS)
+    bench_parser.add_argument("--num-frames", type=int, default=32, help="with --root (default: 32)")
+    bench_parser.add_argument("--annotations", default="auto", choices=("auto", *KINDS))
     bench_parser.add_argument("--batch-size", type=int, default=None)
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
     bench_parser.add_argument("--device", default="cpu")
@@ -61,13 +91,43 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         sub.add_argument("overrides", nargs="*", metavar="key.path=value")
         sub.add_argument("--cfg", nargs="?", metavar="NAME")
     arguments, rest = parser.parse_known_args(argv)
-    wrong = [text for text in rest if text.startswith("-")]
+    wrong = [text for text in rest if text.startswith("-") or not hasattr(arguments, "overrides")]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if getattr(arguments, "root", None):
+        if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
+            raise UserError("--root: takes no config and no key.path=value; leave one of them out")
+        return arguments
     arguments.overrides += rest  # overrides after an option
     if not arguments.cfg:
         raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")
     return arguments
+
+
+def check_data(arguments: argparse.Namespace) -> int:
+    """Reports on a data set; returns 2 if something is wrong with it."""
+    report = check(
+        arguments.root, arguments.annotations, arguments.deep, arguments.workers, _show_progress
+    )
+    print(report.text())
+    return 0 if report.ok else 2
+
+
+def pack_data(arguments: argparse.Namespace) -> None:
+    """Makes a packed store."""
+    packed = pack(
+        arguments.root, arguments.out, arguments.annotations, arguments.source, arguments.short_side,
+        arguments.quality, arguments.workers, _show_progress,
+    )  # fmt: skip
+    print(
+        f"{packed.store}: {packed.videos:,} videos ({packed.added:,} new), {packed.size / 1e9:.2f} GB\n"
+        f"{packed.made}\nuse it with data.root={packed.store}"
+    )
+
+
+def _show_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() or done == total:
+        print(f"\r{done:,} of {total:,} videos", end="\n" if done == total else "", file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -87,10 +147,44 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def bench_data(arguments: argparse.Namespace) -> None:
-    """Prints videos per second, in batches and one by one."""
+    """Prints how many clips per second a process reads or makes."""
+    if arguments.seconds <= 0:
+        raise UserError("--batch-size and --seconds: expected positive numbers")
+    if arguments.root:
+        _bench_reading(arguments)
+    else:
+        _bench_making(arguments)
+
+
+def _bench_reading(arguments: argparse.Namespace) -> None:
+    """Training clips per second from every kind of source in a folder."""
+    torch.set_num_threads(1)  # as in a worker
+    rates = measure(
+        arguments.root,
+        arguments.split,
+        arguments.seconds,
+        num_frames=arguments.num_frames,
+        annotations=arguments.annotations,
+    )
+    print(
+        f"training clips of {arguments.num_frames} frames, crop 224 of short side 256; one process, "
+        f"one thread, {device_name(torch.device('cpu'))}, torch {torch.__version__}"
+    )
+    for rate in rates:
+        print(
+            f"{rate.source}: {rate.clips_per_second:.1f} clips/s per worker, median "
+            f"{rate.milliseconds:.1f} ms ({rate.detail})"
+        )
+    if arguments.out:
+        figures = {"rates": [asdict(rate) for rate in rates], **environment(torch.device("cpu"))}
+        write_json(Path(arguments.out), figures)
+
+
+def _bench_making(arguments: argparse.Namespace) -> None:
+    """Generated videos per second, in batches and one by one."""
     config = load_config(arguments.cfg, arguments.overrides)
     batch_size = arguments.batch_size or config.train.batch_size
-    if batch_size < 1 or arguments.seconds <= 0:
+    if batch_size < 1:
         raise UserError("--batch-size and --seconds: expected positive numbers")
     try:
         device = torch.device(arguments.device)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.errors import UserError
 
 
 class VideoLoader:
@@ -17,29 +18,34 @@ class VideoLoader:
 
     Every epoch goes through the data set in an order that depends on nothing but the seed and the
     epoch's number (``shuffle``), so a run that is resumed at step ``n`` sees exactly the batches
-    that the uninterrupted one would have seen. Time spent waiting for a batch is added up.
+    that the uninterrupted one would have seen. A video is asked for by its *visit*,
+    ``epoch * len(dataset) + item``, from which a data set draws what is random in it. Time spent
+    waiting for a batch is added up.
 
     Args:
-        dataset: The videos.
+        dataset: The videos: ``dataset[visit]`` is ``(clip, label)``; or :class:`SyncMNIST`, which
+            generates whole batches.
         batch_size: Videos in a batch.
         steps: Number of batches; more than an epoch's go on with the next epoch. By default one
             epoch.
         shuffle: Whether to mix the order; an incomplete last batch of an epoch is then left out.
         seed: Seed of the order.
-        num_workers: 0: each batch is generated at once, on the data set's device. Otherwise so many
-            processes generate single videos.
+        num_workers: Processes that read or generate videos; with 0, batches are made here (and
+            those of :class:`SyncMNIST` at once, on its device).
+        timeout: Seconds after which a batch that does not come is an error.
         rank: Which share of every batch to yield, of
         num_ranks: so many processes that train together.
     """
 
     def __init__(
         self,
-        dataset: SyncMNIST,
+        dataset: Dataset,
         batch_size: int,
         steps: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
         num_workers: int = 0,
+        timeout: float = 600.0,
         rank: int = 0,
         num_ranks: int = 1,
     ):
@@ -51,6 +57,7 @@ class VideoLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.num_workers = num_workers
+        self.timeout = timeout
         self.rank = rank
         self.num_ranks = num_ranks
         self.start = 0  # the first step of the next iteration
@@ -69,8 +76,8 @@ class VideoLoader:
         """Makes the next iteration begin where the state was taken."""
         self.start = state["step"]
 
-    def items(self, step: int) -> Tensor:
-        """The items of a step's batch."""
+    def visits(self, step: int) -> Tensor:
+        """The visits of a step's batch."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if self.shuffle:
             if self._order_epoch != epoch:
@@ -81,38 +88,94 @@ class VideoLoader:
         else:
             order = torch.arange(len(self.dataset))
         items = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return items[self.rank :: self.num_ranks]
+        return items[self.rank :: self.num_ranks] + epoch * len(self.dataset)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         first, self.start = self.start, 0
         self.step = first
-        batches = (self.items(step) for step in range(first, self.steps))
-        if self.num_workers:
-            source = iter(
-                DataLoader(
-                    self.dataset,
-                    batch_sampler=[items.tolist() for items in batches],
-                    num_workers=self.num_workers,
-                    collate_fn=_stack,
-                    pin_memory=torch.cuda.is_available(),
-                )
-            )
+        batches = (self.visits(step) for step in range(first, self.steps))
+        if isinstance(self.dataset, SyncMNIST) and self.num_workers == 0:
+            source = (self._generate(visits) for visits in batches)
         else:
-            source = (self._generate(items) for items in batches)
+            source = iter(self._workers([visits.tolist() for visits in batches]))
         while True:
             begin = time.perf_counter()
-            batch = next(source, None)
+            batch = self._next(source)
             if batch is None:
                 return
             self.waits.append(time.perf_counter() - begin)
             self.step += 1
             yield batch
 
-    def _generate(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        videos = self.dataset.videos(items)
+    def _generate(self, visits: Tensor) -> tuple[Tensor, Tensor]:
+        videos = self.dataset.videos(visits)
         return videos.clips, videos.labels
 
+    def _workers(self, batches: list[list[int]]) -> DataLoader:
+        self._reading = torch.full((max(self.num_workers, 1),), -1).share_memory_()
+        return DataLoader(
+            _Reader(self.dataset, self._reading),
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=_stack,
+            pin_memory=torch.cuda.is_available(),
+            timeout=self.timeout if self.num_workers else 0,
+            # One thread each: decoders and torch would otherwise start one per core in every worker.
+            worker_init_fn=_one_thread,
+        )
 
-def _stack(videos: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    def _next(self, source: Iterator) -> tuple[Tensor, Tensor] | None:
+        try:
+            batch = next(source, None)
+        except RuntimeError as e:
+            if "DataLoader" not in str(e):
+                raise
+            raise UserError(
+                f"a data worker died or hung ({str(e).splitlines()[0]}); the workers were at "
+                f"{self._names()}; if memory was short, use fewer data.num_workers"
+            ) from e
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    def _names(self) -> str:
+        """The videos that workers are reading."""
+        ids = getattr(self.dataset, "ids", range(len(self.dataset)))
+        items = [visit % len(self.dataset) for visit in self._reading.tolist() if visit >= 0]
+        return ", ".join(f"video {ids[item]}" for item in items) or "no video"
+
+
+class _Reader(Dataset):
+    """A data set whose user errors come back as values: raised in a worker, they would come with the
+    worker's traceback. Every worker says in shared memory which visit it is at.
+    """
+
+    def __init__(self, dataset: Dataset, reading: Tensor):
+        self.dataset = dataset
+        self.reading = reading  # [workers], -1 for none
+
+    def __getitems__(self, visits: list[int]) -> list[tuple[Tensor, int]] | UserError:
+        worker = get_worker_info()
+        place = 0 if worker is None else worker.id
+        try:
+            if isinstance(self.dataset, SyncMNIST):  # generates many faster than one by one
+                return self.dataset.__getitems__(visits)
+            out = []
+            for visit in visits:
+                self.reading[place] = visit
+                out.append(self.dataset[visit])
+        except UserError as e:
+            return e
+        self.reading[place] = -1
+        return out
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _stack(videos: list[tuple[Tensor, int]] | UserError) -> tuple[Tensor, Tensor] | UserError:
+    if isinstance(videos, UserError):
+        return videos
     clips, labels = zip(*videos)
     return torch.stack(clips), torch.tensor(labels)

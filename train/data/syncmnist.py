@@ -7,6 +7,7 @@ item), so item ``i`` is the same video on every device, alone or in a batch, in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -129,6 +130,24 @@ class SyncMNIST(Dataset):
             key = _mix(_mix(key) + word)
         self.key = key
 
+    @property
+    def origin(self) -> str:
+        """Which digits these are: results of other ones cannot be compared."""
+        return f"{self.digits.source} digits"
+
+    @property
+    def protocol_text(self) -> str:
+        """How videos are evaluated."""
+        seen = "of digits that training never saw" if self.split == "test" else "of training digits"
+        return f"single clip, {len(self)} generated videos (data seed {self.seed}) {seen}"
+
+    def describe(self) -> str:
+        """One line about the videos of this split."""
+        return (
+            f"{len(self):,} generated {self.split} videos (data seed {self.seed}) of "
+            f"{self.num_digits} digits each; {self.digits.detail}"
+        )
+
     def to(self, device: torch.device | str) -> SyncMNIST:
         """Moves the digits, so that videos are generated on ``device``; returns the data set."""
         for name in ("images", "image_classes", "by_class", "class_counts", "class_starts", "key"):
@@ -144,22 +163,26 @@ class SyncMNIST(Dataset):
     def __len__(self) -> int:
         return self.num_videos
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        """One video ``[1, T, H, W]`` and its label."""
-        if not 0 <= item < self.num_videos:
-            raise IndexError(f"Expected an item from 0 to {self.num_videos - 1} (got {item})")
-        videos = self.videos([item])
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """All videos once, in order."""
+        return (self[item] for item in range(len(self)))
+
+    def __getitem__(self, visit: int) -> tuple[Tensor, int]:
+        """One video ``[1, T, H, W]`` and its label; later epochs' visits give the same videos."""
+        if visit < 0:
+            raise IndexError(f"Expected a visit from 0 (got {visit})")
+        videos = self.videos([visit])
         return videos.clips[0], int(videos.labels[0])
 
-    def __getitems__(self, items: list[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, visits: list[int]) -> list[tuple[Tensor, int]]:
         """Many videos at once (what a ``DataLoader`` calls if it is there)."""
-        videos = self.videos(items)
+        videos = self.videos(visits)
         return list(zip(videos.clips.unbind(0), videos.labels.tolist()))
 
     @torch.no_grad()
-    def videos(self, items: Tensor | list[int]) -> Videos:
+    def videos(self, visits: Tensor | list[int]) -> Videos:
         """Generates the given videos, on the device of the digits."""
-        items = torch.as_tensor(items, device=self.key.device)
+        items = torch.as_tensor(visits, device=self.key.device) % self.num_videos
         if items.device.type == "cpu" and len(items) > _CHUNK:
             parts = [self.videos(part) for part in items.split(_CHUNK)]
             return Videos(*(torch.cat(field) for field in zip(*parts)))

@@ -1,7 +1,13 @@
+import os
+import signal
+import time
+
+import pytest
 import torch
 
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.errors import UserError
 
 
 def make(digits, num_videos=10):
@@ -19,12 +25,13 @@ def test_goes_through_everything_once(digits):
 
 def test_shuffles_anew_every_epoch(digits):
     loader = VideoLoader(make(digits), batch_size=5, steps=6, shuffle=True, seed=1)
-    epochs = [torch.cat([loader.items(2 * e), loader.items(2 * e + 1)]) for e in range(3)]
-    for order in epochs:
-        assert order.sort().values.tolist() == list(range(10))
-    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+    epochs = [torch.cat([loader.visits(2 * e), loader.visits(2 * e + 1)]) for e in range(3)]
+    for epoch, order in enumerate(epochs):
+        assert order.sort().values.tolist() == list(range(10 * epoch, 10 * (epoch + 1)))
+    orders = [order % 10 for order in epochs]
+    assert not torch.equal(orders[0], orders[1]) and not torch.equal(orders[1], orders[2])
     other = VideoLoader(make(digits), batch_size=5, steps=6, shuffle=True, seed=2)
-    assert not torch.equal(other.items(0), loader.items(0))
+    assert not torch.equal(other.visits(0), loader.visits(0))
 
 
 def test_resumes_with_the_next_batch(digits):
@@ -51,5 +58,64 @@ def test_workers_give_the_same_batches(digits):
 
 def test_ranks_share_every_batch(digits):
     parts = [VideoLoader(make(digits), 4, rank=r, num_ranks=3) for r in range(3)]
-    seen = torch.cat([loader.items(step) for step in range(3) for loader in parts])
+    seen = torch.cat([loader.visits(step) for step in range(3) for loader in parts])
     assert seen.sort().values.tolist() == list(range(10))
+
+
+class Videos(torch.utils.data.Dataset):
+    """Ten numbered videos of which some cannot be read."""
+
+    def __init__(self, fail=lambda item: None):
+        self.fail = fail
+        self.ids = [f"no-{i}" for i in range(10)]
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, visit):
+        self.fail(visit % 10)
+        return torch.tensor([visit]), visit % 10
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_visits_of_later_epochs(num_workers):
+    loader = VideoLoader(Videos(), 5, steps=4, num_workers=num_workers)
+    clips = torch.cat([clips for clips, _ in loader]).flatten()
+    assert clips.tolist() == list(range(20))
+
+
+def unreadable(item):
+    if item == 7:
+        raise UserError("video-7: truncated")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_users_error_in_a_worker_arrives_without_its_traceback(num_workers):
+    with pytest.raises(UserError) as e:
+        list(VideoLoader(Videos(unreadable), 2, num_workers=num_workers))
+    assert str(e.value) == "video-7: truncated"
+
+
+def dies(item):
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs(item):
+    if item == 3:
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("fail", [dies, hangs])
+def test_a_worker_that_dies_or_hangs_is_named_with_its_videos(fail):
+    loader = VideoLoader(Videos(fail), 2, num_workers=1, timeout=2)
+    with pytest.raises(UserError, match="worker died or hung .* were at video no-3;"):
+        list(loader)
+
+
+def test_other_errors_of_a_data_set_are_not_hidden():
+    def fail(item):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(VideoLoader(Videos(fail), 2))

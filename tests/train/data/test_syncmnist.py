@@ -132,9 +132,12 @@ def test_errors(digits, changes, message):
         make(digits, **changes)
 
 
-def test_items_out_of_range(digits):
-    with pytest.raises(IndexError, match="from 0 to 9"):
-        make(digits, num_videos=10)[10]
+def test_visits_of_later_epochs_are_the_same_videos(digits):
+    dataset = make(digits, num_videos=10)
+    assert torch.equal(dataset[23][0], dataset[3][0])
+    assert len(list(dataset)) == 10
+    with pytest.raises(IndexError, match="from 0"):
+        dataset[-1]
 
 
 def test_pickles(digits):

@@ -1,0 +1,114 @@
+"""Tiny data sets in the layouts in which Something-Something is distributed."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = [
+    "Pretending to take something, but failing",
+    "Pulling something from left to right",
+    "Pulling something from right to left",
+]
+
+
+def picture(video, frame, height=30, width=40):
+    """A smooth image that tells which video and frame it is: (red, green) = (20 video, 5 frame)."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 20 * video % 256
+    image[..., 1] = 5 * frame % 256
+    image[..., 2] = np.linspace(0, 255, width).astype(np.uint8)
+    return image
+
+
+def write_frames(folder, video, count, name="{:05d}.jpg", start=1, **size):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        path = folder / name.format(i + start)
+        Image.fromarray(picture(video, i, **size)).save(path, quality=95)
+
+
+def write_video(path, video, count, codec=None, rate=12, options=None, **size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = codec or ("libvpx-vp9" if path.suffix == ".webm" else "mpeg4")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        first = picture(video, 0, **size)
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 2_000_000
+        stream.options = options or {"cpu-used": "8", "deadline": "realtime", "crf": "10"}
+        for i in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(video, i, **size), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+#: Per split, the class of each video; video ids count on from 1.
+SPLIT_LABELS = {"train": [0, 1, 2, 1], "validation": [2, 0], "test": [0, 0]}
+#: Frames of video i.
+LENGTHS = [6, 9, 4, 40, 1, 7, 5, 12]
+
+
+def split_ids():
+    number = 0
+    for split, labels in SPLIT_LABELS.items():
+        yield split, [(str(number + k + 1), label) for k, label in enumerate(labels)]
+        number += len(labels)
+
+
+@pytest.fixture
+def v1(tmp_path):
+    """Frames in folders, labels in csv files."""
+    root = tmp_path / "v1"
+    root.mkdir()
+    (root / "something-something-v1-labels.csv").write_text("\n".join(CLASSES) + "\n")
+    for split, videos in split_ids():
+        lines = [name if split == "test" else f"{name};{CLASSES[label]}" for name, label in videos]
+        (root / f"something-something-v1-{split}.csv").write_text("\n".join(lines) + "\n")
+    for i, count in enumerate(LENGTHS, 1):
+        write_frames(root / "20bn-something-something-v1" / str(i), i, count)
+    return root
+
+
+@pytest.fixture
+def v2(tmp_path):
+    """Videos in webm files, labels in json files."""
+    return make_v2(tmp_path / "v2")
+
+
+def make_v2(root, name="labels/{}.json", videos=True):
+    def write(what, content):
+        path = root / name.format(what)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    write("labels", {template: str(i) for i, template in enumerate(CLASSES)})
+    for split, entries in split_ids():
+        rows = []
+        for video, label in entries:
+            row = {"id": video}
+            if split != "test":
+                template = CLASSES[label].replace("something", "[something]")
+                row |= {"label": "pulling a cup", "template": template, "placeholders": ["a cup"]}
+            rows.append(row)
+        write(split, rows)
+    for i, count in enumerate(LENGTHS, 1):
+        if videos:
+            write_video(root / "20bn-something-something-v2" / f"{i}.webm", i, count)
+    return root
+
+
+class Files:
+    """The makers above, for tests that need them with other arguments."""
+
+    classes, lengths = CLASSES, LENGTHS
+    picture, frames, video = map(staticmethod, (picture, write_frames, write_video))
+    make_v2 = staticmethod(make_v2)
+
+
+@pytest.fixture
+def files():
+    return Files

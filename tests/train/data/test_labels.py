@@ -1,0 +1,221 @@
+import json
+import time
+
+import pytest
+
+from rstg_pyg.train.data.label_files import find_label_files
+from rstg_pyg.train.data.labels import Video, read_annotations, read_split
+from rstg_pyg.train.data.sources import open_source
+from rstg_pyg.train.errors import UserError
+
+V1 = "something-something-v1-{}.csv"
+
+
+def test_v1(v1, files):
+    labels = read_annotations(v1)
+    assert labels.files.kind == "v1" and labels.classes == files.classes
+    assert labels.class_order == "sorted"
+    assert labels.splits["train"] == [Video("1", 0), Video("2", 1), Video("3", 2), Video("4", 1)]
+    assert labels.splits["val"] == [Video("5", 2), Video("6", 0)]
+    assert labels.splits["test"] == [Video("7", None), Video("8", None)]
+
+
+@pytest.mark.parametrize("name", ["labels/{}.json", "{}.json", "something-something-v2-{}.json"])
+def test_v2_in_old_and_new_names(tmp_path, files, name):
+    root = files.make_v2(tmp_path / "v2", name, videos=False)
+    labels = read_annotations(root)
+    assert labels.files.kind == "v2" and labels.classes == files.classes
+    assert labels.splits["train"][1] == Video("2", 1)  # brackets stripped
+    assert labels.splits["test"] == [Video("7", None), Video("8", None)]
+    (labels.files.classes.parent / "test-answers.csv").write_text(f"8;{files.classes[2]}\n")
+    assert read_annotations(root).splits["test"] == [Video("7", None), Video("8", 2)]
+
+
+def test_v2_numbers_come_from_the_file(v2, files):
+    numbers = {template: str(i) for i, template in enumerate(reversed(files.classes))}
+    (v2 / "labels/labels.json").write_text(json.dumps(numbers))
+    labels = read_annotations(v2)
+    assert labels.classes == files.classes[::-1] and labels.class_order == "file"
+    assert [video.label for video in labels.splits["train"]] == [2, 1, 0, 1]
+
+
+def test_byte_order_marks_windows_line_ends_and_blank_lines(v1):
+    expected = read_annotations(v1).splits
+    for path in v1.glob("*.csv"):
+        text = path.read_text().replace("\n", "\r\n") + "\r\n  \r\n"
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_annotations(v1).splits == expected
+
+
+def write_lists(root, kind):
+    root.mkdir()
+    if kind == "tsm":
+        (root / "category.txt").write_text("A\nB\n")
+        (root / "train_videofolder.txt").write_text("1 40 1\n23 31 0\n")
+        (root / "val_videofolder.txt").write_text("some clip 2 30 0\n")
+        (root / "test_videofolder.txt").write_text("9 30\nmy clip 30\n")
+        return
+    folder = root / "annotations"
+    folder.mkdir()
+    (folder / "label_map.txt").write_text("A\nB\n")
+    if kind == "rawframes":
+        (folder / "sthv1_train_list_rawframes.txt").write_text("1 40 1\n23 31 0\n")
+    else:
+        (folder / "sthv2_train_list_videos.txt").write_text("1.webm 1\n23.webm 0\n")
+
+
+@pytest.mark.parametrize("kind", ["tsm", "rawframes", "videos"])
+def test_lists_of_tsm_and_mmaction(tmp_path, kind):
+    root = tmp_path / "lists"
+    write_lists(root, kind)
+    option = "tsm" if kind == "tsm" else "mmaction"
+    labels = read_annotations(root, option)
+    assert labels.classes == ["A", "B"]
+    assert labels.splits["train"] == [Video("1", 1), Video("23", 0)]
+    if kind == "tsm":
+        assert labels.splits["val"] == [Video("some clip 2", 0)]
+        assert labels.splits["test"] == [Video("9", None), Video("my clip", None)]
+    with pytest.raises(UserError, match=f"choose data.annotations={option}"):
+        read_annotations(root)
+
+
+@pytest.mark.parametrize("line", ["1 40", "1;40;1", "1 40 x", "40"])
+def test_wrong_list_lines(tmp_path, line):
+    write_lists(tmp_path / "lists", "tsm")
+    (tmp_path / "lists/train_videofolder.txt").write_text(line)
+    with pytest.raises(
+        UserError, match="line 1: expected folder num_frames label, separated by blanks"
+    ):
+        read_annotations(tmp_path / "lists", "tsm")
+
+
+@pytest.mark.parametrize("line", ["1 40 2", "1 40 -1"])
+def test_a_number_beyond_the_classes(tmp_path, line):
+    write_lists(tmp_path / "lists", "tsm")
+    (tmp_path / "lists/train_videofolder.txt").write_text(line)
+    with pytest.raises(
+        UserError, match=r"line 1: expected a label from 0 to 1.* 2 classes \(got -?\d\)"
+    ):
+        read_annotations(tmp_path / "lists", "tsm")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("9,Pulling something", "expected id;template, separated by a semicolon"),
+        ("9", "expected id;template"),
+        ("9;", "expected id;template"),
+        (
+            "9;Puling something from left to right",
+            "did you mean 'Pulling something from left to right'",
+        ),
+        ("2;Pulling something from left to right", "the video 2 is there twice .first in line 2"),
+        ("../x;Pulling something from left to right", "below the data folder"),
+        ("a/../../x;Pulling something from left to right", "below the data folder"),
+        ("/etc;Pulling something from left to right", "below the data folder"),
+        ("C:\\x;Pulling something from left to right", "below the data folder"),
+        (";Pulling something from left to right", "below the data folder"),
+    ],
+)
+def test_wrong_lines(v1, line, message):
+    path = v1 / V1.format("train")
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=message) as caught:
+        read_annotations(v1)
+    assert f"{path}, line 5" in str(caught.value)
+
+
+def test_a_comma_in_the_test_split(v1):
+    (v1 / V1.format("test")).write_text("7,8\n")
+    with pytest.raises(UserError, match="separated by a semicolon"):
+        read_annotations(v1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.json", "[{", "not whole JSON"),
+        ("train.json", "{}", "expected a list of videos"),
+        ("train.json", "[]", "empty file"),
+        ("train.json", "[7]", "entry 1: expected {'id', 'template', ...}"),
+        ("train.json", '[{"id": "1"}]', "has no template"),
+        ("labels.json", '{"A": "0", "B": "2"}', "every number from 0 to 1 once"),
+        ("labels.json", '{"A": "0", "B": "x"}', "every number from 0 to 1 once"),
+        ("labels.json", "[1]", "expected {template: number}"),
+    ],
+)
+def test_wrong_json(tmp_path, files, name, content, message):
+    root = files.make_v2(tmp_path / "v2", videos=False)
+    (root / "labels" / name).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_annotations(root)
+    assert name in str(caught.value)
+
+
+def test_wrong_class_lists(v1):
+    path = v1 / V1.format("labels")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read as UTF-8"):
+        read_annotations(v1)
+    path.write_text("A\nA\n")
+    with pytest.raises(UserError, match="the class 'A' is there twice"):
+        read_annotations(v1)
+    path.unlink()
+    with pytest.raises(
+        UserError, match="no list of classes; expected something-something-v1-labels.csv"
+    ):
+        read_annotations(v1)
+
+
+def test_the_wrong_level_names_the_right_one(v1):
+    with pytest.raises(UserError, match=f"one level too high, give {v1}$"):
+        find_label_files(v1.parent)
+    with pytest.raises(UserError, match=f"one level too low, give {v1}$"):
+        find_label_files(v1 / "20bn-something-something-v1")
+    with pytest.raises(UserError, match=f"one level too low, give {v1}$"):
+        find_label_files(v1 / "20bn-something-something-v1" / "1")
+
+
+def test_labels_folder_given_as_root(v2):
+    assert find_label_files(v2 / "labels").kind == "v2"  # they are there, but the videos are not
+    with pytest.raises(UserError, match=f"has no videos; that is one level too low, give {v2}$"):
+        open_source(v2 / "labels", ["1"])
+
+
+def test_no_root(v1, tmp_path):
+    with pytest.raises(UserError, match="does not exist; beside it are v1"):
+        find_label_files(tmp_path / "v2")
+    with pytest.raises(UserError, match="is a file"):
+        find_label_files(v1 / V1.format("train"))
+    (tmp_path / "empty").mkdir()
+    for path in v1.glob("*.csv"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"has no something-something-v1-train.csv or .*nor in labels/"):
+        find_label_files(tmp_path / "empty")
+    with pytest.raises(UserError, match="expected auto, v1"):
+        find_label_files(tmp_path, "v3")
+
+
+def test_both_versions_in_one_folder(v1, files):
+    files.make_v2(v1, videos=False)
+    with pytest.raises(UserError, match="v1 and of v2; choose with data.annotations=v1"):
+        read_annotations(v1)
+    assert read_annotations(v1, "v2").files.kind == "v2"
+
+
+def test_a_missing_split(v1):
+    (v1 / V1.format("validation")).unlink()
+    found = read_annotations(v1)
+    assert list(found.splits) == ["train", "test"]
+    with pytest.raises(
+        UserError, match=r"no list of the split 'val'.* something-something-v1-validation"
+    ):
+        read_split(found.files, "val", found.classes)
+
+
+def test_large_lists_are_read_in_seconds(v1, files):
+    lines = "".join(f"{i};{files.classes[i % 3]}\n" for i in range(100_000))
+    (v1 / V1.format("train")).write_text(lines)
+    begin = time.perf_counter()
+    assert len(read_annotations(v1).splits["train"]) == 100_000
+    assert time.perf_counter() - begin < 5

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from rstg_pyg.train.data.sampling import (
+    segments,
+    test_indices,
+    train_indices,
+    uniform,
+    uniform_shifted,
+)
+
+
+def test_uniform_is_the_published_one():
+    assert uniform(40, 32).tolist() == [int(x) for x in np.linspace(0, 39, 32)]
+    assert uniform(4, 8).tolist() == [0, 0, 0, 1, 1, 2, 2, 3]  # truncated, frames repeat
+    assert uniform(1, 3).tolist() == [0, 0, 0]
+
+
+def test_the_second_uniform_one():
+    expected = [min(int(x), 99) for x in np.linspace(2, 101, 32)]  # round(0.5 * 100 / 32) = 2
+    assert uniform_shifted(100, 32).tolist() == expected
+    assert uniform_shifted(20, 32).tolist() == uniform(20, 32).tolist()  # half a step rounds to 0
+
+
+def test_segments():
+    assert segments(12, 4, 0.5).tolist() == [1, 4, 7, 10]
+    assert segments(12, 4, 0.0).tolist() == [0, 3, 6, 9]
+    assert segments(2, 4, 0.5).tolist() == [0, 0, 1, 1]
+
+
+def test_training_segments_jitter_within_their_segment():
+    generator = np.random.default_rng(0)
+    clips = np.array([train_indices(40, 8, "segments", generator) for _ in range(300)])
+    assert (clips // 5 == np.arange(8)).all()
+    assert all(len(set(column)) == 5 for column in clips.T)  # every frame has its turn
+    again = train_indices(40, 8, "segments", np.random.default_rng(0))
+    assert again.tolist() == clips[0].tolist()
+
+
+def test_uniform_training_is_not_random():
+    generator = np.random.default_rng(0)
+    assert train_indices(40, 8, "uniform", generator).tolist() == uniform(40, 8).tolist()
+    assert generator.random() == np.random.default_rng(0).random()
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "segments"])
+@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 10_000])
+def test_all_frames_exist(sampling, length):
+    clips = test_indices(length, 32, sampling, 2)
+    clips.append(train_indices(length, 32, sampling, np.random.default_rng(1)))
+    assert len(test_indices(length, 32, sampling)) == 1
+    for clip in clips:
+        assert len(clip) == 32 and clip.min() >= 0 and clip.max() < length
+        assert (np.diff(clip) >= 0).all()

@@ -1,0 +1,270 @@
+import os
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rstg_pyg.train.data.folders import FrameFolders, detect_template
+from rstg_pyg.train.data.sources import find_sources, open_source, open_video
+from rstg_pyg.train.data.videos import VideoFile, VideoFiles
+from rstg_pyg.train.errors import UserError
+
+V1 = "20bn-something-something-v1"
+V2 = "20bn-something-something-v2"
+
+
+def numbers(frames):
+    """The frame numbers that the made-up frames tell."""
+    return [round(float(frame[..., 1].float().mean()) / 5) for frame in frames]
+
+
+@pytest.fixture
+def folders(v1, files):
+    return open_source(v1, [str(i + 1) for i in range(len(files.lengths))])
+
+
+@pytest.fixture
+def webms(v2, files):
+    return open_source(v2, [str(i + 1) for i in range(len(files.lengths))])
+
+
+@pytest.mark.parametrize("source", ["folders", "webms"])
+def test_reads_the_frames_asked_for(source, files, request):
+    source = pickle.loads(pickle.dumps(request.getfixturevalue(source)))
+    assert [source.num_frames(str(i)) for i in range(1, 9)] == files.lengths
+    assert source.num_frames("4") == 40  # no longer the last one that was opened
+    frames = source.read("4", [7, 0, 39, 7, 20])
+    assert frames.dtype == torch.uint8 and frames.shape == (5, 30, 40, 3)
+    assert numbers(frames) == [7, 0, 39, 7, 20]
+    expected = torch.from_numpy(files.picture(4, 7))
+    assert (frames[0].int() - expected.int()).abs().float().mean() < 4
+    assert source.read("5", [0, 0]).shape[0] == 2
+    assert numbers(source.frames("2")) == list(range(9))
+    assert source.read("4", [1, 3], short_side=15).shape == (2, 15, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("{:05d}.jpg", 1), ("{:06d}.jpg", 0), ("img_{:05d}.jpg", 1), ("{}.png", 0), ("f-{:03d}.JPG", 1)],
+)
+def test_names_of_frames_are_detected(tmp_path, files, name, start):
+    for video in (1, 2):
+        files.frames(tmp_path / "some" / str(video), video, 11, name, start)
+        (tmp_path / f"some/{video}/.DS_Store").write_text("x")
+        Image.new("L", (4, 4)).save(tmp_path / f"some/{video}/flow_x_00001.jpg")
+    source = open_source(tmp_path, ["1", "2"])
+    assert source.template.start == start
+    assert source.num_frames("2") == 11 and numbers(source.read("2", range(11))) == list(range(11))
+
+
+def test_the_first_folder_may_have_lost_its_first_frame(tmp_path, files):
+    for video in (1, 2):
+        files.frames(tmp_path / str(video), video, 5)
+    (tmp_path / "1/00001.jpg").unlink()
+    source = FrameFolders(tmp_path, detect_template([tmp_path / "1", tmp_path / "2"]))
+    assert source.num_frames("2") == 5
+    with pytest.raises(UserError, match="1/00001.jpg: the frame is missing"):
+        source.num_frames("1")
+
+
+def test_missing_frame(folders):
+    path = folders.location("4") / "00008.jpg"
+    path.unlink()
+    with pytest.raises(UserError) as caught:
+        folders.num_frames("4")
+    assert str(caught.value).startswith(f"{path}: the frame is missing")
+    assert str(caught.value).endswith("nearest: 00007.jpg, 00009.jpg, 00006.jpg")
+    with pytest.raises(UserError, match="00008.jpg: the frame is missing"):
+        folders.read("4", [6, 7])
+
+
+def test_missing_video(folders, webms):
+    with pytest.raises(UserError, match=f"{V1}/11: the video's folder is missing; nearest: 8, 7, 6"):
+        folders.num_frames("11")
+    with pytest.raises(
+        UserError, match=f"{V2}/11.webm: the video is missing; nearest: 8.webm, 7.webm, 6.webm"
+    ):
+        webms.num_frames("11")
+    assert folders.missing(["1", "11", "x/2"]) == ["11", "x/2"]
+    assert webms.missing(["1", "11", "x/2"]) == ["11", "x/2"]
+
+
+def test_empty_and_foreign_folders(folders):
+    empty = folders.location("21")
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"21: expected frames like 00001.jpg .the folder has nothing"):
+        folders.num_frames("21")
+    (empty / "img_1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="the folder has 1 files, such as img_1.jpg"):
+        folders.num_frames("21")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: data[: len(data) // 2], "truncated"),
+        (lambda data: data[:-2], "truncated"),
+        (lambda data: b"", "the image is empty"),
+        (lambda data: b"hello", "it is not an image"),
+        (lambda data: data[:20], "cannot be decoded"),
+    ],
+)
+def test_damaged_images(folders, damage, reason):
+    path = folders.location("1") / "00003.jpg"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=reason) as caught:
+        folders.read("1", [0, 2])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_frames_of_different_sizes(folders):
+    Image.new("RGB", (50, 30)).save(folders.location("1") / "00002.jpg")
+    with pytest.raises(UserError, match=r"1: expected frames of 40 x 30 .*frame 1 has 50 x 30"):
+        folders.read("1", [0, 1])
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_other_kinds_of_images_become_rgb(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    suffix = "jpg" if mode in ("L", "CMYK") else "png"
+    Image.new("RGB", (9, 7), (204, 204, 204)).convert(mode).save(tmp_path / f"a/1.{suffix}")
+    frames = open_source(tmp_path, ["a"]).read("a", [0])
+    assert frames.shape == (1, 7, 9, 3) and (frames.int() - 204).abs().max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: b"", "the video is empty"),
+        (lambda data: b"not a video", "cannot be decoded"),
+        (lambda data: data[:40], "cannot be decoded"),
+        (lambda data: data[: len(data) // 2], "truncated"),
+    ],
+)
+def test_damaged_videos(webms, damage, reason):
+    path = webms.location("4")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=reason) as caught:
+        webms.read("4", [webms.num_frames("4") - 1])
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_garbage_inside_a_video(webms):
+    path = webms.location("4")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : -200] = os.urandom(len(data) - len(data) // 2 - 200)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="4.webm: "):
+        list(webms.frames("4"))
+
+
+def test_a_file_without_pictures(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(UserError, match="a.mp4: the file has no video stream"):
+        VideoFile(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.webm", "libvpx"),
+        ("a.webm", "libvpx-vp9"),
+        ("a.mp4", "mpeg4"),
+        ("a.avi", "mpeg4"),
+        ("a.mp4", "libx264"),
+        ("a.avi", "libx264"),
+        ("a.gif", None),
+    ],
+)
+def test_containers_and_codecs(tmp_path, files, name, codec):
+    path = tmp_path / name
+    if codec is None:
+        images = [Image.fromarray(files.picture(1, i)) for i in range(40)]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=80)
+    else:
+        files.video(path, 1, 40, codec, options={"g": "12", "auto-alt-ref": "1"})
+    video = VideoFile(path)
+    assert video.num_frames == 40 and round(video.fps) in (12, 13)
+    frames = list(video.frames())
+    assert numbers(frames) == list(range(40))
+    for index in (0, 11, 12, 13, 38, 39):  # with and without seeking: the very same frame
+        (frame,) = video.frames([index])
+        assert torch.equal(frame, frames[index])
+    some = list(video.frames([3, 26, 27, 39]))
+    assert all(torch.equal(a, frames[i]) for a, i in zip(some, [3, 26, 27, 39]))
+
+
+def test_a_video_held_upright(tmp_path, files):
+    path = tmp_path / "phone.mp4"
+    files.video(path, 1, 2)
+    plain = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1 << 14]]) << 16
+    turned = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1 << 14]]) << 16  # shown a quarter turn clockwise
+    plain, turned = (matrix.astype(">i4").tobytes() for matrix in (plain, turned))
+    head, matrix, tail = path.read_bytes().rpartition(plain)  # the track's, after the file's
+    assert matrix
+    path.write_bytes(head + turned + tail)
+    (frame, _) = VideoFile(path).frames()
+    assert frame.shape == (40, 30, 3)
+    assert (
+        frame[0, :, 2].float().mean() < 20 and frame[-1, :, 2].float().mean() > 235
+    )  # was left, right
+
+
+def test_odd_sizes(tmp_path, files):
+    files.video(tmp_path / "a.webm", 1, 3, height=31, width=45)
+    source = VideoFiles(tmp_path, ".webm")
+    assert source.read("a", [0, 2], short_side=16).shape == (2, 16, 23, 3)
+    files.frames(tmp_path / "b", 1, 2, height=1, width=3)
+    assert open_source(tmp_path, ["b"], "frames").read("b", [1], 8).shape == (1, 8, 24, 3)
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path, files):
+    options = {"preset": "ultrafast"}
+    files.video(tmp_path / "long.mp4", 1, 10_000, "libx264", height=16, width=16, options=options)
+    tracemalloc.start()
+    video = VideoFile(tmp_path / "long.mp4")
+    assert video.num_frames == 10_000
+    assert sum(1 for _ in video.frames()) == 10_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e6  # all frames are 7.7 MB; the time stamps are under 1
+
+
+def test_the_packed_store_comes_before_folders_before_files(v1, files):
+    for i in (1, 2, 3):
+        files.video(v1 / "videos" / f"{i}.mp4", i, 3)
+    videos = ["1", "2", "3"]
+    assert [source.kind for source in find_sources(v1, videos)] == ["frames", "video"]
+    assert open_source(v1, videos).kind == "frames"
+    assert open_source(v1, videos, "video").num_frames("1") == 3
+    with pytest.raises(UserError, match=r"data.source=packed: .* it has data.source=frames, video"):
+        open_source(v1, videos, "packed")
+    with pytest.raises(UserError, match="expected one of auto, packed"):
+        open_source(v1, videos, "film")
+
+
+def test_no_videos(v1):
+    with pytest.raises(UserError, match=rf"none of the videos is in {v1} .*{V1}.*\n.*nearest: 8, 7, 6"):
+        open_source(v1, ["907"])
+
+
+def test_one_video_of_ones_own(v1, v2):
+    for path in (v1 / V1 / "4", v2 / V2 / "4.webm"):
+        source, video = open_video(path)
+        assert source.num_frames(video) == 40 and numbers(source.read(video, [5, 30])) == [5, 30]
+    with pytest.raises(UserError, match="it has none"):
+        open_video(v1 / V1)
+    source, video = open_video(v1 / "5.webm")
+    with pytest.raises(UserError, match="5.webm: the video is missing"):
+        source.num_frames(video)

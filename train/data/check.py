@@ -1,0 +1,227 @@
+"""What ``prepare.py check`` reports: what is there, what is missing, and what is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rstg_pyg.train.data.label_files import SPLITS, LabelFiles, find_label_files
+from rstg_pyg.train.data.labels import Video, class_order, read_classes, read_split
+from rstg_pyg.train.data.parallel import in_processes
+from rstg_pyg.train.data.sources import FrameSource, find_sources
+from rstg_pyg.train.errors import UserError
+
+_NAMED = 3  # videos that a line names
+
+
+@dataclass
+class SplitReport:
+    """One split.
+
+    Attributes:
+        file: Its list of videos.
+        num_videos: Videos in the list.
+        num_labelled: Those with a label.
+        counts: Videos per class.
+        missing: Per kind of source, the videos that it lacks.
+    """
+
+    file: Path
+    num_videos: int
+    num_labelled: int
+    counts: list[int]
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """A data set's state.
+
+    Attributes:
+        files: The label files.
+        classes: The classes; empty if their list cannot be read.
+        class_order: ``"sorted"`` or ``"file"``.
+        sources: What is known of each source of frames.
+        splits: The splits whose lists can be read.
+        problems: What is wrong, a line each.
+        unreadable: Per kind of source, what is wrong with each damaged video; only after a deep check.
+        deep: Whether every frame was read.
+    """
+
+    files: LabelFiles
+    classes: list[str] = field(default_factory=list)
+    class_order: str = "file"
+    sources: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unreadable: dict[str, list[str]] = field(default_factory=dict)
+    deep: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def text(self) -> str:
+        """The report for people."""
+        files = ", ".join(str(path.relative_to(self.files.root)) for path in self.files.all)
+        lines = [f"{self.files.root}: {self.files.kind} label files ({files})"]
+        if self.classes:
+            order = "sorted" if self.class_order == "sorted" else "the file's, which is not sorted"
+            lines.append(f"classes: {len(self.classes)}, order: {order}")
+        lines += [f"{kind}: {detail}" for kind, detail in self.sources.items()]
+        for split in SPLITS:
+            lines += self._split_lines(split)
+        if self.deep:
+            found = sum(map(len, self.unreadable.values()))
+            lines.append(f"every frame was read: {found} videos are unreadable")
+        lines += [f"problem: {problem}" for problem in self.problems]
+        count = len(self.problems)
+        lines.append(f"problems: {count}" if count else "nothing is wrong")
+        return "\n".join(lines)
+
+    def _split_lines(self, split: str) -> list[str]:
+        report = self.splits.get(split)
+        if report is None:
+            there = split in self.files.splits
+            return [f"{split}: {'its list cannot be used' if there else 'no list of videos'}"]
+        if report.num_labelled == 0:
+            return [f"{split}: {report.num_videos:,} videos, no labels (can be predicted)"]
+        order = sorted(range(len(self.classes)), key=report.counts.__getitem__)
+        least, most = order[0], order[-1]
+        labelled = report.num_videos - report.num_labelled
+        return [
+            f"{split}: {report.num_videos:,} videos"
+            + (f", {labelled:,} of them without a label" if labelled else "")
+            + f"; smallest class {report.counts[least]:,} ({self.classes[least]}), "
+            f"largest {report.counts[most]:,} ({self.classes[most]})"
+        ]
+
+
+def check(
+    root: str | Path,
+    annotations: str = "auto",
+    deep: bool = False,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Looks at a data set: at the lists and the folders' names, or (deep) at every frame.
+
+    Args:
+        root: The data set's folder.
+        annotations: Kind of the label files, see :func:`read_annotations`.
+        deep: Whether to read every frame of every video.
+        workers: Processes that read.
+        progress: Called with the numbers of videos that were read and of all.
+
+    Raises:
+        UserError: If there are no label files.
+    """
+    report = Report(find_label_files(root, annotations), deep=deep)
+    try:
+        report.classes = read_classes(report.files)
+    except UserError as e:
+        report.problems.append(str(e))
+        return report
+    report.class_order = class_order(report.classes)
+    splits: dict[str, list[Video]] = {}
+    for split in report.files.splits:
+        try:
+            splits[split] = read_split(report.files, split, report.classes)
+        except UserError as e:
+            report.problems.append(str(e))
+            continue
+        counts = Counter(video.label for video in splits[split])
+        unlabelled = counts.pop(None, 0)
+        report.splits[split] = SplitReport(
+            report.files.splits[split],
+            len(splits[split]),
+            len(splits[split]) - unlabelled,
+            [counts[label] for label in range(len(report.classes))],
+        )
+    report.problems += _label_problems(report, splits)
+    videos = list(dict.fromkeys(video.id for split in splits.values() for video in split))
+    for source in find_sources(report.files.root, videos) if videos else []:
+        _check_source(report, source, splits)
+        if deep:
+            _read_all(report, source, videos, workers, progress)
+    if videos and not report.sources:
+        report.problems.append(
+            f"{report.files.root}: no videos, expected a folder with {videos[0]}/00001.jpg and so on, "
+            f"or {videos[0]}.webm"
+        )
+    return report
+
+
+def _label_problems(report: Report, splits: dict[str, list[Video]]) -> list[str]:
+    problems = []
+    for split in ("train", "val"):
+        if split not in report.files.splits:
+            problems.append(f"{report.files.root}: there is no list of the split {split!r}")
+    if "train" in report.splits:
+        counts = report.splits["train"].counts
+        empty = [name for name, count in zip(report.classes, counts) if count == 0]
+        if empty:
+            problems.append(
+                f"{report.files.splits['train']}: {len(empty)} classes have no video ({_some(empty)})"
+            )
+    names = list(splits)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            there = {video.id for video in splits[first]}
+            shared = [video.id for video in splits[second] if video.id in there]
+            if shared:
+                problems.append(
+                    f"{report.files.splits[second]}: {len(shared)} videos are in {first} too "
+                    f"({_some(shared)})"
+                )
+    return problems
+
+
+def _check_source(report: Report, source: FrameSource, splits: dict[str, list[Video]]) -> None:
+    report.sources[source.kind] = source.detail
+    for split, videos in splits.items():
+        ids = [video.id for video in videos]
+        missing = source.missing(ids)
+        report.splits[split].missing[source.kind] = missing
+        if missing:
+            report.problems.append(
+                f"{split}: {len(missing):,} of {len(ids):,} videos are missing in the {source.kind} "
+                f"({_some([str(source.location(video)) for video in missing])})"
+            )
+
+
+def _read_all(
+    report: Report,
+    source: FrameSource,
+    videos: list[str],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    missing = {v for split in report.splits.values() for v in split.missing[source.kind]}
+    there = [video for video in videos if video not in missing]
+    found = report.unreadable.setdefault(source.kind, [])
+    for count, problem in enumerate(in_processes(partial(read_through, source), there, workers), 1):
+        if problem is not None:
+            found.append(problem)
+            report.problems.append(problem)
+        if progress is not None:
+            progress(count, len(there))
+
+
+def read_through(source: FrameSource, video: str) -> str | None:
+    """Reads all frames of a video; returns what is wrong with it, or nothing."""
+    try:
+        for _ in source.frames(video):
+            pass
+    except UserError as e:
+        return str(e)
+    return None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,249 @@
+"""Reads the label files of Something-Something as they are distributed.
+
+That is v1, v2, or the lists of TSM and mmaction. :func:`read_classes` reads the list of classes and
+:func:`read_split` the videos of one split; :func:`read_annotations` finds the files and reads them all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+from rstg_pyg.train.data.label_files import LabelFiles, expected_list, find_label_files
+from rstg_pyg.train.errors import UserError, nearest
+
+
+class Video(NamedTuple):
+    """A video of a split: its id (a path below the videos' folder) and its class, if it is known."""
+
+    id: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The classes and the videos of a data set.
+
+    Attributes:
+        files: The files they were read from.
+        classes: Templates, without brackets; the class is the place in this list.
+        class_order: ``"sorted"`` if the classes are in alphabetical order, which is then also the
+            file's; ``"file"`` if the file has another. (TSM sorts, mmaction takes the file's.)
+        splits: The videos of each split.
+    """
+
+    files: LabelFiles
+    classes: list[str]
+    class_order: str
+    splits: dict[str, list[Video]]
+
+
+def read_annotations(root: str | Path, kind: str = "auto") -> Annotations:
+    """Finds and reads the label files of a data set.
+
+    Args:
+        root: The folder that holds the label files (or a folder ``labels`` or ``annotations`` with
+            them) and the videos' folder.
+        kind: ``"auto"`` (v1 or v2, whichever is there) or one of :data:`KINDS`.
+
+    Raises:
+        UserError: If a file is missing or wrong.
+    """
+    files = find_label_files(root, kind)
+    classes = read_classes(files)
+    splits = {split: read_split(files, split, classes) for split in files.splits}
+    return Annotations(files, classes, class_order(classes), splits)
+
+
+def class_order(classes: list[str]) -> str:
+    """``"sorted"`` if the classes are in alphabetical order, else ``"file"``."""
+    return "sorted" if classes == sorted(classes) else "file"
+
+
+def read_classes(files: LabelFiles) -> list[str]:
+    """Reads the list of classes, in the file's order.
+
+    Raises:
+        UserError: If the file is empty or damaged, names a class twice, or numbers them with gaps.
+    """
+    path = files.classes
+    if path.suffix == ".json":
+        names = _numbered(path, _read_json(path, dict))
+    else:
+        names = [_plain(line) for _, line in _lines(path)]
+    if not names:
+        raise UserError(f"{path}: expected the list of classes, one per line (got an empty file)")
+    twice = _first_twice(names)
+    if twice is not None:
+        raise UserError(f"{path}: the class {twice!r} is there twice; every class needs one line")
+    return names
+
+
+def _numbered(path: Path, numbers: dict[str, Any]) -> list[str]:
+    """The templates of v2, by their numbers."""
+    try:
+        by_number = {int(number): _plain(name) for name, number in numbers.items()}
+    except (TypeError, ValueError):
+        by_number = {}
+    if sorted(by_number) != list(range(len(numbers))):
+        raise UserError(
+            f"{path}: expected {{template: number}} with every number from 0 to {len(numbers) - 1} once"
+        )
+    return [by_number[i] for i in range(len(numbers))]
+
+
+def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]:
+    """Reads the videos of a split, in the file's order.
+
+    Args:
+        files: The label files.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        classes: The classes from :func:`read_classes`.
+
+    Raises:
+        UserError: If there is no such file, or a line has a wrong separator, an unknown label, an id
+            that occurs twice or one that leads out of the data set's folder.
+    """
+    if split not in files.splits:
+        have = ", ".join(files.splits)
+        raise UserError(
+            f"{files.root}: there is no list of the split {split!r} (the folder has {have}); expected "
+            f"{expected_list(files.kind, split)}"
+        )
+    path = files.splits[split]
+    read = {"v1": _read_csv, "v2": _read_v2, "tsm": _read_list, "mmaction": _read_list}[files.kind]
+    numbers = {name: number for number, name in enumerate(classes)}
+    videos, seen = [], {}
+    for place, name, label in read(path, split == "test"):
+        where = f"{path}, {place}"
+        _check_id(where, name)
+        if name in seen:
+            raise UserError(f"{where}: the video {name} is there twice (first in {seen[name]})")
+        seen[name] = place
+        videos.append(Video(name, _number(where, label, numbers, files.classes)))
+    if not videos:
+        raise UserError(f"{path}: expected one video per line (got an empty file)")
+    if split == "test" and files.answers is not None:
+        answers = {
+            name: _number(f"{files.answers}, {place}", label, numbers, files.classes)
+            for place, name, label in _read_csv(files.answers, False)
+        }
+        videos = [Video(name, answers.get(name, label)) for name, label in videos]
+    return videos
+
+
+_Row = tuple[str, str, "str | int | None"]  # where in the file, id, label
+
+
+def _read_csv(path: Path, unlabelled: bool) -> Iterator[_Row]:
+    """Lines ``id;template``, or ``id`` alone where labels may be missing."""
+    for number, line in _lines(path):
+        name, separator, template = line.partition(";")
+        alone = unlabelled and not separator and not re.search(r"[,\t|]", line)
+        if not alone and not (separator and template.strip()):
+            raise UserError(
+                f"{path}, line {number}: expected id;template, separated by a semicolon "
+                f"(got {line[:60]!r})"
+            )
+        yield f"line {number}", name.strip(), _plain(template) or None
+
+
+def _read_v2(path: Path, unlabelled: bool) -> Iterator[_Row]:
+    """A JSON list of ``{"id", "label", "template", "placeholders"}``."""
+    for number, entry in enumerate(_read_json(path, list), 1):
+        if not isinstance(entry, dict) or "id" not in entry:
+            raise UserError(
+                f"{path}, entry {number}: expected {{'id', 'template', ...}} (got {str(entry)[:60]})"
+            )
+        template = entry.get("template")
+        if template is None and not unlabelled:
+            raise UserError(f"{path}, entry {number}: the video {entry['id']} has no template")
+        yield f"entry {number}", str(entry["id"]), None if template is None else _plain(str(template))
+
+
+def _read_list(path: Path, unlabelled: bool) -> Iterator[_Row]:
+    """Lines ``folder num_frames label`` or ``file.ext label``; the test split may lack labels."""
+    videos = "videos" in path.stem.split("_")  # mmaction's name for lists of files
+    what = "file.ext label" if videos else "folder num_frames label"
+    full = 1 if videos else 2  # numbers in a labelled line
+    for number, line in _lines(path):
+        for count in (full, full - 1) if unlabelled else (full,):
+            name, *numbers = line.rsplit(None, count)
+            if len(numbers) == count and all(re.fullmatch(r"-?\d+", n) for n in numbers):
+                break
+        else:
+            raise UserError(
+                f"{path}, line {number}: expected {what}, separated by blanks (got {line[:60]!r})"
+            )
+        if videos and PurePosixPath(name).name:
+            name = str(PurePosixPath(name).with_suffix(""))
+        yield f"line {number}", name, int(numbers[-1]) if count == full else None
+
+
+def _number(where: str, label: str | int | None, numbers: dict[str, int], classes: Path) -> int | None:
+    """The class of a label, which the file gives by name or by number."""
+    if label is None:
+        return None
+    if isinstance(label, int):
+        if not 0 <= label < len(numbers):
+            raise UserError(
+                f"{where}: expected a label from 0 to {len(numbers) - 1}, since {classes.name} has "
+                f"{len(numbers)} classes (got {label})"
+            )
+        return label
+    if label not in numbers:
+        raise UserError(
+            f"{where}: the label {label!r} is not in {classes.name}{nearest(label, numbers)}"
+        )
+    return numbers[label]
+
+
+def _check_id(where: str, name: str) -> None:
+    """Ids are paths below the videos' folder and must not lead out of it."""
+    path = PurePosixPath(name)
+    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).is_absolute()
+    if leaves or "\\" in name or "\0" in name or not path.name:
+        raise UserError(f"{where}: expected the name of a video below the data folder (got {name!r})")
+
+
+def _plain(template: str) -> str:
+    """A template without the brackets of v2."""
+    return template.replace("[", "").replace("]", "").strip()
+
+
+def _first_twice(names: list[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as e:
+        raise UserError(f"{path}: not whole JSON ({e}); download it again") from e
+    if not isinstance(content, kind):
+        what = "a list of videos" if kind is list else "{template: number}"
+        raise UserError(f"{path}: expected {what} (got a {type(content).__name__})")
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({e}); download it again") from e

@@ -1,0 +1,212 @@
+"""The packed store: the frames of all videos, as JPEG of one short side, in one large file.
+
+The store is an LMDB file. A training clip is a few frames of a random video, which LMDB finds by key
+and hands over without a copy, from memory that all workers share; the shards of WebDataset are made to
+be read from end to end, which would tie the order of an epoch to that of the files. LMDB is also whole
+after any interruption: a transaction is on the disk or never happened. What LMDB lacks is checksums, so
+every frame has one (CRC-32), verified whenever it is read.
+
+A store is a folder with the LMDB file and a copy of the label files, so it is a data set's root by
+itself. ``packing.py`` writes it; once it is there it never changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import lmdb
+import numpy as np
+from torch import Tensor
+
+from rstg_pyg.train.data.images import decode_image, encode_jpeg
+from rstg_pyg.train.data.names import beside
+from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.errors import UserError
+
+STORE = "videos.lmdb"
+MADE_KEY = b"made"
+
+_VIDEO = b"video/"
+_HEADER = struct.Struct("<IfI")  # number of frames, frames per second (0: unknown), CRC of the table
+_ENTRY = np.dtype([("size", "<u4"), ("crc", "<u4")])  # a row of the table: one per frame
+
+
+@dataclass(frozen=True)
+class Made:
+    """What made a store.
+
+    Attributes:
+        short_side: Short side of the frames, in pixels.
+        quality: JPEG quality.
+        extractor: The programs that decoded, resized and encoded.
+        source: Kind of the source, ``"frames"`` or ``"video"``.
+        fps: Frame rate of the first video, of which every frame was kept; ``None``: unknown.
+    """
+
+    short_side: int
+    quality: int
+    extractor: str
+    source: str
+    fps: float | None
+
+    def to_bytes(self) -> bytes:
+        """As stored."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Made:
+        """From what was stored."""
+        return cls(**json.loads(data))
+
+    def __str__(self) -> str:
+        rate = f"{self.fps:g} frames per second" if self.fps else "frame rate unknown"
+        return (
+            f"short side {self.short_side}, JPEG quality {self.quality}, from {self.source}, {rate}, "
+            f"by {self.extractor}"
+        )
+
+
+def video_key(video: str) -> bytes:
+    """The key of a video's record."""
+    return _VIDEO + video.encode()
+
+
+def encode_video(source: FrameSource, video: str, short_side: int, quality: int) -> bytes:
+    """A video as the store's record: header, table of the frames' sizes and checksums, frames."""
+    frames = [encode_jpeg(frame, quality) for frame in source.frames(video, short_side=short_side)]
+    table = np.array([(len(data), zlib.crc32(data)) for data in frames], _ENTRY).tobytes()
+    fps = source.frames_per_second(video) or 0.0
+    return b"".join([_HEADER.pack(len(frames), fps, zlib.crc32(table)), table, *frames])
+
+
+def list_videos(transaction: lmdb.Transaction) -> list[str]:
+    """The ids of all videos in a store."""
+    cursor = transaction.cursor()
+    if not cursor.set_range(_VIDEO):
+        return []
+    keys = (bytes(key) for key in cursor.iternext(keys=True, values=False))
+    return [key[len(_VIDEO) :].decode() for key in keys]
+
+
+class PackedVideos(FrameSource):
+    """Reads a packed store. Every process opens the file for itself, when it first needs it.
+
+    Args:
+        path: The LMDB file.
+
+    Raises:
+        UserError: If the file is not a store or is truncated.
+    """
+
+    kind = "packed"
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._opened: _Opened | None = None
+        made = self._get(MADE_KEY)
+        if made is None:
+            raise UserError(f"{self.path}: not a store of prepare.py pack; make it again")
+        self.made = Made.from_bytes(bytes(made))
+        self.detail = f"packed store {self.path}: {self.made}"
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_opened": None}
+
+    def location(self, video: str) -> Path:
+        """The video's place in the store."""
+        return self.path / video
+
+    def missing(self, videos: list[str]) -> list[str]:
+        """The videos without a record."""
+        there = set(self.videos())
+        return [video for video in videos if video not in there]
+
+    def videos(self) -> list[str]:
+        """The ids of all videos."""
+        self._get(MADE_KEY)  # opens it where that is still to do
+        return list_videos(self._opened.transaction)
+
+    def num_frames(self, video: str) -> int:
+        """The number of frames."""
+        return len(self._record(video)[1])
+
+    def frames_per_second(self, video: str) -> float | None:
+        """The rate of the file that the video was packed from."""
+        return _HEADER.unpack_from(self._record(video)[0])[1] or None
+
+    def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
+        record, table = self._record(video)
+        ends = _HEADER.size + table.nbytes + table["size"].cumsum(dtype=np.int64)
+        for index in indices:
+            data = record[int(ends[index] - table["size"][index]) : int(ends[index])]
+            if zlib.crc32(data) != table["crc"][index]:
+                raise self._damaged(f"frame {index} of the video {video}")
+            yield decode_image(data, f"{self.location(video)}, frame {index}")
+
+    def _record(self, video: str) -> tuple[memoryview, np.ndarray]:
+        """A video's record, and the verified table in it."""
+        record = self._get(video_key(video))
+        if record is None:
+            near = beside(video, self.videos())
+            raise UserError(f"{self.path}: the video {video} is not in the packed store{near}")
+        try:
+            count, _, crc = _HEADER.unpack_from(record)
+            table = np.frombuffer(record, _ENTRY, count, _HEADER.size)
+        except (struct.error, ValueError):
+            raise self._damaged(f"the video {video}") from None
+        if count == 0 or zlib.crc32(table) != crc:
+            raise self._damaged(f"the video {video}")
+        return record, table
+
+    def _damaged(self, what: str) -> UserError:
+        return UserError(
+            f"{self.path}: {what} is damaged (wrong checksum); copy the store again, or pack it again"
+        )
+
+    def _get(self, key: bytes) -> memoryview | None:
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = _open(self.path)
+        try:
+            return self._opened.transaction.get(key)
+        except lmdb.Error as e:
+            raise UserError(
+                f"{self.path}: the packed store is damaged ({e}); copy it again, or pack it again"
+            ) from e
+
+
+class _Opened:
+    """A store opened for reading; memory that its transaction hands out is valid while it lives."""
+
+    def __init__(self, path: Path):
+        self.process = os.getpid()
+        try:
+            self.environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
+        except lmdb.Error as e:
+            raise UserError(f"{path}: the packed store cannot be read ({e})") from e
+        pages = self.environment.info()["last_pgno"] + 1
+        if path.stat().st_size < pages * self.environment.stat()["psize"]:
+            self.environment.close()  # reading on would end the process with SIGBUS
+            raise UserError(f"{path}: the packed store is truncated; copy it again, or pack it again")
+        self.transaction = self.environment.begin(buffers=True)
+
+
+#: LMDB wants a file to be opened once per process, so the data sets of a process share what is open.
+_opened: WeakValueDictionary[Path, _Opened] = WeakValueDictionary()
+
+
+def _open(path: Path) -> _Opened:
+    """The store as this process opened it; what it inherited from its parent is closed."""
+    path = path.resolve()
+    opened = _opened.get(path)
+    if opened is None or opened.process != os.getpid():
+        if opened is not None:
+            opened.environment.close()
+        opened = _opened[path] = _Opened(path)
+    return opened

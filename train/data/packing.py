@@ -1,0 +1,240 @@
+"""Makes a packed store (see ``packed.py``), a transaction of some videos at a time.
+
+While it is made the store is called ``NAME.partial``. Whatever ends the program, SIGKILL and a full
+disk included, leaves whole videos there, and calling it again goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import lmdb
+import PIL
+import torch
+
+from rstg_pyg.train.checkpoints import write_atomically
+from rstg_pyg.train.data.label_files import LabelFiles
+from rstg_pyg.train.data.labels import read_annotations
+from rstg_pyg.train.data.packed import (
+    MADE_KEY,
+    STORE,
+    Made,
+    PackedVideos,
+    encode_video,
+    list_videos,
+    video_key,
+)
+from rstg_pyg.train.data.parallel import in_processes
+from rstg_pyg.train.data.sources import FrameSource, open_source
+from rstg_pyg.train.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two programs from packing the same store
+    fcntl = None
+
+_TRANSACTION = 64 << 20  # bytes
+_LONGEST_KEY = 511  # LMDB's
+_NAMED = 5  # broken videos that an error names
+
+
+class Packed(NamedTuple):
+    """What :func:`pack` made.
+
+    Attributes:
+        store: The store's folder.
+        videos: Videos in it.
+        added: Videos that this call added.
+        size: Bytes.
+        made: What made it.
+    """
+
+    store: Path
+    videos: int
+    added: int
+    size: int
+    made: Made
+
+
+def pack(
+    root: str | Path,
+    out: str | Path,
+    annotations: str = "auto",
+    source: str = "auto",
+    short_side: int = 256,
+    quality: int = 90,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Packed:
+    """Packs all videos that a data set's label files name.
+
+    Args:
+        root: The data set's folder.
+        out: The store's folder, which becomes a root too. It appears when it is whole.
+        annotations: Kind of the label files, see :func:`read_annotations`.
+        source: Kind of the frames, see :func:`open_source`.
+        short_side: Short side of the frames.
+        quality: JPEG quality.
+        workers: Processes that decode and encode.
+        progress: Called with the numbers of videos that are done and of all.
+
+    Raises:
+        UserError: If the data set is wrong, a video is missing or damaged (the others are packed
+            first), the disk is full, the store is there already, or was begun with other settings.
+    """
+    if short_side < 1 or not 1 <= quality <= 100:
+        raise UserError(
+            f"expected --short-side from 1 and --quality from 1 to 100 (got {short_side} and {quality})"
+        )
+    out = Path(out).expanduser()
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another name, or remove it to pack again")
+    labels = read_annotations(root, annotations)
+    videos = list(dict.fromkeys(video.id for split in labels.splits.values() for video in split))
+    frames = open_source(root, videos, source)
+    if isinstance(frames, PackedVideos):
+        raise UserError(f"{root}: is a packed store already; give the data set that it was made from")
+
+    broken: list[str] = []
+    with _Writer(out.with_name(f"{out.name}.partial")) as writer:
+        made = writer.begin(_made(frames, videos, short_side, quality))
+        there = set(writer.videos())
+        todo = [video for video in videos if video not in there]
+        encode = partial(_try_to_encode, frames, short_side, quality)
+        for count, (video, record) in enumerate(zip(todo, in_processes(encode, todo, workers)), 1):
+            if isinstance(record, str):
+                broken.append(record)
+            else:
+                writer.put(video, record)
+            if progress is not None:
+                progress(len(videos) - len(todo) + count, len(videos))
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(videos)} videos cannot be packed. The others are in "
+            f"{writer.folder}; mend these and run it again:\n" + "\n".join(broken[:_NAMED])
+        )
+    _finish(writer.folder, out, labels.files)
+    return Packed(out, len(videos), len(todo), (out / STORE).stat().st_size, made)
+
+
+def _made(source: FrameSource, videos: list[str], short_side: int, quality: int) -> Made:
+    fps = None
+    for video in videos:
+        try:
+            fps = source.frames_per_second(video)
+            break
+        except UserError:  # named later, with all others
+            continue
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    decoder = f"PyAV {av.__version__} (libavcodec {codec}), " if source.kind == "video" else ""
+    extractor = f"{decoder}torch {torch.__version__} bicubic, Pillow {PIL.__version__}"
+    return Made(short_side, quality, extractor, source.kind, fps)
+
+
+def _try_to_encode(source: FrameSource, short_side: int, quality: int, video: str) -> bytes | str:
+    """The video's record, or what is wrong with the video."""
+    if len(video_key(video)) > _LONGEST_KEY:
+        return f"{video[:40]}...: the id is longer than the {_LONGEST_KEY} bytes that LMDB allows"
+    try:
+        return encode_video(source, video, short_side, quality)
+    except UserError as e:
+        return str(e)
+
+
+class _Writer:
+    """Writes the LMDB file of an unfinished store."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._size = 0  # bytes in the open transaction
+
+    def __enter__(self) -> _Writer:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "w")
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = self.folder / STORE
+            free = shutil.disk_usage(self.folder).free + (path.stat().st_size if path.exists() else 0)
+            self._environment = lmdb.open(
+                str(path), subdir=False, map_size=max(free, 1 << 30), lock=False
+            )
+        except BlockingIOError:
+            raise UserError(
+                f"{self.folder}: another program is packing it; wait until it is done"
+            ) from None
+        except (OSError, lmdb.Error) as e:
+            raise UserError(f"{self.folder}: cannot be written ({e}); choose another place") from e
+        self._transaction = self._environment.begin(write=True)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._commit(last=True)
+        finally:
+            self._environment.close()  # drops what was not committed
+            self._lock.close()
+
+    def begin(self, made: Made) -> Made:
+        """Notes what makes the store, or makes sure that the same went on before."""
+        before = self._transaction.get(MADE_KEY)
+        if before is None:
+            self._transaction.put(MADE_KEY, made.to_bytes())
+            return made
+        if Made.from_bytes(before) != made:
+            raise UserError(
+                f"{self.folder}: was begun with other settings ({Made.from_bytes(before)}; now "
+                f"{made})\nuse those, or remove the folder to begin anew"
+            )
+        return made
+
+    def videos(self) -> list[str]:
+        """The ids of the videos that are there."""
+        return list_videos(self._transaction)
+
+    def put(self, video: str, record: bytes) -> None:
+        """Adds a video."""
+        try:
+            self._transaction.put(video_key(video), record)
+        except lmdb.Error as e:
+            raise self._full(e) from e
+        self._size += len(record)
+        if self._size >= _TRANSACTION:
+            self._commit()
+
+    def _commit(self, last: bool = False) -> None:
+        try:
+            self._transaction.commit()
+        except (lmdb.Error, OSError) as e:
+            raise self._full(e) from e
+        self._size = 0
+        if not last:
+            self._transaction = self._environment.begin(write=True)
+
+    def _full(self, error: Exception) -> UserError:
+        with self._environment.begin() as transaction:
+            count = len(list_videos(transaction))
+        free = shutil.disk_usage(self.folder).free
+        return UserError(
+            f"{self.folder}: cannot be written ({error}; {free / 1e6:.0f} MB are free there); {count} "
+            f"whole videos are in it\nif the disk is full free some space and run it again: it goes on"
+        )
+
+
+def _finish(unfinished: Path, out: Path, files: LabelFiles) -> None:
+    """Puts the label files beside the frames and gives the store its name."""
+    for path in files.all:
+        copy = unfinished / path.relative_to(files.root)
+        write_atomically(copy, lambda temporary, path=path: shutil.copyfile(path, temporary))
+    (unfinished / "lock").unlink(missing_ok=True)
+    try:
+        os.replace(unfinished, out)
+    except OSError as e:
+        raise UserError(f"{out}: cannot be written ({e.strerror or e}); choose another place") from e

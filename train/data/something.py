@@ -1,0 +1,207 @@
+"""Something-Something: clips of videos with their classes, for training and by protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rstg_pyg.train.data import transforms
+from rstg_pyg.train.data.label_files import find_label_files
+from rstg_pyg.train.data.labels import class_order, read_classes, read_split
+from rstg_pyg.train.data.protocols import PROTOCOLS, read_clips
+from rstg_pyg.train.data.sampling import SAMPLINGS, train_indices
+from rstg_pyg.train.data.sources import open_source
+from rstg_pyg.train.errors import UserError
+
+CROPS = ("random", "multiscale")
+UNLABELLED = -1
+
+
+class SomethingSomething(Dataset):
+    """Clips of one split of Something-Something, or of any data set in its layout.
+
+    A clip is asked for by its *visit*, ``epoch * len(dataset) + item``: what is random in it depends
+    on the seed, the epoch and the item, and on nothing else. So crops change from epoch to epoch, and
+    a run that was interrupted or has other workers sees the same clips.
+
+    Args:
+        root: The folder that holds the label files and the videos' folder, or a packed store.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        protocol: A name of :data:`PROTOCOLS`; ``None`` for training clips, which are random.
+        num_frames: Frames :math:`T` of a clip. (default: 32)
+        short_side: Short side that frames are resized to. (default: 256)
+        crop_size: Side of the training crop and of ``center1``. (default: 224)
+        sampling: ``"uniform"`` (published) or ``"segments"`` (TSN). (default: ``"uniform"``)
+        crop: ``"random"`` (published) or ``"multiscale"`` (TSM). (default: ``"random"``)
+        brightness: Largest random shift of a training clip's brightness, relative to white.
+            (default: 0.1)
+        flip: Whether half the training clips are mirrored. Their class is then that of the mirrored
+            action; where there is no such class they are left alone. (default: ``False``)
+        source: ``"auto"``, ``"packed"``, ``"frames"`` or ``"video"``.
+        annotations: ``"auto"``, ``"v1"``, ``"v2"``, ``"tsm"`` or ``"mmaction"``.
+        num_classes: The number of classes that is expected, if any.
+        seed: Random seed.
+
+    Attributes:
+        classes (list of str): The names of the classes.
+        ids (list of str): The videos.
+        labels (Tensor): Their classes, -1 where unknown, ``[n]``.
+        protocol (Protocol): The protocol; ``None`` for training clips.
+        source (FrameSource): Where frames come from.
+
+    Raises:
+        UserError: If the data set or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        protocol: str | None = None,
+        num_frames: int = 32,
+        short_side: int = 256,
+        crop_size: int = 224,
+        sampling: str = "uniform",
+        crop: str = "random",
+        brightness: float = 0.1,
+        flip: bool = False,
+        source: str = "auto",
+        annotations: str = "auto",
+        num_classes: int | None = None,
+        seed: int = 0,
+    ):
+        if protocol is not None:
+            _check_name("data.protocol", protocol, tuple(PROTOCOLS))
+        _check_name("data.sampling", sampling, SAMPLINGS)
+        _check_name("data.crop", crop, CROPS)
+        if num_frames < 1:
+            raise UserError(f"data.num_frames: expected at least 1 (got {num_frames})")
+        if not 1 <= crop_size <= short_side:
+            raise UserError(
+                f"data.crop_size: expected 1 to data.short_side={short_side} (got {crop_size})"
+            )
+        if not 0 <= brightness <= 1:
+            raise UserError(f"data.brightness: expected 0 to 1 (got {brightness})")
+        if seed < 0:
+            raise UserError(f"seed: expected at least 0 (got {seed})")
+        self.split = split
+        self.protocol = None if protocol is None else PROTOCOLS[protocol]
+        self.num_frames = num_frames
+        self.short_side = short_side
+        self.crop_size = crop_size
+        self.sampling = sampling
+        self.crop = crop
+        self.brightness = brightness
+        self.seed = seed
+
+        files = find_label_files(root, annotations)
+        self.kind = files.kind
+        self.classes = read_classes(files)
+        if num_classes is not None and num_classes != len(self.classes):
+            raise UserError(
+                f"{files.classes}: has {len(self.classes)} classes, but the model (config or "
+                f"checkpoint) has {num_classes}; give the data set that belongs to it, or correct "
+                f"data.num_classes"
+            )
+        videos = read_split(files, split, self.classes)
+        self.ids = [video.id for video in videos]
+        labels = [UNLABELLED if video.label is None else video.label for video in videos]
+        self.labels = torch.tensor(labels)
+        self.mirrored = transforms.mirrored_classes(self.classes) if flip else None
+        self.source = open_source(root, self.ids, source)
+
+    @property
+    def origin(self) -> str:
+        """Which data these are: a run of other ones cannot be continued with them."""
+        return f"{self.kind} {len(self.classes)} classes"
+
+    @property
+    def protocol_text(self) -> str:
+        """How videos are evaluated."""
+        return self.describe()
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes."""
+        return self.classes
+
+    @property
+    def num_clips(self) -> int:
+        """Clips per video."""
+        return self.protocol.num_clips if self.protocol else 1
+
+    @property
+    def clip_size(self) -> int:
+        """Height and width of a clip."""
+        return self.short_side if self.protocol and self.protocol.whole else self.crop_size
+
+    def describe(self) -> str:
+        """One line with every number of the data and the protocol."""
+        data = (
+            f"{self.kind} {self.split}: {len(self):,} videos, {len(self.classes)} classes in "
+            f"{class_order(self.classes)} order, {self.source.kind}"
+        )
+        clips = f"of {self.num_frames} frames ({self.sampling}) at {self.clip_size} x {self.clip_size}"
+        if self.protocol is None:
+            how = f"training clips {clips}, {self.crop} crop"
+            shift = (
+                f"brightness within {self.brightness:g}" if self.brightness else "no brightness shift"
+            )
+            how += f", {shift}, {'flips' if self.mirrored else 'no flips'}"
+        else:
+            how = f"{self.protocol.describe()} {clips}"
+            how += ", logits averaged" if self.num_clips > 1 else ""
+        return f"{data}; {how}, from short side {self.short_side}"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """The first epoch, in order."""
+        return (self[item] for item in range(len(self)))
+
+    def __getitem__(self, visit: int) -> tuple[Tensor, int]:
+        """The clip of a visit and its label, -1 if unknown.
+
+        Returns:
+            ``[3, T, H, W]`` uint8; for a protocol of several clips ``[L, 3, T, H, W]``, all crops of
+            the first sampling in time before those of the second.
+        """
+        if visit < 0:
+            raise IndexError(f"Expected a visit from 0 (got {visit})")
+        epoch, item = divmod(visit, len(self))
+        label = int(self.labels[item])
+        if self.protocol is not None:
+            clips = read_clips(
+                self.source, self.ids[item], self.protocol, self.num_frames, self.short_side,
+                self.clip_size, self.sampling,
+            )  # fmt: skip
+            return (clips if self.num_clips > 1 else clips[0]), label
+        generator = np.random.default_rng((self.seed, epoch, item))
+        clip, label = self._train_clip(item, label, generator)
+        return clip.permute(3, 0, 1, 2).contiguous(), label
+
+    def _train_clip(self, item: int, label: int, generator: np.random.Generator) -> tuple[Tensor, int]:
+        """A random clip ``[T, H, W, 3]`` and its label."""
+        video = self.ids[item]
+        length = self.source.num_frames(video)
+        indices = train_indices(length, self.num_frames, self.sampling, generator)
+        frames = self.source.read(video, indices, self.short_side)
+        crop = transforms.random_crop if self.crop == "random" else transforms.multi_scale_crop
+        clip = crop(frames, self.crop_size, generator)
+        if self.mirrored is not None and generator.random() < 0.5 and label != UNLABELLED:
+            if (mirrored := self.mirrored[label]) is not None:
+                clip, label = transforms.flip(clip), mirrored
+        if self.brightness:
+            clip = transforms.shift_brightness(clip, self.brightness, generator)
+        return clip, label
+
+
+def _check_name(key: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise UserError(f"{key}: expected one of {', '.join(names)} (got {name!r})")
