@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 import time
 import zlib
@@ -52,6 +53,14 @@ class Comparison:
     def failed(self) -> list[str]:
         """The outputs whose error is above the tolerance."""
         return [name for name, error in self.errors.items() if not error <= self.tolerance]
+
+    def groups(self) -> dict[str, float]:
+        """The largest error of every kind of output (``out``, ``mid``, ``grad``, ...)."""
+        found: dict[str, float] = {}
+        for name, error in self.errors.items():
+            head = name.split("/")[0]
+            found[head] = max(found.get(head, 0.0), error)
+        return found
 
     def report(self, verbose: bool = True) -> str:
         """One line per output; without ``verbose`` gradients and weights are summed up."""
@@ -430,8 +439,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--verbose", action="store_true", help="every gradient and weight by itself")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the errors to a file")
     arguments = parser.parse_args(argv)
-    failed = 0
+    failed, summary = 0, {}
     for path in arguments.files:
         print(path.name)
         begin = time.perf_counter()
@@ -442,6 +452,13 @@ def main(argv: list[str] | None = None) -> int:
         verdict = "ok" if not compare.failed() else "ABOVE TOLERANCE"
         print(f"  {verdict}: worst {worst:.1e}, tolerance {compare.tolerance:.0e}, {seconds:.1f} s")
         failed += bool(compare.failed())
+        summary[path.stem] = {"tolerance": compare.tolerance, "worst": worst, **compare.groups()}
+    if arguments.json is not None:
+        device = platform.processor() or platform.machine()
+        machine = {"python": platform.python_version(), "torch": torch.__version__, "machine": device}
+        machine["threads"] = torch.get_num_threads()
+        text = json.dumps({**machine, "largest_relative_errors": summary}, indent=2)
+        arguments.json.write_text(text + "\n")
     return 1 if failed else 0
 
 

@@ -6,10 +6,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{i}")
+    for page in PAGES
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("block", BLOCKS)
 def test_code_blocks_run_and_give_the_shapes_they_name(block):
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
@@ -27,10 +32,22 @@ def test_the_two_commands():
     assert (ROOT / "train/configs/syncmnist_mini.yaml").is_file()
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (page.parent / target).exists(), target
+
+
+def test_errors_against_the_published_code_come_from_the_committed_file():
+    page = (ROOT / "docs/published_code.md").read_text()
+    errors = json.loads((ROOT / "docs/results/published_code.json").read_text())
+    errors = errors["largest_relative_errors"]
+    rows = re.findall(r"^\| ([gwt]\w+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(errors)
+    for name, worst, tolerance in rows:
+        assert worst == f"{errors[name]['worst']:.1e}" and float(tolerance) == errors[name]["tolerance"]
+        assert errors[name]["worst"] <= errors[name]["tolerance"]
 
 
 def test_figures_come_from_committed_results():

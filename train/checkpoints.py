@@ -14,12 +14,13 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.settings import Config, differences, to_dict
+from rstg_pyg.train.schema import Config
+from rstg_pyg.train.settings import differences, to_dict
 
 #: Settings that may change between a run and its continuation.
 _FREE = ("name", "data.root", "data.num_workers", "data.test_videos", "trainer.", "train.log_every")
 
-_KEYS = {"config", "digits", "global_step", "state_dict"}
+_KEYS = {"config", "origin", "global_step", "state_dict"}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -99,28 +100,12 @@ def check_resumable(path: Path, config: Config) -> dict[str, Any]:
         if not line.startswith(_FREE)
     ]
     if changed:
-        raise UserError(_other_config(path, changed))
+        raise UserError(other_config(path, changed))
     return checkpoint
 
 
-def check_evaluable(path: Path, config: Config) -> dict[str, Any]:
-    """Reads a checkpoint and makes sure that its weights fit the config's model.
-
-    Raises:
-        UserError: If it cannot be read or its model is another; the message names the keys.
-    """
-    checkpoint = read_checkpoint(path)
-    wanted = to_dict(config)
-    changed = differences(checkpoint["config"].get("model", {}), wanted["model"], "model.")
-    for key in ("num_classes", "mean", "std"):
-        pair = checkpoint["config"].get("data", {}).get(key), wanted["data"][key]
-        changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
-    if changed:
-        raise UserError(_other_config(path, changed))
-    return checkpoint
-
-
-def _other_config(path: Path, changed: list[str]) -> str:
+def other_config(path: Path, changed: list[str]) -> str:
+    """The message for a checkpoint whose config differs."""
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
     return (
         f"{path}: the checkpoint was made with another config; checkpoint against now: "

@@ -10,7 +10,7 @@ from torch import Tensor
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.assemble import build_dataset, normalise
 from rstg_pyg.train.data.syncmnist import Videos
-from rstg_pyg.train.settings import Config
+from rstg_pyg.train.schema import Config
 
 #: Weight of the cells without a digit, of which there are many more.
 _BACKGROUND = 0.1
@@ -58,7 +58,7 @@ def _losses(maps: Tensor, videos: Videos, config: Config) -> tuple[Tensor, Tenso
     """Loss and share of digits recognised, from the readout ``[B, 1 + 3 K, h, w]``."""
     classes, side = config.data.num_classes, maps.size(-1)
     digits = videos.classes.numel()
-    data, (_, first, stride) = config.data, config.feature_map()
+    data, (_, first, stride) = config.data, config.model.backbone.maps(config.data.frame_size)[-1]
     pixels = (videos.corners[:, 0] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
     cell = torch.arange(side, device=maps.device)
     off = ((pixels.float() - first) / stride).unsqueeze(-1) - cell  # [B, D, 2, side], in cells

@@ -21,14 +21,15 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
 
+from rstg_pyg.backbones import WeightsError, load_backbone_weights  # noqa: E402
 from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
 from rstg_pyg.train.checkpoints import (  # noqa: E402
     AtomicCheckpointIO,
     Checkpoints,
-    check_evaluable,
     check_resumable,
 )
 from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
+from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.pretrain import pretrain  # noqa: E402
 from rstg_pyg.train.results import (  # noqa: E402
@@ -41,8 +42,8 @@ from rstg_pyg.train.results import (  # noqa: E402
     write_json,
     write_text,
 )
+from rstg_pyg.train.schema import Config  # noqa: E402
 from rstg_pyg.train.settings import (  # noqa: E402
-    Config,
     available_configs,
     config_hash,
     load_config,
@@ -51,6 +52,7 @@ from rstg_pyg.train.settings import (  # noqa: E402
 )
 from rstg_pyg.train.task import VideoTask  # noqa: E402
 from rstg_pyg.train.watch import Interrupted, Meter, Progress, StopOnSignal  # noqa: E402
+from rstg_pyg.train.weights import load_weights, read_weights  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,23 +107,28 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         check_writable(folder)
     prepare_torch(config)
     datasets = {split: build_dataset(config, split) for split in ("train", "val", "test")}
-    digits = datasets["train"].digits
-    model = build_model(config.model, datasets["train"].num_labels)
-    if resume is not None and checkpoint["digits"] != digits.source:
+    origin = datasets["train"].origin
+    if resume is not None and checkpoint["origin"] != origin:
         raise UserError(
-            f"{checkpoint_path}: the run began with {checkpoint['digits']} digits, but data.digits and "
-            f"data.root now give {digits.source}; name the digits it began with"
+            f"{checkpoint_path}: the run began with {checkpoint['origin']}, but the config's data now "
+            f"are {origin}; give the data it began with"
         )
+    names = datasets["train"].label_names
+    model = build_model(config, len(names))
     if resume is None:
         folder = new_run_folder(out, config.name)
-    print_head(config, folder, digits.detail, model)
+    print_head(config, folder, datasets["train"], model)
+    if resume is None:
+        load_pretrained(model, config)
+    prepare_model(model, config)
 
     loader = train_loader(config, datasets["train"])
-    task = VideoTask(model, config, loader.steps, digits.source)
+    parts = config.train.accumulate
+    task = VideoTask(model, config, loader.steps // parts, origin, names)
     checkpoints = Checkpoints(folder / "checkpoints")
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
     callbacks = [meter, checkpoints, StopOnSignal(checkpoints)]
-    validate_every = min(config.train.validate_every, loader.steps)
+    validate_every = min(config.train.validate_every * parts, loader.steps)
     trainer = make_trainer(config, folder, callbacks, validate_every)
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
@@ -139,7 +146,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
 
     loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
     for dataset in datasets.values():
-        dataset.to("cpu" if config.data.num_workers else device)
+        to_device(dataset, config, device)
     trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
     checkpoints.save(trainer)
 
@@ -156,18 +163,19 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
 
 def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str, Any]:
     """Evaluates a checkpoint on the test split; returns the results."""
-    checkpoint = check_evaluable(checkpoint_path, config)
+    weights = read_weights(checkpoint_path, config)
     prepare_torch(config)
     dataset = build_dataset(config, "test")
-    model = build_model(config.model, dataset.num_labels)
-    load_weights(model, checkpoint, checkpoint_path)
+    model = build_model(config, len(dataset.label_names))
+    load_weights(model, weights["state_dict"], checkpoint_path)
     folder = new_run_folder(out, f"{config.name}-evaluate")
-    print_head(config, folder, dataset.digits.detail, model)
-    task = VideoTask(model, config, 1, dataset.digits.source)
+    print_head(config, folder, dataset, model)
+    prepare_model(model, config)
+    task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
     trainer = make_trainer(config, folder, [], None)
-    dataset.to("cpu" if config.data.num_workers else trainer.strategy.root_device)
+    to_device(dataset, config, trainer.strategy.root_device)
     results = test(config, task, dataset, trainer)
-    results |= {"steps": checkpoint["global_step"], "checkpoint": str(checkpoint_path)}
+    results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint_path)}
     results |= {"seconds": results["test_seconds"]}
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", to_yaml(config))
@@ -177,18 +185,10 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     return results
 
 
-def load_weights(model: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """Puts the network's weights of a checkpoint into the network, all of them.
-
-    Raises:
-        UserError: If some are missing, left over, or have another shape.
-    """
-    weights = checkpoint["state_dict"].items()
-    try:
-        model.load_state_dict({k[6:]: v for k, v in weights if k.startswith("model.")})
-    except RuntimeError as e:
-        reason = " ".join(str(e).split())[:300]
-        raise UserError(f"{path}: its weights do not fit the config's model ({reason})") from e
+def to_device(dataset, config: Config, device: torch.device) -> None:
+    """Lets SyncMNIST be generated where the model is, unless worker processes do it."""
+    if isinstance(dataset, SyncMNIST):
+        dataset.to("cpu" if config.data.num_workers else device)
 
 
 def prepare_torch(config: Config) -> None:
@@ -203,19 +203,45 @@ def prepare_torch(config: Config) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
+def load_pretrained(model: torch.nn.Module, config: Config) -> None:
+    """Other people's weights in the backbone, if the config names a file.
+
+    Raises:
+        UserError: If they cannot be read or do not fit.
+    """
+    path = getattr(config.model.backbone, "weights", None)
+    if path is None:
+        return
+    try:
+        print(load_backbone_weights(model.backbone, path, keep_nonlocal=True), flush=True)
+    except WeightsError as e:
+        raise UserError(f"model.backbone.weights: {e}") from e
+
+
+def prepare_model(model: torch.nn.Module, config: Config) -> None:
+    """Memory layout and compilation as the config asks for."""
+    if config.trainer.channels_last:
+        model.to(memory_format=torch.channels_last_3d)
+    if config.trainer.compile:
+        model.compile()
+
+
 def train_loader(config: Config, dataset) -> VideoLoader:
-    """Batches for the whole training."""
+    """Batches (parts of them where gradients are accumulated) for the whole training."""
     settings = config.train
     loader = VideoLoader(
         dataset,
-        settings.batch_size,
+        settings.batch_size // settings.accumulate,
         shuffle=True,
         seed=config.seed,
         num_workers=config.data.num_workers,
     )
-    loader.steps = loader.steps_per_epoch * settings.epochs
+    whole = len(dataset) // settings.batch_size * settings.accumulate
+    loader.steps_per_epoch = whole or loader.steps_per_epoch
+    steps = loader.steps_per_epoch * settings.epochs // settings.accumulate
     if settings.max_steps is not None:
-        loader.steps = min(loader.steps, settings.max_steps)
+        steps = min(steps, settings.max_steps)
+    loader.steps = max(steps, 1) * settings.accumulate
     return loader
 
 
@@ -250,6 +276,7 @@ def make_trainer(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             gradient_clip_val=config.train.clip,
+            accumulate_grad_batches=config.train.accumulate,
             log_every_n_steps=config.train.log_every,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
@@ -273,10 +300,9 @@ def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[
     return {
         **task.test_results,
         "num_videos": len(dataset),
-        "protocol": f"single clip, {len(dataset)} generated test videos (data seed "
-        f"{config.data.seed}) of digits that training never saw",
-        "digits": dataset.digits.source,
-        "digits_detail": dataset.digits.detail,
+        "protocol": dataset.protocol_text,
+        "data": dataset.origin,
+        "data_detail": dataset.describe(),
         "test_seconds": seconds,
         "videos_per_second": len(dataset) / seconds,
         "seed": config.seed,
@@ -289,11 +315,17 @@ def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[
     }
 
 
-def print_head(config: Config, folder: Path, digits: str, model: torch.nn.Module) -> None:
+def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:
     """Says what is about to run."""
+    train = config.train
     count = sum(p.numel() for p in model.parameters())
     print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")
-    print(f"digits: {digits}", flush=True)
+    print(f"data: {dataset.describe()}", flush=True)
+    if config.lr != train.lr:
+        print(
+            f"learning rate {train.lr:g} for {train.base_batch} videos a step, {config.lr:g} for "
+            f"{train.batch_size}"
+        )
 
 
 def print_tail(results: dict[str, Any], folder: Path) -> None:
@@ -308,7 +340,7 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
         )
     print(
         f"test: top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}, loss "
-        f"{results['loss']:.4f} on {results['num_videos']} videos ({results['digits']} digits) after "
+        f"{results['loss']:.4f} on {results['num_videos']} videos ({results['data']}) after "
         f"{results['steps']} steps and {results['seconds']:.0f} s"
     )
     print(f"written to {folder}", flush=True)

@@ -14,7 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.assemble import normalise
-from rstg_pyg.train.settings import Config, to_dict
+from rstg_pyg.train.schema import Config
+from rstg_pyg.train.settings import to_dict
 
 
 class VideoTask(pl.LightningModule):
@@ -24,15 +25,24 @@ class VideoTask(pl.LightningModule):
         model: The network.
         config: The experiment.
         total_steps: Optimiser steps of the whole training, for the schedule.
-        digits: Where the digits are from, for the checkpoints.
+        origin: Which data this is, for the checkpoints.
+        label_names: The names of the classes, for the checkpoints.
     """
 
-    def __init__(self, model: VideoClassifier, config: Config, total_steps: int, digits: str):
+    def __init__(
+        self,
+        model: VideoClassifier,
+        config: Config,
+        total_steps: int,
+        origin: str,
+        label_names: list[str],
+    ):
         super().__init__()
         self.model = model
         self.config = config
         self.total_steps = total_steps
-        self.digits = digits
+        self.origin = origin
+        self.label_names = label_names
         self.train_metrics = self._metrics()
         self.train_metrics.persistent(True)  # half-filled at a checkpoint
         self.eval_metrics = self._metrics()
@@ -49,7 +59,7 @@ class VideoTask(pl.LightningModule):
         )
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits of byte clips ``[B, C, T, H, W]``."""
+        """Logits of byte clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``."""
         return self.model(normalise(clips, self.config))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -92,10 +102,10 @@ class VideoTask(pl.LightningModule):
         ]
         if train.optimizer == "adamw":
             betas = (train.momentum, train.beta2)
-            optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=betas)
+            optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=betas)
         else:
             optimizer = torch.optim.SGD(
-                groups, lr=train.lr, momentum=train.momentum, nesterov=train.momentum > 0
+                groups, lr=self.config.lr, momentum=train.momentum, nesterov=train.momentum > 0
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {
@@ -113,9 +123,10 @@ class VideoTask(pl.LightningModule):
         return rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts config and kind of digits beside the weights."""
+        """Puts config, kind of data and names of the classes beside the weights."""
         checkpoint["config"] = to_dict(self.config)
-        checkpoint["digits"] = self.digits
+        checkpoint["origin"] = self.origin
+        checkpoint["label_names"] = self.label_names
 
 
 def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:

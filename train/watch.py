@@ -68,8 +68,11 @@ class Meter(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Measures a step; every so often shows and writes."""
+        parts = trainer.accumulate_grad_batches
+        if (batch_idx + 1) % parts != 0:
+            return
         now = time.perf_counter()
-        self.steps.append((self.loader.waits[-1], now - self.clock))
+        self.steps.append((sum(self.loader.waits[-parts:]), now - self.clock))
         self.clock = now
         step = trainer.global_step
         if step % self.log_every == 0:
@@ -182,7 +185,8 @@ class StopOnSignal(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Saves and stops if asked; if a validation comes next, that is the place to stop."""
-        if self.asked and (batch_idx + 1) % trainer.val_check_batch != 0:
+        done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.asked and done and (batch_idx + 1) % trainer.val_check_batch != 0:
             self.checkpoints.save(trainer)
             raise Interrupted
 

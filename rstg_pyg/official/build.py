@@ -33,6 +33,10 @@ def build_block(flags: Mapping[str, Any], channels: int, to: str = "map") -> RST
         ValueError: If a flag is missing or has a value that the published code does not have.
     """
     dims = _flag(flags, "message_dims")
+    if flags.get("node_feat_dim", dims) != dims:
+        raise ValueError(
+            f"Expected 'node_feat_dim' to be 'message_dims', {dims} (got {flags['node_feat_dim']})"
+        )
     heads = 8 if _flag(flags, "multihead_att") else 1
     attention = _choice(flags, "use_att", _ATTENTION)
     if heads > 1 and attention != "dot":
@@ -80,17 +84,29 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
                 "Expected 'place_graph' to be 'final' and 'comb_type' to be 'serial' with "
                 f"'backbone_model' simple_c2d (got {places} and {flags.get('comb_type')!r})"
             )
-        backbone = SimpleConv(flags.get("num_chan", 1), [_flag(flags, "num_filters")] * 3)
+        if _flag(flags, "num_filters") != _flag(flags, "message_dims"):
+            raise ValueError(
+                f"Expected 'num_filters' to be 'message_dims', {flags['message_dims']}, with "
+                f"'backbone_model' simple_c2d (got {flags['num_filters']})"
+            )
+        backbone = SimpleConv(flags.get("num_chan", 1), [flags["num_filters"]] * 3)
         window, after = None, "none"
     elif model in ("i3d", "c2d", "non-local"):
         make = c2d_resnet50 if model == "c2d" else i3d_resnet50
         backbone = make(nonlocal_stages=_nonlocal_stages(flags, places))
-        window, after = POOL_WINDOW, _flag(flags, "use_norm" if model == "c2d" else "final_norm")
+        window, norm = POOL_WINDOW, "use_norm" if model == "c2d" else "final_norm"
+        _choice(flags, norm, _NORM)
+        after = flags[norm]
         if model == "c2d" and len(places) > 1:
             raise ValueError(f"Expected one 'place_graph' with c2d (got {places}): names would clash")
     else:
         raise ValueError(
             f"Expected 'backbone_model' to be 'simple_c2d', 'i3d', 'c2d' or 'non-local' (got {model!r})"
+        )
+    if len(places) > 1 and _flag(flags, "use_positional_emb"):
+        raise ValueError(
+            f"Expected 'use_positional_emb' to be false with several graphs (got {places}): the "
+            "published code cannot build that"
         )
     flags = {**flags, "out_norm": after, "project_out": True}
     blocks = {
@@ -134,8 +150,8 @@ def _nonlocal_stages(flags: Mapping[str, Any], places: list[str]) -> list[str]:
     if flags["backbone_model"] == "c2d":
         return []  # the C2D file ignores the flag
     stages = _places(flags, "place_nonlocal", _STAGES)
-    if flags["backbone_model"] == "non-local" and not places and not stages:
-        return ["res3", "res4"]
+    if flags["backbone_model"] == "non-local" and not places:
+        return [stage for stage in _STAGES if stage in (*stages, "res3", "res4")]
     both = sorted(set(stages) & set(places))
     if set(both) & {"res3", "res4"}:
         raise ValueError(

@@ -117,7 +117,7 @@ def load_published(
         if problem is not None:
             report.mismatched[variable.name] = problem
             continue
-        values.append((variable, torch.from_numpy(np.ascontiguousarray(value)).float()))
+        values.append((variable, torch.from_numpy(np.array(value, dtype=np.float32))))
         report.used[variable.name] = ", ".join(key for key, _ in variable.parts)
     names = {variable.name for variable in wanted}
     for name, value in variables.items():
@@ -147,6 +147,9 @@ def _value(variable: Variable, variables: Mapping[str, np.ndarray]):
         return value, None
     kernel = np.asarray(variables[f"{scope}{_CANONICAL}kernel"])
     bias = np.asarray(variables.get(f"{scope}{_CANONICAL}bias", ()))
+    for found in (kernel, bias, *([] if value is None else [value])):
+        if not np.issubdtype(np.asarray(found).dtype, np.floating):
+            return None, f"expected floating point numbers, got {np.asarray(found).dtype}"
     if kernel.ndim != 2 or 2 * kernel.shape[0] != kernel.shape[1]:
         return None, f"the canonical LSTM kernel has shape {list(kernel.shape)}"
     if bias.shape != kernel.shape[1:]:
@@ -154,12 +157,14 @@ def _value(variable: Variable, variables: Mapping[str, np.ndarray]):
     canonical = _flat_lstm(kernel, bias)
     if value is None:
         return canonical, None
-    if np.shape(value) == canonical.shape:
-        cut, half = kernel.size, bias.size  # then the two biases, of which only the sum matters
-        sums = [flat[cut : cut + half] + flat[cut + half :] for flat in (value, canonical)]
-        apart = max(np.abs(value[:cut] - canonical[:cut]).max(), np.abs(sums[0] - sums[1]).max())
-        if not apart <= _TOLERANCE:
-            return value, f"the two stored forms of this LSTM differ (by up to {apart:.1e})"
+    if np.shape(value) != canonical.shape:
+        return value, f"its two stored forms hold {np.size(value)} and {canonical.size} numbers"
+    cut, half = kernel.size, bias.size  # then the two biases, of which only the sum matters
+    sums = [flat[cut : cut + half] + flat[cut + half :] for flat in (value, canonical)]
+    matrices = value[:cut] - canonical[:cut]
+    apart = np.abs(np.concatenate([matrices, sums[0] - sums[1]])).max(initial=0.0)
+    if not apart <= _TOLERANCE:
+        return value, f"the two stored forms of this LSTM differ (by up to {apart:.1e})"
     return value, None
 
 
@@ -179,8 +184,10 @@ def _problem(value: np.ndarray, expected: tuple[int, ...]) -> str | None:
         return f"expected shape {list(expected)}, got {list(np.shape(value))}"
     if not np.issubdtype(np.asarray(value).dtype, np.floating):
         return f"expected floating point numbers, got {np.asarray(value).dtype}"
-    if not np.isfinite(value).all():
-        return f"{int((~np.isfinite(value)).sum())} of {np.size(value)} values are not finite"
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(value, dtype=np.float32))
+    if not finite.all():
+        return f"{int((~finite).sum())} of {np.size(value)} values are not finite"
     return None
 
 
@@ -200,9 +207,10 @@ def _skipped(name: str) -> str | None:
 
 
 def _same_positions(value: np.ndarray, graphs: list[RSTGBlock]) -> bool:
-    value = torch.from_numpy(np.array(value))
-    return all(
-        value.shape == graph.pos.shape and torch.allclose(value, graph.pos.cpu(), atol=_TOLERANCE)
+    value = np.asarray(value)
+    return np.issubdtype(value.dtype, np.floating) and all(
+        value.shape == graph.pos.shape
+        and np.allclose(value, graph.pos.float().cpu().numpy(), rtol=0.0, atol=_TOLERANCE)
         for graph in graphs
         if graph.positions
     )
@@ -221,9 +229,7 @@ def _raise(report: Report, allow_unused: bool) -> None:
             "leaves them out"
         )
     if problems:
-        error = ConversionError(f"the weights do not fit the config: {'; '.join(problems)}")
-        error.report = report
-        raise error
+        raise ConversionError(f"the weights do not fit the config: {'; '.join(problems)}", report)
 
 
 def _some(items: list[str]) -> str:

@@ -111,29 +111,42 @@ def graph_variables(block: RSTGBlock, key: str, scope: str) -> list[Variable]:
     """
     rstg = block.rstg
     after_aggr = rstg.convs[0].after_aggr if len(rstg.convs) == 1 else None
-    if block.topology != "complete" or after_aggr is None or rstg.residual or rstg.cell != "lstm":
+    if (
+        (block.topology, rstg.residual, rstg.cell) != ("complete", False, "lstm")
+        or after_aggr is None
+        or rstg.last_cell is None
+    ):
         raise ValueError(
-            "Expected a graph in the published form (one space stage and one cell for all rounds, "
-            "no residual path, complete topology): build it with rstg_pyg.published_arguments, or set "
-            "model.rstg.published: true in the config"
+            "Expected a graph in the published form (one space stage and one cell for all rounds, one "
+            "more cell at the end, no residual path, complete topology): build it with "
+            "rstg_pyg.published_arguments, or set model.rstg.published: true in the config"
         )
     if not isinstance(after_aggr.module, BiasReLU):
         raise ValueError("Expected BiasReLU as 'after_aggr' (published form)")
+    conv = rstg.convs[0]
+    if conv.send.lin_dst.bias is None or len(conv.send.lins) != 1:
+        raise ValueError("Expected two send layers, and biases in all layers (published form)")
+    if conv.heads > 1 and conv.attention != "dot":
+        raise ValueError(f"Expected dot attention with {conv.heads} heads (published form)")
+    if getattr(conv.attend, "scale", 1.0) != 1.0:
+        raise ValueError(
+            f"Expected 'attention_scale' to be 1 (published form; got {conv.attend.scale})"
+        )
     out: list[Variable] = []
     if rstg.lin_in is not None:
         out += _linear(f"{key}rstg.lin_in.", f"{scope}project_i3d/", 0)
     out += _before_graph(rstg, key, scope)
     if len(rstg.cells) == 1:
         out += _lstm(f"{key}rstg.cells.0.", f"{scope}cudnn_lstm/")
-    out += _space(rstg.convs[0], f"{key}rstg.convs.0.", scope)
+    out += _space(rstg.convs[0], f"{key}rstg.convs.0.", scope, block.typed_update)
     out += _lstm(f"{key}rstg.last_cell.", f"{scope}time_update_extern/cudnn_lstm/")
     if block.lin_out is not None:
         out += _linear(f"{key}lin_out.", f"{scope}project_back_to_i3d/", 0)
     return out
 
 
-def _space(conv, key: str, scope: str) -> Iterator[Variable]:
-    """Send, attention and update."""
+def _space(conv, key: str, scope: str, typed: bool) -> Iterator[Variable]:
+    """Send, attention and update; scale-wise names also where there is one scale."""
     send = f"{scope}send_messages_mlp/"
     nodes = ("lin_src", "lin_pos_src", "lin_dst", "lin_pos_dst")  # sender first
     blocks = [name for name in nodes if getattr(conv.send, name) is not None]
@@ -161,7 +174,6 @@ def _space(conv, key: str, scope: str) -> Iterator[Variable]:
         norm = conv.after_aggr.module.norm
         yield from _norm(norm, f"{key}after_aggr.module.norm.", f"{scope}{attention}att")
 
-    typed = conv.num_node_types > 1
     update = f"{scope}update_node_mlp{'_' if typed else ''}/"
     for i, layer in enumerate(conv.update_mlp.lins):
         for q in range(len(layer.lins)):
@@ -173,6 +185,10 @@ def _space(conv, key: str, scope: str) -> Iterator[Variable]:
 
 def _before_graph(rstg, key: str, scope: str) -> Iterator[Variable]:
     """The norms before the graph: an extra batch norm, or the graph's own norm, or both."""
+    if rstg.in_norm is not None and not isinstance(rstg.in_norm, torch.nn.Sequential):
+        raise ValueError(
+            f"Expected 'in_norm' as published_arguments makes it (got {type(rstg.in_norm).__name__})"
+        )
     norms = [] if rstg.in_norm is None else list(rstg.in_norm)
     has_own = rstg.convs[0].message_norm is not None
     for i, norm in enumerate(norms):

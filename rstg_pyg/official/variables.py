@@ -11,7 +11,15 @@ import numpy as np
 
 
 class ConversionError(ValueError):
-    """Weights that cannot be read, or do not fit the network."""
+    """Weights that cannot be read, or do not fit the network.
+
+    Attributes:
+        report: What became of every tensor, if it came that far.
+    """
+
+    def __init__(self, message: str, report=None):
+        super().__init__(message)
+        self.report = report
 
 
 def load_variables(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -39,9 +47,19 @@ def load_variables(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it is one array without a name")
+        with file:
+            found = {name: file[name] for name in file.files}
+        for name, value in found.items():
+            if not isinstance(value, np.ndarray):
+                raise ValueError(f"{name} in it is no array")
+        return found
+    except (
+        *(ValueError, OSError, EOFError, KeyError, RuntimeError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         if "pickle" in reason:
             reason = "it holds pickled objects, which could run code; only arrays are read"
@@ -87,7 +105,7 @@ def _load_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
         return {
             name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()
         }
-    except (tf.errors.OpError, ValueError, RuntimeError) as e:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as e:
         raise ConversionError(
             f"{prefix}: not a readable TensorFlow checkpoint ({str(e).splitlines()[0]})"
         ) from None

@@ -69,12 +69,12 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
     for key in (
         *("top1", "top5", "loss", "num_videos", "protocol", "steps", "seconds", "videos_per_second"),
         *("seed", "config", "config_hash", "device", "versions"),
-        *("digits", "training", "pretraining", "checkpoint"),
+        *("data", "training", "pretraining", "checkpoint"),
     ):
         assert key in found, key
     assert found["top1"] > 0.5  # chance is 1/3
     assert 0 <= found["top1"] <= found["top5"] <= 1
-    assert (found["num_videos"], found["steps"], found["digits"]) == (30, 320, "builtin")
+    assert (found["num_videos"], found["steps"], found["data"]) == (30, 320, "builtin digits")
     with open("runs/tiny/metrics.csv") as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["loss"]) for row in rows if row["split"] == "train"]
@@ -247,9 +247,9 @@ def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
     quick = ("train.max_steps=2", "pretrain.steps=0")
     assert run(*quick) == 0
     checkpoint = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)
-    torch.save({**checkpoint, "digits": "mnist"}, "other.ckpt")
+    torch.save({**checkpoint, "origin": "mnist digits"}, "other.ckpt")
     error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--resume", "other.ckpt", "--out", "b")
-    assert "began with mnist digits" in error and "now give builtin" in error
+    assert "began with mnist digits" in error and "now are builtin" in error
     del checkpoint["state_dict"]["model.lin.bias"]
     torch.save(checkpoint, "less.ckpt")
     error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--evaluate", "less.ckpt")
@@ -263,3 +263,33 @@ def test_the_newest_run_is_resumed(folder):
         path.touch()
         os.utime(path, (i, i))
     assert run_to_resume("tiny", None) == Path("runs/tiny-2/checkpoints/last.ckpt")
+
+
+def test_accumulated_parts_give_the_same_weights(folder):
+    quick = ("train.max_steps=6", "pretrain.steps=0", "model.dropout=0", "train.validate_every=3")
+    assert run(*quick, "--out", "whole") == 0
+    assert run(*quick, "train.accumulate=4", "--out", "parts") == 0
+    whole, parts = (weights(f"{name}/checkpoints/last.ckpt") for name in ("whole", "parts"))
+    model = [name for name in whole if name.startswith("model.")]
+    assert len(model) > 20
+    for name in model:
+        assert torch.allclose(whole[name], parts[name], atol=2e-4), name
+    assert results("parts")["steps"] == 6
+    with open("parts/metrics.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3", "5", "6"]
+
+
+def test_the_rate_follows_the_batch_and_is_printed(folder, capsys):
+    quick = ("train.max_steps=1", "pretrain.steps=0", "train.lr=0.001")
+    assert run(*quick, "train.base_batch=64") == 0
+    assert "learning rate 0.001 for 64 videos a step, 0.00025 for 16" in capsys.readouterr().out
+    checkpoint = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.00025
+
+
+def test_checkpointing_gradients_changes_nothing(folder):
+    quick = ("train.max_steps=3", "pretrain.steps=0")
+    assert run(*quick, "--out", "a") == 0
+    assert run(*quick, "model.grad_checkpointing=true", "--out", "b") == 0
+    a, b = (weights(f"{name}/checkpoints/last.ckpt") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)

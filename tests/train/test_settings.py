@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train.assemble import build_model
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import (
-    Config,
     available_configs,
     config_hash,
     differences,
@@ -167,9 +167,9 @@ def test_where_the_cells_of_the_map_are(backbone):
     config = parse_config(
         {"data": {"frame_size": 48}, "model": {"backbone": backbone, "rstg": {"scales": [1]}}}, "x"
     )
-    side, first, stride = config.feature_map()
+    side, first, stride = config.model.backbone.maps(config.data.frame_size)[-1]
     clip = torch.rand(1, 1, 1, 48, 48, requires_grad=True)
-    maps = build_model(config.model, 3).backbone(clip)
+    maps = build_model(config, 3).backbone(clip)
     assert maps.shape[-2:] == (side, side)
     cell = side // 2  # not at the border, where padding cuts the pixels off
     stage = SimpleConv(1, [2, 3, 4], config.model.backbone.padding, config.model.backbone.pool)

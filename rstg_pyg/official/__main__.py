@@ -1,0 +1,71 @@
+"""Converts published weights: ``python -m rstg_pyg.official CHECKPOINT --cfg smt.yaml --out FILE``.
+
+Writes a safetensors file for ``train/run.py --cfg smt.yaml --evaluate FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rstg_pyg.official import ConversionError, convert, load_variables
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rstg_pyg.official",
+        description="Converts weights of the published TensorFlow code.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a TensorFlow checkpoint or an .npz")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
+    parser.add_argument("--cfg", required=True, metavar="NAME", help="the config of the network")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--allow-unused", action="store_true", help="leave tensors out that do not fit")
+    parser.add_argument("--report", action="store_true", help="say what became of every tensor")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        return _convert(arguments)
+    except ImportError as e:
+        print(f'error: {e}; this command needs pip install "rstg_pyg[train]"', file=sys.stderr)
+        return 2
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    # The configs belong to the training room, which the rest of this package does not know.
+    from rstg_pyg.train.assemble import build_model
+    from rstg_pyg.train.errors import UserError
+    from rstg_pyg.train.settings import load_config
+    from rstg_pyg.train.weights import write_weights
+
+    try:
+        config = load_config(arguments.cfg, arguments.overrides, demo=False)
+        variables = load_variables(arguments.checkpoint)
+        classes = [value.size for name, value in variables.items() if name.endswith("/pred/bias")]
+        if len(classes) != 1:
+            raise ConversionError(
+                f"{arguments.checkpoint}: expected weights of a whole network of the published code "
+                f"(got {len(variables)} tensors, {len(classes)} of them named .../pred/bias)"
+            )
+        model = build_model(config, classes[0])
+        model, report = convert(model, variables, allow_unused=arguments.allow_unused)
+        write_weights(Path(arguments.out), model, config, Path(arguments.checkpoint).name)
+    except ConversionError as e:
+        if arguments.report and e.report is not None:
+            print(e.report.table())
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except (UserError, ValueError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    if arguments.report:
+        print(report.table())
+    print(f"{report}: {'; '.join(sorted(set(report.skipped.values()))) or 'nothing skipped'}")
+    print(f"{classes[0]} classes; written to {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Weights of a network for evaluation: from a checkpoint of a run, or from a safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rstg_pyg.train.checkpoints import other_config, read_checkpoint, write_atomically
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.schema import Config
+from rstg_pyg.train.settings import differences, to_dict
+
+#: Settings of the data that the weights depend on.
+_DATA = ("num_classes", "mean", "std")
+_METADATA = "rstg_pyg"
+
+
+def read_weights(path: Path, config: Config) -> dict[str, Any]:
+    """Reads weights and makes sure that they were made for the config's model.
+
+    Args:
+        path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
+        config: The experiment.
+
+    Returns:
+        ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` as far as they
+        are known.
+
+    Raises:
+        UserError: If the file cannot be read or its model is another; the message names the keys.
+    """
+    if path.suffix == ".safetensors":
+        found = _read_safetensors(path)
+    else:
+        found = read_checkpoint(path)
+        weights = found["state_dict"].items()
+        found["state_dict"] = {k[6:]: v for k, v in weights if k.startswith("model.")}
+    wanted = to_dict(config)
+    changed = differences(found["config"].get("model", {}), wanted["model"], "model.")
+    for key in _DATA:
+        pair = found["config"].get("data", {}).get(key), wanted["data"].get(key)
+        changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
+    if changed:
+        raise UserError(other_config(path, changed))
+    return found
+
+
+def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from: str) -> None:
+    """Writes the weights of a network as safetensors, with the config they belong to.
+
+    Args:
+        path: The file, ``.safetensors``.
+        model: The network.
+        config: The experiment; model and data settings are kept.
+        made_from: Where the weights come from, in words.
+
+    Raises:
+        UserError: If the name has another ending, or the file cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: expected a name that ends with .safetensors")
+    from safetensors.torch import save_file
+
+    values = to_dict(config)
+    metadata = {"config": {"model": values["model"], "data": values["data"]}, "made_from": made_from}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", _METADATA: json.dumps(metadata)}
+    write_atomically(path, lambda p: save_file(tensors, p, metadata))
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Puts weights into the network, all of them.
+
+    Raises:
+        UserError: If some are missing, left over, have another shape, or are not finite.
+    """
+    broken = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds values that are not finite")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())[:300]
+        raise UserError(f"{path}: its weights do not fit the config's model ({reason})") from e
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})[_METADATA])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {"state_dict": weights, "global_step": 0, "config": metadata["config"]}
+    except KeyError:
+        raise UserError(
+            f"{path}: expected weights written by rstg_pyg (python -m rstg_pyg.official); this file "
+            f"does not say which model it is for"
+        ) from None
+    except (SafetensorError, OSError, ValueError) as e:
+        raise UserError(f"{path}: not a whole safetensors file ({e})") from e
