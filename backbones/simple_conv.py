@@ -61,6 +61,9 @@ class SimpleConv(torch.nn.Module):
         ValueError: If ``pool`` has not one value per stage.
     """
 
+    #: Every frame by itself: clips can be fed as a stream.
+    per_frame = True
+
     def __init__(
         self,
         in_channels: int = 1,

@@ -1,6 +1,6 @@
 """RSTG as a block that drops into any video network."""
 
-from typing import Callable, Optional, Sequence, Union
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -8,8 +8,11 @@ from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
 
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
-from rstg_pyg.norm import ZeroInitNorm
-from rstg_pyg.rstg import RSTG
+from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
+from rstg_pyg.rstg import RSTG, CellState
+
+#: What a stream carries on: the cells' state, the sum of the nodes over frames, the number of frames.
+State = Tuple[List[CellState], Tensor, int]
 
 
 class RSTGBlock(torch.nn.Module):
@@ -130,19 +133,48 @@ class RSTGBlock(torch.nn.Module):
         Returns:
             torch.Tensor: The nodes :math:`(B, T, N, C_{out})`.
         """
+        return self._nodes(x, None)[0]
+
+    @property
+    def streams(self) -> bool:
+        """Whether :meth:`stream` gives the numbers of the whole clip."""
+        over_time = (JointLayerNorm,)
+        norms = () if self.rstg.in_norm is None else self.rstg.in_norm.modules()
+        return self.to_ == "vec" and not any(isinstance(norm, over_time) for norm in norms)
+
+    def stream(self, x: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
+        r"""The vector after each further piece of a clip, in evaluation mode.
+
+        Args:
+            x (torch.Tensor): The feature map of the next frames, :math:`(B, C, T, H, W)`.
+            state (tuple, optional): What the call before returned. (default: :obj:`None`)
+
+        Returns:
+            (torch.Tensor, tuple): The vector :math:`(B, C_{out})` of all frames so far, and the state:
+            that of the cells, the sum over frames, and their number.
+        """
+        cells, total, count = (None, 0.0, 0) if state is None else state
+        nodes, cells = self._nodes(x, cells)
+        total, count = total + nodes.sum(dim=1), count + x.size(2)
+        out = (total / count).sum(dim=1)
+        return (out if self.norm is None else self.norm(out)), (cells, total, count)
+
+    def _nodes(self, x: Tensor, cells: Optional[List]) -> Tuple[Tensor, List]:
         if x.dim() != 5 or x.size(1) != self.channels:
             raise ValueError(
                 f"Expected the feature map to have shape [B, {self.channels}, T, H, W] "
                 f"(got {list(x.shape)})"
             )
-        nodes = self.rstg(
+        nodes, cells = self.rstg(
             self.pool(x),
             self.edge_index,
             pos=self.pos if self.positions else None,
             node_type=self.node_type if self.typed_update else None,
             edge_weight=self.edge_weight,
+            state=cells,
+            return_state=True,
         )
-        return nodes if self.lin_out is None else self.lin_out(nodes)
+        return (nodes if self.lin_out is None else self.lin_out(nodes)), cells
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the forward pass of the module.

@@ -1,12 +1,12 @@
 """A video classifier from any backbone with named stages and RSTG blocks."""
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from rstg_pyg.block import RSTGBlock
+from rstg_pyg.block import RSTGBlock, State
 
 
 class VideoClassifier(torch.nn.Module):
@@ -125,6 +125,44 @@ class VideoClassifier(torch.nn.Module):
             else:
                 x = self._stage(name, x)
         return x
+
+    @property
+    def streams(self) -> bool:
+        """Whether frames can be fed one by one: the backbone sees single frames (``per_frame``), and
+        the only graph is a head without norms over time.
+        """
+        return (
+            getattr(self.backbone, "per_frame", False)
+            and not self.blocks
+            and self.head is not None
+            and self.combine == "serial"
+            and self.head.streams
+        )
+
+    def stream(self, frames: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
+        r"""Logits after each further piece of a clip, the same as of all frames so far at once.
+
+        Args:
+            frames (torch.Tensor): The next frames :math:`(B, C, T, H, W)`, one or more.
+            state (tuple, optional): What the call before returned. (default: :obj:`None`, at the
+                beginning of a clip)
+
+        Returns:
+            (torch.Tensor, tuple): Logits :math:`(B, \text{num\_classes})` after these frames, and the
+            state, whose size does not grow.
+
+        Raises:
+            ValueError: If the network looks across frames otherwise than by its graph's cells.
+        """
+        if not self.streams:
+            raise ValueError(
+                "Expected a network that sees single frames: a backbone with 'per_frame', no blocks "
+                "inside it, a head without norms over time (combine='serial')"
+            )
+        if self.training:
+            raise ValueError("Expected evaluation mode for a stream: call eval() first")
+        vector, state = self.head.stream(self.features(frames), state)
+        return self.lin(self.dropout(vector)), state
 
     def _stage(self, name: str, x: Tensor) -> Tensor:
         return self._add_block(name, self.backbone.stages[name](x))

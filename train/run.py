@@ -320,6 +320,11 @@ def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) ->
     train = config.train
     count = sum(p.numel() for p in model.parameters())
     print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")
+    if config.data.dataset == "something" and config.data.root is None:
+        print(
+            "data.root is not given: this uses the built-in mini-something, and the section 'demo' of "
+            "the config"
+        )
     print(f"data: {dataset.describe()}", flush=True)
     if config.lr != train.lr:
         print(

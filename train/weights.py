@@ -15,6 +15,8 @@ from rstg_pyg.train.settings import differences, to_dict
 
 #: Settings of the data that the weights depend on.
 _DATA = ("num_classes", "mean", "std")
+#: Settings of the model that its weights do not depend on.
+_FREE = ("model.backbone.weights", "model.grad_checkpointing", "model.dropout")
 _METADATA = "rstg_pyg"
 
 
@@ -43,8 +45,12 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
     for key in _DATA:
         pair = found["config"].get("data", {}).get(key), wanted["data"].get(key)
         changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
+    changed = [line for line in changed if not line.startswith(_FREE)]
     if changed:
-        raise UserError(other_config(path, changed))
+        hint = ""
+        if config.data.dataset == "something" and config.data.root is None:
+            hint = "\n(data.root is not given, so a config's section 'demo' counts)"
+        raise UserError(other_config(path, changed) + hint)
     return found
 
 
@@ -62,13 +68,13 @@ def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a name that ends with .safetensors")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     values = to_dict(config)
     metadata = {"config": {"model": values["model"], "data": values["data"]}, "made_from": made_from}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"format": "pt", _METADATA: json.dumps(metadata)}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata))
+    write_atomically(path, lambda p: p.write_bytes(save(tensors, metadata)))
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -80,6 +86,12 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path:
     broken = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise UserError(f"{path}: {broken[0]} holds values that are not finite")
+    classes = weights["lin.weight"].size(0) if "lin.weight" in weights else model.num_classes
+    if classes != model.num_classes:
+        raise UserError(
+            f"{path}: made for {classes} classes, but the data has {model.num_classes}; give the data "
+            f"set (or the label file) that it belongs to"
+        )
     try:
         model.load_state_dict(weights)
     except RuntimeError as e:

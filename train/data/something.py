@@ -46,6 +46,7 @@ class SomethingSomething(Dataset):
         annotations: ``"auto"``, ``"v1"``, ``"v2"``, ``"tsm"`` or ``"mmaction"``.
         num_classes: The number of classes that is expected, if any.
         seed: Random seed.
+        name: What results call the data. (default: the kind of annotations)
 
     Attributes:
         classes (list of str): The names of the classes.
@@ -74,6 +75,7 @@ class SomethingSomething(Dataset):
         annotations: str = "auto",
         num_classes: int | None = None,
         seed: int = 0,
+        name: str | None = None,
     ):
         if protocol is not None:
             _check_name("data.protocol", protocol, tuple(PROTOCOLS))
@@ -100,7 +102,7 @@ class SomethingSomething(Dataset):
         self.seed = seed
 
         files = find_label_files(root, annotations)
-        self.kind = files.kind
+        self.kind = files.kind if name is None else name
         self.classes = read_classes(files)
         if num_classes is not None and num_classes != len(self.classes):
             raise UserError(
