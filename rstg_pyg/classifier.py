@@ -121,9 +121,9 @@ class VideoClassifier(torch.nn.Module):
         x = clip
         for name in self.backbone.stages:
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(self._stage, name, x, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(self.stage, name, x, use_reentrant=False)
             else:
-                x = self._stage(name, x)
+                x = self.stage(name, x)
         return x
 
     @property
@@ -164,7 +164,8 @@ class VideoClassifier(torch.nn.Module):
         vector, state = self.head.stream(self.features(frames), state)
         return self.lin(self.dropout(vector)), state
 
-    def _stage(self, name: str, x: Tensor) -> Tensor:
+    def stage(self, name: str, x: Tensor) -> Tensor:
+        """The map after a stage of the backbone and the block that follows it, from the map before."""
         return self._add_block(name, self.backbone.stages[name](x))
 
     def _add_block(self, name: str, x: Tensor) -> Tensor:

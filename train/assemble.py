@@ -69,6 +69,7 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
         source=data.source,
         annotations=data.annotations,
         seed=data.seed,
+        shuffle_time=data.shuffle_time,
         name="mini-something" if data.root is None else None,
     )
     root = builtin_folder(data) if data.root is None else data.root

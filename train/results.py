@@ -66,6 +66,21 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process has held so far, in GiB (on the CPU; on the GPU by tensors)."""
+    out = {}
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        out["cpu"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    except ImportError:  # Windows
+        pass
+    if torch.cuda.is_available():
+        out["gpu"] = torch.cuda.max_memory_allocated() / 2**30
+    return out
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes JSON atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")

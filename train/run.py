@@ -1,8 +1,9 @@
 """Trains and evaluates: ``python train/run.py --cfg NAME.yaml [key.path=value ...]``.
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
-``checkpoints/last.ckpt`` and ``best.ckpt``, and ``results.json``. A user's mistake ends with exit
-code 2 and a message; Ctrl-C saves and exits with 130.
+``checkpoints/last.ckpt`` and ``best.ckpt``, ``results.json``, ``per_class.csv``, ``confusion.csv`` and
+``.png``, and ``curves.png``. A user's mistake ends with exit code 2 and a message; Ctrl-C saves and
+exits with 130.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rstg_pyg.train.checkpoints import (  # noqa: E402
     Checkpoints,
     check_resumable,
 )
+from rstg_pyg.train.confusion import write_confusion, write_curves  # noqa: E402
 from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -37,6 +39,7 @@ from rstg_pyg.train.results import (  # noqa: E402
     device_name,
     environment,
     new_run_folder,
+    peak_memory,
     run_to_resume,
     versions,
     write_json,
@@ -157,6 +160,8 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     results |= {"training": speed, "pretraining": filters}
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)
+        write_classes(folder, task, results)
+        write_curves(folder / "metrics.csv")
         print_tail(results, folder)
     return results
 
@@ -181,6 +186,7 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
         write_text(folder / "config.yaml", to_yaml(config))
         write_json(folder / "environment.json", environment(trainer.strategy.root_device))
         write_json(folder / "results.json", results)
+        write_classes(folder, task, results)
         print_tail(results, folder)
     return results
 
@@ -246,10 +252,11 @@ def train_loader(config: Config, dataset) -> VideoLoader:
 
 
 def eval_loader(config: Config, dataset, trainer: pl.Trainer) -> VideoLoader:
-    """Batches that go through a data set once."""
+    """Batches that go through a data set once; of as many clips as fit in training, twice."""
+    clips = 2 * config.train.batch_size // config.train.accumulate
     return VideoLoader(
         dataset,
-        2 * config.train.batch_size,
+        max(clips // getattr(dataset, "num_clips", 1), trainer.world_size),
         num_workers=config.data.num_workers,
         rank=trainer.global_rank,
         num_ranks=trainer.world_size,
@@ -311,8 +318,15 @@ def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "peak_memory_gib": peak_memory(),
         "versions": versions(),
     }
+
+
+def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> None:
+    """Accuracy and confusion of the classes, as tables and a picture."""
+    title = f"{task.config.name}: top-1 {results['top1']:.2%} of {results['num_videos']:,} videos"
+    write_confusion(folder, task.test_confusion, task.label_names, title)
 
 
 def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:

@@ -97,6 +97,8 @@ class SomethingConfig(Section):
     brightness: Fraction = 0.1
     #: Mirrors half of the training clips, with the classes of directions exchanged.
     flip: bool = False
+    #: Gives the frames of every clip in random order: what is the order of time worth?
+    shuffle_time: bool = False
     #: Clips of a video in evaluation.
     protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
     mean: float = 114.75
@@ -119,7 +121,7 @@ class SimpleConvConfig(Section):
     """The per-frame convolutional network, :class:`rstg_pyg.backbones.SimpleConv`."""
 
     kind: Literal["simple_conv"] = "simple_conv"
-    filters: list[PositiveInt] = [512, 512, 512]
+    filters: Annotated[list[PositiveInt], Field(min_length=1)] = [512, 512, 512]
     padding: NonNegativeInt = 0
     pool: bool | list[bool] = True
 
@@ -228,7 +230,7 @@ class RSTGConfig(Section):
     #: Where graphs go: names of stages (RSTG-to-map), and ``head`` (RSTG-to-vec, on the last map).
     places: Annotated[list[str], Field(min_length=1)] = ["head"]
     hidden_channels: PositiveInt = 512
-    scales: list[Scale] = [3, 2, 1]
+    scales: Annotated[list[Scale], Field(min_length=1)] = [3, 2, 1]
     num_rounds: PositiveInt = 3
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = "all"
     space_stages: bool = True

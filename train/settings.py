@@ -14,6 +14,9 @@ from pydantic import ValidationError
 from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.schema import Config, Section, section_of
 
+#: Keys that say which kind of section it is.
+_KINDS = ("kind", "dataset")
+
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 
 
@@ -140,10 +143,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Lays values over others, section by section; a section of another kind replaces the whole."""
     out = copy.deepcopy(base)
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merge(out[key], value) if both else value
+        same = both and all(value.get(k, out[key].get(k)) == out[key].get(k) for k in _KINDS)
+        out[key] = _merge(out[key], value) if same else value
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.assemble import normalise
@@ -46,6 +46,7 @@ class VideoTask(pl.LightningModule):
         self.train_metrics = self._metrics()
         self.train_metrics.persistent(True)  # half-filled at a checkpoint
         self.eval_metrics = self._metrics()
+        self.confusion = MulticlassConfusionMatrix(model.num_classes, validate_args=False)
 
     def _metrics(self) -> MetricCollection:
         classes = self.model.num_classes
@@ -59,8 +60,16 @@ class VideoTask(pl.LightningModule):
         )
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits of byte clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``."""
-        return self.model(normalise(clips, self.config))
+        """Logits of byte clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``.
+
+        The clips of a video go through the network a few at a time, as many as in training.
+        """
+        if clips.dim() == 5:
+            return self.model(normalise(clips, self.config))
+        train = self.config.train
+        parts = clips.flatten(0, 1).split(max(train.batch_size // train.accumulate, 1))
+        logits = torch.cat([self.model(normalise(part, self.config)) for part in parts])
+        return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -75,7 +84,12 @@ class VideoTask(pl.LightningModule):
         clips, labels = batch
         _update(self.eval_metrics, self(clips), labels)
 
-    test_step = validation_step
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds a batch to the metrics and to the confusion matrix."""
+        clips, labels = batch
+        logits = self(clips)
+        _update(self.eval_metrics, logits, labels)
+        self.confusion.update(logits, labels)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the metrics afresh."""
@@ -86,10 +100,14 @@ class VideoTask(pl.LightningModule):
         values = self.eval_metrics.compute()
         self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True, logger=True)
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self) -> None:
+        """Starts the metrics afresh."""
+        self.eval_metrics.reset()
+        self.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Computes the metrics."""
+        """Computes the metrics, of the videos of all processes."""
+        self.test_confusion = self.confusion.compute().cpu().numpy()  # [classes, predicted classes]
         self.test_results = {k: float(v) for k, v in self.eval_metrics.compute().items()}
 
     def configure_optimizers(self) -> dict[str, Any]:

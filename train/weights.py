@@ -20,6 +20,26 @@ _FREE = ("model.backbone.weights", "model.grad_checkpointing", "model.dropout")
 _METADATA = "rstg_pyg"
 
 
+def open_weights(path: Path) -> dict[str, Any]:
+    """Reads weights with the config that they were made for.
+
+    Args:
+        path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
+
+    Returns:
+        ``config``, ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` as
+        far as they are known.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    found = read_checkpoint(path)
+    weights = found["state_dict"].items()
+    return {**found, "state_dict": {k[6:]: v for k, v in weights if k.startswith("model.")}}
+
+
 def read_weights(path: Path, config: Config) -> dict[str, Any]:
     """Reads weights and makes sure that they were made for the config's model.
 
@@ -28,18 +48,12 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
         config: The experiment.
 
     Returns:
-        ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` as far as they
-        are known.
+        What :func:`open_weights` returns.
 
     Raises:
         UserError: If the file cannot be read or its model is another; the message names the keys.
     """
-    if path.suffix == ".safetensors":
-        found = _read_safetensors(path)
-    else:
-        found = read_checkpoint(path)
-        weights = found["state_dict"].items()
-        found["state_dict"] = {k[6:]: v for k, v in weights if k.startswith("model.")}
+    found = open_weights(path)
     wanted = to_dict(config)
     changed = differences(found["config"].get("model", {}), wanted["model"], "model.")
     for key in _DATA:
@@ -106,10 +120,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})[_METADATA])
+            config = json.loads((file.metadata() or {})[_METADATA])["config"]
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {"state_dict": weights, "global_step": 0, "config": metadata["config"]}
-    except KeyError:
+        if not all(isinstance(config[key], dict) for key in ("model", "data")):
+            raise KeyError("model")
+        return {"state_dict": weights, "global_step": 0, "config": config}
+    except (KeyError, TypeError, RecursionError):
         raise UserError(
             f"{path}: expected weights written by rstg_pyg (python -m rstg_pyg.official); this file "
             f"does not say which model it is for"

@@ -47,6 +47,8 @@ class SomethingSomething(Dataset):
         num_classes: The number of classes that is expected, if any.
         seed: Random seed.
         name: What results call the data. (default: the kind of annotations)
+        shuffle_time: Whether the frames of a clip come in random order, to see what order is worth.
+            (default: ``False``)
 
     Attributes:
         classes (list of str): The names of the classes.
@@ -76,6 +78,7 @@ class SomethingSomething(Dataset):
         num_classes: int | None = None,
         seed: int = 0,
         name: str | None = None,
+        shuffle_time: bool = False,
     ):
         if protocol is not None:
             _check_name("data.protocol", protocol, tuple(PROTOCOLS))
@@ -100,6 +103,7 @@ class SomethingSomething(Dataset):
         self.crop = crop
         self.brightness = brightness
         self.seed = seed
+        self.shuffle_time = shuffle_time
 
         files = find_label_files(root, annotations)
         self.kind = files.kind if name is None else name
@@ -158,7 +162,8 @@ class SomethingSomething(Dataset):
         else:
             how = f"{self.protocol.describe()} {clips}"
             how += ", logits averaged" if self.num_clips > 1 else ""
-        return f"{data}; {how}, from short side {self.short_side}"
+        shuffled = ", frames in random order" if self.shuffle_time else ""
+        return f"{data}; {how}, from short side {self.short_side}{shuffled}"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -178,15 +183,19 @@ class SomethingSomething(Dataset):
             raise IndexError(f"Expected a visit from 0 (got {visit})")
         epoch, item = divmod(visit, len(self))
         label = int(self.labels[item])
+        generator = np.random.default_rng((self.seed, epoch, item))
         if self.protocol is not None:
             clips = read_clips(
                 self.source, self.ids[item], self.protocol, self.num_frames, self.short_side,
                 self.clip_size, self.sampling,
             )  # fmt: skip
-            return (clips if self.num_clips > 1 else clips[0]), label
-        generator = np.random.default_rng((self.seed, epoch, item))
-        clip, label = self._train_clip(item, label, generator)
-        return clip.permute(3, 0, 1, 2).contiguous(), label
+            clip = clips if self.num_clips > 1 else clips[0]
+        else:
+            clip, label = self._train_clip(item, label, generator)
+            clip = clip.permute(3, 0, 1, 2)
+        if self.shuffle_time:
+            clip = clip[..., torch.from_numpy(generator.permutation(clip.size(-3))), :, :]
+        return clip.contiguous(), label
 
     def _train_clip(self, item: int, label: int, generator: np.random.Generator) -> tuple[Tensor, int]:
         """A random clip ``[T, H, W, 3]`` and its label."""

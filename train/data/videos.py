@@ -51,7 +51,10 @@ class VideoFile:
         with self._open() as (container, stream):
             rate = stream.average_rate
             self.fps = float(rate) if rate else None
-            self.num_frames = self._scan(container, stream) or sum(1 for _ in container.decode(stream))
+            self.num_frames = self._scan(container, stream)
+        if self.num_frames == 0:  # opened again, because seeking back needs time stamps
+            with self._open() as (container, stream):
+                self.num_frames = sum(1 for _ in container.decode(stream))
         if self.num_frames == 0:
             raise UserError(f"{self.path}: the video has no frames; download it again")
 
@@ -87,7 +90,6 @@ class VideoFile:
                 keys.append(packet.pts)
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
         self._check_length(container, float(end * stream.time_base), len(times))
-        container.seek(0)
         tells = name.removeprefix("lib") in _CODECS and container.format.name in _CONTAINERS
         if not tells or None in times or len(set(times)) != len(times):
             return 0

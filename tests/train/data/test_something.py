@@ -183,3 +183,22 @@ def test_opening_looks_at_a_few_videos_only(v1, files, monkeypatch):
         monkeypatch.setattr(Path, name, lambda self, plain=plain: looked.append(self) or plain(self))
     assert len(open_v1(v1)) == 20_000
     assert len(looked) < 500
+
+
+@pytest.mark.parametrize("protocol", [None, "center1", "full3x2"])
+def test_frames_in_random_order(v1, protocol):
+    plain, mixed = (
+        SomethingSomething(
+            v1, "train", protocol, num_frames=6, short_side=24, crop_size=16, shuffle_time=shuffle
+        )
+        for shuffle in (False, True)
+    )
+    orders = set()
+    for visit in range(2 * len(plain)):
+        a, b = plain[visit][0], mixed[visit][0]
+        assert torch.equal(b, mixed[visit][0]), "the same order again"
+        frames = {tuple(t.flatten().tolist()) for t in a.unbind(-3)}
+        assert {tuple(t.flatten().tolist()) for t in b.unbind(-3)} == frames
+        orders.add(torch.equal(a, b))
+    assert False in orders
+    assert "random order" in mixed.describe() and "random order" not in plain.describe()

@@ -1,0 +1,109 @@
+"""How much memory a training step needs: ``python train/footprint.py --cfg NAME [key.path=value ...]``.
+
+Counts what autograd keeps for the backward pass of one clip (measured on the CPU, by storage), and adds
+weights, gradients and optimiser state. Mixed precision is counted by autocast's own casts. What a GPU
+needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+
+import torch  # noqa: E402
+
+from rstg_pyg import VideoClassifier  # noqa: E402
+from rstg_pyg.train.assemble import build_model, normalise  # noqa: E402
+from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.schema import Config  # noqa: E402
+from rstg_pyg.train.settings import load_config  # noqa: E402
+
+GIB = 2**30
+
+
+def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
+    """What autograd keeps for one clip, weights excluded, in bytes.
+
+    Returns:
+        The bytes kept from the forward to the backward pass; and, with gradient checkpointing, those
+        that the most expensive stage holds while it is computed again.
+    """
+    data = config.data
+    clip = torch.zeros(1, data.channels, data.num_frames, data.size, data.size, dtype=torch.uint8)
+    weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    autocast = torch.autocast("cpu", torch.bfloat16, config.trainer.precision == "bf16-mixed")
+
+    def run(function, *inputs: Any) -> tuple[torch.Tensor, int]:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+            out = function(*inputs)  # as long as it lives, no storage is used twice
+        return out, sum(kept.values())
+
+    model.train()
+    x = normalise(clip, config)
+    _, kept = run(model, x)
+    again = 0
+    if model.grad_checkpointing:
+        for name in model.backbone.stages:
+            x, held = run(model.stage, name, x.detach())
+            again = max(again, held)
+    return kept, again
+
+
+def footprint(config: Config, num_classes: int) -> dict[str, float]:
+    """GiB of a training step by what they hold, for the config's batch (divided by ``accumulate``)."""
+    clips = config.train.batch_size // config.train.accumulate
+    model = build_model(config, num_classes)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    slots = 2 if config.train.optimizer == "adamw" else int(config.train.momentum > 0)
+    kept, again = saved_bytes(model, config)
+    return {
+        "weights": weights / GIB,
+        "gradients": weights / GIB,
+        "optimiser": slots * weights / GIB,
+        "activations": clips * kept / GIB,
+        "recomputed": clips * again / GIB,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="footprint.py", description="How much memory a training step needs.", allow_abbrev=False
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
+    parser.add_argument("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
+    parser.add_argument("--classes", type=int, default=174, help="number of classes (default: 174)")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        config = load_config(arguments.cfg, arguments.overrides, demo=False)
+        parts = footprint(config, arguments.classes)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    clips = config.train.batch_size // config.train.accumulate
+    data = config.data
+    checkpointing = "on" if config.model.grad_checkpointing else "off"
+    print(
+        f"{config.name}: {clips} clips of {data.num_frames} x {data.size} x {data.size}, "
+        f"{config.trainer.precision}, checkpointing {checkpointing}"
+    )
+    for name, value in parts.items():
+        print(f"  {name:12s} {value:7.2f} GiB")
+    print(f"  {'together':12s} {sum(parts.values()):7.2f} GiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
