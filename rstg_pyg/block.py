@@ -133,7 +133,7 @@ class RSTGBlock(torch.nn.Module):
         Returns:
             torch.Tensor: The nodes :math:`(B, T, N, C_{out})`.
         """
-        return self._nodes(x, None)[0]
+        return self._project(self._run(x))
 
     @property
     def streams(self) -> bool:
@@ -154,27 +154,30 @@ class RSTGBlock(torch.nn.Module):
             that of the cells, the sum over frames, and their number.
         """
         cells, total, count = (None, 0.0, 0) if state is None else state
-        nodes, cells = self._nodes(x, cells)
+        nodes, cells = self._run(x, state=cells, return_state=True)
+        nodes = self._project(nodes)
         total, count = total + nodes.sum(dim=1), count + x.size(2)
         out = (total / count).sum(dim=1)
         return (out if self.norm is None else self.norm(out)), (cells, total, count)
 
-    def _nodes(self, x: Tensor, cells: Optional[List]) -> Tuple[Tensor, List]:
+    def _project(self, nodes: Tensor) -> Tensor:
+        return nodes if self.lin_out is None else self.lin_out(nodes)
+
+    def _run(self, x: Tensor, **kwargs) -> Union[Tensor, Tuple[Tensor, List[CellState]]]:
+        """Pools and runs the graph."""
         if x.dim() != 5 or x.size(1) != self.channels:
             raise ValueError(
                 f"Expected the feature map to have shape [B, {self.channels}, T, H, W] "
                 f"(got {list(x.shape)})"
             )
-        nodes, cells = self.rstg(
+        return self.rstg(
             self.pool(x),
             self.edge_index,
             pos=self.pos if self.positions else None,
             node_type=self.node_type if self.typed_update else None,
             edge_weight=self.edge_weight,
-            state=cells,
-            return_state=True,
+            **kwargs,
         )
-        return (nodes if self.lin_out is None else self.lin_out(nodes)), cells
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the forward pass of the module.

@@ -1,10 +1,12 @@
 """A video classifier from any backbone with named stages and RSTG blocks."""
 
-from typing import Dict, Optional, Tuple
+import contextlib
+from typing import Dict, Iterator, Optional, Tuple
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rstg_pyg.block import RSTGBlock, State
 
@@ -37,9 +39,9 @@ class VideoClassifier(torch.nn.Module):
             instead of the whole, classifies every window and takes the mean of the logits: with 14,
             a network for 224 pixels sees larger frames as it was trained (published code).
             (default: :obj:`None`)
-        grad_checkpointing (bool, optional): Keeps only the maps between stages for the backward pass
-            and computes the rest again: less memory for about a third more time. Needs a backbone
-            with ``stages``. (default: :obj:`False`)
+        grad_checkpointing (bool, optional): Keeps only the maps between the backbone's stages for the
+            backward pass and computes the rest again: less memory for about a third more time. Needs
+            a backbone with ``stages``. (default: :obj:`False`)
 
     Shapes:
         - **input:** clips :math:`(B, C_{in}, T, H, W)`, or :math:`(B, L, C_{in}, T, H, W)`, of which
@@ -121,10 +123,20 @@ class VideoClassifier(torch.nn.Module):
         x = clip
         for name in self.backbone.stages:
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(self.stage, name, x, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(
+                    self.stage,
+                    name,
+                    x,
+                    use_reentrant=False,
+                    context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(self)),
+                )
             else:
                 x = self.stage(name, x)
         return x
+
+    def stage(self, name: str, x: Tensor) -> Tensor:
+        """The map after a stage of the backbone and the block that follows it, from the map before."""
+        return self._add_block(name, self.backbone.stages[name](x))
 
     @property
     def streams(self) -> bool:
@@ -164,10 +176,6 @@ class VideoClassifier(torch.nn.Module):
         vector, state = self.head.stream(self.features(frames), state)
         return self.lin(self.dropout(vector)), state
 
-    def stage(self, name: str, x: Tensor) -> Tensor:
-        """The map after a stage of the backbone and the block that follows it, from the map before."""
-        return self._add_block(name, self.backbone.stages[name](x))
-
     def _add_block(self, name: str, x: Tensor) -> Tensor:
         if name in self.block_after:
             x = x + self.blocks[self.block_after[name]](x)
@@ -204,6 +212,23 @@ class VideoClassifier(torch.nn.Module):
         window = [min(self.pool_window, side) for side in x.shape[-2:]]
         x = torch.nn.functional.avg_pool2d(x, window, stride=1)
         return x.flatten(2).transpose(1, 2)
+
+
+@contextlib.contextmanager
+def _statistics_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, batch norms leave their running statistics alone: what is computed again in the backward
+    pass must not count twice.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def _check_block(what: str, block: RSTGBlock, channels: int, to: str) -> None:

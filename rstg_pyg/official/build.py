@@ -97,8 +97,10 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
         window, norm = POOL_WINDOW, "use_norm" if model == "c2d" else "final_norm"
         _choice(flags, norm, _NORM)
         after = flags[norm]
-        if model == "c2d" and len(places) > 1:
-            raise ValueError(f"Expected one 'place_graph' with c2d (got {places}): names would clash")
+        if model == "c2d" and len(set(places) - {"final"}) > 1:
+            raise ValueError(
+                f"Expected one stage in 'place_graph' with c2d (got {places}): names would clash"
+            )
     else:
         raise ValueError(
             f"Expected 'backbone_model' to be 'simple_c2d', 'i3d', 'c2d' or 'non-local' (got {model!r})"

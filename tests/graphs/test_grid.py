@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 
-from rstg_pyg.graphs import multiscale_grid
+from rstg_pyg.graphs import complete_graph, multiscale_grid
 from rstg_pyg.graphs.grid import num_nodes
 
 scale_lists = st.lists(
@@ -220,3 +220,35 @@ def test_scales_of_other_types(scales):
 def test_map_size_too_small(scales, map_size):
     with pytest.raises(ValueError, match=rf"'map_size' to be at least .* \(got {map_size}\)"):
         multiscale_grid(scales, map_size=map_size)
+
+
+@pytest.mark.parametrize("scales", [(3, 2, 1), (1,), ((2, 3), 1), (4, 3, 2, 1)], ids=str)
+def test_complete_graph(scales):
+    grid = multiscale_grid(scales)
+    data, n = complete_graph(grid), grid.num_nodes
+    pairs = [(j, i) for i in range(n) for j in range(n)]  # (source, target), by target
+    assert list(map(tuple, data.edge_index.t().tolist())) == pairs
+    assert data.edge_weight.shape == (n * n,) and data.edge_weight.dtype == torch.float
+    joined = [pair for pair, weight in zip(pairs, data.edge_weight.tolist()) if weight == 1]
+    assert joined == exact_edges(scales)
+    assert set(data.edge_weight.tolist()) <= {0.0, 1.0}
+    adjacency = data.edge_weight.view(n, n)
+    assert torch.equal(adjacency, adjacency.t()) and adjacency.diagonal().abs().max() == 0
+    assert data.validate() and data.num_nodes == n
+
+
+def test_complete_graph_leaves_the_grid_as_it_was():
+    grid = multiscale_grid()
+    data = complete_graph(grid)
+    assert grid.num_edges == 90 and "edge_weight" not in grid
+    assert data.num_edges == 196 and int(data.edge_weight.sum()) == 90
+    for key in ("pos", "region", "scale", "node_type", "pos_map"):
+        assert torch.equal(data[key], grid[key])
+
+
+def test_complete_graph_of_directed_edges():
+    """The row is the target, as in the published adjacency of receivers and senders."""
+    data = complete_graph(Data(edge_index=torch.tensor([[0, 1], [2, 2]]), num_nodes=3))
+    assert data.edge_weight.view(3, 3).tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 0]]
+    again = complete_graph(Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=2))
+    assert again.edge_weight.tolist() == [0.0] * 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rstg_pyg import RSTG, RSTGBlock, ZeroInitNorm
-from rstg_pyg.graphs import AreaPool, AreaUnpool, multiscale_grid
+from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 
 
 def make_block(*args, seed=0, **kwargs):
@@ -148,8 +148,9 @@ def test_block_state_dict_has_no_graph_buffers():
     assert buffers == {"edge_index", "node_type", "pos"}
     # The same weights fit another grid with the same number of types.
     RSTGBlock(4, 6, scales=(3, 1), typed_update=True).load_state_dict(block.state_dict())
-    expected = {f"rstg.{name}" for name, _ in RSTG(4, 6, pos_channels=36,
-                                                   num_node_types=2).named_parameters()}
+    expected = {
+        f"rstg.{name}" for name, _ in RSTG(4, 6, pos_channels=36, num_node_types=2).named_parameters()
+    }
     expected |= {"lin_out.weight", "lin_out.bias", "norm.scale", "norm.bias"}
     assert set(block.state_dict()) == expected
 
@@ -242,3 +243,78 @@ def test_block_errors():
         block(torch.randn(4, 2, 6, 6))
     with pytest.raises(ValueError, match="got a scale of 3 x 3"):
         block(torch.randn(1, 4, 2, 2, 2))
+
+
+@pytest.mark.parametrize("attention", ["dot", "additive"])
+@pytest.mark.parametrize("positions, typed_update", [(True, False), (False, True)])
+def test_block_complete_topology(attention, positions, typed_update):
+    """All pairs exchange messages, with the 0/1 adjacency as weights of the logits."""
+    kwargs = dict(positions=positions, typed_update=typed_update, attention=attention, to="vec")
+    block = make_block(4, 6, (2, 1), topology="complete", **kwargs)
+    grid, x = complete_graph(multiscale_grid((2, 1))), feature_map()
+    nodes = block.rstg(
+        AreaPool((2, 1))(x),
+        grid.edge_index,
+        pos=grid.pos_map.double() if positions else None,
+        node_type=grid.node_type if typed_update else None,
+        edge_weight=grid.edge_weight.double(),
+    )
+    nodes = block.lin_out(nodes)
+    torch.testing.assert_close(block.nodes(x), nodes)
+    torch.testing.assert_close(block(x), nodes.mean(1).sum(1))
+    other = make_block(4, 6, (2, 1), **kwargs)
+    assert other.state_dict().keys() == block.state_dict().keys()
+    other.load_state_dict(block.state_dict())
+    assert not torch.allclose(other(x), block(x))
+
+
+def test_block_complete_topology_moves_with_the_block():
+    block = make_block(4, scales=(2, 1), topology="complete")
+    assert "edge_weight" in dict(block.named_buffers()) and "edge_weight" not in block.state_dict()
+    assert block.edge_weight.dtype == torch.double and block.edge_weight.sum() == 16
+    assert block.float().edge_weight.dtype == torch.float
+    assert RSTGBlock(4).edge_weight is None
+
+
+@pytest.mark.parametrize("to", ["map", "vec"])
+@pytest.mark.parametrize("hidden, out", [(6, 6), (6, 3), (None, 3), (None, None), (3, 4)])
+def test_block_out_channels(to, hidden, out):
+    block = make_block(4, hidden, (2, 1), to=to, out_channels=out)
+    expected = 4 if out is None else out
+    assert block.out_channels == expected
+    assert (block.lin_out is None) == (block.hidden_channels == expected)
+    x = feature_map()
+    shape = (2, expected, 3, 6, 7) if to == "map" else (2, expected)
+    assert block(x).shape == shape
+    nodes = block.nodes(x)
+    assert nodes.shape == (2, 3, 5, expected)
+    torch.testing.assert_close(nodes, nodes_of(block, x, (2, 1)))
+
+
+@pytest.mark.parametrize("to", ["map", "vec"])
+def test_block_out_norm(to):
+    """Any norm of the output, made from its channels."""
+    made = []
+
+    def norm(channels):
+        made.append(channels)
+        return torch.nn.GroupNorm(1, channels)
+
+    block = make_block(4, 6, (2, 1), to=to, out_channels=3, out_norm=norm)
+    assert made == [3]
+    x = feature_map()
+    plain = make_block(4, 6, (2, 1), to=to, out_channels=3, out_norm=None)
+    plain.load_state_dict(block.state_dict(), strict=False)
+    torch.testing.assert_close(block(x), block.norm(plain(x)))
+    torch.nn.init.constant_(block.norm.weight, 5)
+    block.reset_parameters()
+    assert block.norm.weight.tolist() == [1.0] * 3
+
+
+def test_block_errors_of_the_published_form():
+    with pytest.raises(ValueError, match=r"'topology' to be 'grid' or 'complete' \(got 'full'\)"):
+        RSTGBlock(4, topology="full")
+    with pytest.raises(ValueError, match=r"'attention' to be set with 'topology'='complete'"):
+        RSTGBlock(4, topology="complete", attention=None)
+    with pytest.raises(ValueError, match=r"'out_norm' to be 'auto', a callable or None \(got 'layer'"):
+        RSTGBlock(4, out_norm="layer")

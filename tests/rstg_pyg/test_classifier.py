@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rstg_pyg import RSTGBlock, VideoClassifier
+from rstg_pyg import RSTGBlock, VideoClassifier, published_arguments
 from rstg_pyg.backbones import SimpleConv
 
 
@@ -10,11 +10,13 @@ class Toy(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stages = torch.nn.ModuleDict({
-            "stem": torch.nn.Conv3d(1, 4, (1, 3, 3), padding=(0, 1, 1)),
-            "res1": torch.nn.Sequential(torch.nn.Conv3d(4, 4, 1), torch.nn.ReLU()),
-            "res2": torch.nn.Conv3d(4, 6, (2, 2, 2), stride=(2, 2, 2)),
-        })
+        self.stages = torch.nn.ModuleDict(
+            {
+                "stem": torch.nn.Conv3d(1, 4, (1, 3, 3), padding=(0, 1, 1)),
+                "res1": torch.nn.Sequential(torch.nn.Conv3d(4, 4, 1), torch.nn.ReLU()),
+                "res2": torch.nn.Conv3d(4, 6, (2, 2, 2), stride=(2, 2, 2)),
+            }
+        )
         self.channels = {"stem": 4, "res1": 4, "res2": 6}
 
 
@@ -144,9 +146,7 @@ def test_classifier_reset_classifier(backbone):
 def test_classifier_with_simple_conv():
     torch.manual_seed(0)
     backbone = SimpleConv(1, (4, 4, 6))
-    model = VideoClassifier(
-        backbone, 46, blocks={"conv1": RSTGBlock(4)}, head=RSTGBlock(6, to="vec")
-    )
+    model = VideoClassifier(backbone, 46, blocks={"conv1": RSTGBlock(4)}, head=RSTGBlock(6, to="vec"))
     assert model(torch.randn(2, 1, 3, 64, 64)).shape == (2, 46)
 
 
@@ -175,3 +175,124 @@ def test_classifier_errors(backbone):
         VideoClassifier(backbone, 5, head=RSTGBlock(6))
     with pytest.raises(ValueError, match=r"'combine' to be 'serial' or 'plus' \(got 'sum'\)"):
         VideoClassifier(backbone, 5, combine="sum")
+
+
+class Places(Toy):
+    """Stages that have other names as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = {"early": "stem", "late": "res2"}
+
+
+def test_classifier_blocks_by_places(clip):
+    torch.manual_seed(0)
+    backbone = Places()
+    blocks = {"early": make_block(4, "map"), "late": make_block(6, "map"), "res1": make_block(4, "map")}
+    model = VideoClassifier(backbone, 5, blocks=blocks)
+    assert model.block_after == {"stem": "early", "res2": "late", "res1": "res1"}
+    assert {key.split(".")[1] for key in model.state_dict() if key.startswith("blocks.")} == set(blocks)
+    x = clip
+    for stage, name in (("stem", "early"), ("res1", "res1"), ("res2", "late")):
+        x = backbone.stages[stage](x)
+        x = x + blocks[name](x)
+    torch.testing.assert_close(model.features(clip), x)
+    torch.testing.assert_close(model(clip), model.lin(x.mean((2, 3, 4))))
+
+
+def test_classifier_errors_of_places():
+    with pytest.raises(ValueError, match=r"\['stem', 'res1', 'res2', 'early', 'late'\] \(got 'mid'\)"):
+        VideoClassifier(Places(), 5, blocks={"mid": RSTGBlock(4)})
+    with pytest.raises(ValueError, match="one block after stage 'stem' .got two"):
+        VideoClassifier(Places(), 5, blocks={"early": RSTGBlock(4), "stem": RSTGBlock(4)})
+    with pytest.raises(ValueError, match="after stage 'late' must have 6 channels"):
+        VideoClassifier(Places(), 5, blocks={"late": RSTGBlock(4)})
+
+
+def test_classifier_features_are_the_last_map(backbone, clip):
+    block = make_block(6, "map")
+    model = VideoClassifier(backbone, 5, blocks={"res2": block})
+    x = clip
+    for stage in backbone.stages.values():
+        x = stage(x)
+    features = model.features(clip)
+    assert features.shape == (2, 6, 2, 4, 4)
+    torch.testing.assert_close(features, x + block(x))
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 100])
+@pytest.mark.parametrize("combine", ["none", "serial", "plus"])
+def test_classifier_pool_window(backbone, clip, window, combine):
+    """The mean of the logits of all windows; windows are no larger than the map."""
+    head = None if combine == "none" else make_block(6, "vec")
+    kwargs = {} if combine == "none" else {"combine": combine}
+    model = VideoClassifier(backbone, 5, head=head, pool_window=window, **kwargs)
+    x = model.features(clip).mean(2)  # [2, 6, 4, 4]
+    side = min(window, 4)
+    logits = []
+    for i in range(5 - side):
+        for j in range(5 - side):
+            cell = x[..., i : i + side, j : j + side].mean((2, 3))
+            if combine == "serial":
+                cell = head(model.features(clip))
+            elif combine == "plus":
+                cell = cell + head(model.features(clip))
+            logits.append(model.lin(cell))
+    torch.testing.assert_close(model(clip), torch.stack(logits).mean(0))
+
+
+def test_classifier_pool_window_of_rectangular_maps(backbone):
+    model = VideoClassifier(backbone, 5, pool_window=3)
+    clip = torch.randn(1, 1, 2, 4, 12)  # a map of 2 x 6 cells: windows of 2 x 3
+    x = model.features(clip).mean(2)
+    logits = [model.lin(x[..., j : j + 3].mean((2, 3))) for j in range(4)]
+    torch.testing.assert_close(model(clip), torch.stack(logits).mean(0))
+    whole = VideoClassifier(backbone, 5)
+    whole.load_state_dict(model.state_dict())
+    assert not torch.allclose(whole(clip), model(clip))
+
+
+def test_classifier_several_clips_of_a_video(backbone):
+    model = VideoClassifier(backbone, 5, head=make_block(6, "vec"), combine="plus", pool_window=3)
+    clips = torch.randn(2, 3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    out = model(clips)
+    assert out.shape == (2, 5)
+    torch.testing.assert_close(out, torch.stack([model(clips[:, i]) for i in range(3)], 1).mean(1))
+    torch.testing.assert_close(out, model(clips[:, [2, 0, 1]]))  # in any order
+    torch.testing.assert_close(model(clips[:, :1]), model(clips[:, 0]))
+    out.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (4, 8, 8), (1, 1, 1, 1, 4, 8, 8)])
+def test_classifier_clips_of_a_wrong_shape(backbone, shape):
+    model = VideoClassifier(backbone, 5)
+    with pytest.raises(ValueError, match=r"\[B, C, T, H, W\] or \[B, L, C, T, H, W\] \(got "):
+        model(torch.randn(shape))
+
+
+def test_classifier_errors_of_windows(backbone):
+    for window in (0, -1):
+        with pytest.raises(ValueError, match=rf"'pool_window' to be at least 1 \(got {window}\)"):
+            VideoClassifier(backbone, 5, pool_window=window)
+    with pytest.raises(ValueError, match=r"must have 6 channels .*\(got 4 at its output\)"):
+        VideoClassifier(backbone, 5, head=RSTGBlock(6, to="vec", out_channels=4))
+
+
+def checkpointed(norm, checkpointing):
+    torch.manual_seed(0)
+    block = RSTGBlock(4, scales=(2, 1), **published_arguments("dot", norm))
+    model = VideoClassifier(Toy(), 3, blocks={"res1": block}, grad_checkpointing=checkpointing)
+    model(torch.randn(2, 1, 4, 8, 8)).square().sum().backward()
+    return model
+
+
+def test_classifier_grad_checkpointing_gives_the_same_gradients():
+    plain, model = checkpointed("layer", False), checkpointed("layer", True)
+    for p, q in zip(plain.parameters(), model.parameters()):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_classifier_grad_checkpointing_gives_the_same_statistics():
+    plain, model = checkpointed("batch", False), checkpointed("batch", True)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()))

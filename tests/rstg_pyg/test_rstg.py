@@ -90,9 +90,7 @@ def test_rstg_against_frame_by_frame_loop(cell, shared_rounds, residual, time_st
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_rstg_with_projection_positions_types_and_weights(residual):
-    model = make_model(
-        6, 8, residual=residual, pos_channels=2, num_node_types=2, heads=2, num_rounds=2
-    )
+    model = make_model(6, 8, residual=residual, pos_channels=2, num_node_types=2, heads=2, num_rounds=2)
     kwargs = dict(
         pos=GRID.pos.double(), node_type=GRID.node_type,
         edge_weight=torch.randn(GRID.num_edges, dtype=torch.double),
@@ -172,9 +170,7 @@ def count(module):
 @pytest.mark.parametrize("shared_rounds", [True, False])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_rstg_number_of_cells_and_parameters(
-    cell, residual, shared_rounds, time_stages, shared, cells
-):
+def test_rstg_number_of_cells_and_parameters(cell, residual, shared_rounds, time_stages, shared, cells):
     dim = 6
     model = RSTG(4, dim, time_stages=time_stages, shared_rounds=shared_rounds, residual=residual,
                  cell=cell)  # fmt: skip
@@ -259,9 +255,7 @@ def test_rstg_streaming_with_unshared_rounds_positions_and_norms():
     expected = model(x, GRID.edge_index, pos=pos)
     outs, state = [], None
     for t in range(STEPS):
-        out, state = model(
-            x[:, t : t + 1], GRID.edge_index, pos=pos, state=state, return_state=True
-        )
+        out, state = model(x[:, t : t + 1], GRID.edge_index, pos=pos, state=state, return_state=True)
         outs.append(out)
     torch.testing.assert_close(torch.cat(outs, dim=1), expected)
 

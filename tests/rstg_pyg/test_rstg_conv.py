@@ -224,9 +224,7 @@ def test_rstg_conv_static_with_own_positions_attributes_and_weights():
     attr = torch.randn(3, NUM_EDGES, 3, dtype=torch.double)
     weight = torch.randn(3, NUM_EDGES, dtype=torch.double)
     out = conv(x, EDGES, attr, pos=pos, edge_weight=weight)
-    expected = [
-        conv(x[b], EDGES, attr[b], pos=pos[b], edge_weight=weight[b]) for b in range(x.size(0))
-    ]
+    expected = [conv(x[b], EDGES, attr[b], pos=pos[b], edge_weight=weight[b]) for b in range(x.size(0))]
     torch.testing.assert_close(out, torch.stack(expected))
 
 
@@ -234,9 +232,9 @@ def test_rstg_conv_static_with_own_positions_attributes_and_weights():
 def test_rstg_conv_static_equals_block_diagonal_batch(attention):
     conv = make_conv(attention=attention, heads=2, **OPTIONS["all"])
     x, kwargs = make_inputs(conv, 3, weight=attention is not None)
-    batch = Batch.from_data_list([
-        Data(x=sample, edge_index=EDGES, **{k: v for k, v in kwargs.items()}) for sample in x
-    ])
+    batch = Batch.from_data_list(
+        [Data(x=sample, edge_index=EDGES, **{k: v for k, v in kwargs.items()}) for sample in x]
+    )
     flat = {key: batch[key] for key in kwargs}
     out = conv(batch.x, batch.edge_index, **flat)
     torch.testing.assert_close(out.view(3, NUM_NODES, 8), conv(x, EDGES, **kwargs))
@@ -440,9 +438,7 @@ def test_rstg_conv_lazy(attention, in_channels):
 
     state = lazy.state_dict()
     eager = RSTGConv(4, 8, **kwargs)
-    assert {k: v.shape for k, v in eager.state_dict().items()} == {
-        k: v.shape for k, v in state.items()
-    }
+    assert {k: v.shape for k, v in eager.state_dict().items()} == {k: v.shape for k, v in state.items()}
     eager.load_state_dict(state)
     torch.testing.assert_close(eager(x, EDGES, node_type=types), out)
     uninitialised.load_state_dict(state)
@@ -573,9 +569,7 @@ def test_rstg_conv_autocast(attention):
     expected = conv(x, EDGES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = conv(x, EDGES)
-    torch.testing.assert_close(
-        out.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item()
-    )
+    torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
 
 
 def test_rstg_conv_copies_and_pickles():
@@ -593,9 +587,7 @@ def test_rstg_conv_copies_and_pickles():
 
 
 @pytest.mark.parametrize("lead", [(), (2,)])
-@pytest.mark.parametrize(
-    "attention, options", [("dot", "all"), ("additive", "plain"), (None, "plain")]
-)
+@pytest.mark.parametrize("attention, options", [("dot", "all"), ("additive", "plain"), (None, "plain")])
 def test_rstg_conv_compiles_without_graph_break(attention, options, lead):
     torch._dynamo.reset()
     conv = make_conv(attention=attention, heads=2, **OPTIONS[options])

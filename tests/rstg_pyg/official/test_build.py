@@ -1,0 +1,347 @@
+"""Whole networks from the published flags: what builds, its variables, its head."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rstg_pyg.rstg
+from rstg_pyg import RSTGBlock, VideoClassifier, official, published_arguments
+from rstg_pyg.backbones import SimpleConv
+from rstg_pyg.backbones.resnet import NonLocalBlock
+from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.settings import load_config
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+SMALL = {
+    "backbone_model": "i3d", "place_graph": "none", "place_nonlocal": "none", "comb_type": "plus",
+    "final_norm": "LN", "use_norm": "LN", "use_att": "dot", "scalewise_update": True,
+    "multihead_att": False, "use_positional_emb": False, "dim_map": 6, "num_scales": 3,
+    "num_process_iter": 3, "update_layers": 2, "time_iter_mom": [0, 1, 2], "message_dims": 16,
+    "node_feat_dim": 16, "num_filters": 16, "num_chan": 1, "num_classes": 174, "dataset": "smt",
+    "classification_dropout": 0.3,
+}  # fmt: skip
+MNIST = {
+    **SMALL, "backbone_model": "simple_c2d", "place_graph": "final", "comb_type": "serial",
+    "use_norm": "none", "final_norm": "none", "use_att": "simple", "scalewise_update": False,
+    "use_positional_emb": True, "num_classes": 46, "dataset": "mnist", "classification_dropout": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_random_weights(monkeypatch):
+    """Networks of full size in milliseconds: weights stay as the memory was, mostly zero."""
+    for name in ("xavier_uniform_", "kaiming_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    monkeypatch.setattr(rstg_pyg.rstg, "glorot", lambda tensor: tensor)
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda tensor, *args, **kwargs: tensor)
+
+
+def build(**changes):
+    return official.build({**SMALL, **changes})
+
+
+def shapes(model):
+    """Shape and whether it is trained, by name."""
+    tensors, parameters = model.state_dict(), dict(model.named_parameters())
+    return {
+        v.name: (tuple(v.to_published(tensors).shape), v.parts[0][0] in parameters)
+        for v in official.model_variables(model)
+    }
+
+
+def nonlocal_blocks(model):
+    return [n for n, stage in model.backbone.stages.items() if isinstance(stage, NonLocalBlock)]
+
+
+@pytest.mark.parametrize("name", ["w02_i3d_none", "w03_i3d_final_plus", "w05_i3d_res3_res4",
+                                  "w06_nonlocal_res3_res4", "w07_c2d_none"])  # fmt: skip
+def test_variables_are_the_recorded_ones(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        flags, recorded = (json.loads(str(file[key])) for key in ("config", "variables"))
+    found = shapes(official.build(flags))
+    expected = {
+        name: (tuple(shape), trained) for name, shape, trained in recorded
+        if "resize_filters" not in name and not name.endswith("positional_emb")
+    }  # fmt: skip
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["w01_mnist_simpleconv_serial", "tf_checkpoint/expected"])
+def test_variables_of_simple_conv_are_the_recorded_ones(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        flags = json.loads(str(file["config"]))
+        stored = {
+            key.partition("/")[2]: file[key].shape for key in file.files
+            if key.startswith(("var/", "ckpt/"))
+        }  # fmt: skip
+    found = shapes(official.build(flags))
+    skipped = ("resize_filters", "positional_emb", "Momentum", "global_step", "cudnn_compatible")
+    expected = {name: shape for name, shape in stored.items() if not any(s in name for s in skipped)}
+    assert {name: shape for name, (shape, _) in found.items()} == expected
+    assert {name for name, (_, trained) in found.items() if trained} == set(flags["trainable"])
+
+
+@pytest.mark.parametrize(
+    ("cfg", "recording", "overrides"),
+    [
+        ("smt", "w05_i3d_res3_res4", []),
+        ("smt", "w03_i3d_final_plus", ["model.rstg.places=[head]", "model.combine=plus"]),
+        ("smt", "w02_i3d_none", ["model.rstg=null"]),
+        ("smt", "w07_c2d_none", ["model.rstg=null", "model.backbone.kind=c2d"]),
+        ("smt", "w06_nonlocal_res3_res4",
+         ["model.rstg=null", "model.backbone.nonlocal_stages=[res3,res4]"]),
+        ("syncmnist_published", "w01_mnist_simpleconv_serial",
+         ["model.backbone.filters=[16,16,16]", "model.rstg.hidden_channels=16"]),
+    ],
+)  # fmt: skip
+def test_configs_of_the_training_room_are_the_published_networks(cfg, recording, overrides):
+    """The config with which a user converts and evaluates builds what the published flags build."""
+    config = load_config(cfg, overrides, demo=False)
+    with np.load(GOLDEN / f"{recording}.npz") as file:
+        flags = json.loads(str(file["config"]))
+    expected = official.build(flags)
+    model = build_model(config, flags["num_classes"])
+    assert shapes(model) == shapes(expected)
+    ours, theirs = (str(m).replace("p=0.3", "p=0.0") for m in (model, expected))
+    every = "time_stages='all'"  # the same as the list of all rounds
+    assert ours.replace(every, "time_stages=[0, 1, 2]") == theirs
+    assert (model.combine, model.pool_window) == (expected.combine, expected.pool_window) or (
+        model.head is None and model.pool_window == expected.pool_window
+    )
+
+
+def filters(places, scales=3):
+    """Numbers in the constant area filters, for maps of so many cells."""
+    cells = {"res2": 55, "res3": 28, "res4": 14, "res5": 14, "final": 14}
+    squares = sum(s * s for s in range(1, scales + 1))
+    ways = [(1 if place == "final" else 2) * cells[place] ** 2 for place in places]  # there and back
+    return squares * sum(ways)
+
+
+@pytest.mark.parametrize(
+    "changes, total",
+    [
+        ({}, 27_633_518),
+        ({"backbone_model": "c2d"}, 23_917_678),
+        ({"backbone_model": "non-local"}, 35_000_174),
+        ({"place_graph": "final"}, 37_621_286),
+        ({"place_graph": "res3-res4"}, 44_476_574),
+        ({"backbone_model": "c2d", "place_graph": "final"}, 33_905_446),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else str(value),
+)
+def test_total_sizes(changes, total):
+    model = build(message_dims=512, node_feat_dim=512, **changes)
+    ours = sum(t.numel() for n, t in model.state_dict().items() if "num_batches" not in n)
+    places = changes.get("place_graph", "none")
+    assert ours + filters([] if places == "none" else places.split("-")) == total
+
+
+@pytest.mark.parametrize(
+    "changes, blocks",
+    [
+        ({"place_nonlocal": "res2-res5"}, ["nonlocal2_1", "nonlocal5_1"]),
+        ({"place_nonlocal": "res3"}, ["nonlocal3_1", "nonlocal3_3"]),
+        ({"place_nonlocal": "res4"}, ["nonlocal4_1", "nonlocal4_3", "nonlocal4_5"]),
+        ({"backbone_model": "non-local"}, None),
+        ({"backbone_model": "non-local", "place_nonlocal": "res3-res4"}, None),
+        ({"backbone_model": "non-local", "place_nonlocal": "res3"}, None),
+        ({"backbone_model": "non-local", "place_graph": "final"}, []),
+        ({"backbone_model": "non-local", "place_graph": "final", "place_nonlocal": "res5"},
+         ["nonlocal5_1"]),
+        ({"backbone_model": "c2d", "place_nonlocal": "res3-res4"}, []),
+        ({"place_graph": "res5", "place_nonlocal": "res5"}, []),
+        ({"place_graph": "res5", "place_nonlocal": "res3-res5"}, ["nonlocal3_1", "nonlocal3_3"]),
+        ({"place_graph": "res3", "place_nonlocal": "res4"},
+         ["nonlocal4_1", "nonlocal4_3", "nonlocal4_5"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nonlocal_blocks(changes, blocks):
+    """The probes of the published code; ``None`` are the five blocks of the non-local network."""
+    five = ["nonlocal3_1", "nonlocal3_3", "nonlocal4_1", "nonlocal4_3", "nonlocal4_5"]
+    model = build(**changes)
+    assert nonlocal_blocks(model) == (five if blocks is None else blocks)
+    places = changes.get("place_graph", "none")
+    assert list(model.blocks) == [p for p in places.split("-") if p not in ("none", "final")]
+    assert (model.head is not None) == ("final" in places)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({**MNIST, "place_graph": "none"}, "'place_graph' to be 'final'"),
+        ({**MNIST, "place_graph": "conv1"}, "'place_graph' to be 'none' or some of"),
+        ({**MNIST, "comb_type": "plus"}, "'comb_type' to be 'serial'"),
+        ({**MNIST, "use_att": "none"}, "'use_att' to be one of .*got 'none'"),
+        ({**MNIST, "num_filters": 32}, "'num_filters' to be 'message_dims', 16"),
+        ({**MNIST, "node_feat_dim": 8}, "'node_feat_dim' to be 'message_dims', 16 .got 8"),
+        ({**MNIST, "update_layers": 0}, "at least 1"),
+        ({"place_graph": "res3", "node_feat_dim": 8}, "'node_feat_dim' to be 'message_dims'"),
+        ({"place_graph": "res3", "use_att": "none"}, "'use_att' to be one of"),
+        ({"backbone_model": "c2d", "place_graph": "res3-res4"}, "one stage in 'place_graph' with c2d"),
+        ({"place_graph": "res3-res4", "use_positional_emb": True}, "'use_positional_emb' to be false"),
+        ({"place_graph": "res3-final", "use_positional_emb": True}, "'use_positional_emb'"),
+        ({"place_graph": "res3", "place_nonlocal": "res3"}, r"got \['res3'\]"),
+        ({"place_graph": "res3-res4", "place_nonlocal": "res4-res5"}, r"got \['res4'\]"),
+        ({"place_graph": "res6"}, "'place_graph' to be 'none' or some of"),
+        ({"place_nonlocal": "final"}, "'place_nonlocal' to be 'none' or some of"),
+        ({"backbone_model": "resnet"}, "'backbone_model' to be .*got 'resnet'"),
+        ({"final_norm": "GN", "place_graph": "res3"}, "'final_norm' to be one of .*got 'GN'"),
+        ({"backbone_model": "c2d", "use_norm": "GN", "place_graph": "res3"}, "'use_norm' to be one of"),
+        ({"comb_type": "sum", "place_graph": "final"}, "'serial' or 'plus' .got 'sum'"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:30],
+)
+def test_what_the_published_code_cannot_build(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+@pytest.mark.parametrize("key", ["backbone_model", "num_classes", "final_norm", "message_dims"])
+def test_a_missing_flag_is_named(key):
+    with pytest.raises(ValueError, match=f"the flag '{key}'"):
+        flags = {**SMALL, "place_graph": "res3"}
+        del flags[key]
+        official.build(flags)
+
+
+@pytest.mark.parametrize("place", ["res2", "res3", "res4", "res5", "final"])
+@pytest.mark.parametrize("model", ["i3d", "c2d", "non-local"])
+def test_every_place(model, place):
+    """Channels and names of a graph by its place; C2D names its norm without the place."""
+    changes = {"place_nonlocal": "none"} if model == "non-local" else {}
+    made = build(backbone_model=model, place_graph=place, **changes)
+    block = made.head if place == "final" else made.blocks[place]
+    assert block.channels == {"res2": 256, "res3": 512, "res4": 1024}.get(place, 2048)
+    assert block.to_ == ("vec" if place == "final" else "map")
+    assert (block.hidden_channels, block.pool.num_nodes) == (16, 14)
+    scope = f"tower/resnet_{'c2d' if model == 'c2d' else 'i3d'}/" + "backbone/" * (place != "final")
+    names = set(shapes(made))
+    prefix = "" if model == "c2d" else f"{place}_"
+    assert {f"{scope}{prefix}after_graph_ln/beta", f"{scope}{prefix}after_graph_ln_scale"} <= names
+    assert f"{scope}whole_graph_model_{place}/before_graf_ln/gamma" in names
+    assert {f"{scope}whole_graph_model_{place}/project_i3d/kernel"} <= names
+    if place != "final":
+        stage = {"res2": "res2_1", "res3": "res3_2", "res4": "res4_4", "res5": "res5_1"}[place]
+        assert made.block_after == {stage: place}
+
+
+def test_all_places_at_once():
+    made = build(place_graph="res2-res3-res4-res5-final", comb_type="serial")
+    assert list(made.blocks) == ["res2", "res3", "res4", "res5"] and made.head is not None
+    assert made.combine == "serial"
+    scopes = {name.partition("whole_graph_model_")[2].partition("/")[0] for name in shapes(made)}
+    assert scopes == {"", "res2", "res3", "res4", "res5", "final"}
+
+
+def test_projection_only_where_the_channels_differ():
+    """At ``res3`` the map has the graph's 512 channels."""
+    made = build(place_graph="res3-res4", message_dims=512, node_feat_dim=512)
+    assert made.blocks["res3"].lin_out is None and made.blocks["res3"].rstg.lin_in is None
+    assert made.blocks["res4"].lin_out is not None and made.blocks["res4"].rstg.lin_in is not None
+
+
+@pytest.mark.parametrize(
+    "changes, there, absent",
+    [
+        ({"final_norm": "LN", "use_norm": "BN"}, "res3_after_graph_ln_scale", "res3_after_graph_bn"),
+        ({"final_norm": "BN", "use_norm": "LN"}, "res3_after_graph_bn/moving_mean", "after_graph_ln"),
+        ({"final_norm": "none"}, "whole_graph_model_res3", "after_graph"),
+        ({"backbone_model": "c2d", "final_norm": "LN", "use_norm": "BN"}, "/after_graph_bn/gamma",
+         "after_graph_ln"),
+        ({"backbone_model": "c2d", "final_norm": "BN", "use_norm": "LN"}, "/after_graph_ln_scale",
+         "after_graph_bn"),
+        ({"backbone_model": "c2d", "final_norm": "LN", "use_norm": "none"}, "whole_graph_model_res3",
+         "after_graph"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_norm_after_the_graph(changes, there, absent):
+    names = " ".join(shapes(build(place_graph="res3", **changes)))
+    assert there in names and absent not in names
+
+
+def test_norms_after_the_graph_start_at_zero():
+    for norm, name in (("LN", "scale"), ("BN", "weight")):
+        block = build(place_graph="res3", final_norm=norm).blocks["res3"]
+        assert getattr(block.norm, name).abs().max() == 0
+
+
+def test_simple_conv_with_layer_norm_has_both_norms():
+    names = set(shapes(official.build({**MNIST, "use_norm": "LN"})))
+    scope = "tower/whole_graph_model_final/"
+    assert {f"{scope}batch_normalization/gamma", f"{scope}before_graf_ln/gamma"} <= names
+    assert f"{scope}my_attn/att_ln/beta" in names and "tower/conv2/conv2d/kernel" in names
+
+
+def test_numbers_of_the_head():
+    made = build(place_graph="final", comb_type="plus")
+    assert (made.combine, made.pool_window, made.dropout.p) == ("plus", 14, 0.3)
+    assert (made.num_classes, made.lin.in_features) == (174, 2048)
+    made = official.build(MNIST)
+    assert (made.combine, made.pool_window, made.dropout.p) == ("serial", None, 0.0)
+
+
+class Cells(torch.nn.Module):
+    """A backbone whose map is the clip."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stages = torch.nn.ModuleDict({"map": torch.nn.Identity()})
+        self.channels = {"map": channels}
+
+    def forward(self, x):
+        return x
+
+
+def randomised(module, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return module.double().eval()
+
+
+def test_pooling_windows_of_larger_frames():
+    """A 16 x 16 map has 3 x 3 windows of 14: a cell counts by the windows over it."""
+    model = randomised(VideoClassifier(Cells(4), 3, pool_window=14))
+    x = torch.randn(2, 4, 3, 16, 16, dtype=torch.double)
+    over = torch.tensor([1, 2] + [3] * 12 + [2, 1]).double()
+    weights = torch.outer(over, over) / (9 * 14 * 14)
+    assert weights.sum() == pytest.approx(1)
+    vector = torch.einsum("bcthw,hw->bc", x, weights) / 3
+    torch.testing.assert_close(model(x), model.lin(vector))
+    x = torch.randn(2, 4, 3, 14, 14, dtype=torch.double)  # one window: the plain mean
+    torch.testing.assert_close(model(x), model.lin(x.mean((2, 3, 4))))
+
+
+@pytest.mark.parametrize("combine", ["serial", "plus"])
+def test_the_head_joins_every_window(combine):
+    head = RSTGBlock(4, 8, to="vec", **published_arguments(out_norm="layer"))
+    model = randomised(VideoClassifier(Cells(4), 3, head=head, combine=combine, pool_window=3))
+    x = torch.randn(2, 4, 3, 5, 6, dtype=torch.double)
+    cells = [x[..., i : i + 3, j : j + 3].mean((2, 3, 4)) for i in range(3) for j in range(4)]
+    logits = [model.lin(model.head(x) + (cell if combine == "plus" else 0)) for cell in cells]
+    torch.testing.assert_close(model(x), torch.stack(logits).mean(0))
+
+
+def test_clips_are_averaged_as_logits():
+    model = randomised(VideoClassifier(SimpleConv(1, (4, 4)), 5))
+    clips = torch.randn(2, 3, 1, 2, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    clips *= torch.tensor([1, 10, 50]).view(3, 1, 1, 1, 1)
+    logits = torch.stack([model(clips[:, i]) for i in range(3)])
+    assert (logits[0] - logits[1]).abs().max() > 0.1
+    torch.testing.assert_close(model(clips), logits.mean(0))
+    assert not torch.allclose(model(clips).softmax(-1), logits.softmax(-1).mean(0), rtol=1e-3)
+    torch.testing.assert_close(model(clips[:, :1]), model(clips[:, 0]))
+
+
+def test_a_graph_after_a_stage_of_simple_conv_has_names():
+    """Nothing the published code does, but the names are distinct and stable."""
+    block = RSTGBlock(4, 8, **published_arguments(out_norm=None))
+    names = shapes(VideoClassifier(SimpleConv(1, (4, 4, 4)), 3, blocks={"conv1": block}))
+    assert "tower/whole_graph_model_conv1/project_i3d/kernel" in names

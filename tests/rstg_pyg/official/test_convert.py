@@ -1,0 +1,477 @@
+"""Published weights in our modules: nothing lost, nothing silently wrong, all or nothing."""
+
+import copy
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rstg_pyg import (
+    ChannelBatchNorm,
+    RSTGBlock,
+    VideoClassifier,
+    ZeroInitNorm,
+    official,
+    published_arguments,
+)
+from rstg_pyg.backbones import C2D_KERNELS, I3D_KERNELS, SimpleConv, VideoResNet
+from rstg_pyg.official import ConversionError
+from rstg_pyg.published import BiasReLU
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CELL = "cudnn_lstm/rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell/"
+FLAT, KERNEL, BIAS = (
+    "tower/whole_graph_model_final/" + name
+    for name in ("cudnn_lstm/opaque_kernel", f"{CELL}kernel", f"{CELL}bias")
+)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    with np.load(GOLDEN / "tf_checkpoint" / "expected.npz") as file:
+        data = {name: file[name] for name in file.files}
+    flags = json.loads(str(data["config"]))
+    variables = {name[5:]: value for name, value in data.items() if name.startswith("ckpt/")}
+    return flags, variables, data
+
+
+@pytest.fixture
+def flags(recorded):
+    return recorded[0]
+
+
+@pytest.fixture
+def variables(recorded):
+    return dict(recorded[1])
+
+
+def clips_of(data):
+    clips = torch.from_numpy(data["in/frames"]).float().movedim(-1, 1)
+    return clips.unflatten(0, (len(data["in/labels"]), -1))
+
+
+def resnet(kernels, **kwargs):
+    return VideoResNet(kernels, depths=(2, 2), width=2, **kwargs)
+
+
+def block(channels, dims, to="map", **kwargs):
+    names = ("attention", "norm", "first_batch_norm", "out_norm")
+    chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
+    return RSTGBlock(channels, dims, to=to, **kwargs, **published_arguments(**chosen))
+
+
+MODELS = {
+    "simple_conv": lambda: VideoClassifier(
+        SimpleConv(1, (4, 4, 8)), 5,
+        head=block(8, 8, "vec", attention="additive", norm=None, first_batch_norm=True),
+    ),
+    "simple_conv_projected": lambda: VideoClassifier(
+        SimpleConv(3, (4, 6)), 5,
+        head=block(6, 8, "vec", attention="additive", norm="batch", first_batch_norm=True,
+                   typed_update=True, num_update_layers=3),
+    ),
+    "i3d": lambda: VideoClassifier(resnet(I3D_KERNELS), 7, pool_window=14),
+    "nonlocal": lambda: VideoClassifier(resnet(I3D_KERNELS, nonlocal_stages=["res2", "res3"]), 7),
+    "i3d_blocks": lambda: VideoClassifier(
+        resnet(I3D_KERNELS), 7,
+        blocks={
+            "res2": block(8, 16, heads=8, positions=False, typed_update=True, out_norm="layer"),
+            "res3": block(16, 16, norm="batch", positions=False, out_norm="batch"),
+        },
+        head=block(16, 8, "vec", attention="additive", positions=False, out_norm="batch"),
+        combine="plus",
+    ),
+    "c2d_block": lambda: VideoClassifier(
+        resnet(C2D_KERNELS), 7,
+        blocks={"res3": block(16, 8, num_update_layers=1, time_stages="last", out_norm="batch")},
+    ),
+    "c2d_head": lambda: VideoClassifier(
+        resnet(C2D_KERNELS), 7, head=block(16, 8, "vec", scales=(4, 1), map_size=4, out_norm="layer"),
+    ),
+}  # fmt: skip
+
+
+def random_variables(model, seed=0):
+    """A value for every variable; float32, as in files."""
+    rng, tensors, out = np.random.default_rng(seed), model.state_dict(), {}
+    for v in official.model_variables(model):
+        value = rng.standard_normal(tuple(v.to_published(tensors).shape)).astype(np.float32)
+        out[v.name] = np.abs(value) if v.name.endswith("variance") else value
+    return out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip_of_every_variable(name):
+    model = MODELS[name]()
+    values = random_variables(model)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+    same, report = official.convert(model, values)
+    assert same is model and not model.training
+    tensors = model.state_dict()
+    for variable in official.model_variables(model):
+        back = variable.to_published(tensors).numpy()
+        np.testing.assert_array_equal(back, values[variable.name], err_msg=variable.name)
+    # Every number of the network comes from exactly one number of the file.
+    ours = {key: t for key, t in tensors.items() if not key.endswith("num_batches_tracked")}
+    assert all(tensor.isfinite().all() for tensor in ours.values())
+    assert sum(t.numel() for t in ours.values()) == sum(v.size for v in values.values())
+    assert set(report.used) == set(values)
+    assert {k for keys in report.used.values() for k in keys.split(", ")} == set(ours)
+    assert str(report) == f"{len(values)} used, 0 skipped, 0 unused, 0 missing, 0 mismatched"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_are_distinct(name):
+    names = [v.name for v in official.model_variables(MODELS[name]())]
+    assert len(set(names)) == len(names) and all(n.startswith("tower/") for n in names)
+
+
+def test_gradients_take_the_same_way_as_weights():
+    """``to_published`` of gradients is the gradient for the published weight."""
+    model = MODELS["simple_conv"]().eval()
+    values = random_variables(model)
+    official.convert(model, values)
+    clip = torch.randn(1, 1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
+    model.double()(clip.double()).square().sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    wanted = {v.name: v for v in official.model_variables(model)}
+    name = "tower/whole_graph_model_final/send_messages_mlp/send_conv1/kernel"
+    assert len(wanted[name].parts) == 4  # sender, its position, receiver, its position
+    gradient = wanted[name].to_published(gradients)
+    for at in [(0, 0, 3, 2), (0, 0, 20, 5), (0, 0, 47, 1), (0, 0, 80, 7)]:
+        losses = []
+        for step in (1e-4, -1e-4):
+            tensors = model.state_dict()
+            value = torch.from_numpy(values[name]).double()
+            value[at] += step
+            wanted[name].from_published(value, tensors)
+            losses.append(model(clip.double()).square().sum().item())
+        assert gradient[at].item() == pytest.approx((losses[0] - losses[1]) / 2e-4, rel=1e-4, abs=1e-7)
+
+
+def without(variables, *endings):
+    return {name: v for name, v in variables.items() if not name.endswith(endings)}
+
+
+def test_both_forms_of_an_lstm_give_the_same_network(recorded):
+    flags, variables, data = recorded
+    flat = without(variables, f"{CELL}kernel", f"{CELL}bias")
+    canonical = without(variables, "opaque_kernel", "opaque_kernel/Momentum")
+    logits = []
+    for values in (flat, canonical, variables):
+        model, report = official.convert(flags, values)
+        assert (len(report.used), report.missing, report.unused) == (27, [], [])
+        with torch.no_grad():
+            logits.append(model(clips_of(data)).numpy())
+        np.testing.assert_allclose(logits[-1], data["out/logits"], atol=2e-6)
+    np.testing.assert_array_equal(logits[0], logits[2])
+    # The canonical pair alone is used, not only skipped.
+    assert set(flat) - set(canonical) == {n for n in flat if "opaque_kernel" in n}
+
+
+def test_the_canonical_bias_is_the_sum_of_two(flags, variables):
+    """The flat vector has two biases; only their sum is stored a second time."""
+    half = 4 * 16
+    moved = variables[FLAT].copy()
+    moved[-2 * half : -half] += 0.5
+    moved[-half:] -= 0.5
+    variables[FLAT] = moved
+    official.convert(flags, variables)
+    moved[-half:] += 0.5
+    with pytest.raises(ConversionError, match=r"forms of this LSTM differ \(by up to 5.0e-01"):
+        official.convert(flags, variables)
+
+
+@pytest.mark.parametrize("name", [FLAT, KERNEL, BIAS])
+def test_two_forms_that_differ(flags, variables, name):
+    variables[name] = variables[name].copy()
+    variables[name].flat[7] += 1e-3
+    with pytest.raises(ConversionError, match="the two stored forms of this LSTM differ") as e:
+        official.convert(flags, variables)
+    assert list(e.value.report.mismatched) == [FLAT]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", [FLAT, KERNEL, BIAS])
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_lstm_that_is_not_finite(flags, variables, name, value, alone):
+    if alone:
+        others = ("opaque_kernel",) if name != FLAT else (f"{CELL}kernel", f"{CELL}bias")
+        variables = without(variables, *others)
+    variables[name] = variables[name].copy()
+    variables[name].flat[7] = value
+    with pytest.raises(ConversionError, match="differ|not finite"):
+        official.convert(flags, variables)
+
+
+@pytest.mark.parametrize(
+    "kernel, bias, message",
+    [
+        ((32, 60), (60,), r"the canonical LSTM kernel has shape \[32, 60\]"),
+        ((2, 32, 64), (64,), "the canonical LSTM kernel has shape"),
+        ((32, 64), (63,), r"the canonical LSTM bias has shape \[63\]"),
+        ((32, 64), None, r"the canonical LSTM bias has shape \[0\]"),
+        ((16, 32), (32,), r"expected shape \[2176\], got \[576\]|hold 2176 and 576"),
+        ((3, 6), (6,), r"expected shape \[2176\]|hold 2176 and"),
+        ((0, 0), (0,), r"expected shape \[2176\]|hold 2176 and"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_canonical_pair_of_another_shape(flags, variables, kernel, bias, message, alone):
+    if alone:
+        del variables[FLAT]
+    variables[KERNEL] = np.zeros(kernel, np.float32)
+    del variables[BIAS]
+    if bias is not None:
+        variables[BIAS] = np.zeros(bias, np.float32)
+    with pytest.raises(ConversionError, match=message):
+        official.convert(flags, variables)
+
+
+def test_an_lstm_in_neither_form_is_missing(flags, variables):
+    with pytest.raises(ConversionError, match=f"1 tensors are missing .{FLAT}") as e:
+        official.convert(flags, without(variables, FLAT, KERNEL))
+    assert e.value.report.missing == [FLAT]
+
+
+def test_the_report(flags, variables):
+    _, report = official.convert(flags, variables)
+    assert str(report) == "27 used, 34 skipped, 0 unused, 0 missing, 0 mismatched"
+    reasons = {}
+    for name, why in report.skipped.items():
+        reasons.setdefault(why.split()[0], []).append(name)
+    assert {why: len(names) for why, names in reasons.items()} == {
+        "momentum": 25, "step": 1, "constant": 4, "second": 4,
+    }  # fmt: skip
+    assert reasons["step"] == ["global_step"]
+    assert set(report.used) | set(report.skipped) == set(variables)
+    lines = report.table().splitlines()
+    assert len(lines) == 61
+    assert (
+        f"used        {FLAT} -> "
+        + ", ".join(
+            f"head.rstg.cells.0.{n}_l0" for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        in lines
+    )
+    assert "skipped     global_step (step counter of the training)" in lines
+
+
+def test_the_report_of_a_failure(flags, variables):
+    variables["tower/extra"] = np.zeros(3, np.float32)
+    variables["tower/pred/kernel"] = np.zeros((16, 46), np.float32)
+    del variables["tower/pred/bias"]
+    problems = "1 tensors are missing .*1 tensors do not fit .*1 tensors would be left over"
+    with pytest.raises(ConversionError, match=problems) as e:
+        official.convert(flags, variables)
+    report = e.value.report
+    assert (report.missing, report.unused) == (["tower/pred/bias"], ["tower/extra"])
+    assert str(report) == "25 used, 34 skipped, 1 unused, 1 missing, 1 mismatched"
+    lines = report.table().splitlines()
+    assert "missing     tower/pred/bias" in lines and "unused      tower/extra" in lines
+    shapes = "expected shape [1, 1, 1, 16, 46], got [16, 46]"
+    assert f"mismatch    tower/pred/kernel: {shapes}" in lines
+
+
+NAMES = ["tower/conv1/conv2d/kernel", "tower/pred/bias",
+         "tower/whole_graph_model_final/batch_normalization/moving_variance",
+         "tower/whole_graph_model_final/send_messages_mlp/send_conv1/kernel",
+         "tower/whole_graph_model_final/my_attn/att_bias/biases"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda v: None, "1 tensors are missing"),
+        (lambda v: np.where(np.arange(v.size).reshape(v.shape) == 3, np.nan, v), "1 of .*not finite"),
+        (lambda v: np.full_like(v, -np.inf), "values are not finite"),
+        (lambda v: np.full(v.shape, 1e300), "values are not finite"),  # infinite in float32
+        (lambda v: v[..., :-1], "expected shape"),
+        (lambda v: v[None], "expected shape"),
+        (lambda v: v.astype(np.int64), "expected floating point numbers, got int64"),
+        (lambda v: v.astype(bool), "expected floating point numbers, got bool"),
+        (lambda v: v.astype(str), "expected floating point numbers, got <U"),
+        (lambda v: v.astype(np.complex64), "expected floating point numbers, got complex64"),
+    ],
+)
+def test_a_bad_tensor(flags, variables, name, change, message):
+    changed = change(variables[name])
+    if changed is None:
+        del variables[name]
+    else:
+        variables[name] = changed
+    with pytest.raises(ConversionError, match=message) as e:
+        official.convert(flags, variables)
+    assert name in str(e.value) and isinstance(e.value, ValueError)
+
+
+def test_a_failure_leaves_the_network_as_it_was(flags, variables):
+    model = official.build(flags).train()
+    before = copy.deepcopy(model.state_dict())
+    last = official.model_variables(model)[-1].name
+    for changes in (
+        {last: None},
+        {last: np.full(46, np.nan)},
+        {"tower/new": np.zeros(1)},
+        {FLAT: variables[FLAT] + 1},
+        {"tower/positional_emb": np.zeros((14, 36))},
+    ):
+        values = {k: v for k, v in {**variables, **changes}.items() if v is not None}
+        with pytest.raises(ConversionError):
+            official.convert(model, values)
+        after = model.state_dict()
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+        assert model.training
+    official.convert(model, variables)
+    assert not torch.equal(model.state_dict()["lin.bias"], before["lin.bias"])
+
+
+def test_allow_unused(flags, variables):
+    variables["tower/more/kernel"] = np.zeros((2, 2))
+    variables["other"] = np.full(3, np.nan)  # whatever it holds
+    with pytest.raises(ConversionError, match="2 tensors would be left over .*allow_unused"):
+        official.convert(flags, variables)
+    _, report = official.convert(flags, variables, allow_unused=True)
+    assert report.unused == ["tower/more/kernel", "other"]
+    del variables["tower/pred/bias"]
+    with pytest.raises(ConversionError, match="missing"):
+        official.convert(flags, variables, allow_unused=True)
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f4", ">f8"])
+def test_other_floating_point_types(flags, variables, dtype):
+    """Saved by other programs: double precision, another byte order."""
+    expected, _ = official.convert(flags, variables)
+    values = {n: v.astype(dtype) if v.dtype == np.float32 else v for n, v in variables.items()}
+    model, _ = official.convert(flags, values)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_half_precision(flags, variables):
+    values = {n: v.astype("f2") for n, v in without(variables, f"{CELL}kernel", f"{CELL}bias").items()}
+    values = {n: v for n, v in values.items() if n != "tower/positional_emb"}
+    model, _ = official.convert(flags, values)
+    bias = variables["tower/pred/bias"].astype("f2").astype("f4")
+    np.testing.assert_array_equal(model.lin.bias.detach().numpy(), bias)
+
+
+def test_values_are_copied(flags, variables):
+    model, _ = official.convert(flags, variables)
+    expected = model.lin.bias.clone()
+    variables["tower/pred/bias"][:] = 9
+    assert torch.equal(model.lin.bias, expected)
+    variables["tower/pred/bias"][:] = expected.detach().numpy()  # the fixture's array
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.zeros((14, 36), np.float32), np.zeros((14, 49), np.float32), np.full((14, 36), np.nan, "f4"),
+     np.zeros(()), np.zeros((14, 36), int), np.array(["a"])],
+    ids=lambda v: f"{v.dtype}{v.shape}",
+)  # fmt: skip
+def test_positions_of_another_config(flags, variables, value):
+    variables["tower/positional_emb"] = value
+    with pytest.raises(ConversionError, match="the positional maps differ from those of the config"):
+        official.convert(flags, variables)
+
+
+def test_positions_follow_dim_map(flags, variables):
+    """The kernel of the first send layer has another width with larger maps."""
+    with pytest.raises(
+        ConversionError, match=r"expected shape \[1, 1, 130, 16\], got \[1, 1, 104, 16\]"
+    ):
+        official.convert({**flags, "dim_map": 7}, variables)
+
+
+def test_positions_do_not_matter_where_none_are_used():
+    model = MODELS["i3d"]()
+    values = {**random_variables(model), "tower/positional_emb": np.zeros((3, 2), np.float32)}
+    _, report = official.convert(model, values)
+    assert list(report.skipped) == ["tower/positional_emb"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"use_att": "dot"}, {"use_norm": "LN"}, {"scalewise_update": True}, {"update_layers": 1},
+     {"update_layers": 3}, {"use_positional_emb": False}, {"num_classes": 45}, {"dataset": "smt"},
+     {"time_iter_mom": []}, {"message_dims": 8, "node_feat_dim": 8, "num_filters": 8}],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_does_not_fit_the_weights(flags, variables, changes):
+    with pytest.raises(ConversionError, match="the weights do not fit the config") as e:
+        official.convert({**flags, **changes}, variables)
+    assert len(str(e.value)) < 1200 and len(str(e.value).splitlines()) == 1
+
+
+def ours(**kwargs):
+    arguments = {"topology": "complete", "attention": "dot", "after_aggr": BiasReLU, **kwargs}
+    return RSTGBlock(4, scales=(2, 1), to="vec", **arguments)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"topology": "grid"}, "in the published form .*model.rstg.published: true"),
+        ({"after_aggr": None}, "in the published form"),
+        ({"residual": True}, "in the published form"),
+        ({"cell": "gru"}, "in the published form"),
+        ({"shared_rounds": False}, "in the published form"),
+        ({"space_stages": False}, "in the published form"),
+        ({"time_stages": "none"}, "in the published form"),
+        ({"after_aggr": partial(torch.nn.LayerNorm)}, "Expected BiasReLU as 'after_aggr'"),
+        ({"norm": torch.nn.LayerNorm}, "Expected a published norm .got LayerNorm"),
+        ({"in_norm": torch.nn.LayerNorm}, "'in_norm' as published_arguments makes it .got LayerNorm"),
+        ({"in_norm": ChannelBatchNorm}, "'in_norm' as published_arguments makes it"),
+        ({"bias": False}, "two send layers, and biases in all layers"),
+        ({"num_send_layers": 3}, "two send layers"),
+        ({"attention_scale": 0.5}, "'attention_scale' to be 1 .*got 0.5"),
+        ({"attention": "additive", "heads": 2}, "dot attention with 2 heads"),
+        ({"out_norm": ZeroInitNorm}, "no norm after the graph with SimpleConv"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_network_that_is_not_in_the_published_form(kwargs, message):
+    model = VideoClassifier(SimpleConv(1, (4,)), 3, head=ours(**kwargs))
+    with pytest.raises(ValueError, match=message):
+        official.convert(model, {})
+    if not kwargs.get("out_norm"):
+        with pytest.raises(ValueError, match=message):
+            official.graph_variables(model.head, "", "tower/")
+
+
+def test_a_foreign_norm_after_the_graph():
+    arguments = {**published_arguments(), "out_norm": torch.nn.LayerNorm}
+    head = RSTGBlock(16, 8, to="vec", **arguments)
+    with pytest.raises(ValueError, match="Expected a published norm .got LayerNorm"):
+        official.model_variables(VideoClassifier(resnet(I3D_KERNELS), 3, head=head))
+
+
+def test_a_foreign_backbone():
+    class Toy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = torch.nn.ModuleDict({"a": torch.nn.Identity()})
+            self.channels = {"a": 1}
+
+    with pytest.raises(ValueError, match="Expected a published backbone .got Toy"):
+        official.model_variables(VideoClassifier(Toy(), 3))
+
+
+def test_a_model_on_another_type_receives_the_weights(flags, variables):
+    model, _ = official.convert(official.build(flags).double(), variables)
+    assert model.lin.bias.dtype == torch.double
+    expected = variables["tower/pred/bias"].astype(np.float64)
+    np.testing.assert_array_equal(model.lin.bias.detach().numpy(), expected)
+    values = random_variables(MODELS["i3d"]())
+    model, _ = official.convert(MODELS["i3d"]().bfloat16(), values)
+    expected = torch.from_numpy(values["tower/resnet_i3d/pred/bias"]).bfloat16()
+    assert torch.equal(model.lin.bias, expected)

@@ -1,0 +1,253 @@
+"""The graph against a second computation of the published one, for configurations not recorded."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rstg_pyg import official
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load(Path(__file__).parent / "reference.py")
+check_golden = load(Path(__file__).parents[2] / "check_golden.py")
+
+BASE = {
+    "dataset": "smt", "dim_h": 224, "dim_w": 224, "dim_map": 6, "num_scales": 3, "use_norm": "LN",
+    "num_process_iter": 3, "message_dims": 8, "node_feat_dim": 8, "use_att": "dot",
+    "scalewise_update": True, "use_positional_emb": False, "update_layers": 2, "multihead_att": False,
+    "time_iter_mom": [0, 1, 2], "project_in": False, "project_out": False, "B": 2, "T": 3, "H": 6,
+    "W": 6, "C": 8, "training": False, "graph_name": "whole_graph_model_final", "case": "made",
+}  # fmt: skip
+
+
+def flags_of(seed):
+    """Flags drawn at random; the seed is the configuration."""
+    rng = np.random.default_rng(seed)
+
+    def one(*values):
+        return values[rng.integers(len(values))]
+
+    flags = dict(BASE, case=f"seed{seed}", use_att=one("simple", "dot", "dot"))
+    flags["use_norm"] = one("LN", "BN", "BN", "none")
+    flags["multihead_att"] = flags["use_att"] == "dot" and one(True, False)
+    flags["message_dims"] = flags["node_feat_dim"] = dims = one(8, 16)
+    flags["dataset"] = one("mnist", "smt")
+    flags["dim_h"], flags["dim_w"] = one((224, 224), (64, 64), (9, 11))
+    flags["training"] = one(True, False)
+    flags["scalewise_update"], flags["use_positional_emb"] = one(True, False), one(True, False)
+    flags["num_scales"], flags["dim_map"] = one(1, 2, 3, 3, 4), one(6, 6, 7, 4)
+    flags["num_process_iter"], flags["update_layers"] = one(1, 2, 3, 4), one(1, 2, 3)
+    flags["time_iter_mom"] = one([], [0], [0, 1, 2], [1], [2, 0], [1, 3], [7])
+    flags["project_in"], flags["project_out"] = one(True, False), one(True, False)
+    # Without a projection in, the map has as many channels as the graph; with it, maybe.
+    flags["C"] = one(dims, 5, 12) if flags["project_in"] else dims
+    flags["B"], flags["T"] = one(1, 2, 3), one(1, 3, 4)
+    flags["H"], flags["W"] = one((6, 6), (4, 9), (7, 5), (14, 4), (8, 8))
+    if flags["num_scales"] == 4 and flags["dim_h"] == 9:
+        flags["dim_h"] = flags["dim_w"] = 16  # 9 // (9 // 4) is not 4: boxes do not tile (section 1.2)
+    return flags
+
+
+def values_of(shapes, seed):
+    """Random weights; float32 numbers, as files hold them."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for name, shape in shapes.items():
+        value = rng.standard_normal(shape)
+        leaf = name.rpartition("/")[2]
+        if leaf in ("gamma", "moving_variance"):
+            value = rng.uniform(0.5, 1.5, shape)
+        elif leaf == "kernel":
+            value *= np.sqrt(2 / np.prod(shape[:-1]))
+        else:
+            value *= 0.3
+        out[name] = value.astype(np.float32)
+    return out
+
+
+def map_of(flags, seed=0):
+    shape = [flags[key] for key in "BTHWC"]
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def block_with(flags, variables):
+    """Our block in float64 with these weights, and what its variables are called."""
+    block = official.build_graph(flags)
+    wanted = official.graph_variables(block, "", reference.SCOPE)
+    official.load_published(block, wanted, variables, [block])
+    return block.double().train(flags["training"]), wanted
+
+
+def outputs_of(block, x):
+    """What the published code calls its outputs, from our block."""
+    x = torch.as_tensor(x, dtype=torch.double).permute(0, 4, 1, 2, 3)
+    nodes = block.nodes(x)
+    return {
+        "final_nodes_feats": nodes.transpose(0, 1),
+        "frames_feats": nodes.sum(2).transpose(0, 1),
+        "video_feats": nodes.mean(1).sum(1),
+        "regions_feats": block.unpool(nodes, x.shape[-2:]).permute(0, 2, 3, 4, 1),
+    }
+
+
+def assert_close(ours, theirs, tolerance, what):
+    ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else ours
+    assert ours.shape == theirs.shape, what
+    error = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)
+    assert error <= tolerance, f"{what}: {error:.1e}"
+
+
+def compare(flags, tolerance=1e-9):
+    variables = values_of(reference.shapes(flags), 1)
+    block, wanted = block_with(flags, variables)
+    assert {v.name for v in wanted} == set(variables) and len(wanted) == len(variables)
+    graph, x = reference.Graph(flags, variables, flags["training"]), map_of(flags)
+    expected = graph(x)
+    for name, value in outputs_of(block, x).items():
+        assert_close(value, expected[name], tolerance, name)
+    tensors = block.state_dict()
+    for variable in wanted:  # after one forward: only moving statistics have changed, in training
+        value = graph.v[variable.name.removeprefix(reference.SCOPE)]
+        assert_close(variable.to_published(tensors), value, tolerance, variable.name)
+        changed = not np.array_equal(value, variables[variable.name].astype(np.float64))
+        assert changed == (flags["training"] and "/moving_" in variable.name), variable.name
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_random_configurations(seed):
+    compare(flags_of(seed), 1e-8)
+
+
+def test_the_random_configurations_cover_every_value():
+    found = [flags_of(seed) for seed in range(80)]
+    for key, count in [
+        ("use_norm", 3), ("num_scales", 4), ("num_process_iter", 4), ("update_layers", 3),
+        ("multihead_att", 2), ("use_att", 2), ("dataset", 2), ("training", 2), ("dim_map", 3),
+    ]:  # fmt: skip
+        assert len({flags[key] for flags in found}) == count, key
+    assert len({str(flags["time_iter_mom"]) for flags in found}) == 7
+    projections = {(f["project_in"], f["project_out"], f["C"] == f["message_dims"]) for f in found}
+    equal = {(a, b, True) for a in (0, 1) for b in (0, 1)}
+    assert projections >= equal | {(1, 1, False), (1, 0, False)}
+    norms = {(f["use_norm"], f["use_att"], f["training"]) for f in found}
+    assert len(norms) == 12
+
+
+@pytest.mark.parametrize("scales", [1, 2, 3, 4])
+@pytest.mark.parametrize("scalewise", [True, False])
+def test_names_of_the_update_with_any_number_of_scales(scales, scalewise):
+    """Scale-wise weights have their own names also where there is one scale only."""
+    compare(dict(BASE, num_scales=scales, scalewise_update=scalewise, H=5, W=4))
+
+
+@pytest.mark.parametrize("norm", ["none", "LN", "BN"])
+@pytest.mark.parametrize("dataset", ["mnist", "smt"])
+@pytest.mark.parametrize("training", [True, False])
+def test_norms_before_the_graph(norm, dataset, training):
+    """The extra batch norm comes first, whatever ``use_norm`` says; both with ``BN`` are told apart."""
+    flags = dict(BASE, use_norm=norm, dataset=dataset, training=training, use_att="simple", T=2)
+    compare(flags, 1e-8)
+
+
+def test_the_reference_is_the_recorded_code():
+    """The second computation itself, against recorded numbers."""
+    for name in ("g01_simple_pos_mnist_train", "g03_dot_multihead", "g05_bn_dot_train", "g09_rect_map"):
+        with np.load(check_golden.Path(__file__).parents[2] / "golden" / f"{name}.npz") as file:
+            data = {key: file[key] for key in file.files}
+        flags, variables = json.loads(str(data["config"])), check_golden.under(data, "var/")
+        graph = reference.Graph(flags, variables, flags["training"])
+        for key, value in graph(data["in/feature_map"]).items():
+            assert_close(value, data[f"out/{key}"].astype(np.float64), 1e-4, key)
+        for key, value in graph.mid.items():
+            assert_close(value, data[f"mid/{key}"].astype(np.float64), 1e-4, key)
+        constant = {n for n in variables if "resize_filters" in n or n.endswith("positional_emb")}
+        assert set(variables) - constant == set(reference.shapes(flags))
+        assert all(variables[n].shape == shape for n, shape in reference.shapes(flags).items())
+
+
+def record(flags, tmp_path):
+    """A file of the golden format, as far as a second computation can fill it; gradients by float64
+    autograd.
+    """
+    variables, x = values_of(reference.shapes(flags), 1), map_of(flags)
+    graph = reference.Graph(flags, variables, flags["training"])
+    outputs = graph(x)
+    data = {"config": np.array(json.dumps(flags)), "in/feature_map": x}
+    data |= {f"var/{name}": value for name, value in variables.items()}
+    data |= {f"var/tower/resize/resize_filters__{s}": np.ones((s, s)) for s in (1, 2)}
+    data |= {f"out/{name}": value.astype(np.float32) for name, value in outputs.items()}
+    data |= {f"mid/{name}": value.astype(np.float32) for name, value in graph.mid.items()}
+    data |= {"mid/adjacency": graph.a, "mid/regions_x0x1y0y1": reference.regions(flags)}
+    if graph.pos is not None:
+        data["var/tower/positional_emb"] = data["mid/positional_emb"] = graph.pos
+    for name in ("batch_normalization", "before_graf_bn"):
+        for leaf in ("moving_mean", "moving_variance"):
+            if f"{name}/{leaf}" in graph.v:
+                key = f"var_after_update/{reference.SCOPE}{name}/{leaf}"
+                data[key] = graph.v[f"{name}/{leaf}"].astype(np.float32)
+
+    block, wanted = block_with(flags, variables)
+    rng = np.random.default_rng(5)
+    x = torch.from_numpy(x).double().requires_grad_()
+    ours, total = outputs_of(block, x), 0
+    for name in ("final_nodes_feats", "video_feats", "regions_feats"):
+        weights = rng.standard_normal(ours[name].shape).astype(np.float32)
+        data[f"functional/{name}"] = weights
+        total = total + (torch.from_numpy(weights).double() * ours[name]).sum()
+    total.backward()
+    gradients = {name: p.grad for name, p in block.named_parameters()}
+    data |= {"functional/value": total.item(), "grad_in/feature_map": x.grad.float().numpy()}
+    for variable in wanted:
+        if "/moving_" not in variable.name:
+            value = variable.to_published(gradients)
+            # What is zero on paper (an offset before batch norm) is zero here, not rounding.
+            value = value if value.abs().max() > 1e-12 else torch.zeros_like(value)
+            data[f"grad/{variable.name}"] = value.float().numpy()
+    path = tmp_path / f"{flags['case']}.npz"
+    np.savez(path, **data)
+    return path, data
+
+
+@pytest.mark.parametrize("seed", [0, 5, 9, 12, 17, 21, 28, 33])
+def test_check_golden_replays_a_new_recording(seed, tmp_path, capsys):
+    path, data = record(flags_of(seed), tmp_path)
+    assert check_golden.main([str(path)]) == 0, capsys.readouterr().out
+    found = check_golden.check(path)
+    recorded = {name for name in data if name.startswith(("out/", "mid/", "grad", "functional/value"))}
+    assert set(found.errors) >= recorded - {"mid/regions_x0x1y0y1"}
+
+
+@pytest.mark.parametrize("name", ["out/video_feats", "mid/lstm_extern", "grad_in/feature_map"])
+def test_check_golden_sees_a_difference_in_a_new_recording(name, tmp_path):
+    path, data = record(dict(BASE, use_norm="none"), tmp_path)
+    assert check_golden.main([str(path)]) == 0
+    data[name] = np.array(data[name])
+    data[name].flat[0] += 1e-3 * np.abs(data[name]).max()
+    np.savez(path, **data)
+    assert check_golden.main([str(path)]) == 1
+
+
+def test_flags_that_are_missing_or_unknown():
+    for key in ("message_dims", "use_att", "use_norm", "num_scales", "project_in", "C"):
+        flags = {k: v for k, v in BASE.items() if k != key}
+        with pytest.raises(ValueError, match=f"the flag '{key}'"):
+            official.build_graph(flags)
+    for key, value in [("use_att", "none"), ("use_norm", "GN"), ("use_att", None)]:
+        with pytest.raises(ValueError, match=f"'{key}' to be one of .*got {value!r}"):
+            official.build_graph({**BASE, key: value})
+    with pytest.raises(ValueError, match="'dot' with 'multihead_att'"):
+        official.build_graph({**BASE, "use_att": "simple", "multihead_att": True})
+    with pytest.raises(ValueError, match="'num_update_layers' to be at least 1"):
+        official.build_graph({**BASE, "update_layers": 0})
+    with pytest.raises(ValueError, match="divisible"):
+        official.build_graph({**BASE, "message_dims": 12, "node_feat_dim": 12, "multihead_att": True})
