@@ -60,6 +60,10 @@ def test_every_video_counts_once_in_evaluation(folder):
     assert two["top1"] == pytest.approx(one["top1"], abs=1e-6)
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     assert (folder / "two" / "metrics.csv").read_text().count(",val,") == 2
+    for name in ("confusion.csv", "per_class.csv"):
+        assert (folder / "two" / name).read_text() == (folder / "one" / name).read_text()
+    rows = (folder / "two" / "per_class.csv").read_text().splitlines()[1:]
+    assert sum(int(row.split(",")[1]) for row in rows) == 31
 
 
 def test_torchrun(folder):

@@ -1,0 +1,122 @@
+import csv
+import io
+import json
+
+import pytest
+import torch
+
+from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.report import count_flops, describe_model, main
+from rstg_pyg.train.settings import config_hash, load_config, to_dict
+
+TINY = [
+    "data.num_frames=4", "data.frame_size=16", "model.backbone.filters=[4]", "model.backbone.padding=1",
+    "model.backbone.pool=true", "model.rstg.hidden_channels=8", "model.rstg.scales=[2,1]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, top1, *overrides, **changes):
+        config = load_config("syncmnist_mini.yaml", [*TINY, *overrides])
+        parameters = sum(p.numel() for p in build_model(config, 11).parameters())
+        results = {
+            "top1": top1, "top5": 1.0, "num_videos": 2000, "protocol": "single | clip", "steps": 1000,
+            "seconds": 60.0, "seed": config.seed, "config": to_dict(config), "device": "a machine",
+            "config_hash": config_hash(config), "parameters": parameters, **changes,
+        }  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        return name
+
+    return make
+
+
+def written(tmp_path, *arguments):
+    assert main([*arguments, "--out", str(tmp_path / "report.csv")]) == 0
+    return list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text(encoding="utf-8"))))
+
+
+def test_runs_are_sorted_and_seeds_share_a_row(tmp_path, make_run, capsys):
+    runs = [
+        make_run("time", 0.6, "model.rstg.space_stages=false"),
+        make_run("a", 0.90),
+        make_run("b", 0.94, "seed=1"),
+        make_run("again", 0.90),  # the same seed is no further seed
+        make_run("longer", 0.95, steps=2000),
+    ]
+    rows = written(tmp_path, *runs)
+    assert [row["top-1 %"] for row in rows] == ["95.00", "92.00 ± 2.83", "90.00", "60.00"]
+    assert [row["seed"] for row in rows] == ["0", "0, 1", "0", "0"]
+    assert rows[1]["name"] == "syncmnist_mini (a, b)"
+    assert rows[1]["config"].count(",") == 1 and rows[0]["config"] in rows[1]["config"]
+    assert rows[0]["model"] == "SimpleConv 4; RSTG-to-vec (scales 2-1, 2 rounds, 8 channels)"
+    assert "no messages" in rows[3]["model"]
+    assert rows[0]["videos"] == "2,000" and rows[0]["machine"] == "a machine"
+    assert float(rows[0]["GFLOPs"]) > 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("| name | model | top-1 %") and "single \\| clip" in printed[2]
+
+
+def test_markdown_and_html(tmp_path, make_run, capsys):
+    run = make_run("a<b", 0.5)
+    assert main([run, "--no-flops", "--out", "out.md"]) == 0
+    assert (tmp_path / "out.md").read_text() in capsys.readouterr().out
+    assert main([run, "--no-flops", "--out", "out.html"]) == 0
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert page.count("<tr>") == 2 and "(a&lt;b)" in page and "50.00" in page
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_flops_count_everything(cell):
+    """Against the counter on the meta device, where LSTMs fall apart into products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = load_config("syncmnist_mini.yaml", [*TINY, f"model.rstg.cell={cell}"])
+    model = build_model(config, 11).eval().to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 1, 4, 16, 16, device="meta"))
+    parameters = sum(p.numel() for p in model.parameters())
+    assert count_flops(config, parameters) == counter.get_total_flops()
+    conv = 2 * 4 * 16 * 16 * 9 * 4
+    last = 2 * 4 * 11
+    assert counter.get_flop_counts()["Global"][torch.ops.aten.convolution] == conv
+    assert count_flops(config, parameters) - count_flops(config, parameters - 5) == last // 11
+
+
+def test_models_in_words():
+    def words(*overrides):
+        return describe_model(load_config("smt.yaml", ["data.root=x", *overrides]))
+
+    assert words() == (
+        "I3D ResNet-50; RSTG-to-map at res3 and res4 (scales 3-2-1, 3 rounds, 512 channels)"
+    )
+    assert words("model.rstg=null", "model.backbone.nonlocal_stages=[res3]") == (
+        "I3D ResNet-50, non-local in res3; no graph"
+    )
+    assert words("model.rstg.places=[res2,head]", "model.rstg.scales=[[2,3],1]").endswith(
+        "RSTG-to-map at res2 and RSTG-to-vec (scales 2x3-1, 3 rounds, 512 channels)"
+    )
+
+
+def test_bad_input_is_named(tmp_path, make_run, capsys):
+    good = make_run("good", 0.5)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text('{"top1": ')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.json").write_text('{"top1": 1}')
+    for arguments, message in (
+        (["nowhere"], "nowhere: expected a run folder with results.json (there is no such folder)"),
+        (["empty"], "empty: expected a run folder with results.json (not a run folder)"),
+        (["broken"], "not whole JSON"),
+        (["other"], "it has no 'top5'"),
+        (["--out", "report.pdf"], "--out: expected a name ending in .md, .html, .csv"),
+    ):
+        assert main([good, *arguments]) == 2
+        printed = capsys.readouterr().err
+        assert message in printed and printed.count("\n") == 1
+    assert main([good, "--no-flops", "--out", "good/results.json/x.md"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
