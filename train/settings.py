@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from rstg_pyg.train.errors import UserError, nearest
-from rstg_pyg.train.schema import Config, Section, section_of
+from rstg_pyg.train.schema import Config
+from rstg_pyg.train.sections import Section, section_of
 
 #: Keys that say which kind of section it is.
 _KINDS = ("kind", "dataset")

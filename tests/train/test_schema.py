@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from rstg_pyg.train import schema
+from rstg_pyg.train import model_schema, schema, sections
 from rstg_pyg.train.assemble import build_backbone, build_model
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.settings import load_config, parse_config, to_dict
@@ -28,11 +28,11 @@ def mistake(message, **sections):
 
 
 def test_kinds():
-    assert isinstance(parse().model.backbone, schema.SimpleConvConfig)
+    assert isinstance(parse().model.backbone, model_schema.SimpleConvConfig)
     assert isinstance(parse().data, schema.SyncMNISTConfig)
     for kind in ("c2d", "i3d"):
         config = parse({"backbone": {"kind": kind}}, SMT)
-        assert isinstance(config.model.backbone, schema.ResNetConfig)
+        assert isinstance(config.model.backbone, model_schema.ResNetConfig)
         assert isinstance(config.data, schema.SomethingConfig)
         assert (config.model.backbone.kind, config.data.channels, config.data.size) == (kind, 3, 224)
         assert parse_config(to_dict(config), "again") == config
@@ -89,18 +89,18 @@ def test_hints_inside_a_union(sections, message):
 
 def test_section_of():
     fields = schema.Config.model_fields
-    assert schema.section_of(fields["train"].annotation, {}) is schema.TrainConfig
-    assert schema.section_of(fields["seed"].annotation, 3) is None
-    data, backbone = fields["data"].annotation, schema.ModelConfig.model_fields["backbone"].annotation
-    assert schema.section_of(data, {}) is schema.SyncMNISTConfig
-    assert schema.section_of(data, {"dataset": "something"}) is schema.SomethingConfig
-    assert schema.section_of(data, {"dataset": "x"}) is None
-    assert schema.section_of(backbone, {}) is schema.SimpleConvConfig
-    assert schema.section_of(backbone, {"kind": "c2d"}) is schema.ResNetConfig
-    assert schema.section_of(backbone, {"kind": ["c2d"]}) is None
-    rstg = schema.ModelConfig.model_fields["rstg"].annotation  # the section or none
-    assert schema.section_of(rstg, {}) is schema.RSTGConfig
-    assert schema.section_of(rstg, None) is schema.RSTGConfig
+    assert sections.section_of(fields["train"].annotation, {}) is schema.TrainConfig
+    assert sections.section_of(fields["seed"].annotation, 3) is None
+    data, backbone = fields["data"].annotation, model_schema.ModelConfig.model_fields["backbone"].annotation
+    assert sections.section_of(data, {}) is schema.SyncMNISTConfig
+    assert sections.section_of(data, {"dataset": "something"}) is schema.SomethingConfig
+    assert sections.section_of(data, {"dataset": "x"}) is None
+    assert sections.section_of(backbone, {}) is model_schema.SimpleConvConfig
+    assert sections.section_of(backbone, {"kind": "c2d"}) is model_schema.ResNetConfig
+    assert sections.section_of(backbone, {"kind": ["c2d"]}) is None
+    rstg = model_schema.ModelConfig.model_fields["rstg"].annotation  # the section or none
+    assert sections.section_of(rstg, {}) is model_schema.RSTGConfig
+    assert sections.section_of(rstg, None) is model_schema.RSTGConfig
 
 
 def test_every_section_forbids_what_it_does_not_know():
