@@ -91,7 +91,10 @@ def test_section_of():
     fields = schema.Config.model_fields
     assert sections.section_of(fields["train"].annotation, {}) is schema.TrainConfig
     assert sections.section_of(fields["seed"].annotation, 3) is None
-    data, backbone = fields["data"].annotation, model_schema.ModelConfig.model_fields["backbone"].annotation
+    data, backbone = (
+        fields["data"].annotation,
+        model_schema.ModelConfig.model_fields["backbone"].annotation,
+    )
     assert sections.section_of(data, {}) is schema.SyncMNISTConfig
     assert sections.section_of(data, {"dataset": "something"}) is schema.SomethingConfig
     assert sections.section_of(data, {"dataset": "x"}) is None
