@@ -119,10 +119,9 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     names = datasets["train"].label_names
     model = build_model(config, len(names))
     if resume is None:
+        load_pretrained(model, config)
         folder = new_run_folder(out, config.name)
     print_head(config, folder, datasets["train"], model)
-    if resume is None:
-        load_pretrained(model, config)
     prepare_model(model, config)
 
     loader = train_loader(config, datasets["train"])
@@ -362,7 +361,7 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
         f"{results['loss']:.4f} on {results['num_videos']} videos ({results['data']}) after "
         f"{results['steps']} steps and {results['seconds']:.0f} s"
     )
-    print(f"written to {folder}", flush=True)
+    print(f"protocol: {results['protocol']}\nwritten to {folder}", flush=True)
 
 
 if __name__ == "__main__":

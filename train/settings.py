@@ -197,9 +197,10 @@ def _explain(error: Any, values: dict[str, Any]) -> str:
     keys = []  # the path without the names of union members that pydantic puts in
     section: type[Section] | None = Config
     node: Any = values
-    for part in error["loc"]:
+    for i, part in enumerate(error["loc"]):
         known = isinstance(node, dict) and part in node
-        if not known and error["type"] != "missing" and not isinstance(part, int):
+        missing = error["type"] == "missing" and i + 1 == len(error["loc"])
+        if not known and not missing and not isinstance(part, int):
             continue
         keys.append(str(part))
         parent = section

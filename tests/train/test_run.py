@@ -293,3 +293,36 @@ def test_checkpointing_gradients_changes_nothing(folder):
     assert run(*quick, "model.grad_checkpointing=true", "--out", "b") == 0
     a, b = (weights(f"{name}/checkpoints/last.ckpt") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_pretrained_weights_that_are_not_there_leave_no_run_folder(folder, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    (folder / "i3d.yaml").write_text(
+        "data: {dataset: something, builtin: {train: 20, validation: 20, size: 32, num_frames: 4}, "
+        "num_frames: 4, short_side: 32, crop_size: 32}\n"
+        "model: {backbone: {kind: i3d, weights: none.pyth}, rstg: null}\n"
+    )
+    assert "model.backbone.weights: none.pyth: no such file" in fails(capsys, "--cfg", "i3d.yaml")
+    assert not Path("runs").exists()
+    error = fails(capsys, "--cfg", "i3d.yaml", "model.backbone={kind: torchvision}")
+    assert "model.backbone.network: field required" in error
+
+
+def test_something_something_without_data(folder, capsys, monkeypatch):
+    """The built-in data and the config's section for them, through every file of a run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    quick = ("train.max_steps=3", "trainer.progress_bar=false", "data.num_workers=0")
+    small = ("data.builtin.train=40", "data.builtin.validation=20", "data.protocol=full3x2")
+    assert main(["--cfg", "smt.yaml", *quick, *small]) == 0
+    printed = capsys.readouterr().out
+    assert "uses the built-in mini-something" in printed
+    assert "full3x2: 3 spatial x 2 temporal" in printed
+    found = results("runs/smt_demo")
+    assert (found["num_videos"], found["data"]) == (20, "mini-something 20 classes")
+    assert found["peak_memory_gib"]["cpu"] > 0.1
+    for name in ("per_class.csv", "confusion.csv", "confusion.png", "curves.png", "metrics.csv"):
+        assert (Path("runs/smt_demo") / name).stat().st_size > 100, name
+    assert main(["--cfg", "smt.yaml", *small, "--evaluate", found["checkpoint"]]) == 0
+    again = results("runs/smt_demo-evaluate")
+    assert (again["top1"], again["num_videos"]) == (found["top1"], 20)
+    assert again["loss"] == pytest.approx(found["loss"], rel=1e-5)
