@@ -321,7 +321,7 @@ def test_something_something_without_data(folder, capsys, monkeypatch):
     assert (found["num_videos"], found["data"]) == (20, "mini-something 20 classes")
     assert found["peak_memory_gib"]["cpu"] > 0.1
     for name in ("per_class.csv", "confusion.csv", "confusion.png", "curves.png", "metrics.csv"):
-        assert (Path("runs/smt_demo") / name).stat().st_size > 100, name
+        assert (Path("runs/smt_demo") / name).stat().st_size > 50, name
     assert main(["--cfg", "smt.yaml", *small, "--evaluate", found["checkpoint"]]) == 0
     again = results("runs/smt_demo-evaluate")
     assert (again["top1"], again["num_videos"]) == (found["top1"], 20)
