@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,14 @@ def test_not_a_recording(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"nothing")
     with pytest.raises(SystemExit, match="not a recording"):
         check_golden.check(tmp_path / "x.npz")
+
+
+def test_as_a_command(tmp_path):
+    """As people call it: no folder beside the script may hide the package."""
+    script = Path(__file__).parent / "check_golden.py"
+    command = [sys.executable, str(script), str(FOLDER / "g06_scales2.npz"), "--json", "errors.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "ok: worst" in done.stdout
+    errors = json.loads((tmp_path / "errors.json").read_text())["largest_relative_errors"]
+    assert errors["g06_scales2"]["worst"] <= errors["g06_scales2"]["tolerance"] == 2e-4
