@@ -133,13 +133,12 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     validate_every = min(config.train.validate_every * parts, loader.steps)
     trainer = make_trainer(config, folder, callbacks, validate_every)
     device = trainer.strategy.root_device
-    if trainer.is_global_zero:
-        write_text(folder / "config.yaml", to_yaml(config))
-        write_json(folder / "environment.json", environment(device))
+    write_setting(folder, config, trainer)
 
     filters = None
     if config.pretrain.steps and resume is None:
         filters = pretrain(model, config, device)
+        meter.seconds += filters["seconds"]
         print(
             f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "
             f"recognise {filters['accuracy']:.1%} of the digits in single frames",
@@ -155,7 +154,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     speed = meter.summary()
     results = test(config, task, datasets["test"], trainer)
     results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
-    results |= {"seconds": speed["train_seconds"] + (filters or {"seconds": 0.0})["seconds"]}
+    results |= {"seconds": speed["train_seconds"]}
     results |= {"training": speed, "pretraining": filters}
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)
@@ -181,13 +180,19 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     results = test(config, task, dataset, trainer)
     results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint_path)}
     results |= {"seconds": results["test_seconds"]}
+    write_setting(folder, config, trainer)
     if trainer.is_global_zero:
-        write_text(folder / "config.yaml", to_yaml(config))
-        write_json(folder / "environment.json", environment(trainer.strategy.root_device))
         write_json(folder / "results.json", results)
         write_classes(folder, task, results)
         print_tail(results, folder)
     return results
+
+
+def write_setting(folder: Path, config: Config, trainer: pl.Trainer) -> None:
+    """Writes what a run is made of: the config as resolved, machine and versions."""
+    if trainer.is_global_zero:
+        write_text(folder / "config.yaml", to_yaml(config))
+        write_json(folder / "environment.json", environment(trainer.strategy.root_device))
 
 
 def to_device(dataset, config: Config, device: torch.device) -> None:

@@ -41,7 +41,7 @@ class Meter(pl.Callback):
         self.batch_size = batch_size
         self.loader = loader
         self.steps: list[tuple[float, float]] = []  # (seconds waiting, seconds in all) of each step
-        self.seconds = 0.0  # training time of earlier parts of the run
+        self.seconds = 0.0  # time of earlier parts of the run, filters trained alone included
         self.clock = 0.0
 
     def state_dict(self) -> dict[str, float]:
