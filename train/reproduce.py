@@ -132,6 +132,8 @@ def make_jobs(
 ) -> list[Job]:
     """The runs: every row with the first seed, then with the second, and so on.
 
+    A change of the ablation that changes nothing at this size is left out.
+
     Raises:
         UserError: If a config does not fit.
     """
@@ -139,8 +141,12 @@ def make_jobs(
     for seed, row in itertools.product(dict.fromkeys(seeds), rows):
         changes = [f"size={size}", f"seed={seed}", "trainer.progress_bar=false"]
         changes += [] if digits is None else [f"data.num_digits={digits}"]
+        without = [*changes, f"name={row.name}", *overrides]
         changes += [f"name={row.name}", *row.overrides, *overrides]
-        count = load_config(row.cfg, changes).data.num_digits
+        config = load_config(row.cfg, changes)
+        if row.overrides and config == load_config(row.cfg, without):
+            continue
+        count = config.data.num_digits
         if count not in DIGITS:
             raise UserError(
                 f"data.num_digits: the table has 3 and 5 digits (got {count}); use --digits"

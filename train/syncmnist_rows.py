@@ -64,6 +64,7 @@ _CHANGES = {
     "finest_scale": ("the finest scale alone", ["model.rstg.scales=[3]"]),
     "gru": ("GRU cells", ["model.rstg.cell=gru"]),
     "no_in_norm": ("no batch norm before the graph", ["model.rstg.in_norm=null"]),
+    "no_out_norm": ("no norm of the vector", ["model.rstg.out_norm=null"]),
     "typed_update": ("update weights of every scale's own", ["model.rstg.typed_update=true"]),
 }
 

@@ -105,3 +105,13 @@ def test_every_row_comes_once_before_the_second_seed(size, digits):
     ]
     assert [job.folder.name for job in jobs] == ["seed0"] * len(ROWS) + ["seed1"] * len(ROWS)
     assert {job.folder.parts[1] for job in jobs} == {f"{digits}digits"}
+
+
+def test_a_change_that_changes_nothing_is_left_out():
+    rows = chosen_rows(None, ["two_rounds", "three_rounds", "gru"])
+    names = {
+        size: [job.folder.parts[2] for job in make_jobs(Path("out"), size, rows, None, [0], [])]
+        for size in ("mini", "full")
+    }
+    assert names["mini"] == ["ours", "ours-three_rounds", "ours-gru"]
+    assert names["full"] == ["ours", "ours-two_rounds", "ours-gru"]
