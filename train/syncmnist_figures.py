@@ -252,8 +252,8 @@ def draw_distance(found: dict[str, list[dict[str, float]]]) -> Figure:
             color=colour,
             label=name,
         )
-    axes.set_ylim(top=101)
-    axes.legend(frameon=False, loc="lower left", fontsize=9)
+    axes.set_ylim(0, 101)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
     return figure
 
 

@@ -84,12 +84,12 @@ def read_cells(out: Path) -> Cells:
         for row in [*ROWS.values(), *ABLATIONS.values()]:
             files = sorted(run_folder(out, digits, row, 0).parent.glob("seed*/results.json"))
             runs = sorted((read_run(path.parent) for path in files), key=lambda run: run["seed"])
-            for run, path in zip(runs[1:], files[1:]):
+            for run in runs[1:]:
                 changed = experiment_differences(*(_experiment(r) for r in (runs[0], run)))
                 if changed:
                     raise UserError(
-                        f"{path.parent.parent}: the runs of a row must differ in the seed only; they "
-                        f"differ in {', '.join(changed[:3])}"
+                        f"{files[0].parent.parent}: the runs of a row must differ in the seed only; "
+                        f"they differ in {', '.join(changed[:3])}"
                     )
             if runs:
                 cells[row.name, digits] = Cell(row, digits, tuple(runs))
