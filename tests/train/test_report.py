@@ -108,7 +108,7 @@ def test_baselines_in_words():
     assert words("mean_lstm") == "SimpleConv 16-32-64; LSTM over averaged maps"
     assert words("conv_lstm") == "SimpleConv 16-32-64; LSTM over flattened maps"
     assert words("i3d") == "I3D ResNet of depths 1-2-2, width 8; no graph"
-    assert words("homogeneous").endswith("(scales 3-2-1, 3 rounds, 64 channels, time as space)")
+    assert words("homogeneous").endswith("(scales 3-2-1, 2 rounds, 64 channels, time as space)")
     assert words("space_only").endswith("64 channels, time stages: none)")
 
 
