@@ -3,6 +3,7 @@
 from rstg_pyg.backbones.resnet import (
     C2D_KERNELS,
     I3D_KERNELS,
+    FrozenBatchNorm,
     VideoResNet,
     c2d_resnet50,
     i3d_resnet50,
@@ -16,6 +17,7 @@ from rstg_pyg.backbones.weights import WeightsReport, load_backbone_weights
 __all__ = [
     "C2D_KERNELS",
     "I3D_KERNELS",
+    "FrozenBatchNorm",
     "SimpleConv",
     "TorchvisionVideo",
     "VideoResNet",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class FrozenBatchNorm(torch.nn.BatchNorm3d):
         )
 
 
+#: Makes a normalisation from a number of channels.
+Norm = Callable[[int], torch.nn.Module]
+
+
 def _conv(in_channels: int, out_channels: int, kernel: tuple, stride: int = 1, pad: bool = True):
     """A convolution without bias, spatial stride, zero padding of half the kernel."""
     padding = tuple(k // 2 for k in kernel) if pad else 0
@@ -41,17 +45,33 @@ class Stem(torch.nn.Module):
         channels: Channels of the output.
         temporal_kernel: Frames under the convolution.
         pool_padding: Zero padding of the max pooling (0 as published: 224 -> 112 -> 55).
+        small: For small frames: a 3 x 3 convolution with stride 2 and no pooling (64 -> 32).
+        norm: Makes the norm.
     """
 
-    def __init__(self, in_channels: int, channels: int, temporal_kernel: int, pool_padding: int = 0):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        temporal_kernel: int,
+        pool_padding: int = 0,
+        small: bool = False,
+        norm: Norm = FrozenBatchNorm,
+    ):
         super().__init__()
-        self.conv = _conv(in_channels, channels, (temporal_kernel, 7, 7), 2)
-        self.bn = FrozenBatchNorm(channels)
-        self.pool = torch.nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
+        side = 3 if small else 7
+        self.conv = _conv(in_channels, channels, (temporal_kernel, side, side), 2)
+        self.bn = norm(channels)
+        self.pool = None
+        if not small:
+            self.pool = torch.nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` to ``[B, C', T, H / 4, W / 4]``, rounded down."""
-        return self.pool(self.bn(self.conv(x)).relu_())
+        """``[B, C, T, H, W]`` to ``[B, C', T, H / 4, W / 4]``, rounded down; ``H / 2``, rounded up, if
+        small.
+        """
+        x = self.bn(self.conv(x)).relu_()
+        return x if self.pool is None else self.pool(x)
 
 
 class Bottleneck(torch.nn.Module):
@@ -64,20 +84,29 @@ class Bottleneck(torch.nn.Module):
         channels: Channels of the output.
         stride: Spatial stride.
         temporal_kernel: Frames under the first convolution, ``t``.
+        norm: Makes the norms.
     """
 
-    def __init__(self, in_channels: int, width: int, channels: int, stride: int, temporal_kernel: int):
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        channels: int,
+        stride: int,
+        temporal_kernel: int,
+        norm: Norm = FrozenBatchNorm,
+    ):
         super().__init__()
         self.conv1 = _conv(in_channels, width, (temporal_kernel, 1, 1))
-        self.bn1 = FrozenBatchNorm(width)
+        self.bn1 = norm(width)
         self.conv2 = _conv(width, width, (1, 3, 3), stride)
-        self.bn2 = FrozenBatchNorm(width)
+        self.bn2 = norm(width)
         self.conv3 = _conv(width, channels, (1, 1, 1))
-        self.bn3 = FrozenBatchNorm(channels)
+        self.bn3 = norm(channels)
         self.shortcut = None
         if in_channels != channels or stride != 1:
             self.shortcut = torch.nn.Sequential(
-                _conv(in_channels, channels, (1, 1, 1), stride), FrozenBatchNorm(channels)
+                _conv(in_channels, channels, (1, 1, 1), stride), norm(channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,16 +129,17 @@ class NonLocalBlock(torch.nn.Module):
 
     Args:
         channels: Channels of the map.
+        norm: Makes the norm.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, norm: Norm = FrozenBatchNorm):
         super().__init__()
         inner = channels // 2
         self.theta = torch.nn.Conv3d(channels, inner, 1)
         self.phi = torch.nn.Conv3d(channels, inner, 1)
         self.g = torch.nn.Conv3d(channels, inner, 1)
         self.out = torch.nn.Conv3d(inner, channels, 1)
-        self.bn = FrozenBatchNorm(channels)
+        self.bn = norm(channels)
         self.pool = torch.nn.MaxPool3d((1, 2, 2))
 
     def branch(self, x: Tensor) -> Tensor:
@@ -147,7 +177,10 @@ class VideoResNet(torch.nn.Module):
         depths: Bottlenecks of each stage. (default: ``(3, 4, 6, 3)``, ResNet-50)
         width: Channels of the stem; stages have 4, 8, 16 and 32 times as many. (default: 64)
         pool_padding: Zero padding of the stem's max pooling. (default: 0)
-        last_stride: Spatial stride of ``res5``. (default: 1)
+        last_stride: Spatial stride of the last stage. (default: 1)
+        small_stem: A stem for small frames, see :class:`Stem`. (default: ``False``)
+        norm: Makes a norm from a number of channels; from scratch, ``torch.nn.BatchNorm3d`` is the one
+            to take. (default: :class:`FrozenBatchNorm`)
 
     Shapes:
         - **input:** clips :math:`(B, 3, T, H, W)`, normalised as ``(x - 114.75) / 57.375``
@@ -167,6 +200,8 @@ class VideoResNet(torch.nn.Module):
         width: int = 64,
         pool_padding: int = 0,
         last_stride: int = 1,
+        small_stem: bool = False,
+        norm: Norm = FrozenBatchNorm,
     ):
         super().__init__()
         names = [f"res{i + 2}" for i in range(len(depths))]
@@ -176,7 +211,8 @@ class VideoResNet(torch.nn.Module):
         self.temporal_kernels = tuple(tuple(kernels) for kernels in temporal_kernels)
         self.nonlocal_stages = tuple(nonlocal_stages)
 
-        stages = {"stem": Stem(in_channels, width, self.temporal_kernels[0][0], pool_padding)}
+        stem = self.temporal_kernels[0][0]
+        stages = {"stem": Stem(in_channels, width, stem, pool_padding, small_stem, norm)}
         channels = {"stem": width}
         here = width
         for i, (name, depth) in enumerate(zip(names, depths)):
@@ -184,11 +220,16 @@ class VideoResNet(torch.nn.Module):
             stride = 1 if i == 0 else last_stride if i == len(depths) - 1 else 2
             for j in range(depth):
                 stages[f"{name}_{j}"] = Bottleneck(
-                    here, width << i, 4 * width << i, stride if j == 0 else 1, kernels[j % len(kernels)]
+                    here,
+                    width << i,
+                    4 * width << i,
+                    stride if j == 0 else 1,
+                    kernels[j % len(kernels)],
+                    norm,
                 )
                 here = channels[f"{name}_{j}"] = 4 * width << i
                 if name in self.nonlocal_stages and j % 2 == 1:
-                    stages[f"nonlocal{i + 2}_{j}"] = NonLocalBlock(here)
+                    stages[f"nonlocal{i + 2}_{j}"] = NonLocalBlock(here, norm)
                     channels[f"nonlocal{i + 2}_{j}"] = here
             if i == 0:
                 stages["pool2"] = torch.nn.MaxPool3d((2, 1, 1))
@@ -205,7 +246,7 @@ class VideoResNet(torch.nn.Module):
                 torch.nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     torch.nn.init.zeros_(module.bias)
-            elif isinstance(module, FrozenBatchNorm):
+            elif isinstance(module, torch.nn.BatchNorm3d):  # frozen or not
                 module.reset_parameters()
         for module in self.modules():
             if isinstance(module, NonLocalBlock):

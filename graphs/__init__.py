@@ -3,5 +3,13 @@
 from rstg_pyg.graphs.frames import frames_to_data
 from rstg_pyg.graphs.grid import complete_graph, multiscale_grid
 from rstg_pyg.graphs.pooling import AreaPool, AreaUnpool
+from rstg_pyg.graphs.space_time import space_time_edges
 
-__all__ = ["AreaPool", "AreaUnpool", "complete_graph", "frames_to_data", "multiscale_grid"]
+__all__ = [
+    "AreaPool",
+    "AreaUnpool",
+    "complete_graph",
+    "frames_to_data",
+    "multiscale_grid",
+    "space_time_edges",
+]

@@ -5,6 +5,8 @@ from rstg_pyg.block import RSTGBlock
 from rstg_pyg.classifier import VideoClassifier
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.dense import DenseRSTGConv
+from rstg_pyg.heads import LSTMHead
+from rstg_pyg.homogeneous import HomogeneousRSTG
 from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
 from rstg_pyg.published import BiasReLU, published_arguments
 from rstg_pyg.rstg import RSTG
@@ -16,7 +18,9 @@ __all__ = [
     "BiasReLU",
     "ChannelBatchNorm",
     "DenseRSTGConv",
+    "HomogeneousRSTG",
     "JointLayerNorm",
+    "LSTMHead",
     "RSTGBlock",
     "RSTGConv",
     "VideoClassifier",

@@ -44,6 +44,8 @@ class RSTGBlock(torch.nn.Module):
         out_norm (callable or str, optional): Makes a norm of the output from a number of channels.
             ``"auto"`` is :class:`~rstg_pyg.ZeroInitNorm` for ``"map"``, whose scale starts at zero,
             and none for ``"vec"``. (default: :obj:`"auto"`)
+        graph (callable, optional): Makes what runs on the nodes, with the arguments and the shapes of
+            :class:`RSTG`; for example :class:`~rstg_pyg.HomogeneousRSTG`. (default: :class:`RSTG`)
         **kwargs (optional): Additional arguments of :class:`RSTG`.
 
     Shapes:
@@ -73,6 +75,7 @@ class RSTGBlock(torch.nn.Module):
         topology: str = "grid",
         out_channels: Optional[int] = None,
         out_norm: Union[Callable[[int], torch.nn.Module], str, None] = "auto",
+        graph: Callable[..., torch.nn.Module] = RSTG,
         **kwargs,
     ):
         super().__init__()
@@ -104,7 +107,7 @@ class RSTGBlock(torch.nn.Module):
         self.register_buffer("pos", grid.pos_map, persistent=False)
 
         self.pool = AreaPool(scales)
-        self.rstg = RSTG(
+        self.rstg = graph(
             channels,
             hidden_channels,
             pos_channels=self.pos.size(1) if positions else 0,
@@ -140,7 +143,8 @@ class RSTGBlock(torch.nn.Module):
         """Whether :meth:`stream` gives the numbers of the whole clip."""
         over_time = (JointLayerNorm,)
         norms = () if self.rstg.in_norm is None else self.rstg.in_norm.modules()
-        return self.to_ == "vec" and not any(isinstance(norm, over_time) for norm in norms)
+        causal = isinstance(self.rstg, RSTG)
+        return causal and self.to_ == "vec" and not any(isinstance(n, over_time) for n in norms)
 
     def stream(self, x: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
         r"""The vector after each further piece of a clip, in evaluation mode.

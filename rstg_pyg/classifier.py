@@ -25,14 +25,19 @@ class VideoClassifier(torch.nn.Module):
 
     After a stage named in ``blocks`` (by its own name or that of a place) the map becomes
     ``x + block(x)``. The classified vector is the mean of the last map over time and space, the
-    ``head`` block's vector instead of it (``combine="serial"``), or their sum (``combine="plus"``).
+    ``head``'s vector instead of it (``combine="serial"``), or their sum (``combine="plus"``).
+
+    A head is an RSTG-to-vec block or any other module that makes a vector of :obj:`out_channels`
+    from a map of :obj:`channels`, both its attributes; frames can be streamed through it if it has
+    ``streams`` and ``stream`` as :class:`RSTGBlock` has. :class:`LSTMHead` is an example.
 
     Args:
         backbone (torch.nn.Module): The backbone.
         num_classes (int): Number of classes.
         blocks (dict, optional): RSTG-to-map blocks by the name of the stage they follow.
             (default: :obj:`None`)
-        head (RSTGBlock, optional): An RSTG-to-vec block on the last map. (default: :obj:`None`)
+        head (torch.nn.Module, optional): An RSTG-to-vec block or another head on the last map, see
+            above. (default: :obj:`None`)
         combine (str, optional): ``"serial"`` or ``"plus"``, see above. (default: :obj:`"serial"`)
         dropout (float, optional): Dropout before the last layer. (default: :obj:`0`)
         pool_window (int, optional): Averages the last map over sliding windows of so many cells
@@ -64,7 +69,7 @@ class VideoClassifier(torch.nn.Module):
         backbone: torch.nn.Module,
         num_classes: int,
         blocks: Optional[Dict[str, RSTGBlock]] = None,
-        head: Optional[RSTGBlock] = None,
+        head: Optional[torch.nn.Module] = None,
         combine: str = "serial",
         dropout: float = 0.0,
         pool_window: Optional[int] = None,
@@ -91,10 +96,13 @@ class VideoClassifier(torch.nn.Module):
                 )
             if stage in self.block_after:
                 raise ValueError(f"Expected one block after stage '{stage}' (got two)")
-            _check_block(f"The block after stage '{name}'", block, backbone.channels[stage], "map")
+            size = backbone.channels[stage]
+            _check_block(f"The block after stage '{name}'", block, size, "map", size)
             self.block_after[stage] = name.replace(".", "_")
         if head is not None:
-            _check_block("The head", head, last, "vec")
+            # Alone, a head other than a block may give a vector of its own size.
+            free = combine == "serial" and not isinstance(head, RSTGBlock)
+            _check_block("The head", head, last, "vec", head.out_channels if free else last)
         self.backbone = backbone
         self.num_classes = num_classes
         # Names of modules have no dots.
@@ -104,7 +112,7 @@ class VideoClassifier(torch.nn.Module):
         self.pool_window = pool_window
         self.grad_checkpointing = grad_checkpointing
         self.dropout = torch.nn.Dropout(dropout)
-        self.lin = torch.nn.Linear(last, num_classes)
+        self.lin = torch.nn.Linear(last if head is None else head.out_channels, num_classes)
         self.reset_classifier()
 
     def reset_classifier(self):
@@ -148,7 +156,7 @@ class VideoClassifier(torch.nn.Module):
             and not self.blocks
             and self.head is not None
             and self.combine == "serial"
-            and self.head.streams
+            and getattr(self.head, "streams", False)
         )
 
     def stream(self, frames: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
@@ -231,11 +239,14 @@ def _statistics_kept(module: torch.nn.Module) -> Iterator[None]:
             norm.num_batches_tracked.copy_(count)
 
 
-def _check_block(what: str, block: RSTGBlock, channels: int, to: str) -> None:
-    for found, where in ((block.channels, ""), (block.out_channels, " at its output")):
-        if found != channels:
+def _check_block(what: str, block: torch.nn.Module, channels: int, to: str, out: int) -> None:
+    for found, wanted, where in (
+        (block.channels, channels, ""),
+        (block.out_channels, out, " at its output"),
+    ):
+        if found != wanted:
             raise ValueError(
                 f"{what} must have {channels} channels like its feature map (got {found}{where})"
             )
-    if block.to_ != to:
+    if getattr(block, "to_", to) != to:
         raise ValueError(f"{what} must be built with to={to!r} (got {block.to_!r})")

@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 
 from rstg_pyg import (
+    RSTG,
     ChannelBatchNorm,
+    HomogeneousRSTG,
     JointLayerNorm,
+    LSTMHead,
     RSTGBlock,
     VideoClassifier,
     ZeroInitNorm,
@@ -18,6 +21,7 @@ from rstg_pyg import (
 from rstg_pyg.backbones import (
     C2D_KERNELS,
     I3D_KERNELS,
+    FrozenBatchNorm,
     SimpleConv,
     TorchvisionVideo,
     VideoResNet,
@@ -123,6 +127,8 @@ def build_model(config: Config, num_classes: int) -> VideoClassifier:
         head = None
         if "head" in places:
             head = build_block(model.rstg, list(backbone.channels.values())[-1], "vec")
+        elif model.head is not None:
+            head = build_head(config, list(backbone.channels.values())[-1])
         return VideoClassifier(
             backbone,
             num_classes,
@@ -148,9 +154,24 @@ def build_backbone(config: Config) -> torch.nn.Module:
         _KERNELS[backbone.kind],
         backbone.nonlocal_stages,
         in_channels=data.channels,
+        depths=backbone.depths,
+        width=backbone.width,
         pool_padding=backbone.pool_padding,
         last_stride=backbone.last_stride,
+        small_stem=backbone.small_stem,
+        norm={"frozen": FrozenBatchNorm, "batch": torch.nn.BatchNorm3d}[backbone.norm],
     )
+
+
+def build_head(config: Config, channels: int) -> LSTMHead:
+    """The head without a graph of a config, for a last map of ``channels`` channels."""
+    head, side = config.model.head, None
+    if head.spatial:
+        sides = config.model.backbone.map_sides(config.data.size)
+        if sides is None:
+            raise ValueError("head.spatial: the size of this backbone's map is not known beforehand")
+        side = list(sides.values())[-1]
+    return LSTMHead(channels, head.hidden_channels, side, in_norm=head.in_norm == "batch")
 
 
 def build_block(config: RSTGConfig, channels: int, to: str) -> RSTGBlock:
@@ -160,12 +181,13 @@ def build_block(config: RSTGConfig, channels: int, to: str) -> RSTGBlock:
         out_norm = "layer" if to == "map" or config.residual else None
     arguments = dict(
         num_rounds=config.num_rounds,
-        time_stages=config.time_stages,
-        space_stages=config.space_stages,
-        cell=config.cell,
         residual=config.residual,
         shared_rounds=config.shared_rounds,
     )
+    if not config.homogeneous:
+        arguments |= dict(
+            time_stages=config.time_stages, space_stages=config.space_stages, cell=config.cell
+        )
     if config.space_stages:
         arguments |= dict(
             heads=config.heads,
@@ -186,6 +208,7 @@ def build_block(config: RSTGConfig, channels: int, to: str) -> RSTGBlock:
         if config.space_stages:
             norm = {"layer": JointLayerNorm, "batch": ChannelBatchNorm, None: None}[config.norm]
             arguments |= dict(attention=config.attention, norm=norm)
+        arguments |= dict(topology=config.topology)
     return RSTGBlock(
         channels,
         config.hidden_channels,
@@ -194,6 +217,7 @@ def build_block(config: RSTGConfig, channels: int, to: str) -> RSTGBlock:
         positions=config.positions and config.space_stages,
         map_size=config.map_size,
         typed_update=config.typed_update and config.space_stages,
+        graph=HomogeneousRSTG if config.homogeneous else RSTG,
         **arguments,
     )
 

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import Config
-from rstg_pyg.train.settings import differences, to_dict
+from rstg_pyg.train.settings import differences, parse_config, to_dict
 
 #: Settings that may change between a run and its continuation.
 _FREE = ("name", "data.root", "data.num_workers", "data.test_videos", "trainer.", "train.log_every")
@@ -96,12 +96,21 @@ def check_resumable(path: Path, config: Config) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     changed = [
         line
-        for line in differences(checkpoint["config"], to_dict(config))
+        for line in differences(saved_config(checkpoint["config"], path), to_dict(config))
         if not line.startswith(_FREE)
     ]
     if changed:
         raise UserError(other_config(path, changed))
     return checkpoint
+
+
+def saved_config(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The config in a checkpoint, with the defaults of keys that came after it.
+
+    Raises:
+        UserError: If it says something that the schema does not know any more.
+    """
+    return to_dict(parse_config({"name": "weights", **values}, str(path)))
 
 
 def other_config(path: Path, changed: list[str]) -> str:

@@ -52,10 +52,17 @@ class SimpleConvConfig(Section):
 
 
 class ResNetConfig(Section):
-    """ResNet-50 for video, :class:`rstg_pyg.backbones.VideoResNet`."""
+    """ResNet-50 for video, or a smaller one, :class:`rstg_pyg.backbones.VideoResNet`."""
 
     kind: Literal["c2d", "i3d"]
     nonlocal_stages: list[Literal["res2", "res3", "res4", "res5"]] = []
+    #: Bottlenecks of each stage, and channels of the first one's convolutions.
+    depths: Annotated[list[PositiveInt], Field(min_length=1, max_length=4)] = [3, 4, 6, 3]
+    width: PositiveInt = 64
+    #: For small frames: a 3 x 3 convolution without pooling before ``res2``.
+    small_stem: bool = False
+    #: ``frozen``: the statistics of the weights it starts from; ``batch``: those of the batch.
+    norm: Literal["frozen", "batch"] = "frozen"
     pool_padding: Literal[0, 1] = 0
     last_stride: Literal[1, 2] = 1
     #: A file to start from, see :func:`rstg_pyg.backbones.load_backbone_weights`.
@@ -63,14 +70,26 @@ class ResNetConfig(Section):
 
     def places(self) -> list[str]:
         """The stages in which a block can be."""
-        return ["res2", "res3", "res4", "res5"]
+        return ["res2", "res3", "res4", "res5"][: len(self.depths)]
 
     def map_sides(self, size: int) -> dict[str, int]:
         """Cells along a side of each stage's map, for frames of ``size`` pixels."""
-        sides = [((size - 1) // 2 + 2 * self.pool_padding - 2) // 2 + 1]
-        for stride in (2, 2, self.last_stride):
+        side = (size - 1) // 2 + 1
+        sides = [side if self.small_stem else (side - 3 + 2 * self.pool_padding) // 2 + 1]
+        for i in range(1, len(self.depths)):
+            stride = self.last_stride if i == len(self.depths) - 1 else 2
             sides.append((sides[-1] - 1) // stride + 1)
         return dict(zip(self.places(), sides))
+
+    @model_validator(mode="after")
+    def _fits(self) -> ResNetConfig:
+        unknown = sorted(set(self.nonlocal_stages) - set(self.places()))
+        if unknown:
+            raise ValueError(
+                f"model.backbone.nonlocal_stages: with {len(self.depths)} stages "
+                f"(model.backbone.depths) there is no {unknown[0]}"
+            )
+        return self
 
 
 class TorchvisionConfig(Section):
@@ -105,6 +124,8 @@ class RSTGConfig(Section):
     hidden_channels: PositiveInt = 512
     scales: Annotated[list[Scale], Field(min_length=1)] = [3, 2, 1]
     num_rounds: PositiveInt = 3
+    #: Time treated like space, :class:`rstg_pyg.HomogeneousRSTG`; goes with ``time_stages: none``.
+    homogeneous: bool = False
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = "all"
     space_stages: bool = True
     cell: Literal["lstm", "gru"] = "lstm"
@@ -120,6 +141,8 @@ class RSTGConfig(Section):
     positions: bool = True
     map_size: PositiveInt | None = None
     typed_update: bool = False
+    #: ``complete``: every pair of nodes exchanges messages, see :func:`rstg_pyg.graphs.complete_graph`.
+    topology: Literal["grid", "complete"] = "grid"
     num_update_layers: PositiveInt = 2
     attention: Literal["dot", "additive"] | None = "additive"
     heads: PositiveInt = 1
@@ -137,6 +160,13 @@ class RSTGConfig(Section):
             raise ValueError(
                 "model.rstg: time_stages=none and space_stages=false leave nothing; use one of them"
             )
+        if self.homogeneous and (self.time_stages != "none" or self.published):
+            raise ValueError(
+                "model.rstg.homogeneous: time is part of the graph; use time_stages=none and "
+                "published=false"
+            )
+        if self.topology == "complete" and (self.attention is None or not self.space_stages):
+            raise ValueError("model.rstg.topology: complete needs attention and space stages")
         if isinstance(self.time_stages, list) and max(self.time_stages, default=0) >= self.num_rounds:
             raise ValueError(
                 f"model.rstg.time_stages: rounds go from 0 to {self.num_rounds - 1} "
@@ -150,11 +180,24 @@ class RSTGConfig(Section):
         return self
 
 
+class LSTMHeadConfig(Section):
+    """A head without a graph, :class:`rstg_pyg.LSTMHead`."""
+
+    kind: Literal["lstm"] = "lstm"
+    #: Channels of the LSTM; none: those of the map.
+    hidden_channels: PositiveInt | None = None
+    #: Whether the map is kept spatial (flattened) or averaged.
+    spatial: bool = False
+    in_norm: Literal["batch"] | None = None
+
+
 class ModelConfig(Section):
     """Backbone, graph and classifier."""
 
     backbone: Backbone = SimpleConvConfig()
     rstg: RSTGConfig | None = RSTGConfig()
+    #: What makes the vector instead of a graph at ``head``.
+    head: LSTMHeadConfig | None = None
     #: Whether the head's vector replaces the pooled map (``serial``) or is added to it (``plus``).
     combine: Literal["serial", "plus"] = "serial"
     dropout: Fraction = 0.0
@@ -162,3 +205,12 @@ class ModelConfig(Section):
     pool_window: PositiveInt | None = None
     #: Less memory for about a third more time, see :class:`rstg_pyg.VideoClassifier`.
     grad_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.head is not None and self.rstg is not None and "head" in self.rstg.places:
+            raise ValueError(
+                "model.head: there is a graph at the head already; use model.rstg=null, or other "
+                "model.rstg.places"
+            )
+        return self

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rstg_pyg import RSTGBlock, RSTGConv, VideoClassifier
+from rstg_pyg import HomogeneousRSTG, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.graphs import multiscale_grid
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.overlay_pages import TIMES, Page, Tile, animation, tile_side
@@ -66,7 +66,7 @@ def graphs(model: VideoClassifier) -> dict[str, RSTGBlock]:
         model.block_after[stage] for stage in model.backbone.channels if stage in model.block_after
     ]
     found = {name: model.blocks[name] for name in names}
-    return found if model.head is None else {**found, "head": model.head}
+    return {**found, "head": model.head} if isinstance(model.head, RSTGBlock) else found
 
 
 def find_graph(model: VideoClassifier, place: str | None = None) -> tuple[str, RSTGBlock]:
@@ -82,6 +82,10 @@ def find_graph(model: VideoClassifier, place: str | None = None) -> tuple[str, R
     if place not in found:
         raise UserError(f"--place: expected one of {', '.join(found)} (got {place!r})")
     block = found[place]
+    if isinstance(block.rstg, HomogeneousRSTG):
+        raise UserError(
+            f"--overlay: the graph at {place} joins all frames; a single frame has no attention to draw"
+        )
     if not _convs(block) or block.edge_index.size(1) == 0:
         raise UserError(
             f"--overlay: the nodes of the graph at {place} send no messages, nothing to draw"

@@ -175,10 +175,16 @@ def describe_model(config: Config) -> str:
     elif backbone.kind == "torchvision":
         words = backbone.network
     else:
-        words = f"{backbone.kind.upper()} ResNet-50"
+        whole = (backbone.depths, backbone.width) == ([3, 4, 6, 3], 64)
+        depths = "-".join(map(str, backbone.depths))
+        size = "-50" if whole else f" of depths {depths}, width {backbone.width}"
+        words = f"{backbone.kind.upper()} ResNet{size}"
         if backbone.nonlocal_stages:
             words += f", non-local in {' and '.join(backbone.nonlocal_stages)}"
-    return f"{words}; {'no graph' if model.rstg is None else _describe_graph(model.rstg)}"
+    parts = [] if model.rstg is None else [_describe_graph(model.rstg)]
+    if model.head is not None:
+        parts.append(f"LSTM over {'flattened' if model.head.spatial else 'averaged'} maps")
+    return f"{words}; {' and '.join(parts) or 'no graph'}"
 
 
 def _describe_graph(rstg: RSTGConfig) -> str:
@@ -188,7 +194,10 @@ def _describe_graph(rstg: RSTGConfig) -> str:
     scales = "-".join("x".join(map(str, s)) if isinstance(s, tuple) else str(s) for s in rstg.scales)
     details = [f"scales {scales}", f"{rstg.num_rounds} rounds", f"{rstg.hidden_channels} channels"]
     details += [] if rstg.space_stages else ["no messages"]
-    details += [] if rstg.time_stages == "all" else [f"time stages: {rstg.time_stages}"]
+    if rstg.homogeneous:
+        details.append("time as space")
+    elif rstg.time_stages != "all":
+        details.append(f"time stages: {rstg.time_stages}")
     return f"{' and '.join(words)} ({', '.join(details)})"
 
 

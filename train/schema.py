@@ -185,6 +185,8 @@ class Config(Section):
         sides = backbone.map_sides(size)
         if self.pretrain.steps and self.data.dataset != "syncmnist":
             raise ValueError("pretrain.steps: the filters can be trained alone on SyncMNIST only")
+        if self.pretrain.steps and backbone.kind != "simple_conv":
+            raise ValueError("pretrain.steps: only the filters of a simple_conv can be trained alone")
         if rstg is None or sides is None:
             return self
         sides["head"] = list(sides.values())[-1]

@@ -30,7 +30,8 @@ def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = T
     """Reads a config, applies ``key.path=value`` overrides, and checks it.
 
     A config may have a section ``demo``, laid over the rest where ``data.root`` is not given: it fits
-    the experiment to the built-in data.
+    the experiment to the built-in data. It may also come in several ``sizes``, sections that are laid
+    over the file they are in; ``size`` says which (``size=full`` on the command line).
 
     Args:
         name: A path, or the name of a config that comes with the package.
@@ -42,20 +43,46 @@ def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = T
     """
     path = _find(name)
     values = _read(path)
-    base = values.pop("base", None)
+    base, size = values.pop("base", None), values.pop("size", None)
+    layers = [values]
     if base is not None:
         base_path = path.parent / str(base)
-        base_values = _read(base_path if base_path.is_file() else _find(str(base)))
-        if "base" in base_values:
+        layers.insert(0, _read(base_path if base_path.is_file() else _find(str(base))))
+        if "base" in layers[0]:
             raise UserError(f"{path}: base: {base} has a base itself; only one level is allowed")
-        values = _merge(base_values, values)
+        default = layers[0].pop("size", None)
+        size = default if size is None else size
+    overrides = list(overrides or [])
+    for override in [o for o in overrides if o.partition("=")[0].strip() == "size"]:
+        size = override.partition("=")[2].strip()
+        overrides.remove(override)
+    values = _of_size(layers, size, path)
     small = values.pop("demo", None)
-    with_overrides = _overridden(values, overrides or [])
+    with_overrides = _overridden(values, overrides)
     if small is not None and demo and _root(with_overrides) is None:
         if not isinstance(small, dict):
             raise UserError(f"{path}: demo: expected a mapping of sections")
-        with_overrides = _overridden(_merge(values, small), overrides or [])
+        with_overrides = _overridden(_merge(values, small), overrides)
     return parse_config(with_overrides, str(path))
+
+
+def _of_size(layers: list[dict[str, Any]], size: Any, path: Path) -> dict[str, Any]:
+    """Lays configs over each other, each with its section for the size."""
+    sizes = [layer.pop("sizes", {}) for layer in layers]
+    if not all(isinstance(sections, dict) for sections in sizes):
+        raise UserError(f"{path}: sizes: expected a mapping from names of sizes to sections")
+    known = list(dict.fromkeys(name for sections in sizes for name in sections))
+    if size is not None and size not in known:
+        have = f"expected one of {', '.join(known)}" if known else "this config comes in one size only"
+        raise UserError(f"{path}: size: {have} (got {size!r})")
+    values: dict[str, Any] = {}
+    for layer, sections in zip(layers, sizes):
+        values = _merge(values, layer)
+        chosen = sections.get(size)
+        if chosen is not None and not isinstance(chosen, dict):
+            raise UserError(f"{path}: sizes: {size}: expected a mapping of sections")
+        values = _merge(values, chosen or {})
+    return values
 
 
 def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

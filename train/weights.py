@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 
-from rstg_pyg.train.checkpoints import other_config, read_checkpoint, write_atomically
+from rstg_pyg.train.checkpoints import (
+    other_config,
+    read_checkpoint,
+    saved_config,
+    write_atomically,
+)
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import differences, to_dict
@@ -55,9 +60,10 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
     """
     found = open_weights(path)
     wanted = to_dict(config)
-    changed = differences(found["config"].get("model", {}), wanted["model"], "model.")
+    saved = saved_config(found["config"], path)
+    changed = differences(saved["model"], wanted["model"], "model.")
     for key in _DATA:
-        pair = found["config"].get("data", {}).get(key), wanted["data"].get(key)
+        pair = saved["data"].get(key), wanted["data"].get(key)
         changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
     changed = [line for line in changed if not line.startswith(_FREE)]
     if changed:

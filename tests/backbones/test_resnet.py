@@ -319,3 +319,23 @@ def test_reset_parameters():
     torch.manual_seed(5)
     backbone.reset_parameters()
     assert all(torch.equal(value, first[name]) for name, value in backbone.state_dict().items())
+
+
+def test_a_small_network_for_small_frames():
+    """Stride 2 once before res2, fewer and narrower stages, norms of the caller's choice."""
+    model = VideoResNet(
+        I3D_KERNELS,
+        ("res3", "res4"),
+        in_channels=1,
+        depths=(1, 2, 2),
+        width=4,
+        small_stem=True,
+        norm=torch.nn.BatchNorm3d,
+    )
+    assert model(torch.randn(2, 1, 4, 32, 32)).shape == (2, 64, 2, 8, 8)
+    assert not any(isinstance(module, FrozenBatchNorm) for module in model.modules())
+    assert {"nonlocal3_1", "nonlocal4_1"} <= set(model.stages) and "res5_0" not in model.stages
+    assert model.stages["nonlocal3_1"].bn.weight.abs().max() == 0
+    before = model.stages["stem"].bn.running_mean.clone()
+    model(torch.randn(2, 1, 4, 32, 32))
+    assert (model.stages["stem"].bn.running_mean != before).any()

@@ -52,6 +52,17 @@ def test_reads_its_own(checkpoint):
     assert check_resumable(checkpoint, config())["state_dict"] == {}
 
 
+def test_keys_that_came_after_a_checkpoint_have_their_defaults(tmp_path):
+    values = to_dict(config())
+    del values["model"]["rstg"]["homogeneous"], values["model"]["head"]
+    parts = {"origin": "builtin digits", "global_step": 1, "state_dict": {}}
+    old = save(tmp_path / "old.ckpt", {"config": values, **parts})
+    check_resumable(old, config())
+    model = {"rstg": {"homogeneous": True, "time_stages": "none"}}
+    with pytest.raises(UserError, match=r"model.rstg.homogeneous \(False against True\)"):
+        check_resumable(old, config(model=model))
+
+
 def test_missing_names_those_there_are(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"there is no such checkpoint; there is .*a.ckpt"):
         read_checkpoint(tmp_path / "b.ckpt")

@@ -101,6 +101,17 @@ def test_models_in_words():
     )
 
 
+def test_baselines_in_words():
+    def words(row):
+        return describe_model(load_config(f"syncmnist/{row}.yaml"))
+
+    assert words("mean_lstm") == "SimpleConv 16-32-64; LSTM over averaged maps"
+    assert words("conv_lstm") == "SimpleConv 16-32-64; LSTM over flattened maps"
+    assert words("i3d") == "I3D ResNet of depths 1-2-2, width 8; no graph"
+    assert words("homogeneous").endswith("(scales 3-2-1, 2 rounds, 64 channels, time as space)")
+    assert words("space_only").endswith("64 channels, time stages: none)")
+
+
 def test_bad_input_is_named(tmp_path, make_run, capsys):
     good = make_run("good", 0.5)
     (tmp_path / "empty").mkdir()

@@ -183,3 +183,50 @@ def test_where_the_cells_of_the_map_are(backbone):
             change = (stage(pixels) - stage(torch.zeros_like(pixels))).abs()
         used += [row] if change[0, :, 0, cell].amax() > 1e-7 else []
     assert (used[0] + used[-1] + 1) / 2 == first + stride * cell
+
+
+SIZES = """
+size: small
+data: {num_digits: 4}
+model: {rstg: {num_rounds: 3}}
+sizes:
+  small: {model: {rstg: {hidden_channels: 8}}}
+  large: {data: {num_digits: 5}, model: {rstg: {hidden_channels: 64}}}
+"""
+ROW = """
+base: sizes.yaml
+model: {rstg: {positions: false}}
+sizes:
+  large: {model: {rstg: {num_rounds: 2}}}
+"""
+
+
+def test_a_config_in_several_sizes(tmp_path):
+    (tmp_path / "sizes.yaml").write_text(SIZES)
+    (tmp_path / "row.yaml").write_text(ROW)
+    row = str(tmp_path / "row.yaml")
+    small, large = load_config(row), load_config(row, ["size=large"])
+    assert small == load_config(row, ["size=small"])
+    assert (small.model.rstg.hidden_channels, small.model.rstg.num_rounds) == (8, 3)
+    assert (large.model.rstg.hidden_channels, large.model.rstg.num_rounds) == (64, 2)
+    assert (small.data.num_digits, large.data.num_digits) == (4, 5)
+    assert not small.model.rstg.positions and not large.model.rstg.positions
+    assert load_config(row, ["size=large", "data.num_digits=3"]).data.num_digits == 3
+
+    (tmp_path / "row.yaml").write_text("base: sizes.yaml\nmodel: {rstg: null}\n")
+    assert load_config(row, ["size=large"]).model.rstg is None  # a row goes over the base's size
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "words"),
+    [
+        (SIZES, ["size=huge"], "size: expected one of small, large"),
+        ("seed: 0\n", ["size=large"], "this config comes in one size only"),
+        ("size: a\nsizes: [a]\n", [], "sizes: expected a mapping"),
+        ("size: a\nsizes: {a: 3}\n", [], "sizes: a: expected a mapping"),
+    ],
+)
+def test_mistakes_with_sizes(tmp_path, text, overrides, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_config(str(tmp_path / "mine.yaml"), overrides)

@@ -1,0 +1,113 @@
+"""Heads without a graph: what RSTG-to-vec is compared with."""
+
+from typing import Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from rstg_pyg.norm import ChannelBatchNorm
+
+#: What a stream carries on: the cell's state, the sum of its outputs over frames, their number.
+LSTMState = Tuple[Tuple[Tensor, Tensor], Tensor, int]
+
+
+class LSTMHead(torch.nn.Module):
+    r"""An LSTM over the frames of a feature map, and the mean of its outputs over time.
+
+    The baselines "Mean + LSTM" and "Conv + LSTM" of the `"Recurrent Space-time Graph Neural Networks"
+    <https://arxiv.org/abs/1904.05582>`_ paper (section 4.1): the LSTM sees the mean of each frame's
+    map, or with ``map_size`` the flattened map itself. Its outputs are averaged over time as the nodes
+    are in RSTG-to-vec, so that only what is between map and vector differs.
+
+    Args:
+        channels (int): Channels of the feature map.
+        hidden_channels (int, optional): Channels of the LSTM, and of the output.
+            (default: :obj:`None`, ``channels``)
+        map_size (int or tuple, optional): Rows and columns of the map, to keep it spatial; none for
+            its mean. (default: :obj:`None`)
+        in_norm (bool, optional): Whether the map's channels are batch-normalised first.
+            (default: :obj:`False`)
+
+    Shapes:
+        - **input:** feature map :math:`(B, C, T, H, W)`
+        - **output:** :math:`(B, D)`
+
+    Raises:
+        ValueError: If the map has other channels or another size.
+
+    Example:
+        >>> LSTMHead(64, 32, map_size=6)(torch.randn(2, 64, 10, 6, 6)).shape
+        torch.Size([2, 32])
+    """
+
+    #: Frames can be fed one by one, see :meth:`stream`.
+    streams = True
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: Optional[int] = None,
+        map_size: Union[int, Tuple[int, int], None] = None,
+        in_norm: bool = False,
+    ):
+        super().__init__()
+        self.channels = channels
+        self.out_channels = channels if hidden_channels is None else hidden_channels
+        self.map_size = (map_size, map_size) if isinstance(map_size, int) else map_size
+        cells = 1 if self.map_size is None else self.map_size[0] * self.map_size[1]
+        self.norm = ChannelBatchNorm(channels, channel_dim=1) if in_norm else None
+        self.lstm = torch.nn.LSTM(channels * cells, self.out_channels, batch_first=True)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform, every gate by itself; biases zero)."""
+        if self.norm is not None:
+            self.norm.reset_parameters()
+        for name, parameter in self.lstm.named_parameters():
+            if name.startswith("weight"):
+                for gate in parameter.chunk(4):
+                    torch.nn.init.xavier_uniform_(gate)
+            else:
+                torch.nn.init.zeros_(parameter)
+
+    def stream(self, x: Tensor, state: Optional[LSTMState] = None) -> Tuple[Tensor, LSTMState]:
+        r"""The vector after each further piece of a clip, in evaluation mode.
+
+        Args:
+            x (torch.Tensor): The feature map of the next frames, :math:`(B, C, T, H, W)`.
+            state (tuple, optional): What the call before returned. (default: :obj:`None`)
+
+        Returns:
+            (torch.Tensor, tuple): The vector :math:`(B, D)` of all frames so far, and the state.
+        """
+        if x.dim() != 5 or x.size(1) != self.channels:
+            raise ValueError(
+                f"Expected the feature map to have shape [B, {self.channels}, T, H, W] "
+                f"(got {list(x.shape)})"
+            )
+        if self.map_size is not None and tuple(x.shape[3:]) != tuple(self.map_size):
+            raise ValueError(
+                f"Expected a feature map of {self.map_size[0]} x {self.map_size[1]} cells "
+                f"(got {x.size(3)} x {x.size(4)})"
+            )
+        x = x if self.norm is None else self.norm(x)
+        x = x.transpose(1, 2)  # [B, T, C, H, W]
+        x = x.mean(dim=(3, 4)) if self.map_size is None else x.flatten(2)
+        cell, total, count = (None, 0.0, 0) if state is None else state
+        if x.is_cuda:
+            self.lstm.flatten_parameters()
+        out, cell = self.lstm(x, cell)
+        total, count = total + out.sum(dim=1), count + out.size(1)
+        return total / count, (cell, total, count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
+        """
+        return self.stream(x)[0]
+
+    def extra_repr(self) -> str:
+        """The arguments that the parts below do not show."""
+        return f"channels={self.channels}, map_size={self.map_size}"

@@ -1,0 +1,146 @@
+"""Rounds of messages on one graph of space and time, without recurrence."""
+
+import inspect
+from typing import Callable, Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import Linear
+from torch_geometric.nn.inits import reset
+
+from rstg_pyg.conv import RSTGConv
+from rstg_pyg.graphs import space_time_edges
+
+
+class HomogeneousRSTG(torch.nn.Module):
+    r"""Time treated like space: the baseline that :class:`RSTG` is compared with in the
+    `"Recurrent Space-time Graph Neural Networks" <https://arxiv.org/abs/1904.05582>`_ paper
+    (section 4.1).
+
+    The nodes of all frames are one graph. Besides its neighbours in the frame, every node is joined to
+    itself one frame before and one frame after; the same send, gather and update serves every edge.
+    There is no recurrent cell: after :math:`K` rounds a node has seen :math:`K` frames to either side.
+
+    It takes the place of :class:`RSTG`, for example in a block:
+    :obj:`RSTGBlock(64, to="vec", graph=HomogeneousRSTG)`.
+
+    Args:
+        in_channels (int): Channels of the nodes; projected if they differ from
+            ``hidden_channels``.
+        hidden_channels (int): Channels :math:`D` inside and at the output.
+        num_rounds (int, optional): Rounds :math:`K`. (default: :obj:`3`)
+        residual (bool, optional): Pre-norm residual rounds and a norm at the end.
+            (default: :obj:`False`)
+        shared_rounds (bool, optional): Whether all rounds share their weights.
+            (default: :obj:`True`)
+        in_norm (callable, optional): Makes a norm from a number of channels, applied to the
+            (projected) nodes ``[B, T, N, C]`` before the first round. (default: :obj:`None`)
+        **kwargs (optional): Additional arguments of :class:`RSTGConv`.
+
+    Shapes:
+        - **input:** nodes :math:`(B, T, N, C)`, edge indices of one frame :math:`(2, E)`
+        - **output:** nodes :math:`(B, T, N, D)`
+
+    Raises:
+        ValueError: If there is no round, or the nodes have another shape than expected.
+
+    Example:
+        >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
+        >>> model = HomogeneousRSTG(64, 32)
+        >>> model(torch.randn(2, 10, 14, 64), grid.edge_index).shape
+        torch.Size([2, 10, 14, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_rounds: int = 3,
+        *,
+        residual: bool = False,
+        shared_rounds: bool = True,
+        in_norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        **kwargs,
+    ):
+        super().__init__()
+        if num_rounds < 1:
+            raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
+        unknown = sorted(set(kwargs) - set(inspect.signature(RSTGConv.__init__).parameters))
+        if unknown:
+            raise TypeError(f"{self.__class__.__name__} got an unexpected keyword argument: {unknown}")
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.num_rounds = num_rounds
+        self.residual = residual
+        self.shared_rounds = shared_rounds
+
+        dim, own = hidden_channels, 1 if shared_rounds else num_rounds
+        self.lin_in = None
+        if in_channels != dim:
+            self.lin_in = Linear(
+                in_channels, dim, weight_initializer="glorot", bias_initializer="zeros"
+            )
+        self.in_norm = None if in_norm is None else in_norm(dim)
+        self.convs = torch.nn.ModuleList(
+            RSTGConv(dim, dim, act_last=not residual, **kwargs) for _ in range(own)
+        )
+        if residual:
+            self.conv_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.convs)
+            self.out_norm = torch.nn.LayerNorm(dim)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        for module in self.children():
+            reset(module)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        *,
+        pos: Optional[Tensor] = None,
+        node_type: Optional[Tensor] = None,
+        edge_weight: Optional[Tensor] = None,
+    ) -> Tensor:
+        r"""Runs the forward pass of the module.
+
+        Args:
+            x (torch.Tensor): The nodes :math:`(B, T, N, C)`.
+            edge_index (torch.Tensor): The edges of one frame :math:`(2, E)`.
+            pos (torch.Tensor, optional): Positions :math:`(N, P)`, the same in all frames.
+            node_type (torch.Tensor, optional): Node types :math:`(N)`.
+            edge_weight (torch.Tensor, optional): Multiplies the attention logits of the edges inside
+                frames, :math:`(E)`; those between frames have weight one.
+        """
+        if x.dim() != 4 or x.size(-1) != self.in_channels:
+            raise ValueError(
+                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)})"
+            )
+        frames, nodes = x.shape[1:3]
+        edges = space_time_edges(edge_index, nodes, frames)
+        pos = None if pos is None else pos.repeat(frames, 1)
+        node_type = None if node_type is None else node_type.repeat(frames)
+        if edge_weight is not None:
+            space = edge_weight.repeat(frames)
+            edge_weight = torch.cat([space, space.new_ones(edges.size(1) - space.size(0))])
+
+        if self.lin_in is not None:
+            x = self.lin_in(x)
+        if self.in_norm is not None:
+            x = self.in_norm(x)
+        x = x.flatten(1, 2)  # [B, T * N, D]: one graph
+        for k in range(self.num_rounds):
+            i = 0 if self.shared_rounds else k
+            z = self.conv_norms[i](x) if self.residual else x
+            z = self.convs[i](z, edges, pos=pos, node_type=node_type, edge_weight=edge_weight)
+            x = x + z if self.residual else z
+        if self.residual:
+            x = self.out_norm(x)
+        return x.unflatten(1, (frames, nodes))
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
+            f"num_rounds={self.num_rounds})"
+        )

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch_geometric.data import Batch, Data
+
+from rstg_pyg import RSTG, ChannelBatchNorm, HomogeneousRSTG, RSTGBlock
+from rstg_pyg.graphs import multiscale_grid, space_time_edges
+
+
+def make(residual=False, **kwargs):
+    torch.manual_seed(0)
+    return HomogeneousRSTG(4, 6, num_rounds=2, residual=residual, **kwargs)
+
+
+def nodes(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_equals_an_explicit_loop_over_nodes_and_their_neighbours():
+    """The formulas of the paper on every node of every frame, neighbours in time among the others."""
+    grid, frames = multiscale_grid((2, 1)), 3
+    model = make(attention="additive", pos_channels=2, shared_rounds=False).double()
+    x = nodes(1, frames, 5, 4).double()
+    pos = grid.pos.double()
+    v = {(t, i): model.lin_in(x[0, t, i]) for t in range(frames) for i in range(5)}
+    for conv in model.convs:
+        new = {}
+        for (t, i), here in v.items():
+            near = [(t, int(j)) for j in grid.edge_index[0][grid.edge_index[1] == i]]
+            near += [(s, i) for s in (t - 1, t + 1) if 0 <= s < frames]
+            logits, messages = [], []
+            for s, j in near:
+                there = v[s, j]
+                send = conv.send
+                first = send.source(there[None], pos[j][None]) + send.target(here[None], pos[i][None])
+                messages.append(send(first)[0])
+                query, key = conv.attend.query(here[None]), conv.attend.key(there[None])
+                logits.append(conv.attend(query, key, None).view(()))
+            alpha = torch.stack(logits).softmax(0)
+            gathered = (alpha[:, None] * torch.stack(messages)).sum(0)
+            new[t, i] = conv.update_mlp(torch.cat([here, gathered])[None], None)[0]
+        v = new
+    expected = torch.stack([torch.stack([v[t, i] for i in range(5)]) for t in range(frames)])
+    torch.testing.assert_close(model(x, grid.edge_index, pos=pos)[0], expected)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_equals_its_layers_on_a_batch_of_pyg_graphs(residual):
+    grid, frames = multiscale_grid((2, 1)), 4
+    model = make(residual, num_node_types=2)
+    x = nodes(3, frames, 5, 4)
+    edges = space_time_edges(grid.edge_index, 5, frames)
+    graph = Batch.from_data_list([Data(x=clip.flatten(0, 1), edge_index=edges) for clip in x])
+    v = model.lin_in(graph.x)
+    for _ in range(2):
+        z = model.conv_norms[0](v) if residual else v
+        z = model.convs[0](z, graph.edge_index, node_type=grid.node_type.repeat(3 * frames))
+        v = v + z if residual else z
+    v = model.out_norm(v) if residual else v
+    out = model(x, grid.edge_index, node_type=grid.node_type)
+    torch.testing.assert_close(out.flatten(0, 2), v)
+
+
+def test_a_node_sees_as_many_frames_as_there_are_rounds():
+    grid = multiscale_grid((2, 1))
+    model = make()
+    x = nodes(1, 6, 5, 4)
+    other = x.clone()
+    other[:, 0] += 1
+    changed = (model(x, grid.edge_index) - model(other, grid.edge_index)).abs().amax((0, 2, 3))
+    assert (changed[:3] > 0).all() and (changed[3:] == 0).all()
+
+
+def test_time_has_no_direction():
+    grid = multiscale_grid((2, 1))
+    model, x = make(), nodes(2, 5, 5, 4)
+    torch.testing.assert_close(
+        model(x.flip(1), grid.edge_index), model(x, grid.edge_index).flip(1), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_in_a_block_it_takes_the_arguments_of_rstg():
+    block = RSTGBlock(
+        4, 6, (2, 1), to="vec", graph=HomogeneousRSTG, in_norm=ChannelBatchNorm, topology="complete"
+    )
+    plain = RSTGBlock(4, 6, (2, 1), to="vec")
+    assert isinstance(plain.rstg, RSTG) and plain.streams
+    assert not block.streams  # a frame sees the next one
+    block(nodes(2, 4, 3, 8, 8)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="'num_rounds' to be at least 1"):
+        HomogeneousRSTG(4, 6, num_rounds=0)
+    with pytest.raises(TypeError, match="time_stages"):
+        HomogeneousRSTG(4, 6, time_stages="all")
+    with pytest.raises(ValueError, match=r"\[B, T, N, 4\]"):
+        make()(torch.zeros(2, 5, 4), multiscale_grid((2, 1)).edge_index)

@@ -1,0 +1,117 @@
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import rstg_pyg.train.reproduce
+from rstg_pyg.train.reproduce import ROWS, chosen_rows, main, make_jobs
+from rstg_pyg.train.syncmnist_rows import ABLATIONS
+
+TINY = [
+    *("data.digits=builtin", "data.train_videos=96", "data.val_videos=16", "data.test_videos=40"),
+    *("data.num_frames=3", "pretrain.steps=2", "train.validate_every=3", "train.log_every=2"),
+    *("trainer.accelerator=cpu", "model.backbone.filters=[4,4,8]"),
+]
+COMMAND = ["syncmnist", "--size", "mini", "--rows", "mean_lstm", "homogeneous", "--seeds", "0", "1"]
+COMMAND += ["--jobs", "2", *TINY]
+
+
+def test_a_table_from_nothing_killed_and_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/table_syncmnist/mini"
+    seeds = [
+        folder / "3digits" / row / f"seed{s}" for row in ("mean_lstm", "homogeneous") for s in (0, 1)
+    ]
+    process = subprocess.Popen(
+        [sys.executable, rstg_pyg.train.reproduce.__file__, *COMMAND],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.time() + 120
+    while time.time() < deadline and not any((s / "results.json").is_file() for s in seeds):
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    first = next(s for s in seeds if (s / "results.json").is_file())
+    before = (first / "results.json").stat().st_mtime_ns
+
+    assert main(COMMAND) == 0
+    assert (first / "results.json").stat().st_mtime_ns == before
+    for seed in seeds:  # nothing ran twice
+        assert (seed / "log.txt").read_text().count("test: top-1") == 1
+    found = {s: json.loads((s / "results.json").read_text()) for s in seeds}
+    assert [r["seed"] for r in found.values()] == [0, 1, 0, 1]
+    with open(folder / "table.csv") as file:
+        rows = {(r["row"], r["digits"]): r for r in csv.DictReader(file)}
+    for i, row in enumerate(("mean_lstm", "homogeneous")):
+        values = [100 * found[seed]["top1"] for seed in seeds[2 * i : 2 * i + 2]]
+        assert float(rows[row, "3"]["mean"]) == pytest.approx(sum(values) / 2, abs=1e-3)
+        assert rows[row, "3"]["seeds"] == "0 1"
+    assert rows["ours", "3"]["mean"] == rows["mean_lstm", "5"]["mean"] == ""
+    assert "RSTG: Homogeneous" in capsys.readouterr().out
+
+    # A run that ended between its last checkpoint and its results goes on from there.
+    result = found[first]
+    (first / "results.json").unlink()
+    assert main(COMMAND) == 0
+    assert "goes on" in capsys.readouterr().out
+    again = json.loads((first / "results.json").read_text())
+    assert (again["top1"], again["loss"], again["steps"]) == (result["top1"], result["loss"], 6)
+
+    (folder / "table.md").unlink()
+    assert main([*COMMAND, "--table-only"]) == 0
+    assert (folder / "table.md").is_file()
+
+
+def fails(capsys, *arguments):
+    assert main(["syncmnist", "--size", "mini", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    return error
+
+
+def test_mistakes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "--rows: there is no 'positionl'; did you mean 'positional'" in fails(
+        capsys, "--rows", "positionl"
+    )
+    assert "--ablate: there is no 'nothing'" in fails(capsys, "--ablate", "nothing")
+    assert "--jobs: expected at least 1" in fails(capsys, "--jobs", "0")
+    assert "unknown key 'train.lrr'" in fails(capsys, "train.lrr=3")
+    assert "the table has 3 and 5 digits (got 4)" in fails(capsys, "data.num_digits=4")
+    assert not (tmp_path / "runs").exists()
+    assert main(["figures", "nowhere"]) == 2
+    assert "nowhere: expected a run folder" in capsys.readouterr().err
+
+
+def test_which_rows_run():
+    assert [row.name for row in chosen_rows(None, None)] == list(ROWS)
+    assert [row.name for row in chosen_rows(["i3d"], None)] == ["i3d"]
+    every = chosen_rows(None, [])
+    assert [row.name for row in every] == ["ours", *(f"ours-{name}" for name in ABLATIONS)]
+    assert [row.name for row in chosen_rows(["i3d"], ["gru"])] == ["i3d", "ours-gru"]
+
+
+@pytest.mark.parametrize(("size", "digits"), [("mini", 3), ("base", 5), ("full", 5)])
+def test_every_row_comes_once_before_the_second_seed(size, digits):
+    jobs = make_jobs(Path("out"), size, chosen_rows(None, None), None, [0, 1], [])
+    assert [job.folder.parts[2:] for job in jobs[:2]] == [
+        ("mean_lstm", "seed0"),
+        ("conv_lstm", "seed0"),
+    ]
+    assert [job.folder.name for job in jobs] == ["seed0"] * len(ROWS) + ["seed1"] * len(ROWS)
+    assert {job.folder.parts[1] for job in jobs} == {f"{digits}digits"}
+
+
+def test_a_change_that_changes_nothing_is_left_out():
+    rows = chosen_rows(None, ["two_rounds", "three_rounds", "gru"])
+    names = {
+        size: [job.folder.parts[2] for job in make_jobs(Path("out"), size, rows, None, [0], [])]
+        for size in ("mini", "full")
+    }
+    assert names["mini"] == ["ours", "ours-three_rounds", "ours-gru"]
+    assert names["full"] == ["ours", "ours-two_rounds", "ours-gru"]

@@ -1,0 +1,161 @@
+"""Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|base|full ...``.
+
+Every row and seed is a run of ``run.py`` in a folder of its own. What is done is left alone and what
+was begun goes on, so the command can be stopped and given again at any time. After every run the table
+is written anew beside the paper's numbers: ``table.md``, ``table.csv``, ``table.png``.
+
+``python train/reproduce.py figures RUN...`` draws what trained networks look at and where they fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+
+from rstg_pyg.train.errors import UserError, nearest  # noqa: E402
+from rstg_pyg.train.many_runs import Job, run_jobs  # noqa: E402
+from rstg_pyg.train.settings import load_config  # noqa: E402
+from rstg_pyg.train.syncmnist_figures import write_figures  # noqa: E402
+from rstg_pyg.train.syncmnist_rows import ABLATIONS, DIGITS, ROWS, Row  # noqa: E402
+from rstg_pyg.train.syncmnist_table import run_folder, write_table  # noqa: E402
+
+SIZES = ("mini", "base", "full")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = parse_arguments(argv)
+    try:
+        if arguments.command == "figures":
+            out = Path(arguments.out or Path(arguments.runs[0]) / "figures")
+            write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
+            print(f"written to {out}")
+            return 0
+        return syncmnist(arguments)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="reproduce.py", description="Run the paper's tables.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    table = commands.add_parser(
+        "syncmnist",
+        help="run the rows of the SyncMNIST table",
+        usage="%(prog)s --size SIZE [options] [key.path=value ...]",
+        allow_abbrev=False,
+    )
+    table.add_argument("--size", choices=SIZES, required=True, help="see configs/syncmnist/common.yaml")
+    table.add_argument("--digits", type=int, choices=DIGITS, help="(default: what the size has)")
+    table.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
+    table.add_argument(
+        "--ablate", nargs="*", metavar="CHANGE", help=f"ours with changes: {', '.join(ABLATIONS)}"
+    )
+    table.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    table.add_argument("--jobs", type=int, default=1, help="runs at once; several have a thread each")
+    table.add_argument("--out", default="runs/table_syncmnist", metavar="DIR")
+    table.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
+    figures = commands.add_parser("figures", help="draw figures from finished runs")
+    figures.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    figures.add_argument("--out", metavar="DIR", help="(default: RUN/figures)")
+    figures.add_argument("--videos", type=int, default=1000, help="test videos to look at")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    overrides = [a for a in argv if "=" in a and not a.startswith("-")] * (argv[:1] == ["syncmnist"])
+    arguments = parser.parse_args([a for a in argv if a not in overrides])
+    arguments.overrides = overrides  # anywhere, also after an option with several values
+    return arguments
+
+
+def syncmnist(arguments: argparse.Namespace) -> int:
+    """Runs rows of the table and writes it; returns the exit code.
+
+    Raises:
+        UserError: If an argument is wrong, or a run ends with a mistake of the user's.
+    """
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
+    out = Path(arguments.out) / arguments.size
+    rows = chosen_rows(arguments.rows, arguments.ablate)
+    jobs = make_jobs(
+        out,
+        arguments.size,
+        rows,
+        arguments.digits,
+        arguments.seeds,
+        [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides],
+    )
+    done = True
+    if not arguments.table_only:
+        out.mkdir(parents=True, exist_ok=True)
+        done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, arguments.size))
+    print(f"\n{write_table(out, arguments.size)}\nwritten to {out / 'table.md'}, .csv and .png")
+    return 0 if done else 1
+
+
+def chosen_rows(rows: list[str] | None, changes: list[str] | None) -> list[Row]:
+    """The rows of the table, or some of them; ours and its ablation.
+
+    Raises:
+        UserError: If there is no such row or change.
+    """
+    for option, names, known in (("--rows", rows, ROWS), ("--ablate", changes, ABLATIONS)):
+        for name in names or []:
+            if name not in known:
+                hint = nearest(name, known) or f"; known are {', '.join(known)}"
+                raise UserError(f"{option}: there is no '{name}'{hint}")
+    if rows is None:
+        rows = list(ROWS) if changes is None else ["ours"]
+    out = [ROWS[name] for name in rows]
+    return out + [ABLATIONS[name] for name in (changes or ABLATIONS)] * (changes is not None)
+
+
+def make_jobs(
+    out: Path,
+    size: str,
+    rows: Sequence[Row],
+    digits: int | None,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+) -> list[Job]:
+    """The runs: every row with the first seed, then with the second, and so on.
+
+    A change of the ablation that changes nothing at this size is left out.
+
+    Raises:
+        UserError: If a config does not fit.
+    """
+    jobs = []
+    for seed, row in itertools.product(dict.fromkeys(seeds), rows):
+        changes = [f"size={size}", f"seed={seed}", "trainer.progress_bar=false"]
+        changes += [] if digits is None else [f"data.num_digits={digits}"]
+        without = [*changes, f"name={row.name}", *overrides]
+        changes += [f"name={row.name}", *row.overrides, *overrides]
+        config = load_config(row.cfg, changes)
+        if row.overrides and config == load_config(row.cfg, without):
+            continue
+        count = config.data.num_digits
+        if count not in DIGITS:
+            raise UserError(
+                f"data.num_digits: the table has 3 and 5 digits (got {count}); use --digits"
+            )
+        folder = run_folder(out, count, row, seed)
+        title = f"{row.name}, {count} digits, seed {seed}"
+        jobs.append(Job(title, folder, row.cfg, tuple(changes)))
+    return jobs
+
+
+if __name__ == "__main__":
+    sys.exit(main())
