@@ -9,8 +9,10 @@ from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
+
+from rstg_pyg.fast.linear import Linear
+from rstg_pyg.fast.messages import edge_dots
 
 
 class Norm(torch.nn.Module):
@@ -130,6 +132,12 @@ class Attention(torch.nn.Module):
         """What the sender offers."""
         return self.lin_key(x)
 
+    def edges(
+        self, query: Tensor, key: Tensor, source: Tensor, target: Tensor, weight: Optional[Tensor]
+    ) -> Tensor:
+        """Logits ``[E, M, heads]`` of all edges from query and key of the nodes ``[N, M, *]``."""
+        return self(query.index_select(0, target), key.index_select(0, source), weight)
+
 
 class DotAttention(Attention):
     r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j \rangle`, one per head.
@@ -156,7 +164,16 @@ class DotAttention(Attention):
 
     def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
         """Logits ``[*, heads]`` from query and key ``[*, channels]``."""
-        logit = (query * key).unflatten(-1, (self.heads, -1)).sum(-1)
+        return self._scaled((query * key).unflatten(-1, (self.heads, -1)).sum(-1), weight)
+
+    def edges(
+        self, query: Tensor, key: Tensor, source: Tensor, target: Tensor, weight: Optional[Tensor]
+    ) -> Tensor:
+        """Logits ``[E, M, heads]`` of all edges from query and key of nodes ``[N, M, channels]``."""
+        query, key = (x.unflatten(-1, (self.heads, -1)) for x in (query, key))
+        return self._scaled(edge_dots(query, key, source, target), weight)
+
+    def _scaled(self, logit: Tensor, weight: Optional[Tensor]) -> Tensor:
         if self.scale != 1.0:
             logit = logit * self.scale
         return logit if weight is None else logit * weight.unsqueeze(-1)
