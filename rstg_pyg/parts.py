@@ -221,6 +221,8 @@ class TypedLinear(torch.nn.Module):
         """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
         if len(self.lins) == 1:
             return self.lins[0](x)
+        if x.device.type == "cuda" and x.dim() > 2 and x.size(1) > 1:
+            return self.by_node(x, node_type)
         rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
         order = torch.cat(rows)
         if not torch.compiler.is_compiling() and order.numel() != x.size(0):
@@ -230,6 +232,16 @@ class TypedLinear(torch.nn.Module):
             )
         out = torch.cat([lin(x.index_select(0, row)) for lin, row in zip(self.lins, rows)])
         return out.index_select(0, order.argsort())
+
+    def by_node(self, x: Tensor, node_type: Tensor) -> Tensor:
+        """The same for ``x [N, M, C]`` with a copy of the weights per node: nobody has to ask the
+        device how many nodes are of which type, so the host need not wait for it.
+        """
+        weight = torch.stack([lin.weight for lin in self.lins]).index_select(0, node_type)
+        if self.lins[0].bias is None:
+            return torch.bmm(x, weight.transpose(1, 2))
+        bias = torch.stack([lin.bias for lin in self.lins]).index_select(0, node_type)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
 class UpdateMLP(torch.nn.Module):

@@ -17,7 +17,7 @@ from rstg_pyg.fast.linear import product
 
 #: Rows and numbers of a block of edges on the CPU, at least: enough for a matrix product at full rate,
 #: few enough for the cache. A GPU takes all edges at once.
-BLOCK_ROWS, BLOCK_SIZE = 2048, 2**18
+BLOCK_ROWS, BLOCK_SIZE = 1024, 2**18
 #: Up to how many pairs of nodes per edge the dot products of all pairs (one matrix product) are
 #: cheaper than those of the edges alone.
 PAIRS_PER_EDGE = 16
@@ -117,6 +117,7 @@ def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
         d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
         d_src.index_add_(0, j, d_hidden)
         d_dst.index_add_(0, i, d_hidden)
+        del d_out, d_message, d_hidden, hidden  # before the next block takes its own
     return d_src, d_dst, d_alpha, d_weight, d_bias
 
 
