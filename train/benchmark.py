@@ -188,7 +188,7 @@ def network_rows(quick: bool) -> list[dict[str, Any]]:
         return call
 
     calls = {name: step(*pair) for name, pair in networks.items()}
-    times = interleaved(calls, repeats=3, seconds=10 if quick else 120)
+    times = interleaved(calls, repeats=3 if quick else 7, seconds=10 if quick else 120)
     rows = []
     for name, (_, x) in networks.items():
         median, spread = median_and_spread(times[name])
