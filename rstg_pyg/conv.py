@@ -8,13 +8,15 @@ from typing import Callable, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import Linear, MessagePassing
+from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
 from rstg_pyg.checks import check_inputs
+from rstg_pyg.fast.linear import Linear
+from rstg_pyg.fast.space import gather_messages
 from rstg_pyg.parts import Norm, make_parts
 
 
@@ -259,31 +261,35 @@ class RSTGConv(MessagePassing):
         if self.flow == "target_to_source":
             size = size[::-1]
 
-        key, query = None, nodes.new_zeros(nodes.size(0), copies * self.heads)
-        if self.attend is not None:
-            key, query = self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1)
         weight = None if edge_weight is None else _rows_first(edge_weight.unsqueeze(-1)).squeeze(-1)
-        # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
-        alpha = self.edge_updater(
-            edge_index, key=key, query=query, edge_weight=weight, copies=copies, size=size
-        )
+        out = gather_messages(self, edge_index, edge_attr, weight, (sources, pos_src), (nodes, pos_dst))
+        if out is not None:
+            out, alpha = out
+        else:  # the same, as PyG has it
+            key, query = None, nodes.new_zeros(nodes.size(0), copies * self.heads)
+            if self.attend is not None:
+                key, query = self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1)
+            # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
+            alpha = self.edge_updater(
+                edge_index, key=key, query=query, edge_weight=weight, copies=copies, size=size
+            )
 
-        if edge_attr is not None:
-            edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
-        src = self.send.source(sources, pos_src).flatten(1)
-        dst = self.send.target(nodes, pos_dst).flatten(1)
-        # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
-        out = self.propagate(
-            edge_index,
-            src=src,
-            dst=dst,
-            alpha=alpha,
-            edge_attr=edge_attr,
-            batch=batch,
-            lead=lead,
-            size=size,
-        )
-        out = out.view(nodes.size(0), copies, self.hidden_channels)
+            if edge_attr is not None:
+                edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
+            src = self.send.source(sources, pos_src).flatten(1)
+            dst = self.send.target(nodes, pos_dst).flatten(1)
+            # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
+            out = self.propagate(
+                edge_index,
+                src=src,
+                dst=dst,
+                alpha=alpha,
+                edge_attr=edge_attr,
+                batch=batch,
+                lead=lead,
+                size=size,
+            )
+            out = out.view(nodes.size(0), copies, self.hidden_channels)
         if self.after_aggr is not None:
             out = _rows_first(self.after_aggr(_rows_last(out, lead), batch))
 

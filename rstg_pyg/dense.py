@@ -4,10 +4,10 @@ from typing import Callable, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
 
 from rstg_pyg.checks import check_inputs
+from rstg_pyg.fast.linear import Linear
 from rstg_pyg.parts import Norm, make_parts
 
 

@@ -9,8 +9,10 @@ from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
+
+from rstg_pyg.fast.linear import Linear
+from rstg_pyg.fast.messages import edge_dots
 
 
 class Norm(torch.nn.Module):
@@ -130,6 +132,12 @@ class Attention(torch.nn.Module):
         """What the sender offers."""
         return self.lin_key(x)
 
+    def edges(
+        self, query: Tensor, key: Tensor, source: Tensor, target: Tensor, weight: Optional[Tensor]
+    ) -> Tensor:
+        """Logits ``[E, M, heads]`` of all edges from query and key of the nodes ``[N, M, *]``."""
+        return self(query.index_select(0, target), key.index_select(0, source), weight)
+
 
 class DotAttention(Attention):
     r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j \rangle`, one per head.
@@ -156,7 +164,16 @@ class DotAttention(Attention):
 
     def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
         """Logits ``[*, heads]`` from query and key ``[*, channels]``."""
-        logit = (query * key).unflatten(-1, (self.heads, -1)).sum(-1)
+        return self._scaled((query * key).unflatten(-1, (self.heads, -1)).sum(-1), weight)
+
+    def edges(
+        self, query: Tensor, key: Tensor, source: Tensor, target: Tensor, weight: Optional[Tensor]
+    ) -> Tensor:
+        """Logits ``[E, M, heads]`` of all edges from query and key of nodes ``[N, M, channels]``."""
+        query, key = (x.unflatten(-1, (self.heads, -1)) for x in (query, key))
+        return self._scaled(edge_dots(query, key, source, target), weight)
+
+    def _scaled(self, logit: Tensor, weight: Optional[Tensor]) -> Tensor:
         if self.scale != 1.0:
             logit = logit * self.scale
         return logit if weight is None else logit * weight.unsqueeze(-1)
@@ -204,6 +221,8 @@ class TypedLinear(torch.nn.Module):
         """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
         if len(self.lins) == 1:
             return self.lins[0](x)
+        if x.device.type == "cuda" and x.dim() > 2 and x.size(1) > 1:
+            return self.by_node(x, node_type)
         rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
         order = torch.cat(rows)
         if not torch.compiler.is_compiling() and order.numel() != x.size(0):
@@ -213,6 +232,16 @@ class TypedLinear(torch.nn.Module):
             )
         out = torch.cat([lin(x.index_select(0, row)) for lin, row in zip(self.lins, rows)])
         return out.index_select(0, order.argsort())
+
+    def by_node(self, x: Tensor, node_type: Tensor) -> Tensor:
+        """The same for ``x [N, M, C]`` with a copy of the weights per node: nobody has to ask the
+        device how many nodes are of which type, so the host need not wait for it.
+        """
+        weight = torch.stack([lin.weight for lin in self.lins]).index_select(0, node_type)
+        if self.lins[0].bias is None:
+            return torch.bmm(x, weight.transpose(1, 2))
+        bias = torch.stack([lin.bias for lin in self.lins]).index_select(0, node_type)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
 class UpdateMLP(torch.nn.Module):

@@ -5,10 +5,10 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import glorot, reset
 
 from rstg_pyg.conv import RSTGConv
+from rstg_pyg.fast.linear import Linear
 
 #: What a recurrent cell carries from one chunk of frames to the next.
 CellState = Union[Tensor, Tuple[Tensor, Tensor]]

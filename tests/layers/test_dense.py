@@ -5,6 +5,8 @@ from torch_geometric.utils import to_dense_adj
 from rstg_pyg import DenseRSTGConv, JointLayerNorm, RSTGConv
 from rstg_pyg.graphs import multiscale_grid
 
+pytestmark = pytest.mark.usefixtures("path")
+
 OPTIONS = {
     "plain": {},
     "types": {"num_node_types": 3},

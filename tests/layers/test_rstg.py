@@ -4,6 +4,8 @@ import torch
 from rstg_pyg import RSTG, JointLayerNorm, RSTGConv
 from rstg_pyg.graphs import multiscale_grid
 
+pytestmark = pytest.mark.usefixtures("path")
+
 GRID = multiscale_grid((2, 1))
 BATCH, STEPS, NODES = 2, 5, 5
 TIME_STAGES = {

@@ -18,6 +18,8 @@ from torch_geometric.utils import (
 from rstg_pyg import JointLayerNorm, RSTGConv
 from rstg_pyg.graphs import multiscale_grid
 
+pytestmark = pytest.mark.usefixtures("path")
+
 # Six nodes in no order; nobody sends to node 2, node 3 hears from two others, node 0 from three.
 EDGES = torch.tensor([[5, 1, 2, 0, 4, 3, 2, 0, 5, 1], [3, 0, 0, 1, 0, 1, 3, 5, 4, 4]])
 TYPES = torch.tensor([1, 0, 2, 0, 1, 2])

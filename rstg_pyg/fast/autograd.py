@@ -1,0 +1,81 @@
+"""What the autograd functions of this room share."""
+
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+_ENABLED = True
+
+
+class plain_paths:
+    """Context in which no fast path is taken: for tests, comparisons and to look for a fault.
+
+    Example:
+        >>> with plain_paths():
+        ...     expected = conv(x, edge_index)
+    """
+
+    def __enter__(self):
+        global _ENABLED
+        self.before, _ENABLED = _ENABLED, False
+
+    def __exit__(self, *args):
+        global _ENABLED
+        _ENABLED = self.before
+
+
+def eager() -> bool:
+    """Whether functions with a backward pass of their own can be used now.
+
+    Compilers, function transforms (``vmap``, ``grad``, ``jvp``) and forward-mode differentiation look
+    into the operations, so they get the plain formulas.
+    """
+    return (
+        _ENABLED
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def unhooked(*modules: Optional[torch.nn.Module]) -> bool:
+    """Whether nobody wants to see these modules being called."""
+    return not any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+        if module is not None
+    )  # fmt: skip
+
+
+def autocast_to(x: Tensor) -> Optional[torch.dtype]:
+    """The type that autocast gives to matrix products of ``x``; ``None`` outside of it."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """Operations inside keep the types that they are given."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def derivative(
+    formula: Callable, inputs: Sequence[Optional[Tensor]], needed: Sequence[bool], *grads: Tensor
+) -> Tuple[Optional[Tensor], ...]:
+    """The gradient of the plain formula, itself differentiable: for second derivatives.
+
+    Args:
+        formula: Gives one tensor, or as many as there are ``grads``.
+        inputs: Its arguments.
+        needed: For which of them the gradient is wanted.
+        grads: The gradient of each output.
+    """
+    # Aliases, so that only the direct influence of each input counts.
+    inputs = [None if x is None else x.view_as(x) for x in inputs]
+    wanted: List[Tensor] = [x for x, need in zip(inputs, needed) if need and x is not None]
+    out = formula(*inputs)
+    out = [out] if isinstance(out, Tensor) else list(out)
+    found = iter(torch.autograd.grad(out, wanted, list(grads), create_graph=True, allow_unused=True))
+    return tuple(next(found) if need and x is not None else None for x, need in zip(inputs, needed))

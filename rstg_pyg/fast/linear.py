@@ -1,0 +1,93 @@
+r"""Matrix products in float32 on the CPU by oneDNN instead of BLAS.
+
+PyTorch's own ``mm`` calls MKL, whose kernels for processors of other makers use half the width of
+their vector units. oneDNN comes with PyTorch, makes its kernels for the processor at hand, and is what
+``torch.nn.LSTM`` and convolutions run on already. Where it is missing or switched off
+(``torch.backends.mkldnn.flags(enabled=False)``), everything is ``mm`` again.
+"""
+
+from typing import Optional
+
+import torch
+import torch_geometric.nn
+from torch import Tensor
+
+from rstg_pyg.fast.autograd import autocast_to, derivative, eager
+
+#: Multiply-adds from which on the detour is worth its 20 microseconds.
+LEAST_WORK = 2**21
+#: Sums over this many rows into a result this small (gradients of narrow weights) are faster by ``mm``.
+_LONG, _SMALL = 4096, 2**14
+
+
+def uses_onednn(x: Tensor) -> bool:
+    """Whether products of ``x`` go to oneDNN: the same for a forward and its backward pass."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and torch.backends.mkldnn.enabled
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, relu: bool = False) -> Tensor:
+    """``x @ weight.t() + bias``, with ReLU if asked for; not differentiable.
+
+    Args:
+        x: ``[R, K]``, in any layout.
+        weight: ``[D, K]``, in any layout.
+        bias: ``[D]``.
+        relu: Whether to apply ReLU to the result.
+
+    Returns:
+        ``[R, D]``.
+    """
+    long = x.size(1) >= _LONG and x.size(0) * weight.size(0) <= _SMALL
+    if uses_onednn(x) and x.numel() > 0 and weight.numel() > 0 and not long:
+        kind = "relu" if relu else "none"
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], "")
+    out = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+    return out.relu_() if relu else out
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, weight, bias):
+        ctx.save_for_backward(rows, weight, bias)
+        return product(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, weight, bias = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return derivative(torch.nn.functional.linear, (rows, weight, bias), need, grad)
+        return (
+            product(grad, weight.t()) if need[0] else None,
+            product(grad.t(), rows.t()) if need[1] else None,
+            grad.sum(0) if need[2] else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """:func:`torch.nn.functional.linear`."""
+    if (
+        not eager()
+        or not uses_onednn(x)
+        or weight.dtype != x.dtype
+        or autocast_to(x) is not None
+        or x.dim() < 2
+        or x.numel() * weight.size(0) < LEAST_WORK
+    ):
+        return torch.nn.functional.linear(x, weight, bias)
+    # Views are made out here: a layer's result may be overwritten, by ReLU for example.
+    return _Linear.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], weight.size(0))
+
+
+class Linear(torch_geometric.nn.Linear):
+    """:class:`torch_geometric.nn.Linear` at the machine's rate; the same parameters and arguments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """"""
+        return linear(x, self.weight, self.bias)

@@ -1,0 +1,222 @@
+r"""The sum of weighted messages without the memory of all edges, and logits of all edges.
+
+Both are written twice: as the formula (``*_formula``: the specification, and the way to second
+derivatives), and as a function with a backward pass of its own that goes through the edges in blocks.
+A block's hidden features stay in the cache between gathering, matrix product and sum. Of everything
+that is as large as all edges, only the messages themselves are kept; what precedes them is gathered
+and added again in the backward pass, which costs no matrix product.
+"""
+
+from typing import Iterator, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from rstg_pyg.fast.autograd import autocast_to, derivative, no_autocast
+from rstg_pyg.fast.linear import product
+
+#: Rows and numbers of a block of edges on the CPU, at least: enough for a matrix product at full rate,
+#: few enough for the cache. A GPU takes all edges at once.
+BLOCK_ROWS, BLOCK_SIZE = 1024, 2**18
+#: Up to how many pairs of nodes per edge the dot products of all pairs (one matrix product) are
+#: cheaper than those of the edges alone.
+PAIRS_PER_EDGE = 16
+
+
+def weighted_messages_formula(
+    src: Tensor,
+    dst: Tensor,
+    alpha: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    source: Tensor,
+    target: Tensor,
+) -> Tensor:
+    r"""Sums, for every target and head, the weighted messages of a send function of two layers:
+
+    .. math::
+        \mathbf{g}_{hi} = \sum_{j \in \mathcal{N}(i)} \alpha_{jih} \, \mathrm{ReLU} \left( \mathbf{W}
+        \, \mathrm{ReLU} ( \mathbf{s}_j + \mathbf{d}_i ) + \mathbf{b} \right)
+
+    Args:
+        src: The senders' part of the first layer, ``[S, M, C]`` for M copies of the graph.
+        dst: The receivers' part, ``[N, M, C]``.
+        alpha: Attention coefficients, ``[E, M, H]``.
+        weight: The second layer's weight, ``[D, C]``.
+        bias: Its bias, ``[D]``, if it has one.
+        source: The sender of every edge, ``[E]``.
+        target: The receiver of every edge, ``[E]``.
+
+    Returns:
+        ``[H, N, M, D]``.
+    """
+    hidden = (src.index_select(0, source) + dst.index_select(0, target)).relu()
+    message = torch.nn.functional.linear(hidden, weight, bias).relu()
+    weighted = message.unsqueeze(0) * alpha.movedim(-1, 0).unsqueeze(-1)  # [H, E, M, D]
+    out = weighted.new_zeros(weighted.size(0), *dst.shape[:2], weight.size(0))
+    return out.index_add(1, target, weighted)
+
+
+class _WeightedMessages(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, src, dst, alpha, weight, bias, source, target):
+        keep = any(ctx.needs_input_grad)
+        out = src.new_zeros(alpha.size(2), *dst.shape[:2], weight.size(0))
+        messages = []
+        with no_autocast(src):
+            for block in _blocks(src, source):
+                j, i = source[block], target[block]
+                hidden = _hidden(src, dst, j, i)
+                message = product(hidden.flatten(0, 1), weight, bias, relu=True)
+                message = message.view(*hidden.shape[:2], -1)
+                for h in range(alpha.size(2)):
+                    out[h].index_add_(0, i, message * alpha[block, :, h, None])
+                if keep:
+                    messages.append(message)
+        if keep:
+            ctx.save_for_backward(src, dst, alpha, weight, bias, source, target, *messages)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        src, dst, alpha, weight, bias, source, target, *messages = ctx.saved_tensors
+        with no_autocast(src):
+            if torch.is_grad_enabled():
+                inputs = (src, dst, alpha, weight, bias)
+                grads = derivative(
+                    lambda *inputs: weighted_messages_formula(*inputs, source, target),
+                    inputs,
+                    ctx.needs_input_grad,
+                    grad,
+                )
+                return (*grads, None, None)
+            grads = _backward(src, dst, alpha, weight, bias, source, target, messages, grad)
+            return (*grads, None, None)
+
+
+def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
+    """Gradients of sources, targets, coefficients, weight and bias."""
+    d_src, d_dst, d_alpha = torch.zeros_like(src), torch.zeros_like(dst), torch.empty_like(alpha)
+    d_weight = torch.zeros_like(weight)
+    d_bias = None if bias is None else torch.zeros_like(bias)
+    for block, message in zip(_blocks(src, source), messages):
+        j, i = source[block], target[block]
+        d_message = None
+        for h in range(alpha.size(2)):
+            d_out = grad[h].index_select(0, i)
+            d_alpha[block, :, h] = torch.linalg.vecdot(message, d_out)
+            d_out.mul_(alpha[block, :, h, None])
+            d_message = d_out if d_message is None else d_message.add_(d_out)
+        # Through the ReLU, to the rows of a matrix product.
+        d_message = torch.ops.aten.threshold_backward(d_message, message, 0).flatten(0, 1)
+        hidden = _hidden(src, dst, j, i)
+        d_weight += product(d_message.t(), hidden.flatten(0, 1).t())
+        if d_bias is not None:
+            d_bias += d_message.sum(0)
+        d_hidden = product(d_message, weight.t()).view(hidden.shape)
+        d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
+        d_src.index_add_(0, j, d_hidden)
+        d_dst.index_add_(0, i, d_hidden)
+        del d_out, d_message, d_hidden, hidden  # before the next block takes its own
+    return d_src, d_dst, d_alpha, d_weight, d_bias
+
+
+def _blocks(x: Tensor, source: Tensor) -> Iterator[slice]:
+    """The edges in blocks, for node features ``[N, M, ...]``."""
+    edges = source.numel()
+    step = max(1, edges)
+    if x.device.type == "cpu":
+        rows = max(BLOCK_ROWS, BLOCK_SIZE // x.size(-1))
+        step = max(1, rows // x.size(1))
+    return (slice(start, min(start + step, edges)) for start in range(0, edges, step))
+
+
+def _hidden(src: Tensor, dst: Tensor, j: Tensor, i: Tensor) -> Tensor:
+    """The first layer of the send function for some edges, ``[e, M, C]``."""
+    return src.index_select(0, j).add_(dst.index_select(0, i)).relu_()
+
+
+def weighted_messages(
+    src: Tensor,
+    dst: Tensor,
+    alpha: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    source: Tensor,
+    target: Tensor,
+) -> Tensor:
+    """See :func:`weighted_messages_formula`."""
+    kind = autocast_to(src) or src.dtype
+    src, dst, alpha, weight = (x.to(kind) for x in (src, dst, alpha, weight))
+    bias = None if bias is None else bias.to(kind)
+    return _WeightedMessages.apply(src, dst, alpha, weight, bias, source, target)
+
+
+def edge_dots_formula(query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Dot products of the receiver's query and the sender's key.
+
+    Args:
+        query: ``[N, M, H, D]``.
+        key: ``[S, M, H, D]``.
+        source: The sender of every edge, ``[E]``.
+        target: The receiver of every edge, ``[E]``.
+
+    Returns:
+        ``[E, M, H]``.
+    """
+    return (query.index_select(0, target) * key.index_select(0, source)).sum(-1)
+
+
+class _EdgeDots(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, source, target):
+        ctx.save_for_backward(query, key, source, target)
+        out = query.new_empty(source.numel(), *query.shape[1:3])
+        for block in _blocks(query, source):
+            out[block] = edge_dots_formula(query, key, source[block], target[block])
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, source, target = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grads = derivative(
+                lambda *inputs: edge_dots_formula(*inputs, source, target),
+                (query, key),
+                ctx.needs_input_grad,
+                grad,
+            )
+            return (*grads, None, None)
+        d_query, d_key = torch.zeros_like(query), torch.zeros_like(key)
+        for block in _blocks(query, source):
+            j, i, g = source[block], target[block], grad[block].unsqueeze(-1)
+            d_query.index_add_(0, i, key.index_select(0, j).mul_(g))
+            d_key.index_add_(0, j, query.index_select(0, i).mul_(g))
+        return d_query, d_key, None, None
+
+
+def edge_dots(query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """See :func:`edge_dots_formula`."""
+    (targets, copies, heads, _), sources = query.shape, key.size(0)
+    if targets * sources > PAIRS_PER_EDGE * source.numel():
+        return _EdgeDots.apply(query, key, source, target)
+    query, key = query.flatten(1, 2).transpose(0, 1), key.flatten(1, 2).permute(1, 2, 0)
+    pairs = torch.bmm(query, key).flatten(1)  # [M * H, N * S]
+    return pairs.index_select(1, target * sources + source).t().unflatten(1, (copies, heads))
+
+
+def split_edges(
+    edge_index: Tensor, flow: str, sources: int, targets: int
+) -> Optional[Tuple[Tensor, Tensor]]:
+    """Sender and receiver of every edge; ``None`` where the plain path has an error to report."""
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
+        return None
+    if edge_index.numel() == 0:
+        return None
+    first, second = edge_index.long().unbind(0)
+    source, target = (first, second) if flow == "source_to_target" else (second, first)
+    if edge_index.device.type == "cpu":  # elsewhere, looking would mean to wait
+        low, high = torch.stack([source, target]).aminmax(dim=1)
+        if int(low.min()) < 0 or int(high[0]) >= sources or int(high[1]) >= targets:
+            return None
+    return source, target

@@ -1,0 +1,102 @@
+"""The edges' half of a space stage in one function: attention, messages and their weighted sum."""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import SumAggregation
+from torch_geometric.utils import softmax
+
+from rstg_pyg.fast.autograd import eager, unhooked
+from rstg_pyg.fast.messages import split_edges, weighted_messages
+
+#: Where the methods that a fast path stands for are written; a subclass may have others.
+_OWN = ("rstg_pyg.conv", "torch_geometric.nn.conv.message_passing")
+_METHODS = ("message", "edge_update", "aggregate", "update")
+
+
+def gather_messages(
+    conv: torch.nn.Module,
+    edge_index: Tensor,
+    edge_attr: Optional[Tensor],
+    edge_weight: Optional[Tensor],
+    sources: Tuple[Tensor, Optional[Tensor]],
+    targets: Tuple[Tensor, Optional[Tensor]],
+) -> Optional[Tuple[Tensor, Tensor]]:
+    r"""What ``edge_updater`` and ``propagate`` of :class:`~rstg_pyg.RSTGConv` compute together.
+
+    The value projection of several heads is linear, so it is applied to each node's sums instead of
+    to every message.
+
+    Args:
+        conv: The layer.
+        edge_index: The edges.
+        edge_attr: Edge features.
+        edge_weight: Weights of the logits, ``[E, M or 1]``.
+        sources: Features and positions of the senders, nodes first (``[S, M, C]``).
+        targets: The same of the receivers.
+
+    Returns:
+        The aggregated messages ``[N, M, D]`` and the coefficients ``[E, M * H]``; ``None`` if the
+        layer or its input asks for more than is done here, or has an error.
+    """
+    (x_src, pos_src), (x_dst, pos_dst) = sources, targets
+    if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0:
+        return None
+    if not eager() or not _applies(conv, edge_index):
+        return None
+    edges = split_edges(edge_index, conv.flow, x_src.size(0), x_dst.size(0))
+    if edges is None:
+        return None
+    source, target = edges
+
+    if conv.attend is None:
+        logit = x_dst.new_zeros(source.numel(), x_dst.size(1), conv.heads)
+    else:
+        key, query = conv.attend.key(x_src), conv.attend.query(x_dst)
+        logit = conv.attend.edges(query, key, source, target, edge_weight)
+    alpha = softmax(logit.flatten(1), target, num_nodes=x_dst.size(0), dim=0).to(logit.dtype)
+    alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
+
+    src, dst = conv.send.source(x_src, pos_src), conv.send.target(x_dst, pos_dst)
+    lin = conv.send.lins[0]
+    out = weighted_messages(
+        src, dst, alpha.view(logit.shape), lin.weight, lin.bias, source, target
+    )  # [H, N, M, D]
+    if conv.lin_value is None:
+        return out.squeeze(0), alpha
+    return _values(conv, out, alpha.view(logit.shape), target), alpha
+
+
+def _applies(conv: torch.nn.Module, edge_index: Tensor) -> bool:
+    """Whether the layer is the common one and nobody looks into it."""
+    return (
+        type(edge_index) is Tensor
+        and edge_index.layout == torch.strided
+        and len(conv.send.lins) == 1
+        and conv.message_norm is None
+        and type(conv.aggr_module) is SumAggregation
+        and not conv.explain
+        and all(getattr(type(conv), name).__module__ in _OWN for name in _METHODS)
+        and not any(hooks for name, hooks in vars(conv).items() if _is_message_hook(name))
+        and unhooked(conv.send, conv.send.lins[0], conv.lin_value, conv.attend, conv.aggr_module)
+    )
+
+
+def _is_message_hook(name: str) -> bool:
+    """Whether an attribute holds hooks of PyG's (on messages, not on the module's call)."""
+    return name.endswith("_hooks") and name.startswith(
+        ("_propagate", "_message", "_aggregate", "_edge_update")
+    )
+
+
+def _values(conv: torch.nn.Module, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
+    """Projects every head's sums ``[H, N, M, D]`` with its share of the weights: ``[N, M, D]``."""
+    heads, nodes, copies, width = out.shape
+    weight = conv.lin_value.weight.view(heads, -1, width).transpose(1, 2).to(out.dtype)
+    out = torch.bmm(out.flatten(1, 2), weight).view(heads, nodes, copies, -1)
+    if conv.lin_value.bias is not None:
+        total = alpha.new_zeros(nodes, copies, heads).index_add(0, target, alpha).to(out.dtype)
+        bias = conv.lin_value.bias.view(heads, 1, 1, -1).to(out.dtype)
+        out = out + total.movedim(-1, 0).unsqueeze(-1) * bias
+    return out.permute(1, 2, 0, 3).flatten(2)

@@ -1,0 +1,273 @@
+"""The fast paths against the formulas beside them; when they are taken, what they keep, same bits."""
+
+import pytest
+import torch
+from torch_geometric import EdgeIndex
+from torch_geometric.nn import Linear as PyGLinear
+
+from rstg_pyg import RSTG, RSTGConv
+from rstg_pyg.fast import messages, space
+from rstg_pyg.fast.autograd import eager, plain_paths
+from rstg_pyg.fast.linear import Linear, product, uses_onednn
+from rstg_pyg.graphs import multiscale_grid
+from rstg_pyg.parts import TypedLinear
+
+S, N, M, H, C, D, E = 5, 6, 3, 2, 4, 7, 11
+GRID = multiscale_grid((2, 1))
+
+
+def draw(*shape, dtype=torch.double, seed=0):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
+
+
+def edges():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(S, (E,), generator=generator), torch.randint(N, (E,), generator=generator)
+
+
+def arguments(bias=True, **kwargs):
+    shapes = [(S, M, C), (N, M, C), (E, M, H), (D, C)] + ([(D,)] if bias else [])
+    return [draw(*shape, seed=k, **kwargs) for k, shape in enumerate(shapes)]
+
+
+def call(function, bias):
+    return lambda *inputs: function(*inputs, *([] if bias else [None]), *edges())
+
+
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+@pytest.mark.parametrize("bias", [True, False])
+def test_weighted_messages(bias, rows, monkeypatch):
+    monkeypatch.setattr(messages, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(messages, "BLOCK_SIZE", 1)
+    fast, formula = (
+        call(f, bias) for f in (messages.weighted_messages, messages.weighted_messages_formula)
+    )
+    inputs = arguments(bias)
+    out, expected = fast(*inputs), formula(*inputs)
+    assert out.shape == (H, N, M, D)
+    torch.testing.assert_close(out, expected)
+    grad = draw(*out.shape).detach()
+    torch.testing.assert_close(
+        torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(fast(*inputs), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weighted_messages_gradcheck(bias, monkeypatch):
+    monkeypatch.setattr(messages, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(messages, "BLOCK_SIZE", 1)
+    fast, inputs = call(messages.weighted_messages, bias), arguments(bias)
+    assert torch.autograd.gradcheck(fast, inputs)
+    assert torch.autograd.gradgradcheck(fast, inputs)
+
+
+@pytest.mark.parametrize("pairs", [0, 1000])
+def test_edge_dots(pairs, monkeypatch):
+    monkeypatch.setattr(messages, "PAIRS_PER_EDGE", pairs)
+    monkeypatch.setattr(messages, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(messages, "BLOCK_SIZE", 1)
+    inputs = [draw(N, M, H, C), draw(S, M, H, C, seed=1)]
+    out = messages.edge_dots(*inputs, *edges())
+    torch.testing.assert_close(out, messages.edge_dots_formula(*inputs, *edges()))
+    assert torch.autograd.gradcheck(lambda *x: messages.edge_dots(*x, *edges()), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: messages.edge_dots(*x, *edges()), inputs)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(bias, path):
+    fast, plain = Linear(5, 7, bias=bias), PyGLinear(5, 7, bias=bias)
+    plain.load_state_dict(fast.state_dict())
+    x = draw(2, 3, 5, dtype=torch.float)
+    grad = draw(2, 3, 7, dtype=torch.float).detach()
+    torch.testing.assert_close(fast(x), plain(x))
+    for a, b in zip(*(torch.autograd.grad(f(x), [x, *f.parameters()], grad) for f in (fast, plain))):
+        torch.testing.assert_close(a, b)
+    (first,) = torch.autograd.grad(fast(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(plain(x).square().sum(), x, create_graph=True)
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(*(torch.autograd.grad(g.sum(), x)[0] for g in (first, second)))
+
+
+def test_products_obey_the_switch():
+    x, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
+    expected = (x @ weight.t() + bias).relu()
+    torch.testing.assert_close(product(x, weight, bias, relu=True), expected)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not uses_onednn(x)
+        torch.testing.assert_close(product(x, weight, bias, relu=True), expected)
+    assert not uses_onednn(x.double())
+    assert product(x[:0], weight).shape == (0, 5)
+    torch.testing.assert_close(product(weight.t(), weight.t()), weight.t() @ weight)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_typed_linear_without_asking_how_many(bias):
+    layer = TypedLinear(4, 7, num_types=3, bias=bias)
+    x, node_type = torch.randn(6, 5, 4), torch.tensor([2, 0, 0, 2, 1, 0])
+    torch.testing.assert_close(layer.by_node(x, node_type), layer(x, node_type))
+    with pytest.raises(IndexError):
+        layer.by_node(x, node_type + 1)
+
+
+def taken(conv, x, edge_index, monkeypatch, **kwargs):
+    """Whether the call's messages went through the fast function."""
+    calls = []
+
+    def spy(*args):
+        calls.append(1)
+        return messages.weighted_messages(*args)
+
+    monkeypatch.setattr(space, "weighted_messages", spy)
+    conv(x, edge_index, **kwargs)
+    return bool(calls)
+
+
+class Louder(RSTGConv):
+    def update(self, inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * inputs
+
+
+def test_when_the_fast_path_is_taken(monkeypatch):
+    x, edge_index = torch.randn(2, 5, 4), GRID.edge_index
+    for kwargs in (
+        {},
+        {"heads": 2},
+        {"attention": None},
+        {"attention": "additive"},
+        {"residual": True},
+    ):
+        assert taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
+    assert taken(RSTGConv(4, 8), x[0], edge_index, monkeypatch)
+    for kwargs in (
+        {"norm": torch.nn.LayerNorm}, {"num_send_layers": 1}, {"num_send_layers": 3}, {"aggr": "mean"}
+    ):  # fmt: skip
+        assert not taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
+    conv = RSTGConv(4, 8, edge_dim=1)
+    assert not taken(conv, x, edge_index, monkeypatch, edge_attr=torch.ones(edge_index.size(1)))
+    wrapped = EdgeIndex(edge_index, sparse_size=(5, 5))
+    assert not taken(RSTGConv(4, 8), x, wrapped, monkeypatch)
+    assert not taken(Louder(4, 8), x, edge_index, monkeypatch)
+    with plain_paths():
+        assert not eager()
+        assert not taken(RSTGConv(4, 8), x, edge_index, monkeypatch)
+    assert eager()
+
+    conv = RSTGConv(4, 8)
+    for register in (
+        conv.register_message_forward_hook, conv.register_edge_update_forward_hook,
+        conv.register_propagate_forward_pre_hook, conv.send.register_forward_hook,
+        conv.aggr_module.register_forward_pre_hook,
+    ):  # fmt: skip
+        handle = register(lambda *args: None)
+        assert not taken(conv, x, edge_index, monkeypatch)
+        handle.remove()
+        assert taken(conv, x, edge_index, monkeypatch)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_function_transforms_get_the_plain_formulas(heads):
+    conv = RSTGConv(4, 8, heads=heads)
+    x = torch.randn(3, 5, 4)
+    expected = conv(x, GRID.edge_index)
+    torch.testing.assert_close(torch.vmap(lambda x: conv(x, GRID.edge_index))(x), expected)
+    _, tangent = torch.func.jvp(lambda x: conv(x, GRID.edge_index), (x,), (torch.ones_like(x),))
+    assert tangent.shape == expected.shape
+    gradient = torch.func.grad(lambda x: conv(x, GRID.edge_index).sum())(x)
+    x.requires_grad_()
+    torch.testing.assert_close(gradient, torch.autograd.grad(conv(x, GRID.edge_index).sum(), x)[0])
+
+
+def test_export():
+    conv = RSTGConv(4, 8, num_node_types=1).eval()
+    x = torch.randn(2, 5, 4)
+    program = torch.export.export(conv, (x, GRID.edge_index))
+    torch.testing.assert_close(program.module()(x, GRID.edge_index), conv(x, GRID.edge_index))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("attention", ["dot", "additive", None])
+def test_autocast_is_as_close_as_on_the_plain_path(attention, heads):
+    torch.manual_seed(0)
+    conv = RSTGConv(16, 16, attention=attention, heads=heads)
+    x = torch.randn(4, 5, 16, requires_grad=True)
+
+    def run(enabled=True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            out = conv(x, GRID.edge_index)
+        conv.zero_grad()
+        out.float().square().sum().backward()
+        grads = [p.grad.flatten() for p in conv.parameters()]
+        return out.dtype, torch.cat([out.detach().float().flatten(), *grads])
+
+    kind, fast = run()
+    with plain_paths():
+        plain_kind, plain = run()
+        _, exact = run(enabled=False)
+    assert kind == plain_kind == torch.bfloat16
+    assert (fast - exact).norm() <= 1.5 * (plain - exact).norm()
+    assert (fast - exact).norm() <= 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_deterministic_mode_gives_the_same_bits(flat):
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(2)
+    grid = multiscale_grid((3, 2, 1))
+    torch.manual_seed(0)
+    conv = RSTGConv(32, 32, heads=2)
+    x = torch.randn(14, 32) if flat else torch.randn(40, 14, 32)
+
+    def run():
+        conv.zero_grad()
+        out = conv(x, grid.edge_index)
+        out.square().sum().backward()
+        return [out, *(p.grad for p in conv.parameters())]
+
+    first = [t.clone() for t in run()]
+    assert all(torch.equal(a, b) for a, b in zip(first, run()))
+
+
+def kept_numbers(function, *inputs):
+    """How many numbers autograd keeps for the backward pass, each storage once."""
+    storages = {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = function(*inputs)
+    assert out is not None
+    return sum(storages.values())
+
+
+def test_of_everything_as_large_as_all_edges_only_the_messages_are_kept():
+    grid = multiscale_grid((3, 2, 1))
+    conv = RSTGConv(64, 64)
+    x = torch.randn(16, 14, 64, requires_grad=True)
+    all_edges = 16 * 90 * 64
+    weights = sum(p.numel() for p in conv.parameters())
+    at_nodes = 14 * 16 * 64 * 14  # node features, their projections, concatenations, the pairs' logits
+    kept = kept_numbers(conv, x, grid.edge_index)
+    assert all_edges < kept < all_edges + weights + at_nodes
+    with plain_paths():
+        assert kept_numbers(conv, x, grid.edge_index) > 3.9 * all_edges
+
+
+def test_rstg_same_numbers_on_both_paths():
+    model = RSTG(16, 16, pos_channels=36, num_node_types=2)
+    x = torch.randn(2, 3, 5, 16, requires_grad=True)
+
+    def run():
+        model.zero_grad()
+        out = model(x, GRID.edge_index, pos=GRID.pos_map, node_type=GRID.node_type)
+        out.square().sum().backward()
+        return [out, *(p.grad for p in model.parameters())]
+
+    fast = [t.clone() for t in run()]
+    with plain_paths():
+        for a, b in zip(fast, run()):
+            torch.testing.assert_close(a, b)

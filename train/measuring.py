@@ -1,0 +1,90 @@
+"""Times, memory and rates for the benchmark."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rstg_pyg.fast.linear import product
+
+
+def interleaved(
+    calls: dict[str, Callable[[], object]], repeats: int, seconds: float
+) -> dict[str, list[float]]:
+    """Times calls in turns (A B C A B C ...), so that all see the same machine; warmed up once.
+
+    Args:
+        calls: What to time.
+        repeats: Rounds.
+        seconds: No further round begins after this many seconds; three are always made.
+
+    Returns:
+        The seconds of every call.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    start = time.perf_counter()
+    for n in range(repeats):
+        if n >= min(3, repeats) and time.perf_counter() - start > seconds:
+            break
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - before)
+    return times
+
+
+def median_and_spread(times: list[float]) -> tuple[float, float]:
+    """The median, and the distance between the quartiles as a share of it."""
+    median = statistics.median(times)
+    if len(times) < 3:
+        return median, 0.0
+    low, _, high = statistics.quantiles(times, n=4)
+    return median, (high - low) / median
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most memory that is held at once during a call, above what is held before it.
+
+    Counts what PyTorch's CPU allocator hands out and takes back, temporaries inside operations
+    included; scratch space that libraries take for themselves is not in it.
+    """
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    events = profile.profiler.kineto_results.events()
+    steps = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = most = 0
+    for _, size in steps:
+        held += size
+        most = max(most, held)
+    return most
+
+
+def product_rates(size: int = 2048, repeats: int = 5) -> dict[str, float]:
+    """FLOP/s of a large float32 matrix product, by ``torch.mm`` and by oneDNN."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    calls = {"mm": lambda: a @ b, "oneDNN": lambda: product(a, b)}
+    times = interleaved(calls, repeats, seconds=60)
+    return {name: 2 * size**3 / statistics.median(t) for name, t in times.items()}
+
+
+def machine() -> str:
+    """Processor, threads and versions in one line."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{name} ({capability}), {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )
