@@ -24,6 +24,7 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from rstg_pyg.fast.autograd import plain_paths  # noqa: E402
 from rstg_pyg.train.assemble import build_model  # noqa: E402
 from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -215,11 +216,11 @@ def count_flops(config: Config, parameters: int) -> int:
     data = config.data
     whole = PROTOCOLS[data.protocol].whole if data.dataset == "something" else False
     size = data.short_side if whole else data.size
-    # PyTorch's counter does not know the CPU's LSTM.
+    # PyTorch's counter does not know the CPU's LSTM, nor the products of the fast paths.
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _lstm_flops}
     )
-    with torch.no_grad(), counter:
+    with torch.no_grad(), plain_paths(), counter:
         model(torch.zeros(1, data.channels, data.num_frames, size, size))
     return counter.get_total_flops()
 

@@ -10,6 +10,8 @@ from torch_geometric.utils import softmax
 from rstg_pyg.fast.autograd import eager, unhooked
 from rstg_pyg.fast.messages import split_edges, weighted_messages
 
+#: Where numbers are computed (and not only shapes, as on the ``meta`` device).
+_DEVICES = ("cpu", "cuda")
 #: Where the methods that a fast path stands for are written; a subclass may have others.
 _OWN = ("rstg_pyg.conv", "torch_geometric.nn.conv.message_passing")
 _METHODS = ("message", "edge_update", "aggregate", "update")
@@ -42,6 +44,8 @@ def gather_messages(
     """
     (x_src, pos_src), (x_dst, pos_dst) = sources, targets
     if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0:
+        return None
+    if x_src.device.type not in _DEVICES:
         return None
     if not eager() or not _applies(conv, edge_index):
         return None

@@ -271,3 +271,10 @@ def test_rstg_same_numbers_on_both_paths():
     with plain_paths():
         for a, b in zip(fast, run()):
             torch.testing.assert_close(a, b)
+
+
+def test_shapes_on_the_meta_device():
+    """Where there are no numbers, the plain path gives the shapes."""
+    conv = RSTGConv(4, 8, heads=2).to("meta")
+    edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]]).to("meta")
+    assert conv(torch.empty(5, 3, 4, device="meta"), edge_index).shape == (5, 3, 8)
