@@ -10,6 +10,9 @@ from torch_geometric.utils import softmax
 from rstg_pyg.fast.autograd import eager, unhooked
 from rstg_pyg.fast.messages import split_edges, weighted_messages
 
+#: Multiply-adds of the edges' product from which on this pays on the CPU. Below (a few nodes, a frame
+#: at a time) the plain path's fewer calls are faster.
+LEAST_WORK = 2**23
 #: Where numbers are computed (and not only shapes, as on the ``meta`` device).
 _DEVICES = ("cpu", "cuda")
 #: Where the methods that a fast path stands for are written; a subclass may have others.
@@ -46,6 +49,9 @@ def gather_messages(
     if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0:
         return None
     if x_src.device.type not in _DEVICES:
+        return None
+    work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
+    if x_src.device.type == "cpu" and work < LEAST_WORK:
         return None
     if not eager() or not _applies(conv, edge_index):
         return None

@@ -16,6 +16,11 @@ S, N, M, H, C, D, E = 5, 6, 3, 2, 4, 7, 11
 GRID = multiscale_grid((2, 1))
 
 
+@pytest.fixture(autouse=True)
+def small_inputs_too(monkeypatch):
+    monkeypatch.setattr(space, "LEAST_WORK", 0)
+
+
 def draw(*shape, dtype=torch.double, seed=0):
     generator = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
@@ -141,6 +146,10 @@ def test_when_the_fast_path_is_taken(monkeypatch):
     ):
         assert taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     assert taken(RSTGConv(4, 8), x[0], edge_index, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "LEAST_WORK", 2 * edge_index.size(1) * 64)
+        assert taken(RSTGConv(4, 8), x, edge_index, monkeypatch)
+        assert not taken(RSTGConv(4, 8), x[:1], edge_index, monkeypatch)
     for kwargs in (
         {"norm": torch.nn.LayerNorm}, {"num_send_layers": 1}, {"num_send_layers": 3}, {"aggr": "mean"}
     ):  # fmt: skip
@@ -212,7 +221,7 @@ def test_autocast_is_as_close_as_on_the_plain_path(attention, heads):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_deterministic_mode_gives_the_same_bits(flat):
+def test_deterministic_mode_gives_the_same_bits(flat, path):
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(2)
     grid = multiscale_grid((3, 2, 1))
