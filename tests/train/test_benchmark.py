@@ -1,12 +1,16 @@
 """The benchmark's structure and that its variants agree; never its times."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
 
-from rstg_pyg.train import benchmark, measuring
-from rstg_pyg.train.variants import Case, stage_variants, whole_variants
+from rstg_pyg.train import benchmark
+from rstg_pyg.train.benchmarking import measuring
+from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases
+from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, plots, promises
+from rstg_pyg.train.benchmarking.variants import stage_variants, whole_variants
 
 TINY = Case((2, 1), frames=3, channels=8)
 RATES = {"mm": 1e9, "oneDNN": 2e9}
@@ -61,11 +65,11 @@ def test_rows_and_pages(tmp_path):
         assert row["ms"] > 0 and row["peak_mib"] > 0 and row["nodes"] == 5 and row["edges"] == 16
     ours = next(row for row in rows if row["variant"] == "RSTGConv, static")
     assert ours["share_of_mm"] == pytest.approx(2 * ours["share_of_onednn"])
-    table = list(csv.DictReader(benchmark.as_csv(rows).splitlines()))
+    table = list(csv.DictReader(as_csv(rows).splitlines()))
     assert len(table) == len(rows) and float(table[0]["ms"]) > 0
-    page = benchmark.as_markdown(rows, ["a machine"])
+    page = as_markdown(rows, ["a machine"])
     assert "- a machine" in page and "5 nodes, 16 edges (grid), D = 8" in page
-    benchmark.plots(rows, tmp_path)
+    plots([{**row, "nodes": 14, "frames": 64} for row in rows], tmp_path)
     assert (tmp_path / "share.png").stat().st_size > 0
 
 
@@ -84,7 +88,7 @@ def test_peak_counts_what_is_held_at_once():
 
 
 def test_half_of_textbook_memory_at_most():
-    x, variants = stage_variants(benchmark.PROMISED[0])
+    x, variants = stage_variants(PROMISED[0])
     peak = {
         v.name: measuring.peak_bytes(benchmark.call_of(v, x, backward=True))
         for v in variants
@@ -111,8 +115,55 @@ def test_command_line_errors(capsys):
 
 
 def test_cases_cover_the_axes():
-    full = benchmark.cases("stage", quick=False)
-    assert {len(case.graph()[0][0]) and case.graph()[1] for case in full} == {14, 30, 85, 285}
+    full = cases("stage", quick=False)
+    assert {case.graph()[1] for case in full} == {14, 30, 85, 285}
     assert {case.channels for case in full} == {64, 128, 256, 512}
     assert {case.topology for case in full} == {"grid", "complete"}
-    assert benchmark.cases("scaling", quick=True)[-1].graph()[1] == 1365
+    assert cases("scaling", quick=True)[-1].graph()[1] == 1365
+    assert {case.dtype for case in cases("dtypes", quick=False)} == {"float32", "float64", "bfloat16"}
+    assert cases("threads", quick=False)[0].threads == 1
+    for section in SECTIONS[:-1]:
+        assert len(cases(section, quick=True)) <= len(cases(section, quick=False))
+
+
+def test_threads_are_those_of_the_case_and_then_those_of_before():
+    rows = benchmark.measure("threads", replace(TINY, threads=2), RATES, quick=True)
+    assert {row["threads"] for row in rows} == {2} and torch.get_num_threads() == 1
+
+
+def test_promised_ratios_come_from_the_rows():
+    case = {
+        "section": "stage", "nodes": 14, "channels": 512, "frames": 64, "topology": "grid",
+        "dtype": "float32", "pass": "forward + backward",
+    }  # fmt: skip
+    times = {"all pairs, concatenated": 12.0, "textbook MessagePassing": 6.0, "RSTGConv, static": 3.0}
+    rows = [
+        {**case, "variant": name, "ms": ms, "peak_mib": ms, "share_of_mm": 0.5}
+        for name, ms in times.items()
+    ]
+    assert [(bound, value) for _, bound, value, _ in promises(rows)] == [
+        ("at least 3.6", 4.0), ("at least 2", 2.0), ("at least 0.78", 0.5), ("at most 0.5", 0.5)
+    ]  # fmt: skip
+    assert promises([{**row, "dtype": "bfloat16"} for row in rows]) == []
+
+
+def test_without_a_gpu_it_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        benchmark.main(["--device", "cuda"])
+    assert "sees no CUDA device" in capsys.readouterr().err
+
+
+def test_what_was_measured_stays(tmp_path, monkeypatch):
+    """The pages are written after every case, so an interrupted run leaves what it has."""
+    monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
+
+    def two_cases_then_stop(section, quick):
+        yield TINY
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "cases", two_cases_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["--quick", "--threads", "1", "--sections", "stage", "--out", str(tmp_path)])
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "5 nodes, 16 edges (grid), D = 8" in page and "RSTGConv, static" in page

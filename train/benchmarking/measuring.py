@@ -12,9 +12,14 @@ import torch
 
 from rstg_pyg.fast.linear import product
 
+CPU = torch.device("cpu")
+
 
 def interleaved(
-    calls: dict[str, Callable[[], object]], repeats: int, seconds: float
+    calls: dict[str, Callable[[], object]],
+    repeats: int,
+    seconds: float,
+    wait: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Times calls in turns (A B C A B C ...), so that all see the same machine; warmed up once.
 
@@ -22,6 +27,7 @@ def interleaved(
         calls: What to time.
         repeats: Rounds.
         seconds: No further round begins after this many seconds; three are always made.
+        wait: Waits until the device has done what a call gave it to do.
 
     Returns:
         The seconds of every call.
@@ -34,10 +40,17 @@ def interleaved(
         if n >= min(3, repeats) and time.perf_counter() - start > seconds:
             break
         for name, call in calls.items():
+            wait()
             before = time.perf_counter()
             call()
+            wait()
             times[name].append(time.perf_counter() - before)
     return times
+
+
+def waiter(device: torch.device) -> Callable[[], object]:
+    """What waits for the device."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def median_and_spread(times: list[float]) -> tuple[float, float]:
@@ -49,12 +62,19 @@ def median_and_spread(times: list[float]) -> tuple[float, float]:
     return median, (high - low) / median
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
+def peak_bytes(call: Callable[[], object], device: torch.device = CPU) -> int:
     """The most memory that is held at once during a call, above what is held before it.
 
-    Counts what PyTorch's CPU allocator hands out and takes back, temporaries inside operations
+    Counts what PyTorch's allocator hands out and takes back, temporaries inside operations
     included; scratch space that libraries take for themselves is not in it.
     """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -68,23 +88,48 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return most
 
 
-def product_rates(size: int = 2048, repeats: int = 5) -> dict[str, float]:
-    """FLOP/s of a large float32 matrix product, by ``torch.mm`` and by oneDNN."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    calls = {"mm": lambda: a @ b, "oneDNN": lambda: product(a, b)}
-    times = interleaved(calls, repeats, seconds=60)
+def host_waits(call: Callable[[], object]) -> bool:
+    """Whether a call on a GPU makes the host wait for it."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError as e:
+        if "synchroniz" not in str(e):
+            raise
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
+def product_rates(
+    device: torch.device = CPU, size: int = 2048, repeats: int = 5
+) -> dict[str, float]:
+    """FLOP/s of a large matrix product: by ``torch.mm`` in float32, and by oneDNN on a CPU or in
+    bfloat16 on a GPU.
+    """
+    size *= 4 if device.type == "cuda" else 1
+    a, b = torch.randn(2, size, size, device=device)
+    if device.type == "cuda":
+        short_a, short_b = a.bfloat16(), b.bfloat16()
+        calls = {"mm": lambda: a @ b, "bfloat16": lambda: short_a @ short_b}
+    else:
+        calls = {"mm": lambda: a @ b, "oneDNN": lambda: product(a, b)}
+    times = interleaved(calls, repeats, seconds=60, wait=waiter(device))
     return {name: 2 * size**3 / statistics.median(t) for name, t in times.items()}
 
 
-def machine() -> str:
+def machine(device: torch.device = CPU) -> str:
     """Processor, threads and versions in one line."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    capability = torch.backends.cpu.get_cpu_capability()
+    name += f" ({torch.backends.cpu.get_cpu_capability()})"
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}, {name}"
     return (
-        f"{name} ({capability}), {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )

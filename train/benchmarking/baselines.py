@@ -39,7 +39,7 @@ class AllPairs(torch.nn.Module):
     def __init__(self, conv: RSTGConv, edge_index: Tensor, num_nodes: int):
         super().__init__()
         self.conv, self.kernel = conv, _kernel(conv)
-        joined = torch.zeros(num_nodes, num_nodes, dtype=torch.bool)
+        joined = torch.zeros(num_nodes, num_nodes, dtype=torch.bool, device=edge_index.device)
         joined[edge_index[1], edge_index[0]] = True
         self.register_buffer("joined", joined)
 

@@ -1,0 +1,1 @@
+"""What ``train/benchmark.py`` measures, how, and the pages it writes."""

@@ -1,0 +1,159 @@
+"""The benchmark's rows as CSV, as a page and as plots, and the ratios that the project promises."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+ALL_PAIRS, TEXTBOOK = "all pairs, concatenated", "textbook MessagePassing"
+OURS, OURS_MM = "RSTGConv, static", "RSTGConv, one function, products by mm"
+LOOP, RSTG = "published: loop over frames, all pairs", "RSTG"
+
+#: Columns of the page: title, key, form. Those that no row has are left out.
+_COLUMNS = [
+    ("ms", "ms", ".1f"), ("spread", "spread", ".0%"), ("speed", "speed", ".2f"),
+    ("peak MiB", "peak_mib", ".0f"), ("GFLOP at least", "gflop_least", ".1f"),
+    ("share of mm", "share_of_mm", ".2f"), ("of oneDNN", "share_of_onednn", ".2f"),
+    ("of bfloat16 mm", "share_of_bfloat16", ".2f"), ("edges/s", "edges_per_s", ".2e"),
+    ("difference", "difference", ".0e"), ("host waits", "host_waits", ""),
+]  # fmt: skip
+
+
+def as_csv(rows: list[Row]) -> str:
+    """The rows as CSV."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def as_markdown(rows: list[Row], header: list[str]) -> str:
+    """The rows as a page: the promised ratios, then one table per case.
+
+    The speed of textbook message passing is 1, or that of the first variant where it is not among them.
+    """
+    lines = ["# Benchmark", "", *(f"- {line}" for line in header), ""]
+    met = promises(rows)
+    if met:
+        lines += ["## Promised", "", "| ratio | promised | measured | with `torch.mm` only |"]
+        lines += ["|---|---|---|---|"]
+        for name, bound, value, by_mm in met:
+            last = "" if by_mm is None else f"{by_mm:.2f}"
+            lines.append(f"| {name} | {bound} | {value:.2f} | {last} |")
+    columns = [c for c in _COLUMNS if c[1] == "speed" or any(r.get(c[1]) is not None for r in rows)]
+    for group in _groups(rows):
+        first = next((row for row in group if row["variant"] == TEXTBOOK), group[0])
+        lines += ["", f"## {', '.join(_title(group[0]))}", ""]
+        lines.append(f"| variant | {' | '.join(title for title, _, _ in columns)} |")
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for row in group:
+            full = {**row, "speed": first["ms"] / row["ms"]}
+            values = [(full.get(key), form) for _, key, form in columns]
+            cells = ["" if v is None else format(v, form) for v, form in values]
+            lines.append(f"| {row['variant']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _title(row: Row) -> list[str]:
+    title = [row["section"], row["pass"]]
+    if "nodes" in row:
+        title += [f"{row['nodes']} nodes", f"{row['edges']} edges ({row['topology']})"]
+        title += [f"D = {row['channels']}", f"{row['batch']} x {row['frames']} frames"]
+    return [*title, row["dtype"], f"{row['threads']} threads"]
+
+
+def _groups(rows: list[Row]) -> list[list[Row]]:
+    """The rows of one case and pass together; networks of all clips in one group."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(_title(row)), []).append(row)
+    return list(groups.values())
+
+
+def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
+    """The promised ratios that these rows hold: name, bound, value, value with ``torch.mm`` only."""
+    found = []
+
+    def of(variant: str, which: str = "forward + backward", **wanted: Any) -> Row | None:
+        wanted = {"variant": variant, "pass": which, "dtype": "float32", **wanted}
+        return next((r for r in rows if all(r.get(k) == v for k, v in wanted.items())), None)
+
+    def faster(name: str, bound: float, base: str, ours: str, mm: str | None, **wanted: Any) -> None:
+        slow, fast = of(base, **wanted), of(ours, **wanted)
+        by_mm = None if mm is None else of(mm, **wanted)
+        if slow is not None and fast is not None:
+            ratio = None if by_mm is None else slow["ms"] / by_mm["ms"]
+            found.append((name, f"at least {bound}", slow["ms"] / fast["ms"], ratio))
+
+    case = {"section": "stage", "nodes": 14, "channels": 512, "frames": 64, "topology": "grid"}
+    faster("14 nodes, D = 512: all pairs", 3.6, ALL_PAIRS, OURS, OURS_MM, **case)
+    faster("14 nodes, D = 512: textbook", 2, TEXTBOOK, OURS, OURS_MM, **case)
+    for which, bound in (("forward", 0.82), ("forward + backward", 0.78)):
+        row, by_mm = of(OURS, which, **case), of(OURS_MM, which, **case)
+        if row is not None:
+            shares = row["share_of_mm"], None if by_mm is None else by_mm["share_of_mm"]
+            found.append((f"share of torch.mm's rate, {which}", f"at least {bound}", *shares))
+    slow, fast = of(TEXTBOOK, **case), of(OURS, **case)
+    if slow is not None and fast is not None:
+        share = fast["peak_mib"] / slow["peak_mib"]
+        found.append(("peak memory: textbook", "at most 0.5", share, None))
+    case = {"section": "stage", "nodes": 14, "channels": 64, "frames": 640, "topology": "grid"}
+    faster("14 nodes, D = 64: textbook", 2.5, TEXTBOOK, OURS, OURS_MM, **case)
+    case = {"section": "stage", "nodes": 85, "channels": 256, "frames": 16, "topology": "grid"}
+    faster("85 nodes, D = 256: all pairs", 18, ALL_PAIRS, OURS, OURS_MM, **case)
+    faster("85 nodes, D = 256: textbook", 2.2, TEXTBOOK, OURS, OURS_MM, **case)
+    faster("whole RSTG: published loop", 3, LOOP, RSTG, None, section="whole", batch=4)
+    clips = [r for r in rows if r["section"] == "network" and r["frames"] == 32]
+    plain = next((r for r in clips if r["variant"].startswith("I3D,")), None)
+    ours = next((r for r in clips if r["variant"].startswith("I3D + RSTG")), None)
+    if plain is not None and ours is not None:
+        most = "at most 1.15" if ours["dtype"] == "float32" else "at most 1.08"
+        found.append(("I3D + RSTG: time of I3D", most, ours["ms"] / plain["ms"], None))
+    return found
+
+
+def plots(rows: list[Row], folder: Path) -> None:
+    """Cost against nodes, density, frames and threads, share of the rate against width."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def draw(
+        name: str, section: str, x: Callable[[Row], float], y: str, labels: tuple[str, str], log: bool,
+        only: Callable[[Row], bool] = lambda row: True,
+    ) -> None:  # fmt: skip
+        chosen = [r for r in rows if r["section"] == section and r["pass"] == "forward + backward"]
+        chosen = [r for r in chosen if r.get(y) is not None and only(r)]
+        if not chosen:
+            return
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for variant in dict.fromkeys(r["variant"] for r in chosen):
+            points = sorted((x(r), r[y]) for r in chosen if r["variant"] == variant)
+            axes.plot(*zip(*points), marker="o", label=variant)
+        if log:
+            axes.set(xscale="log", yscale="log")
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+        figure.savefig(folder / name, dpi=120)
+
+    ms = "forward + backward, ms"
+    draw("nodes.png", "scaling", lambda r: r["nodes"], "ms", ("nodes", ms), True)
+    density = lambda r: float(r["topology"].split()[1])  # noqa: E731
+    draw("density.png", "density", density, "ms", ("density", ms), False)
+    draw("frames.png", "frames", lambda r: r["frames"], "ms", ("frames", ms), True)
+    draw("threads.png", "threads", lambda r: r["threads"], "ms", ("threads", ms), False)
+    share = ("channels (14 nodes, 64 frames)", "share of torch.mm's rate")
+    draw(
+        "share.png", "stage", lambda r: r["channels"], "share_of_mm", share, False,
+        lambda r: r["topology"] == "grid" and r["nodes"] == 14 and r["frames"] == 64,
+    )  # fmt: skip
