@@ -39,6 +39,7 @@ from rstg_pyg.train.benchmarking.variants import (  # noqa: E402
     Variant,
     networks,
     stage_variants,
+    switch_variants,
     whole_variants,
 )
 from rstg_pyg.train.results import write_text  # noqa: E402
@@ -105,7 +106,10 @@ def _measure(
     stage = section != "whole"
     edge_index, nodes = case.graph()
     compiled = not quick and (case in PROMISED or section in ("dtypes", "whole"))
-    x, variants = (stage_variants if stage else whole_variants)(case, compiled, device)
+    if section == "switches":
+        x, variants = switch_variants(case, device)
+    else:
+        x, variants = (stage_variants if stage else whole_variants)(case, compiled, device)
     if section in ("density", "scaling", "frames", "threads"):  # few variants, many cases
         keep = ("all pairs", "dense", "textbook M", "RSTGConv, static")
         variants = [v for v in variants if v.name.startswith(keep) and not v.name.endswith("plain")]
@@ -209,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{'torch.mm, float32' if name == 'mm' else name} {rate / 1e9:.0f} GFLOP/s"
             for name, rate in rates.items()
         ),
-        "speed: textbook message passing, or the first variant, is 1; "
+        "speed: textbook message passing, I3D or the first variant is 1; "
         "spread: distance of the quartiles over the median; peak: what PyTorch's allocator holds "
         "beyond input and weights; difference: from the first variant, relative to the largest number",
     ]

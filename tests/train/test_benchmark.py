@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rstg_pyg.fast import messages
 from rstg_pyg.train import benchmark
 from rstg_pyg.train.benchmarking import measuring
 from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases
 from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, plots, promises
-from rstg_pyg.train.benchmarking.variants import stage_variants, whole_variants
+from rstg_pyg.train.benchmarking.variants import stage_variants, switch_variants, whole_variants
 
 TINY = Case((2, 1), frames=3, channels=8)
 RATES = {"mm": 1e9, "oneDNN": 2e9}
@@ -35,6 +36,18 @@ def test_whole_variants_compute_the_same():
     assert len(benchmark.check_equal(variants, x)) == 3
     for variant in variants:
         assert variant.forward(x).shape == x.shape
+
+
+def test_switches_change_no_result():
+    x, variants = switch_variants(replace(TINY, frames=9))
+    assert len(benchmark.check_equal(variants, x)) == len(variants)
+    before = messages.BLOCK_ROWS
+    for variant in variants:
+        torch.testing.assert_close(
+            benchmark.call_of(variant, x, backward=True)()[0],
+            benchmark.call_of(variants[0], x, backward=True)()[0],
+        )
+    assert before == messages.BLOCK_ROWS
 
 
 def test_gradients_of_the_variants_agree():
