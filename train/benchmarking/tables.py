@@ -35,6 +35,23 @@ def as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def from_csv(text: str) -> list[Row]:
+    """The rows that :func:`as_csv` wrote."""
+    rows = csv.DictReader(text.splitlines())
+    return [{name: _value(cell) for name, cell in row.items()} for row in rows]
+
+
+def _value(cell: str) -> int | float | str | bool | None:
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
 def as_markdown(rows: list[Row], header: list[str]) -> str:
     """The rows as a page: the promised ratios, then one table per case.
 
