@@ -81,7 +81,7 @@ def as_markdown(rows: list[Row], header: list[str]) -> str:
 
 def _title(row: Row) -> list[str]:
     title = [row["section"], row["pass"]]
-    if "nodes" in row:
+    if row.get("nodes") is not None:
         title += [f"{row['nodes']} nodes", f"{row['edges']} edges ({row['topology']})"]
         title += [f"D = {row['channels']}", f"{row['batch']} x {row['frames']} frames"]
     return [*title, row["dtype"], f"{row['threads']} threads"]
