@@ -49,11 +49,13 @@ def run_python(block, namespace):
     with contextlib.redirect_stdout(printed):
         exec(compile(lines, str(block.page), "exec"), namespace)
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.MULTILINE)
-    if expected:
-        assert printed.getvalue().splitlines() == expected
+    found = printed.getvalue().splitlines()
+    assert not expected or found == expected, f"{block.page}:{block.line} prints {found}"
     shapes = re.findall(r"^\s*(\w+) = .*# [^\n#]*?\[([\d ,*]+)\][^\]\n#]*$", block.text, re.MULTILINE)
     for name, sizes in dict(shapes).items():
-        assert list(namespace[name].shape) == [eval(size) for size in sizes.split(",")], name
+        found = list(namespace[name].shape)
+        wanted = [eval(size) for size in sizes.split(",")]
+        assert found == wanted, f"{block.page}:{block.line}: {name} is of shape {found}"
     return len(expected) + len(shapes) + block.text.count("assert")
 
 
@@ -89,7 +91,7 @@ def check_command(command):
 
 def _ours(command):
     """A command's function and arguments; what starts it (``torchrun``, a pipe) is left out."""
-    found = re.search(r"(?:^|.*[\s|])(?:(?:python )?train/(\w+)\.py|python -m (rstg_pyg\S+))(.*)$", command)
+    found = re.search(r"(?:^|\s)(?:train/(\w+)\.py|python -m (rstg_pyg\S+))(.*)$", command)
     assert found, f"{command}: not a command that is known here"
     module = f"rstg_pyg.train.{found[1]}" if found[1] else found[2]
     module = f"{module}.__main__" if module == "rstg_pyg.official" else module

@@ -58,6 +58,9 @@ def test_tutorials_run_from_top_to_bottom(folder, page):
         elif block.language == "sh":
             for command in block.commands():
                 assert pages.run_command(command) == 0, command
+        elif block.language == "yaml":
+            name = block.text.splitlines()[0].removeprefix("# ")  # "save this as ..."
+            (folder / name).write_text(block.text)
     assert compared > 0
 
 

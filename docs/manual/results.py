@@ -16,7 +16,8 @@ def committed_runs() -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted((DOCS / "results").rglob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(run, dict) and {"top1", "config"} <= set(run) and run["num_videos"] >= _LEAST_VIDEOS:
+        is_run = isinstance(run, dict) and {"top1", "config"} <= set(run)
+        if is_run and run["num_videos"] >= _LEAST_VIDEOS:
             found[path.relative_to(DOCS).as_posix()] = run
     return found
 
@@ -37,10 +38,17 @@ def results_table() -> str:
             share, count = run["top1"], run["num_videos"]
             error = (share * (1 - share) / count) ** 0.5
             seconds = f"{run['seconds']:,.0f}" if "seconds" in run else ""
-            rows.append(
-                f"| [{Path(path).stem}](../{path}) | `{run['config']['name']}` | {100 * share:.1f} "
-                f"| {100 * error:.1f} | {100 * run['top5']:.1f} | {run.get('steps', '')} | {run['seed']} "
-                f"| {seconds} | {run['device']} |"
+            cells = (
+                f"[{Path(path).stem}](../{path})",
+                f"`{run['config']['name']}`",
+                f"{100 * share:.1f}",
+                f"{100 * error:.1f}",
+                f"{100 * run['top5']:.1f}",
+                str(run.get("steps", "")),
+                str(run["seed"]),
+                seconds,
+                run["device"],
             )
+            rows.append(f"| {' | '.join(cells)} |")
         out.append(f"## {data}\n\n{protocol}\n\n" + "\n".join(rows))
     return "\n\n".join(out)
