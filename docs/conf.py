@@ -21,8 +21,6 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
-#: Pages under these names may come and go, see index.md.
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -13,8 +13,8 @@ DOCS = Path(__file__).resolve().parent
 
 _HEAD = """# Cheat sheet
 
-What each layer can do. Every tick stands for a line of code below that a test runs, and for tests that show
-that it does what it says; a capability without a test cannot stand here
+What each layer can do. Every tick stands for a line of code below, which a test runs, and for tests
+that show that it does what it says. A capability without a test cannot stand here
 ([capabilities.yaml](capabilities.yaml), [make_cheatsheet.py](make_cheatsheet.py)).
 """
 
@@ -45,7 +45,7 @@ def cheatsheet() -> str:
     out = [_HEAD, "| | " + " | ".join(f"`{layer}`" for layer in layers) + " |"]
     out.append("|---|" + ":-:|" * len(layers))
     for what in rows:
-        ticks = ("✓" if any(row["what"] == what for row in listed) else "" for listed in layers.values())
+        ticks = ("✓" * any(row["what"] == what for row in listed) for listed in layers.values())
         out.append(f"| {what} | {' | '.join(ticks)} |")
     out.append(f"\nBefore the lines below:\n\n```python\n{source['setup'].strip()}\n```")
     for layer, listed in layers.items():

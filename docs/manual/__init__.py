@@ -1,4 +1,4 @@
-"""What Sphinx needs beside its own extensions: generated parts of pages, links out of ``docs``, formulas.
+"""What the manual needs beside Sphinx: generated parts of pages, links out of ``docs``, formulas.
 
 A page says where a generated part goes::
 
@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 from manual.commands import command_reference
 from manual.config import config_files, config_reference
 from manual.formulas import block, inline
-from manual.links import folders_as_text
+from manual.links import outside_as_text
 from manual.results import results_table
 
 PARTS = {
@@ -43,5 +43,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("generated", Generated)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
-    app.connect("source-read", folders_as_text)
+    app.connect("source-read", outside_as_text)
     return {"parallel_read_safe": True}

@@ -17,7 +17,7 @@ class _Found(Exception):
 
 
 def command_modules() -> list[str]:
-    """The modules behind the commands: every file of ``train/`` with a command line, and the converter."""
+    """The modules behind the commands: files of ``train/`` with a command line, and the converter."""
     files = sorted(ROOT.glob("train/*.py"))
     names = [f.stem for f in files if "argparse.ArgumentParser(" in f.read_text(encoding="utf-8")]
     return [*(f"rstg_pyg.train.{name}" for name in names), "rstg_pyg.official.__main__"]

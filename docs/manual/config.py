@@ -6,9 +6,10 @@ import json
 import re
 from typing import Any
 
+from sphinx.pycode import ModuleAnalyzer
+
 from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import CONFIG_FOLDER, available_configs
-from sphinx.pycode import ModuleAnalyzer
 
 _MODULES = ("rstg_pyg.train.schema", "rstg_pyg.train.model_schema")
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
