@@ -7,7 +7,7 @@ from pathlib import Path
 import rstg_pyg
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the extension `manual` beside this file
-os.environ.setdefault("COLUMNS", "100")  # of the commands' help
+os.environ.setdefault("COLUMNS", "96")  # of the commands' help
 
 project = "rstg_pyg"
 author = "the rstg_pyg authors"
@@ -38,3 +38,6 @@ html_theme = "furo"
 html_math_renderer = "mathml"
 html_title = f"rstg_pyg {version}"
 html_copy_source = False
+html_show_copyright = False
+html_static_path = ["manual/static"]
+html_css_files = ["manual.css"]

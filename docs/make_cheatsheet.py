@@ -49,7 +49,7 @@ def cheatsheet() -> str:
         out.append(f"| {what} | {' | '.join(ticks)} |")
     out.append(f"\nBefore the lines below:\n\n```python\n{source['setup'].strip()}\n```")
     for layer, listed in layers.items():
-        out.append(f"\n## `{layer}`\n\n| | | shown by |\n|---|---|---|")
+        out.append(f"\n## `{layer}`\n\n| | code, and the tests that show it |\n|---|---|")
         for row in listed:
             missing = [name for name in row["tests"] if not fnmatch.filter(tests, name)]
             if missing:
@@ -57,8 +57,7 @@ def cheatsheet() -> str:
                     f"capabilities.yaml: {layer}, {row['what']}: expected the name of a test "
                     f"(got {missing[0]}, and there is no such test)"
                 )
-            shown = "<br>".join(f"`{name}`" for name in row["tests"])
-            out.append(f"| {row['what']} | `{row['code']}` | {shown} |")
+            out.append(f"| {row['what']} | `{row['code']}`<br>{', '.join(row['tests'])} |")
     return "\n".join(out) + "\n"
 
 
