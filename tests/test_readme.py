@@ -117,10 +117,13 @@ def test_the_two_commands():
     assert (ROOT / "train/configs/smt.yaml").is_file()
 
 
+def committed(name):
+    return json.loads((ROOT / f"docs/results/{name}.json").read_text())
+
+
 def test_errors_against_the_published_code_come_from_the_committed_file():
     page = (ROOT / "docs/published_code.md").read_text()
-    errors = json.loads((ROOT / "docs/results/published_code.json").read_text())
-    errors = errors["largest_relative_errors"]
+    errors = committed("published_code")["largest_relative_errors"]
     rows = re.findall(r"^\| ([gwt]\w+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
     assert {name for name, _, _ in rows} == set(errors)
     for name, worst, tolerance in rows:
@@ -137,3 +140,27 @@ def test_figures_come_from_committed_results():
         results = json.loads((ROOT / path).read_text())
         assert f"{100 * results['top1']:.1f}" == top1, name
         assert results["num_videos"] >= 1000
+
+
+def test_memory_of_a_step_comes_from_the_committed_file():
+    page = (ROOT / "docs/something_something.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| (on|off) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert {(precision, what == "on"): gib for precision, what, gib in rows} == {
+        (row["precision"], row["grad_checkpointing"]): f"{row['gib']['together']:.1f}"
+        for row in committed("footprint")["rows"]
+    }
+
+
+def test_seconds_and_rates_come_from_committed_files():
+    run, bench = committed("positional_all_temp"), committed("bench_data")
+    first, large = committed("first_command"), committed("smt_full_size_cpu")
+    pages_read = (PAGES[0], ROOT / "docs/something_something.md")
+    readme, page = (" ".join(path.read_text().split()) for path in pages_read)
+    share, slow = (100 * run["training"][key] for key in ("data_share", "slow_data_steps"))
+    assert f"took {run['seconds']:.0f} s on two cores, {share:.1f} % of it waiting for data" in readme
+    assert f"({slow:.2f} % of the steps" in readme
+    assert f"makes {bench['videos_per_second']:,.0f} videos/s" in readme
+    assert f"{first['seconds']} s with installation" in page
+    assert f"{first['of_which_training']:.0f} s of them training" in page
+    assert f"took {large['training']['train_seconds']:.0f} s, and one video" in page
+    assert f"x 256, {large['test_seconds']:.0f} s" in page
