@@ -164,3 +164,12 @@ def test_seconds_and_rates_come_from_committed_files():
     assert f"{first['of_which_training']:.0f} s of them training" in page
     assert f"took {large['training']['train_seconds']:.0f} s, and one video" in page
     assert f"x 256, {large['test_seconds']:.0f} s" in page
+
+
+def test_promised_ratios_are_those_of_the_committed_benchmark():
+    def table(path):
+        text = (ROOT / path).read_text()
+        start = text.index("| ratio | promised |")
+        return text[start : text.index("\n\n", start)]
+
+    assert table("docs/benchmark.md") == table("docs/results/benchmark/benchmark.md")
