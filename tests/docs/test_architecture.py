@@ -57,5 +57,5 @@ def test_only_the_command_of_the_converter_knows_of_train(room):
 def test_a_room_imports_the_packages_that_the_page_names(room):
     named = set(ROWS[room][2].split(", "))
     found = {m.split(".")[0] for m in imports(room, False)} - {"rstg_pyg"}
-    assert found & {"torch", "torch_geometric", "torchvision", "numpy"} == named
+    assert found & {"torch", "torch_geometric", "torchvision"} == named
     assert not found & {"pytorch_lightning", "pydantic", "yaml", "matplotlib", "av", "safetensors"}

@@ -32,7 +32,8 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example(example):
+def test_example(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     public = {name: getattr(m, name) for m in (rstg_pyg, graphs, backbones) for name in m.__all__}
     example.globs = {**example.globs, **public, "torch": torch, "rstg_pyg": rstg_pyg}
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
