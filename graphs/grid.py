@@ -153,9 +153,9 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
             them, or if ``map_size`` is smaller than a scale.
 
     Example:
-        >>> multiscale_grid((2, 1))
-        Data(edge_index=[2, 16], pos=[5, 2], num_nodes=5, region=[5, 4], scale=[5], \
-node_type=[5], pos_map=[5, 36])
+        >>> grid = multiscale_grid((2, 1))
+        >>> grid.num_nodes, grid.num_edges, grid.pos_map.shape
+        (5, 16, torch.Size([5, 36]))
     """
     scales = normalise_scales(scales)
     cells = _cells(scales)
