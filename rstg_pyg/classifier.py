@@ -173,9 +173,7 @@ class VideoClassifier(torch.nn.Module):
         return None
 
     @torch.no_grad()
-    def stream(
-        self, frames: Tensor, state: Optional[StreamState] = None
-    ) -> Tuple[Tensor, StreamState]:
+    def stream(self, frames: Tensor, state: Optional[StreamState] = None) -> Tuple[Tensor, StreamState]:
         r"""Logits after each further piece of a clip, the same as of all frames so far at once.
 
         Gradients are not recorded, so that memory does not grow with the video.

@@ -9,9 +9,7 @@ from torch import Tensor
 MeanState = Tuple[Tensor, int]
 
 
-def running_mean(
-    x: Tensor, dim: int, state: Optional[MeanState] = None
-) -> Tuple[Tensor, MeanState]:
+def running_mean(x: Tensor, dim: int, state: Optional[MeanState] = None) -> Tuple[Tensor, MeanState]:
     """The mean over all frames so far.
 
     Args:

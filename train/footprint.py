@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
     parser.add_argument("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
     parser.add_argument("--classes", type=int, default=174, help="number of classes (default: 174)")
-    parser.add_argument("--stream", type=int, metavar="FRAMES", help="measure a stream of so many frames")
+    parser.add_argument("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
     parser.add_argument("--json", metavar="OUT", help="with --stream: also write the figures to a file")
     arguments = parser.parse_intermixed_args(argv)
     try:
@@ -128,8 +128,8 @@ def _stream(config: Config, arguments: argparse.Namespace) -> int:
             f"{row['resident_bytes'] / 2**20:15.1f}"
         )
     print(
-        f"  logits after {found['compared_frames']:,} frames against the whole clip: largest difference "
-        f"{found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
+        f"  logits after {found['compared_frames']:,} frames against the whole clip: largest "
+        f"difference {found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
     )
     if arguments.json is not None:
         write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})

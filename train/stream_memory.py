@@ -45,8 +45,8 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
     model = build_model(config, num_classes).eval()
     if not model.streams:
         raise UserError(
-            f"--stream: the network of {config.name} looks across frames, so it needs the whole clip; try "
-            f"--cfg syncmnist_mini.yaml"
+            f"--stream: the network of {config.name} looks across frames, so it needs the whole clip; "
+            f"try --cfg syncmnist_mini.yaml"
         )
     for weight in model.parameters():  # some begin at zero
         weight.data += 0.1 * torch.randn_like(weight)
@@ -82,7 +82,7 @@ def _frames(config: Config, count: int) -> Iterator[Tensor]:
 
 def _held(state: Any) -> dict[str, int]:
     gc.collect()
-    alive = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    alive = [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
     return {
         "state_bytes": _bytes(_tensors(state)),
         "tensor_bytes": _bytes(alive),
@@ -93,8 +93,10 @@ def _held(state: Any) -> dict[str, int]:
 def _tensors(state: Any) -> list[Tensor]:
     if isinstance(state, Tensor):
         return [state]
+    if not isinstance(state, (dict, list, tuple)):  # a number of frames, or nothing
+        return []
     parts = state.values() if isinstance(state, dict) else state
-    return [x for part in parts if isinstance(part, (Tensor, dict, list, tuple)) for x in _tensors(part)]
+    return [x for part in parts for x in _tensors(part)]
 
 
 def _bytes(tensors: list[Tensor]) -> int:

@@ -49,7 +49,9 @@ NETWORKS = {
     "mean over windows": lambda: dict(pool_window=2),
     "graph inside": lambda: dict(blocks={"conv0": inside()}),
     "graphs everywhere": lambda: dict(
-        blocks={"conv0": inside(), "conv1": inside(out_norm=None, cell="gru")}, head=vec(), combine="plus"
+        blocks={"conv0": inside(), "conv1": inside(out_norm=None, cell="gru")},
+        head=vec(),
+        combine="plus",
     ),
 }
 
@@ -119,7 +121,7 @@ def test_a_long_stream_within_rounding(name, dtype, tolerance):
 def held():
     """Tensors that are alive, and the bytes of their storages."""
     gc.collect()
-    tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+    tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
     return len(tensors), sum(storages.values())
 
