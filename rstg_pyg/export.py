@@ -52,7 +52,7 @@ def export_program(
         sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("frames")}
     try:
         with torch.no_grad(), _frames_left_open(any_frames):
-            return torch.export.export(model, (example,), dynamic_shapes=(sizes,), strict=False)
+            program = torch.export.export(model, (example,), dynamic_shapes=(sizes,), strict=False)
     except Exception as e:  # torch raises many kinds
         if not any_frames:
             raise
@@ -62,6 +62,9 @@ def export_program(
             f"Expected a network that can be exported for any number of frames (got, from torch: "
             f"{reason}); use any_frames=False for {clip.size(2)} frames"
         ) from e
+    for node in program.graph.nodes:  # they name files of this machine
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def export_onnx(
@@ -104,7 +107,7 @@ def export_onnx(
             model, dynamo=True, input_names=["clip"], output_names=["logits"], verbose=False
         )
     out = program.model_proto
-    for node in out.graph.node:  # stack traces: half of the file, with paths of this machine
+    for node in out.graph.node:  # notes on where each comes from: half of the file
         del node.metadata_props[:]
     for value in (*out.graph.input, *out.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
