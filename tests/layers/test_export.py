@@ -19,6 +19,10 @@ from rstg_pyg.backbones import SimpleConv, TorchvisionVideo
 from rstg_pyg.export import ONNX_PACKAGES, export_onnx, export_program
 from rstg_pyg.fast import space
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch.export._patches") is None,
+    reason="needs a torch that exports recurrent cells for any number of frames",
+)
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in (*ONNX_PACKAGES, "onnxruntime")),
     reason="needs the extra 'export': onnx, onnxscript, onnxruntime",
