@@ -2,6 +2,7 @@
 
 from rstg_pyg.graphs.frames import frames_to_data
 from rstg_pyg.graphs.grid import complete_graph, multiscale_grid
+from rstg_pyg.graphs.plot import plot_attention, plot_grid, relative_attention
 from rstg_pyg.graphs.pooling import AreaPool, AreaUnpool
 from rstg_pyg.graphs.space_time import space_time_edges
 
@@ -11,5 +12,8 @@ __all__ = [
     "complete_graph",
     "frames_to_data",
     "multiscale_grid",
+    "plot_attention",
+    "plot_grid",
+    "relative_attention",
     "space_time_edges",
 ]

@@ -4,15 +4,19 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch_geometric.nn.inits import reset
 
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
 from rstg_pyg.rstg import RSTG, CellState
+from rstg_pyg.running import MeanState, running_mean
 
-#: What a stream carries on: the cells' state, the sum of the nodes over frames, the number of frames.
-State = Tuple[List[CellState], Tensor, int]
+#: What a stream carries on: the cells' state and, on the way to a vector, the mean of the nodes.
+State = Tuple[List[CellState], Optional[MeanState]]
+#: Norms that take statistics over the frames of a map ``[B, C, T, H, W]``.
+_OVER_FRAMES = (JointLayerNorm, ZeroInitNorm, torch.nn.GroupNorm, _InstanceNorm)
 
 
 class RSTGBlock(torch.nn.Module):
@@ -140,29 +144,39 @@ class RSTGBlock(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether :meth:`stream` gives the numbers of the whole clip."""
-        over_time = (JointLayerNorm,)
-        norms = () if self.rstg.in_norm is None else self.rstg.in_norm.modules()
-        causal = isinstance(self.rstg, RSTG)
-        return causal and self.to_ == "vec" and not any(isinstance(n, over_time) for n in norms)
+        """Whether :meth:`stream` gives the numbers of the whole clip: all but the cells sees single
+        frames. A norm over all frames forbids it, such as :class:`~rstg_pyg.ZeroInitNorm` after a map.
+        """
+        if not isinstance(self.rstg, RSTG):
+            return False
+        if any(isinstance(m, JointLayerNorm) and m.num_joint_dims > 2 for m in self.rstg.modules()):
+            return False
+        norms = [] if self.unpool is None or self.norm is None else self.norm.modules()
+        return not any(isinstance(norm, _OVER_FRAMES) for norm in norms)
 
     def stream(self, x: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
-        r"""The vector after each further piece of a clip, in evaluation mode.
+        r"""The output for each further piece of a clip, in evaluation mode.
 
         Args:
             x (torch.Tensor): The feature map of the next frames, :math:`(B, C, T, H, W)`.
             state (tuple, optional): What the call before returned. (default: :obj:`None`)
 
         Returns:
-            (torch.Tensor, tuple): The vector :math:`(B, C_{out})` of all frames so far, and the state:
-            that of the cells, the sum over frames, and their number.
+            (torch.Tensor, tuple): The map :math:`(B, C_{out}, T, H, W)` of these frames, or with
+            ``to="vec"`` the vector :math:`(B, C_{out})` of all frames so far; and the state, whose size
+            does not grow. It is part of the autograd graph if gradients are recorded.
         """
-        cells, total, count = (None, 0.0, 0) if state is None else state
+        cells, mean = (None, None) if state is None else state
         nodes, cells = self._run(x, state=cells, return_state=True)
         nodes = self._project(nodes)
-        total, count = total + nodes.sum(dim=1), count + x.size(2)
-        out = (total / count).sum(dim=1)
-        return (out if self.norm is None else self.norm(out)), (cells, total, count)
+        if self.unpool is None:
+            nodes, mean = running_mean(nodes, 1, mean)
+        return self._back(nodes, x), (cells, mean)
+
+    def _back(self, nodes: Tensor, x: Tensor) -> Tensor:
+        """From nodes to a map of the size of ``x``, or from their mean over time to a vector."""
+        out = nodes.sum(dim=1) if self.unpool is None else self.unpool(nodes, x.shape[-2:])
+        return out if self.norm is None else self.norm(out)
 
     def _project(self, nodes: Tensor) -> Tensor:
         return nodes if self.lin_out is None else self.lin_out(nodes)
@@ -190,11 +204,7 @@ class RSTGBlock(torch.nn.Module):
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
         """
         nodes = self.nodes(x)
-        if self.unpool is not None:
-            out = self.unpool(nodes, x.shape[-2:])
-        else:
-            out = nodes.mean(dim=1).sum(dim=1)
-        return out if self.norm is None else self.norm(out)
+        return self._back(nodes.mean(dim=1) if self.unpool is None else nodes, x)
 
     def extra_repr(self) -> str:
         """The arguments that the parts below do not show."""

@@ -221,11 +221,12 @@ class TypedLinear(torch.nn.Module):
         """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
         if len(self.lins) == 1:
             return self.lins[0](x)
-        if x.device.type == "cuda" and x.dim() > 2 and x.size(1) > 1:
+        compiling = torch.compiler.is_compiling()
+        if x.dim() == 3 and (compiling or (x.device.type == "cuda" and x.size(1) > 1)):
             return self.by_node(x, node_type)
         rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
         order = torch.cat(rows)
-        if not torch.compiler.is_compiling() and order.numel() != x.size(0):
+        if not compiling and order.numel() != x.size(0):
             raise ValueError(
                 f"Expected 'node_type' to hold types from 0 to {len(self.lins) - 1} (got values from "
                 f"{int(node_type.min())} to {int(node_type.max())})"
@@ -235,7 +236,8 @@ class TypedLinear(torch.nn.Module):
 
     def by_node(self, x: Tensor, node_type: Tensor) -> Tensor:
         """The same for ``x [N, M, C]`` with a copy of the weights per node: nobody has to ask the
-        device how many nodes are of which type, so the host need not wait for it.
+        device how many nodes are of which type, so the host need not wait for it, and a compiler or
+        exporter knows all shapes.
         """
         weight = torch.stack([lin.weight for lin in self.lins]).index_select(0, node_type)
         if self.lins[0].bias is None:

@@ -45,6 +45,8 @@ def gather_messages(
         The aggregated messages ``[N, M, D]`` and the coefficients ``[E, M * H]``; ``None`` if the
         layer or its input asks for more than is done here, or has an error.
     """
+    if not eager():  # before sizes are compared: a compiler would take them for limits
+        return None
     (x_src, pos_src), (x_dst, pos_dst) = sources, targets
     if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0:
         return None
@@ -53,7 +55,7 @@ def gather_messages(
     work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
     if x_src.device.type == "cpu" and work < LEAST_WORK:
         return None
-    if not eager() or not _applies(conv, edge_index):
+    if not _applies(conv, edge_index):
         return None
     edges = split_edges(edge_index, conv.flow, x_src.size(0), x_dst.size(0))
     if edges is None:
