@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import Linear as PyGLinear
+from torch_geometric.utils import to_torch_csr_tensor
 
 from rstg_pyg import RSTG, RSTGConv
 from rstg_pyg.fast import messages, space
@@ -156,8 +157,10 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert not taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     conv = RSTGConv(4, 8, edge_dim=1)
     assert not taken(conv, x, edge_index, monkeypatch, edge_attr=torch.ones(edge_index.size(1)))
-    wrapped = EdgeIndex(edge_index, sparse_size=(5, 5))
-    assert not taken(RSTGConv(4, 8), x, wrapped, monkeypatch)
+    assert taken(RSTGConv(4, 8), x, EdgeIndex(edge_index, sparse_size=(5, 5)), monkeypatch)
+    assert taken(RSTGConv(4, 8), x, edge_index.int(), monkeypatch)
+    adj_t = to_torch_csr_tensor(edge_index, size=(5, 5))
+    assert not taken(RSTGConv(4, 8), x[0], adj_t, monkeypatch)
     assert not taken(Louder(4, 8), x, edge_index, monkeypatch)
     with plain_paths():
         assert not eager()
