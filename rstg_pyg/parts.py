@@ -221,10 +221,10 @@ class TypedLinear(torch.nn.Module):
         """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
         if len(self.lins) == 1:
             return self.lins[0](x)
-        compiling = torch.compiler.is_compiling()
-        if (x.device.type == "cuda" or compiling) and x.dim() > 2 and x.size(1) > 1:
+        blind = torch.compiler.is_compiling() or x.is_meta  # how many are of which type is not known
+        if (blind or x.is_cuda) and x.dim() > 2 and x.size(1) > 1:
             return self.by_node(x, node_type)
-        if compiling:  # all types for all nodes: how many are of which cannot be asked
+        if blind:  # all types for all nodes
             every = torch.stack([lin(x) for lin in self.lins])
             index = node_type.view(1, -1, *[1] * (x.dim() - 1)).expand_as(every[:1])
             return every.gather(0, index).squeeze(0)
