@@ -92,7 +92,8 @@ class RSTGConv(MessagePassing):
           coefficients in the order of the given edges
 
     A node without neighbours has :math:`\mathbf{g}_i = 0`. Edges keep their given order everywhere, and
-    there are no self loops but those that are given.
+    there are no self loops but those that are given. Lazy sizes have to be known (by one call) before
+    the layer is compiled. PyG's attention explainer takes static graphs, its GNN explainer does not.
 
     Raises:
         ValueError: If sizes, positions or attributes do not match what the layer was built for.

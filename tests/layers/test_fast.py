@@ -110,12 +110,17 @@ def test_products_obey_the_switch():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_typed_linear_without_asking_how_many(bias):
+def test_typed_linear_without_asking_how_many(bias, monkeypatch):
     layer = TypedLinear(4, 7, num_types=3, bias=bias)
-    x, node_type = torch.randn(6, 5, 4), torch.tensor([2, 0, 0, 2, 1, 0])
-    torch.testing.assert_close(layer.by_node(x, node_type), layer(x, node_type))
-    with pytest.raises(IndexError):
-        layer.by_node(x, node_type + 1)
+    node_type = torch.tensor([2, 0, 0, 2, 1, 0])
+    for shape in ((6, 5, 4), (6, 2, 3, 4), (6, 1, 4), (6, 4)):
+        x = torch.randn(shape)
+        expected = layer(x, node_type)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            torch.testing.assert_close(layer(x, node_type), expected)
+            with pytest.raises((IndexError, RuntimeError), match="out of range|out of bounds"):
+                layer(x, node_type + 1)
 
 
 def taken(conv, x, edge_index, monkeypatch, **kwargs):
