@@ -103,14 +103,10 @@ class RSTGBlock(torch.nn.Module):
         self.typed_update = typed_update
         self.topology = topology
 
-        grid = multiscale_grid(scales, map_size=map_size)
-        grid = complete_graph(grid) if topology == "complete" else grid
-        self.register_buffer("edge_weight", grid.get("edge_weight"), persistent=False)
-        self.register_buffer("edge_index", grid.edge_index, persistent=False)
-        self.register_buffer("node_type", grid.node_type, persistent=False)
-        self.register_buffer("pos", grid.pos_map, persistent=False)
-
+        self.map_size = map_size
         self.pool = AreaPool(scales)
+        self._make_graph()
+        self.register_load_state_dict_post_hook(_graph_beside_assigned_weights)
         self.rstg = graph(
             channels,
             hidden_channels,
@@ -125,6 +121,33 @@ class RSTGBlock(torch.nn.Module):
             )
         self.unpool = AreaUnpool(scales) if to == "map" else None
         self.norm = None if out_norm is None else out_norm(out_channels)
+
+    def _make_graph(self) -> None:
+        """The graph follows from the arguments, so it is in buffers that no ``state_dict`` holds."""
+        grid = multiscale_grid(self.pool.scales, map_size=self.map_size)
+        if self.topology == "complete":
+            grid = complete_graph(grid)
+        buffers = dict(
+            edge_weight=grid.get("edge_weight"),
+            edge_index=grid.edge_index,
+            node_type=grid.node_type,
+            pos=grid.pos_map,
+        )
+        for name, value in buffers.items():
+            before = self._buffers.get(name)
+            value = value if before is None else value.to(before.dtype)
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable, recurse: bool = True):
+        """Moves the block. The ``meta`` device (``to_empty``) gives no numbers: the graph's are made
+        again, the weights' are for ``load_state_dict`` or ``reset_parameters``.
+        """
+        on_meta = self.edge_index.is_meta
+        super()._apply(fn, recurse)
+        if on_meta:
+            with self.edge_index.device:
+                self._make_graph()
+        return self
 
     def reset_parameters(self):
         """Draws all weights anew; the output scale becomes zero again."""
@@ -209,3 +232,11 @@ class RSTGBlock(torch.nn.Module):
     def extra_repr(self) -> str:
         """The arguments that the parts below do not show."""
         return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}"
+
+
+def _graph_beside_assigned_weights(block: RSTGBlock, incompatible_keys) -> None:
+    """With ``load_state_dict(..., assign=True)`` the graph, too, leaves the ``meta`` device."""
+    device = next(block.parameters()).device
+    if block.edge_index.is_meta and device.type != "meta":
+        with device:
+            block._make_graph()
