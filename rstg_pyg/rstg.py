@@ -39,6 +39,13 @@ class RSTG(torch.nn.Module):
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole (unless ``in_norm`` looks across frames).
 
+    Nodes and graphs need not be the same in all frames. On :math:`(B, T, N, C)`, ``mask`` and
+    ``lengths`` say which nodes are there, and ``edge_index`` may be a list with a graph per frame. On
+    rows :math:`(R, C)`, a PyG batch whose graphs are the frames, ``node`` says which rows are one
+    node's history (:func:`~rstg_pyg.graphs.join_sequences` makes both from lists of ``Data``). An
+    absent node is no step of its cell: its state waits until it is back. One that shall begin afresh
+    gets a number (or a place) of its own.
+
     Args:
         in_channels (int): Channels of the nodes; projected if they differ from
             ``hidden_channels``.
@@ -56,17 +63,21 @@ class RSTG(torch.nn.Module):
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
         in_norm (callable, optional): Makes a norm from a number of channels, applied to the
-            (projected) nodes ``[B, T, N, C]`` before the first round. (default: :obj:`None`)
+            (projected) nodes ``[B, T, N, C]`` before the first round; where nodes come and go, to their
+            rows ``[R, C]``, with the frames as ``batch`` if it takes that. (default: :obj:`None`)
         **kwargs (optional): Additional arguments of :class:`RSTGConv` (``attention``, ``heads``,
             ``pos_channels``, ``num_node_types``, ...).
 
     Shapes:
-        - **input:** nodes :math:`(B, T, N, C)`, edge indices :math:`(2, E)`
-        - **output:** nodes :math:`(B, T, N, D)`
+        - **input:** nodes :math:`(B, T, N, C)`, edge indices :math:`(2, E)` or a list of :math:`T` of
+          them; or rows :math:`(R, C)`, edge indices :math:`(2, E)` between rows, ``node`` :math:`(R)`
+        - **output:** nodes :math:`(B, T, N, D)`, or rows :math:`(R, D)`
 
     Raises:
-        ValueError: If ``time_stages`` or ``cell`` is unknown, a listed round does not exist, or
-            the nodes have another shape than expected.
+        ValueError: If ``time_stages`` or ``cell`` is unknown, a listed round does not exist, what is
+            given has another shape than expected, a node is twice in a frame, an edge joins two
+            frames, or a norm needs all nodes in all frames and they are not there.
+        IndexError: If ``edge_index`` names a node that does not exist.
 
     Example:
         >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
@@ -171,7 +182,7 @@ class RSTG(torch.nn.Module):
         :math:`(N, P)`, also :math:`(T, N, P)` and :math:`(B, T, N, P)` will do.
 
         Args:
-            x (torch.Tensor): The nodes :math:`(B, T, N, C)`, or rows :math:`(R, C)` with ``node``.
+            x (torch.Tensor): The nodes :math:`(B, T, N, C)`, or rows :math:`(R, C)`.
             edge_index (torch.Tensor or list): The edges :math:`(2, E)`, the same in all frames; or a
                 list of :math:`T` such tensors, one per frame; or edges between rows.
             edge_attr (torch.Tensor or list, optional): Edge features :math:`(E, D_e)`, if
@@ -187,6 +198,7 @@ class RSTG(torch.nn.Module):
                 frames beyond are masked. (default: :obj:`None`, all :math:`T`)
             node (torch.Tensor, optional): Which node every row is, :math:`(R)`, counted from 0 over
                 the whole batch: rows with the same number are one node's history.
+                (default: :obj:`None`, all nodes in one frame, in the same order in every call)
             batch (torch.Tensor, optional): Which frame every row is in, :math:`(R)`; the frames of a
                 sequence are in order of time. (default: :obj:`None`, all rows in one)
             state (list, optional): The state after the frames before, as returned with
@@ -200,18 +212,18 @@ class RSTG(torch.nn.Module):
                 f"(got {len(state)})"
             )
         values = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
-        lead = ["B", "T", "N"] if node is None else ["rows"]
-        if x.dim() != len(lead) + 1 or x.size(-1) != self.in_channels:
+        flat = x.dim() == 2
+        if x.dim() not in (2, 4) or x.size(-1) != self.in_channels:
             raise ValueError(
-                f"Expected 'x' to have shape [{', '.join(lead)}, {self.in_channels}] "
-                f"(got {list(x.shape)})"
+                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)}), or "
+                f"[rows, {self.in_channels}]"
             )
-        if node is not None:
-            if mask is not None or lengths is not None:
-                raise ValueError("Expected no 'mask' and no 'lengths' with 'node': leave the rows out")
+        if flat and not (mask is None and lengths is None):
+            raise ValueError("Expected 'mask' and 'lengths' only with 'x' [B, T, N, C]: leave rows out")
+        if not flat and not (node is None and batch is None):
+            raise ValueError(f"Expected 'node' and 'batch' only with rows (got 'x' {list(x.shape)})")
+        if flat:
             frames = FlatFrames.from_rows(x, edge_index, edge_attr, node, batch, state, **values)
-        elif batch is not None:
-            raise ValueError("Expected 'batch' only with 'node', for rows [rows, channels]")
         elif mask is None and lengths is None and not isinstance(edge_index, (list, tuple)):
             frames = DenseFrames(x, edge_index, edge_attr, **values)
         else:

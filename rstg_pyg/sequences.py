@@ -176,13 +176,23 @@ class FlatFrames:
         x: Tensor,
         edge_index: Adj,
         edge_attr: Optional[Tensor],
-        node: Tensor,
+        node: Optional[Tensor],
         batch: Optional[Tensor],
         state: Optional[List[CellState]],
         **values: Optional[Tensor],
     ) -> "FlatFrames":
         """Checks rows as the caller has them."""
-        rows = x.size(0)
+        rows, known = x.size(0), 0
+        if state:
+            known = (state[0] if isinstance(state[0], Tensor) else state[0][0]).size(1)
+        if node is None:
+            if batch is not None or known not in (0, rows):
+                raise ValueError(
+                    "Expected 'node', which says what rows are one node at different times, with "
+                    "'batch' and where the number of nodes changes between calls "
+                    f"(got {rows} rows and a state of {known} nodes)"
+                )
+            node = torch.arange(rows, device=x.device)
         batch = torch.zeros_like(node) if batch is None else batch
         for name, value in (("node", node), ("batch", batch)):
             if value.shape != (rows,) or value.is_floating_point() or value.dtype == torch.bool:
@@ -202,9 +212,6 @@ class FlatFrames:
                     "Expected edges between rows of the same frame (got an edge from frame "
                     f"{int(batch[source[i]])} to frame {int(batch[target[i]])})"
                 )
-        known = 0
-        if state:
-            known = (state[0] if isinstance(state[0], Tensor) else state[0][0]).size(1)
         num_nodes = max(known, int(node.max()) + 1 if rows > 0 else 0)
         return cls(edge_index, edge_attr, node=node, batch=batch, num_nodes=num_nodes, **values)
 

@@ -217,10 +217,11 @@ def test_histories_order():
         (dict(node=torch.arange(5) - 1), ValueError, r"'node' to count nodes from 0 \(got -1\)"),
         (dict(node=torch.tensor([0, 1, 1, 0, 1])), ValueError, "got node 1 twice in frame 0"),
         (dict(batch=torch.zeros(3).long()), ValueError, r"'batch' to hold one integer for each"),
-        (dict(mask=torch.ones(5).bool()), ValueError, "no 'mask' and no 'lengths' with 'node'"),
-        (dict(lengths=[2]), ValueError, "no 'mask' and no 'lengths' with 'node'"),
-        (dict(x=torch.ones(1, 1, 5, 4)), ValueError, r"shape \[rows, 4\] \(got \[1, 1, 5, 4\]\)"),
-        (dict(node=None, batch=None), ValueError, r"shape \[B, T, N, 4\] \(got \[5, 4\]\)"),
+        (dict(mask=torch.ones(5).bool()), ValueError, "'mask' and 'lengths' only with"),
+        (dict(lengths=[2]), ValueError, "'mask' and 'lengths' only with"),
+        (dict(x=torch.ones(1, 1, 5, 4)), ValueError, r"only with rows \(got 'x' \[1, 1, 5, 4\]\)"),
+        (dict(x=torch.ones(5, 3)), ValueError, r"\(got \[5, 3\]\), or \[rows, 4\]"),
+        (dict(node=None), ValueError, "'node', which says what rows are one node"),
         (dict(edge_index=torch.tensor([[0], [3]])), ValueError, "from frame 0 to frame 1"),
         (dict(edge_index=torch.tensor([[0], [5]])), IndexError, "from 0 to 5, but there are 5 nodes"),
         (dict(edge_index=torch.ones(2, 3)), ValueError, r"integers of shape \[2, num_edges\]"),
@@ -239,6 +240,14 @@ def test_errors_of_rows(change, error, message):
         model(**{**kwargs, **change})
 
 
-def test_batch_without_node():
-    with pytest.raises(ValueError, match="'batch' only with 'node'"):
-        RSTG(4, 4)(torch.ones(1, 2, 3, 4), torch.tensor([[0], [1]]), batch=torch.zeros(6).long())
+def test_snapshots_of_the_same_nodes_need_no_numbers(make):
+    model = make()
+    frames = tracks(1, [[0, 1, 2]] * 4)
+    expected = run(model, join_sequences([frames]))
+    outs, state = [], None
+    for data in frames:
+        out, state = model(data.x, data.edge_index, state=state, return_state=True)
+        outs.append(out)
+    torch.testing.assert_close(torch.cat(outs), expected)
+    with pytest.raises(ValueError, match="2 rows and a state of 3 nodes"):
+        model(data.x[:2], data.edge_index[:, :0], state=state)
