@@ -26,7 +26,12 @@ def over_frames(name: str, value: PerFrame, clips: int, frames: int, own: int) -
     Raises:
         ValueError: If there are values for another number of frames or clips.
     """
-    value = value if isinstance(value, Tensor) else torch.stack(list(value))
+    if not isinstance(value, Tensor):
+        shapes = sorted({tuple(one.shape) for one in value})
+        if len(shapes) != 1:
+            raise ValueError(f"Expected '{name}' to have one shape in all frames (got {shapes})")
+        value = torch.stack(list(value))
+        value = value.unsqueeze(-1) if value.dim() == own else value  # one number per edge
     lead, shape = tuple(value.shape[: value.dim() - own]), value.shape[value.dim() - own :]
     if lead not in ((), (frames,), (clips, frames)):
         raise ValueError(

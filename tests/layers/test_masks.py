@@ -147,8 +147,9 @@ def test_one_number_per_edge_is_a_feature(make, masked):
     mask = torch.ones(BATCH, STEPS, NODES).bool() if masked else None
     expected = model(x, GRID.edge_index, attr.unsqueeze(-1))
     torch.testing.assert_close(model(x, GRID.edge_index, attr, mask=mask), expected)
-    listed = model(x, GRID.edge_index, [attr.unsqueeze(-1)] * STEPS, mask=mask)
-    torch.testing.assert_close(listed, expected)
+    for one in (attr, attr.unsqueeze(-1)):
+        listed = model(x, GRID.edge_index, [one] * STEPS, mask=mask)
+        torch.testing.assert_close(listed, expected)
     graphs = [GRID.edge_index] * STEPS
     torch.testing.assert_close(model(x, graphs, [attr] * STEPS, mask=mask), expected)
 
@@ -271,6 +272,7 @@ FRAMES = [GRID.edge_index] * STEPS
         (dict(edge_index=torch.eye(5).to_sparse(), lengths=[1, 2]), ValueError, "to be a tensor"),
         (dict(edge_attr=torch.ones(4, EDGES, 3)), ValueError, r"'edge_attr' to be the same in all"),
         (dict(edge_attr=torch.ones(4, EDGES, 3), lengths=[1, 2]), ValueError, r"\[5\] \(frames\)"),
+        (dict(edge_attr=[torch.ones(t, 3) for t in range(5)]), ValueError, "to have one shape in"),
         (dict(edge_attr=torch.ones(7, 3), lengths=[1, 2]), ValueError, r"16 edges \(got 7\)"),
         (dict(pos=torch.ones(3, 2), lengths=[1, 2]), ValueError, "'pos' to have 5 rows"),
         (dict(node_type=torch.zeros(3), lengths=[1, 2]), ValueError, r"'node_type' to have shape"),
