@@ -37,6 +37,7 @@ def join_sequences(sequences: Iterable[Iterable[Data]], node_id: str | None = No
             twice in a frame, or if without it the number of nodes changes.
 
     Example:
+        >>> pair, none = torch.tensor([[0, 1], [1, 0]]), torch.empty(2, 0, dtype=torch.long)
         >>> tracks = [Data(x=torch.randn(2, 8), edge_index=pair, track=torch.tensor([7, 9])),
         ...           Data(x=torch.randn(1, 8), edge_index=none, track=torch.tensor([9]))]
         >>> batch = join_sequences([tracks], node_id="track")

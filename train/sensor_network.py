@@ -28,6 +28,8 @@ from rstg_pyg.train.results import environment, write_json  # noqa: E402
 KEPT, SENT, NOISE = 0.2, 0.65, 0.05
 #: Readings before the forecasts count: a model first has to see something.
 WARM_UP = 8
+#: Windows in a training step, and their readings.
+BATCH, WINDOW = 8, 24
 
 
 def sensor_network(num_sensors: int = 20, neighbours: int = 3, seed: int = 0) -> Data:
@@ -127,17 +129,15 @@ def models(network: Data, channels: int) -> dict[str, Callable[[], Forecaster]]:
     }
 
 
-def train(
-    model: Forecaster, network: Data, values: Tensor, steps: int, seed: int, window: int = 32
-) -> float:
+def train(model: Forecaster, network: Data, values: Tensor, steps: int, seed: int) -> float:
     """Trains on random windows of the signal; returns milliseconds per step."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     begun = time.perf_counter()
     for _ in range(steps):
-        start = torch.randint(len(values) - window, (16,), generator=generator)
-        clips = torch.stack([values[s : s + window + 1] for s in start.tolist()])  # [B, T + 1, N]
+        start = torch.randint(len(values) - WINDOW, (BATCH,), generator=generator)
+        clips = torch.stack([values[s : s + WINDOW + 1] for s in start.tolist()])  # [B, T + 1, N]
         forecast = model(clips[:, :-1].unsqueeze(-1), network.edge_index)
         loss = (forecast - clips[:, 1:])[:, WARM_UP - 1 :].square().mean()
         optimizer.zero_grad()
@@ -193,7 +193,8 @@ def compare(steps: int, seeds: int, channels: int, length: int) -> dict:
             print(f"{name}, seed {seed}: {errors[-1]:.3f}, {times[-1]:.0f} ms a step", flush=True)
         parameters = sum(p.numel() for p in model.parameters())
         rows[name] = {"errors": errors, "ms_per_step": times, "parameters": parameters}
-    settings = dict(steps=steps, seeds=seeds, channels=channels, length=length, batch=16, window=32)
+    settings = dict(steps=steps, seeds=seeds, channels=channels, length=length)
+    settings.update(batch=BATCH, window=WINDOW)
     return {"settings": settings, "rows": rows, "environment": environment(torch.device("cpu"))}
 
 
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where results go (JSON)"
     )
-    parser.add_argument("--steps", type=int, default=600, help="training steps (default: 600)")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps (default: 1000)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model (default: 3)")
     parser.add_argument("--channels", type=int, default=32, help="width (default: 32)")
     parser.add_argument("--length", type=int, default=2000, help="of the signal (default: 2000 steps)")
