@@ -269,7 +269,6 @@ FRAMES = [GRID.edge_index] * STEPS
         ),
         (dict(edge_index=GRID.edge_index + 1, lengths=[1, 2]), IndexError, "but there are 5 nodes"),
         (dict(edge_index=GRID.edge_index.float(), lengths=[1, 2]), ValueError, "to hold integers"),
-        (dict(edge_index=torch.eye(5).to_sparse(), lengths=[1, 2]), ValueError, "to be a tensor"),
         (dict(edge_attr=torch.ones(4, EDGES, 3)), ValueError, r"'edge_attr' to be the same in all"),
         (dict(edge_attr=torch.ones(4, EDGES, 3), lengths=[1, 2]), ValueError, r"\[5\] \(frames\)"),
         (dict(edge_attr=[torch.ones(t, 3) for t in range(5)]), ValueError, "to have one shape in"),
@@ -287,6 +286,11 @@ def test_errors(change, error, message):
     model(**kwargs)
     with pytest.raises(error, match=message):
         model(**{**kwargs, **change})
+
+
+def test_sparse_matrices_are_refused(make):
+    with pytest.raises(ValueError, match=r"'edge_index' to be a tensor \[2, num_edges\]"):
+        make()(rand(BATCH, STEPS, NODES, 4), torch.eye(5).to_sparse(), lengths=[1, 2])
 
 
 def test_each_round_is_one_call_of_an_ordinary_layer(make):
