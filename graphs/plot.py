@@ -187,6 +187,8 @@ def plot_attention(
         ValueError: If the graph is no grid, or ``alpha`` or ``scale`` does not fit it.
 
     Example:
+        >>> grid, conv = multiscale_grid((3, 2, 1)), RSTGConv(16, 16)
+        >>> x = torch.randn(14, 16)
         >>> _, (edges, alpha) = conv(x, grid.edge_index, return_attention_weights=True)
         >>> plot_attention(grid, alpha.mean(-1)).figure.savefig("attention.png")
     """

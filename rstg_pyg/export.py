@@ -34,9 +34,11 @@ def export_program(
             the cells over time.
 
     Example:
-        >>> program = export_program(model.eval(), torch.zeros(1, 3, 8, 64, 64))
+        >>> backbone = rstg_pyg.backbones.SimpleConv(3, (8, 8))
+        >>> model = VideoClassifier(backbone, 174, head=RSTGBlock(8, to="vec"))
+        >>> program = export_program(model.eval(), torch.zeros(1, 3, 8, 32, 32))
         >>> torch.export.save(program, "model.pt2")
-        >>> torch.export.load("model.pt2").module()(torch.rand(5, 3, 12, 64, 64)).shape
+        >>> torch.export.load("model.pt2").module()(torch.rand(5, 3, 12, 32, 32)).shape
         torch.Size([5, 174])
     """
     if model.training:
