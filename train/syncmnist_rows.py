@@ -41,7 +41,7 @@ _ROWS = [
     Row("one_temporal_stage", "RSTG: 1-temp-stage", {3: 97.0, 5: 74.1}, "one time stage at the end"),
     Row("all_temporal_stages", "RSTG: All-temp-stages", {3: 98.9, 5: 94.5}, "one in every round, too"),
     Row("positional", "RSTG: Positional All-temp", {5: 97.2}, "the same, positions in the messages"),
-    Row("ours", "Ours", {}, "residual pre-norm stages, rounds of their own"),
+    Row("ours", "Ours", {}, "positional, rounds with weights of their own; see the config"),
 ]
 
 #: The rows of the table by name, in the paper's order; ours is the last.
@@ -56,7 +56,9 @@ _CHANGES = {
     "three_rounds": ("three rounds", ["model.rstg.num_rounds=3"]),
     "no_positions": ("no positions in the messages", ["model.rstg.positions=false"]),
     "padding": ("zero padding in the filters", ["model.backbone.padding=1"]),
+    "residual": ("residual pre-norm stages", ["model.rstg.residual=true"]),
     "one_time_stage": ("one time stage, at the end", ["model.rstg.time_stages=last"]),
+    "all_time_stages": ("a time stage in every round, too", ["model.rstg.time_stages=all"]),
     "no_pretraining": ("filters not trained alone first", ["pretrain.steps=0"]),
     "dot_attention": ("dot attention", ["model.rstg.attention=dot"]),
     "mean": ("no attention, the mean", ["model.rstg.attention=null"]),
