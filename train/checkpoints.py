@@ -18,7 +18,10 @@ from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import differences, parse_config, to_dict
 
 #: Settings that may change between a run and its continuation.
-_FREE = ("name", "data.root", "data.num_workers", "data.test_videos", "trainer.", "train.log_every")
+_FREE = (
+    *("name", "data.root", "data.num_workers", "data.on_error", "data.test_videos"),
+    *("trainer.", "train.log_every"),
+)
 
 _KEYS = {"config", "origin", "global_step", "state_dict"}
 

@@ -87,6 +87,8 @@ class SomethingConfig(Section):
     std: Positive = 57.375
     #: Processes that read videos.
     num_workers: NonNegativeInt = 4
+    #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
+    on_error: Literal["raise", "skip"] = "raise"
 
     @property
     def channels(self) -> int:
