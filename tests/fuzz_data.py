@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from fuzzing.cases import CLASSES, KINDS, LAYOUTS, Case, Templates  # noqa: E402
 from fuzzing.pool import Outcome, run_cases  # noqa: E402
 
+from rstg_pyg.train.data import videos  # noqa: E402
 from rstg_pyg.train.data.check import check  # noqa: E402
 from rstg_pyg.train.data.something import SomethingSomething  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -47,6 +48,7 @@ class Fuzzer:
 
     def __init__(self, folder: Path, seed: int):
         self.seed = seed
+        videos.PATIENCE = SECONDS / 10
         self.templates = Templates(folder)
         self.whole = {layout: read(folder / layout.strip("."), "auto") for layout in LAYOUTS}
 

@@ -29,6 +29,8 @@ _CODECS = ("vp8", "vp9", "av1", "h264", "hevc", "mjpeg", "gif")
 _CONTAINERS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "gif")
 
 
+#: Seconds without a packet after which a file is given up: one may be all gap.
+PATIENCE = 30.0
 _CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
 _CODEC_OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # the size may also change later
 
@@ -74,7 +76,7 @@ class VideoFile:
     def _open(self):
         """The container and its video stream; what goes wrong with them becomes a ``UserError``."""
         try:
-            with av.open(str(self.path), options=_CONTAINER_OPTIONS) as container:
+            with av.open(str(self.path), options=_CONTAINER_OPTIONS, timeout=PATIENCE) as container:
                 if not container.streams.video:
                     raise UserError(f"{self.path}: the file has no video stream")
                 stream = container.streams.video[0]
@@ -91,6 +93,8 @@ class VideoFile:
             raise
         except Exception as e:  # PyAV raises nearly anything on damaged files
             reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+            if isinstance(e, av.error.ExitError):
+                reason = f"no packet in {PATIENCE:g} seconds of reading"
             raise UserError(
                 f"{self.path}: the video cannot be decoded ({reason}); download it again"
             ) from e
