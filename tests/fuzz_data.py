@@ -33,7 +33,7 @@ from rstg_pyg.train.data.something import SomethingSomething  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 
 GOOD = ("loaded", "loaded changed", "named")
-SECONDS = 20.0  # for a case
+SECONDS = 60.0  # for a case
 MEMORY = 1 << 30  # bytes
 _NAMES = [name for name, (_, share) in KINDS.items() for _ in range(share)]
 
@@ -48,7 +48,7 @@ class Fuzzer:
 
     def __init__(self, folder: Path, seed: int):
         self.seed = seed
-        videos.PATIENCE = SECONDS / 10
+        videos.PATIENCE = SECONDS / 30
         self.templates = Templates(folder)
         self.whole = {layout: read(folder / layout.strip("."), "auto") for layout in LAYOUTS}
 
