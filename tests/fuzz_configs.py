@@ -54,16 +54,22 @@ numbers = st.one_of(
 texts = st.one_of(
     st.text(max_size=8),
     st.sampled_from(
-        ["", "..", ".", "a/b", "../x", "nan", "inf", "1e400", "null", "~", "x" * 5000, "1" * 5000, "\0", "\x1b[2J",
-         "🎥", "yes", "0x10", "1:30", "head", "conv0", "conv1", "res2", "r2plus1d_18", "2001-01-01", "[", "{{}}",
+        ["", "..", ".", "a/b", "../x", "nan", "inf", "1e400", "null", "~", "x" * 5000, "1" * 5000, "\0",
+         "\x1b[2J",
+         "🎥", "yes", "0x10", "1:30", "head", "conv0", "conv1", "res2", "r2plus1d_18", "2001-01-01",
+         "[", "{{}}",
          "$(touch code-was-run)", "__class__", "all", "none", "auto"]
     ),
 )  # fmt: skip
 leaves = st.one_of(st.none(), st.booleans(), numbers, texts, st.binary(max_size=4), st.dates())
 anything = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.one_of(texts, st.integers(-1, 3), st.none(), st.booleans()), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.one_of(texts, st.integers(-1, 3), st.none(), st.booleans()), inner, max_size=3
+        )
+    ),
     max_leaves=6,
 )
 
@@ -88,7 +94,7 @@ def fitting(annotation: Any) -> st.SearchStrategy:
 
 
 def section(kind: type[Section], wrong: int = 12) -> st.SearchStrategy:
-    """Sections with some of their keys, of which one in so many has any value, and rarely other keys."""
+    """Sections with some of their keys, of which one in so many has any value; rarely other keys."""
     keys = {
         name: st.integers(0, wrong).flatmap(
             lambda n, field=field: anything if n == 0 else fitting(field.annotation)
@@ -102,7 +108,9 @@ def section(kind: type[Section], wrong: int = 12) -> st.SearchStrategy:
     )
 
 
-configs = st.one_of(section(Config), section(Config), st.dictionaries(texts, anything, max_size=4), anything)
+configs = st.one_of(
+    section(Config), section(Config), st.dictionaries(texts, anything, max_size=4), anything
+)
 
 # ------------------------------------------------------------------ texts
 
@@ -116,17 +124,26 @@ TAGS = (
     "!!python/tuple [1, 2]",
     "!!python/object/apply:eval [\"open('code-was-run', 'w')\"]",
     "!!python/object/apply:subprocess.Popen [[touch, code-was-run]]",
-    "!!binary aGFsbG8=", "!!binary '*'", "!!set {a, b}", "!!omap [a: 1, a: 2]", "!!timestamp 2001-99-99",
-    "!!int 0x", "!!int abc", "!!float x", "!!bool maybe", "!!null x", "!local 3", "!<tag:x,2000:y> 1", "!!str [1]",
+    "!!binary aGFsbG8=", "!!binary '*'", "!!set {a, b}", "!!omap [a: 1, a: 2]",
+    "!!timestamp 2001-99-99",
+    "!!int 0x", "!!int abc", "!!float x", "!!bool maybe", "!!null x", "!local 3", "!<tag:x,2000:y> 1",
+    "!!str [1]",
 )  # fmt: skip
 PIECES = (
-    *TAGS, "&a [*a]", "&a {b: *a}", "*nowhere", "<<: {a: 1}", "<<: [1]", "<<: *x", "? [a, b]\n: 1", "{[1]: 2}",
-    "---\na: 1", "...\n", "%YAML 1.2\n---\n", "\t- a", "a: b: c", "- - - -", "|\n  x", ">-\n x", "@", "`", "%",
-    "base: smt.yaml", "base: nothing", "base: [a]", "base: {a: 1}", "base: 3", "base: ../../etc/passwd", "base: /",
-    "size: small", "size: [1]", "sizes: {a: {}}", "sizes: {1: {}}", "sizes: []", "size: a\nsizes: {a: 3}", "demo: 3",
-    "demo: {data: {seed: 1}}", "data: {dataset: something}", "data: {dataset: [1]}", "model: {backbone: {kind: {}}}",
-    "seed: 1\nseed: 2", "seed: 1e3", "seed: 1_0", "seed: 0b11", "seed: 1:2:3", "seed: .nan", "seed: -.inf",
-    "seed: 99999999999999999999999999", "name: ..", "name: .", "name: 3", "train: null", "model: {rstg: []}",
+    *TAGS, "&a [*a]", "&a {b: *a}", "*nowhere", "<<: {a: 1}", "<<: [1]", "<<: *x", "? [a, b]\n: 1",
+    "{[1]: 2}",
+    "---\na: 1", "...\n", "%YAML 1.2\n---\n", "\t- a", "a: b: c", "- - - -", "|\n  x", ">-\n x", "@",
+    "`", "%",
+    "base: smt.yaml", "base: nothing", "base: [a]", "base: {a: 1}", "base: 3", "base: ../../etc/passwd",
+    "base: /",
+    "size: small", "size: [1]", "sizes: {a: {}}", "sizes: {1: {}}", "sizes: []",
+    "size: a\nsizes: {a: 3}", "demo: 3",
+    "demo: {data: {seed: 1}}", "data: {dataset: something}", "data: {dataset: [1]}",
+    "model: {backbone: {kind: {}}}",
+    "seed: 1\nseed: 2", "seed: 1e3", "seed: 1_0", "seed: 0b11", "seed: 1:2:3", "seed: .nan",
+    "seed: -.inf",
+    "seed: 99999999999999999999999999", "name: ..", "name: .", "name: 3", "train: null",
+    "model: {rstg: []}",
 )  # fmt: skip
 
 
@@ -187,14 +204,21 @@ def changed(draw) -> str:
 
 
 raw = st.one_of(
-    changed(), changed(), nested, st.lists(st.sampled_from(PIECES), max_size=4).map("\n".join), st.text(max_size=40)
+    changed(),
+    changed(),
+    nested,
+    st.lists(st.sampled_from(PIECES), max_size=4).map("\n".join),
+    st.text(max_size=40),
 )
 paths = st.sampled_from(
-    ["seed", "name", "size", "data", "data.seed", "model.rstg.scales", "train.lr", "model.backbone.kind", "model.rstg",
-     "data.dataset", "a.b.c", "", ".", "..", "a" * 3000, "x." * 3000 + "y", "train.lr.x", "model.backbone.filters"]
+    ["seed", "name", "size", "data", "data.seed", "model.rstg.scales", "train.lr",
+     "model.backbone.kind", "model.rstg",
+     "data.dataset", "a.b.c", "", ".", "..", "a" * 3000, "x." * 3000 + "y", "train.lr.x",
+     "model.backbone.filters"]
 )  # fmt: skip
 overrides = st.lists(
-    st.tuples(paths, st.sampled_from(["=", "=", "=", ""]), st.one_of(texts, nested, st.sampled_from(PIECES)))
+    st.tuples(paths, st.sampled_from(["=", "=", "=", ""]), st.one_of(texts, nested,
+    st.sampled_from(PIECES)))
     .map("".join),
     min_size=1,
     max_size=2,
@@ -287,7 +311,9 @@ def _run(name: str, contents: st.SearchStrategy, count: int, start: int, folder:
         counts[result] += 1
         if result not in GOOD and detail not in shown:
             shown.add(detail)
-            print(f"{name}: {result}: {content[:200]!r} {str(changes)[:200]}\n{detail[:1500]}", flush=True)
+            print(
+                f"{name}: {result}: {content[:200]!r} {str(changes)[:200]}\n{detail[:1500]}", flush=True
+            )
 
     case()
     return counts
@@ -316,7 +342,8 @@ def main(argv: list[str] | None = None) -> int:
         "failures": failures,
         "kinds": {name: dict(counts.most_common()) for name, counts in outcomes.items()},
         "versions": {
-            "python": platform.python_version(), "pyyaml": yaml.__version__, "pydantic": pydantic.VERSION,
+            "python": platform.python_version(), "pyyaml": yaml.__version__,
+            "pydantic": pydantic.VERSION,
             "hypothesis": hypothesis.__version__,
         },
     }  # fmt: skip

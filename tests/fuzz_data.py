@@ -24,6 +24,7 @@ import torch
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent))
 
+import fuzzing.label_cases  # noqa: E402, F401  (adds its kinds)
 from fuzzing.cases import CLASSES, KINDS, LAYOUTS, Case, Templates  # noqa: E402
 from fuzzing.pool import Outcome, run_cases  # noqa: E402
 
@@ -134,21 +135,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE.json")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder), arguments.seed)
-        cases = run_cases(fuzzer, fuzzer.kind, arguments.cases, SECONDS, MEMORY, arguments.first)
-        for outcome in cases:
-            outcomes.append(outcome)
-            if outcome.result not in GOOD:
-                print(f"case {outcome.number} ({outcome.kind}): {outcome.result}: {outcome.detail}", flush=True)
-    summary = summarise(outcomes)
+    summary = summarise(run(arguments.cases, arguments.seed, arguments.first))
     print(json.dumps({key: summary[key] for key in ("cases", "results", "slowest_seconds")}))
     if arguments.out:
         command = f"python tests/fuzz_data.py --cases {arguments.cases} --seed {arguments.seed}"
         about = {"command": command, "seed": arguments.seed, "versions": versions()}
         Path(arguments.out).write_text(json.dumps({**about, **summary}, indent=1) + "\n")
     return 1 if summary["failures"] else 0
+
+
+def run(count: int, seed: int, first: int = 0) -> list[Outcome]:
+    """Runs cases and prints those that fail."""
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(Path(folder), seed)
+        for outcome in run_cases(fuzzer, fuzzer.kind, count, SECONDS, MEMORY, first):
+            outcomes.append(outcome)
+            if outcome.result not in GOOD:
+                what = f"case {outcome.number} ({outcome.kind}): {outcome.result}"
+                print(f"{what}: {outcome.detail}", flush=True)
+    return outcomes
 
 
 def summarise(outcomes: list[Outcome]) -> dict:

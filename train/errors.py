@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text with control characters (but line ends and tabs) and lone surrogates escaped, not too long."""
+    """Text with control characters (but line ends) and lone surrogates escaped, and not too long."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     unfit = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"

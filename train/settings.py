@@ -75,7 +75,9 @@ def _of_size(layers: list[dict[str, Any]], size: Any, path: Path) -> dict[str, A
         raise UserError(f"{path}: sizes: expected a mapping from names of sizes to sections")
     known = list(dict.fromkeys(name for sections in sizes for name in sections))
     if size is not None and size not in known:
-        have = f"expected one of {', '.join(map(str, known))}" if known else "this config comes in one size only"
+        have = "this config comes in one size only"
+        if known:
+            have = f"expected one of {', '.join(map(str, known))}"
         raise UserError(f"{path}: size: {have} (got {size!r})")
     values: dict[str, Any] = {}
     for layer, sections in zip(layers, sizes):
@@ -92,7 +94,9 @@ def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key:
-            raise UserError(f"'{_short(override)}': expected an override key.path=value, e.g. train.lr=0.001")
+            raise UserError(
+                f"'{_short(override)}': expected an override key.path=value, e.g. train.lr=0.001"
+            )
         _set(values, key.strip().split("."), _parse(text, override), override)
     return values
 

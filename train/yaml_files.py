@@ -18,8 +18,8 @@ class YAMLError(ValueError):
 def load_yaml(text: str) -> Any:
     """Reads YAML of plain values.
 
-    No tag makes anything but text, numbers, truth values, dates, lists and mappings. Anchors and aliases
-    can be used, but not to blow a short text up.
+    No tag makes anything but text, numbers, truth values, dates, lists and mappings. Anchors and
+    aliases can be used, but not to blow a short text up.
 
     Raises:
         YAMLError: If the text is not YAML, has a key twice in a mapping, or is too large or too deep.
@@ -44,7 +44,9 @@ def _check_depth(text: str) -> None:
     """Goes through the text once without making anything, since what makes nodes calls itself."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if depth > _DEEPEST:
             raise _too_deep(event)
 
@@ -68,7 +70,7 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None], depth: i
         raise YAMLError(f"{_place(node)}: an alias leads into itself")
     if size[0] > _MOST_VALUES:
         raise YAMLError(
-            f"{_place(node)}: expected at most {_MOST_VALUES:,} values, those that aliases repeat included"
+            f"{_place(node)}: expected at most {_MOST_VALUES:,} values, with those that aliases repeat"
         )
     if depth + size[1] > _DEEPEST:
         raise _too_deep(node)

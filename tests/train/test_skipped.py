@@ -1,4 +1,4 @@
-"""``data.on_error=skip``: what cannot be read is left out, counted and listed; nothing takes its place."""
+"""``data.on_error=skip``: what cannot be read is left out, counted and listed, and not replaced."""
 
 import csv
 import json

@@ -68,7 +68,8 @@ def one_array(path):
 KINDS = (raw, zipped, legacy, arrays, one_array)
 COMMANDS = {
     "resume": (run, ["--cfg", "tiny.yaml", "--resume", "~FILE~"], (".ckpt", ".pt")),
-    "evaluate": (run, ["--cfg", "tiny.yaml", "--evaluate", "~FILE~"], (".ckpt", ".pkl", ".safetensors")),
+    "evaluate": (run, ["--cfg", "tiny.yaml", "--evaluate", "~FILE~"], (".ckpt", ".pkl",
+    ".safetensors")),
     "predict": (predict, ["video.mp4", "--ckpt", "~FILE~"], (".ckpt", ".npz", ".safetensors")),
     "backbone": (run, ["--cfg", "tiny.yaml", "data.num_workers=0", "model.rstg=null", *RESNET],
                  (".pkl", ".pth", ".safetensors")),
@@ -133,15 +134,20 @@ def root(folder):
     return write_mini_something(folder / "data", train=2, validation=1, size=16, num_frames=2)
 
 
-SOMETHING = ("data={dataset: something, root: data, num_frames: 2, short_side: 16, crop_size: 16, num_workers: 0}",
-             "--cfg", "tiny.yaml")  # fmt: skip
+DATA = "{dataset: something, root: data, num_frames: 2, short_side: 16, crop_size: 16, num_workers: 0}"
+SOMETHING = (f"data={DATA}", "--cfg", "tiny.yaml")
 VIDEOS = "20bn-something-something-v1"
 
 
 def test_pickles_in_the_place_of_data(folder, root, capsys):
     lists = "something-something-v1-{}.csv"
     shutil.copytree(root, folder / "kept")
-    for place in (lists.format("train"), lists.format("labels"), f"{VIDEOS}/*/00001.jpg", "videos.lmdb"):
+    for place in (
+        lists.format("train"),
+        lists.format("labels"),
+        f"{VIDEOS}/*/00001.jpg",
+        "videos.lmdb",
+    ):
         shutil.rmtree(root)
         shutil.copytree(folder / "kept", root)
         for path in list(root.glob(place)) or [root / place]:
@@ -177,9 +183,11 @@ def test_a_small_file_that_unpacks_to_a_large_one(folder, capsys):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"config": []}, {"config": {"model": 3}}, {"config": {"x": 1}}, {"state_dict": []}, {"global_step": "x"},
+        {"config": []}, {"config": {"model": 3}}, {"config": {"x": 1}}, {"state_dict": []},
+        {"global_step": "x"},
         {"state_dict": {1: torch.ones(1)}}, {"state_dict": {"model.lin.weight": "x"}}, {"origin": None},
-        {"state_dict": {"model.lin.weight": torch.ones(())}}, {"label_names": 3}, {"label_names": [1, 2]},
+        {"state_dict": {"model.lin.weight": torch.ones(())}}, {"label_names": 3}, {"label_names": [1,
+        2]},
         {"state_dict": {"model.lin.weight": torch.ones(3, 4)}}, {"state_dict": {}},
     ],
 )  # fmt: skip
@@ -191,7 +199,8 @@ def test_checkpoints_of_other_things(folder, capsys, changes):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "[" * 100_000, "9" * 5000, '{"config": []}', '{"config": {"model": {}, "data": 1}}',
+    "text", ["", "{", "[]", "[" * 100_000, "9" * 5000, '{"config": []}',
+    '{"config": {"model": {}, "data": 1}}',
              '{"config": {"model": {"x": 1}, "data": {}}}'],
 )  # fmt: skip
 def test_safetensors_of_other_things(folder, capsys, text):
@@ -199,7 +208,15 @@ def test_safetensors_of_other_things(folder, capsys, text):
     assert "a.safetensors" in refused(predict, ["video.mp4", "--ckpt", "a.safetensors"], capsys)
 
 
-OUTSIDE = ("../secret", "../../secret", f"{VIDEOS}/../../secret", "/etc/passwd", "~/secret", "..\\secret", "C:secret")
+OUTSIDE = (
+    "../secret",
+    "../../secret",
+    f"{VIDEOS}/../../secret",
+    "/etc/passwd",
+    "~/secret",
+    "..\\secret",
+    "C:secret",
+)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -1,4 +1,4 @@
-"""How long the file of a video must be, as its first bytes tell: a download that broke off is shorter."""
+"""How long the file of a video must be, as it says itself: a download that broke off is shorter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from typing import BinaryIO
 #: Formats that are read; others (playlists, scripts) could have files read that nobody named.
 FORMATS = (
     *("matroska", "webm", "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "avi", "gif", "mpeg", "mpegvideo"),
-    *("mpegts", "asf", "flv", "ogg", "ivf", "m4v", "h264", "hevc", "mjpeg", "yuv4mpegpipe", "apng", "nut"),
+    *(
+        "mpegts",
+        "asf",
+        "flv",
+        "ogg",
+        "ivf",
+        "m4v",
+        "h264",
+        "hevc",
+        "mjpeg",
+        "yuv4mpegpipe",
+        "apng",
+        "nut",
+    ),
 )
 
 _BOXES = (b"mdat", b"moov", b"moof")  # the parts of an mp4 that hold something

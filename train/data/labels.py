@@ -266,7 +266,7 @@ def _read_text(path: Path) -> str:
         size = path.stat().st_size
         if size > _MOST_BYTES:
             raise UserError(
-                f"{path}: expected a label file of at most {_MOST_BYTES >> 20} MiB (it has {size >> 20})"
+                f"{path}: expected label files of at most {_MOST_BYTES >> 20} MiB (got {size >> 20})"
             )
         text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:

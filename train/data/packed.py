@@ -68,7 +68,7 @@ class Made:
             ValueError: If it is none.
         """
         values = json.loads(data)
-        kinds = {"short_side": int, "quality": int, "extractor": str, "source": str, "fps": float | int | None}
+        kinds = dict(short_side=int, quality=int, extractor=str, source=str, fps=float | int | None)
         if not isinstance(values, dict) or values.keys() != kinds.keys():
             raise ValueError("expected the settings of a store")
         if not all(isinstance(values[key], kind) for key, kind in kinds.items()):
@@ -127,7 +127,8 @@ class PackedVideos(FrameSource):
             self.made = Made.from_bytes(bytes(made))
         except (ValueError, RecursionError) as e:
             raise UserError(
-                f"{self.path}: what made the packed store is damaged ({e}); copy it again, or pack it again"
+                f"{self.path}: the packed store's settings are damaged ({e}); copy it again, or pack "
+                f"it again"
             ) from e
         self.detail = f"packed store {self.path}: {self.made}"
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from rstg_pyg.train.checkpoints import write_atomically
 from rstg_pyg.train.errors import UserError
 
-#: The label of the blank clip that stands where no video of a batch could be read: it counts for nothing
-#: and keeps processes that train together in step.
+#: The label of the blank clip that stands where no video of a batch could be read: it counts for
+#: nothing and keeps processes that train together in step.
 UNREAD = -100
 
 _FIELDS = ("part", "video", "times", "reason")
@@ -69,7 +69,7 @@ class Skipped:
         write_atomically(self.path, lambda p: p.write_text(text.getvalue(), encoding="utf-8"))
 
     def gather(self) -> None:
-        """Puts the lists of all processes together, once, when all are done; the first one writes it."""
+        """Puts the lists of all processes together when all are done; the first one writes it."""
         first = True
         if dist.is_available() and dist.is_initialized():
             first = dist.get_rank() == 0
