@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field
 _MOST = 2**31 - 1  # of a count: sizes of tensors are products of several
 PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
-#: What all random generators take; Lightning would choose another seed in the place of a larger one.
+#: What all random generators take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -7,28 +7,14 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-#: Formats that are read; others (playlists, scripts) could have files read that nobody named.
+#: FFmpeg's names of the formats that are read; others (playlists, scripts) could have files read that nobody named.
 FORMATS = (
-    *("matroska", "webm", "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "avi", "gif", "mpeg", "mpegvideo"),
-    *(
-        "mpegts",
-        "asf",
-        "flv",
-        "ogg",
-        "ivf",
-        "m4v",
-        "h264",
-        "hevc",
-        "mjpeg",
-        "yuv4mpegpipe",
-        "apng",
-        "nut",
-    ),
+    "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,gif,mpeg,mpegvideo,mpegts,asf,flv,ogg,ivf,m4v,h264,hevc,"
+    "mjpeg,yuv4mpegpipe,apng,nut"
 )
 
 _BOXES = (b"mdat", b"moov", b"moof")  # the parts of an mp4 that hold something
-_UNKNOWN = ((1 << 7) - 1, (1 << 14) - 1, (1 << 21) - 1, (1 << 28) - 1, (1 << 35) - 1, (1 << 42) - 1,
-            (1 << 49) - 1, (1 << 56) - 1)  # fmt: skip  # a size of all ones, per length
+_UNKNOWN = [(1 << 7 * length) - 1 for length in range(1, 9)]  # a size of all ones, per length
 
 
 def missing_bytes(path: Path) -> int:

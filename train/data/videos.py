@@ -31,7 +31,7 @@ _CONTAINERS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "gif")
 
 #: Seconds without a packet after which a file is given up: one may be all gap.
 PATIENCE = 30.0
-_CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+_CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 _CODEC_OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # the size may also change later
 
 
@@ -53,9 +53,13 @@ class VideoFile:
         if not os.path.isfile(self.path):
             near = beside(self.path.name, self.path.parent)
             raise UserError(f"{self.path}: the video is missing{near}")
-        if self.path.stat().st_size == 0:
+        try:
+            size, missing = self.path.stat().st_size, missing_bytes(self.path)
+        except OSError as e:
+            raise UserError(f"{self.path}: cannot be read ({e.strerror or e})") from e
+        if size == 0:
             raise UserError(f"{self.path}: the video is empty (0 bytes); download it again")
-        if missing := missing_bytes(self.path):
+        if missing:
             raise UserError(
                 f"{self.path}: the video is truncated, at least {missing:,} bytes are missing at its "
                 f"end; download it again"
