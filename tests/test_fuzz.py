@@ -1,12 +1,16 @@
 """A few hundred cases of the two fuzzers; their scripts run thousands (docs/reliability.md)."""
 
 import importlib.util
+import json
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 
 
 def load(name):
@@ -33,6 +37,17 @@ def test_strange_configs_load_or_are_explained(tmp_path, monkeypatch):
     assert outcomes.keys() == fuzz_configs.KINDS.keys()
     results = sum(outcomes.values(), Counter())
     assert results.keys() == set(fuzz_configs.GOOD) and min(results.values()) > 20
+
+
+def test_the_page_has_the_figures_of_the_results():
+    page, rows = PAGE.read_text(), []
+    for name in re.findall(r"results/(fuzz_\w+)\.json", page):
+        found = json.loads((PAGE.parent / "results" / f"{name}.json").read_text())
+        kinds = fuzz_data.GOOD if "data" in name else fuzz_configs.GOOD
+        figures = [found["cases"], *(found["results"][kind] for kind in kinds), found["failures"]]
+        rows.append((name, " | ".join(f"{figure:,}" for figure in figures)))
+    assert [name for name, _ in rows] == ["fuzz_data_before", "fuzz_data", "fuzz_configs"]
+    assert all(f"](results/{name}.json) | {figures} |" in page for name, figures in rows)
 
 
 @pytest.mark.parametrize("what", ["crash", "hang", "memory"])

@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-#: FFmpeg's names of the formats that are read; others (playlists, scripts) could have files read that nobody named.
+#: FFmpeg's names of the formats that are read. Others (playlists, scripts) could have files read that
+#: nobody named.
 FORMATS = (
     "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,gif,mpeg,mpegvideo,mpegts,asf,flv,ogg,ivf,m4v,h264,hevc,"
     "mjpeg,yuv4mpegpipe,apng,nut"
