@@ -137,7 +137,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         if not all(isinstance(config[key], dict) for key in ("model", "data")):
             raise KeyError("model")
         return {"state_dict": weights, "global_step": 0, "config": config}
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
+    except (KeyError, TypeError, RecursionError):
         raise UserError(
             f"{path}: expected weights written by rstg_pyg (python -m rstg_pyg.official); this file "
             f"does not say which model it is for"
