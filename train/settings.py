@@ -20,6 +20,8 @@ from rstg_pyg.train.yaml_files import MOST_CHARACTERS, YAMLError, load_yaml
 #: Keys that say which kind of section it is.
 _KINDS = ("kind", "dataset")
 
+_DEEPEST = 8  # parts of a key; the schema's have up to three
+
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 
 
@@ -97,7 +99,10 @@ def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
             raise UserError(
                 f"'{_short(override)}': expected an override key.path=value, e.g. train.lr=0.001"
             )
-        _set(values, key.strip().split("."), _parse(text, override), override)
+        path = key.strip().split(".")
+        if len(path) > _DEEPEST:
+            raise UserError(f"'{_short(override)}': expected a key of at most {_DEEPEST} parts")
+        _set(values, path, _parse(text, override), override)
     return values
 
 
