@@ -216,13 +216,18 @@ paths = st.sampled_from(
      "data.dataset", "a.b.c", "", ".", "..", "a" * 3000, "x." * 3000 + "y", "train.lr.x",
      "model.backbone.filters"]
 )  # fmt: skip
+usual = st.sampled_from(
+    ["1", "2", "true", "null", "0.5", "1e-3", "[1]", "[2, 1]", "auto", "{}", "head", "a"]
+)
 overrides = st.lists(
-    st.tuples(paths, st.sampled_from(["=", "=", "=", ""]), st.one_of(texts, nested,
-    st.sampled_from(PIECES)))
-    .map("".join),
+    st.tuples(
+        paths,
+        st.sampled_from(["=", "=", "=", "=", "=", ""]),
+        st.one_of(usual, usual, texts, nested, st.sampled_from(PIECES)),
+    ).map("".join),
     min_size=1,
     max_size=2,
-)  # fmt: skip
+)
 
 # ------------------------------------------------------------------ cases
 
