@@ -70,6 +70,7 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
         annotations=data.annotations,
         seed=data.seed,
         shuffle_time=data.shuffle_time,
+        on_error=data.on_error,
         name="mini-something" if data.root is None else None,
     )
     root = builtin_folder(data) if data.root is None else data.root

@@ -18,9 +18,12 @@ from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import differences, parse_config, to_dict
 
 #: Settings that may change between a run and its continuation.
-_FREE = ("name", "data.root", "data.num_workers", "data.test_videos", "trainer.", "train.log_every")
+_FREE = (
+    *("name", "data.root", "data.num_workers", "data.on_error", "data.test_videos"),
+    *("trainer.", "train.log_every"),
+)
 
-_KEYS = {"config", "origin", "global_step", "state_dict"}
+_KEYS = {"config": dict, "origin": str, "global_step": int, "state_dict": dict}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -82,7 +85,9 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except Exception as e:  # torch raises many kinds for damaged and foreign files
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise UserError(f"{path}: not a whole checkpoint of rstg_pyg ({reason})") from e
-    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= _KEYS:
+    if not isinstance(checkpoint, dict) or not all(
+        isinstance(checkpoint.get(key), kind) for key, kind in _KEYS.items()
+    ):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (it has no config); it cannot be used")
     return checkpoint
 

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONGEST = 2_000  # characters of a message
 
 
 class UserError(Exception):
     """A mistake in a config, a data set, a checkpoint or on the command line.
 
     The message is one or two lines: what was expected, what was found, and the remedy. The commands
-    print it without a traceback and exit with code 2.
+    print it without a traceback and exit with code 2. What a terminal or a UTF-8 file cannot take
+    (names of files and labels may hold anything) is escaped.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Text with control characters (but line ends) and lone surrogates escaped, and not too long."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    unfit = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(unfit, lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-from rstg_pyg.train.sections import Fraction, Positive, Scale, Section, chosen
+from rstg_pyg.train.sections import (
+    Fraction,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Scale,
+    Section,
+    chosen,
+)
 
 
 class SimpleConvConfig(Section):

@@ -73,7 +73,7 @@ class Predictor:
         found = open_weights(path)
         config = parse_config({"name": "weights", **found["config"]}, str(path))
         weights = found["state_dict"]
-        if "lin.weight" not in weights:
+        if "lin.weight" not in weights or weights["lin.weight"].dim() != 2:
             raise UserError(
                 f"{path}: expected the weights of a video classifier (it has no lin.weight)"
             )

@@ -143,7 +143,8 @@ def show(arguments: argparse.Namespace) -> None:
     captions = [dataset.label_names[label] for _, label in samples]
     write = draw_clips([clip for clip, _ in samples], captions, path.suffix)
     write_atomically(path, write)
-    print(f"{len(samples)} clips of {dataset.digits.detail} written to {path}")
+    what = dataset.digits.detail if config.data.dataset == "syncmnist" else dataset.origin
+    print(f"{len(samples)} clips of {what} written to {path}")
 
 
 def bench_data(arguments: argparse.Namespace) -> None:

@@ -108,13 +108,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: expected a run folder with results.json ({what})")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: not whole JSON ({e})") from e
     missing = [key for key in _NEEDED if key not in results] if isinstance(results, dict) else _NEEDED
     if missing:
         raise UserError(f"{path}: expected the results of a run (it has no '{missing[0]}')")
     name = path.stem if path == folder else folder.resolve().name
-    return {**results, "config": parse_config(results["config"], str(path)), "folder": name}
+    return {**results, "config": parse_config(results.get("config"), str(path)), "folder": name}
 
 
 def table(runs: Sequence[dict[str, Any]], flops: bool = True) -> list[dict[str, str]]:

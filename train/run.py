@@ -31,6 +31,7 @@ from rstg_pyg.train.checkpoints import (  # noqa: E402
 )
 from rstg_pyg.train.confusion import write_confusion, write_curves  # noqa: E402
 from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
+from rstg_pyg.train.data.skipped import Skipped  # noqa: E402
 from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.pretrain import pretrain  # noqa: E402
@@ -148,6 +149,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
     for dataset in datasets.values():
         to_device(dataset, config, device)
+    note_skipped(datasets, folder, trainer)
     trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
     checkpoints.save(trainer)
 
@@ -177,6 +179,7 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
     trainer = make_trainer(config, folder, [], None)
     to_device(dataset, config, trainer.strategy.root_device)
+    note_skipped({"test": dataset}, folder, trainer)
     results = test(config, task, dataset, trainer)
     results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint_path)}
     results |= {"seconds": results["test_seconds"]}
@@ -199,6 +202,14 @@ def to_device(dataset, config: Config, device: torch.device) -> None:
     """Lets SyncMNIST be generated where the model is, unless worker processes do it."""
     if isinstance(dataset, SyncMNIST):
         dataset.to("cpu" if config.data.num_workers else device)
+
+
+def note_skipped(datasets: dict[str, Any], folder: Path, trainer: pl.Trainer) -> None:
+    """Gives the data sets with ``data.on_error=skip`` a list for what they leave out."""
+    if getattr(next(iter(datasets.values())), "on_error", "raise") == "skip":
+        skipped = Skipped(folder, trainer.global_rank)
+        for part, dataset in datasets.items():
+            dataset.skipped = skipped.part(part, len(dataset))
 
 
 def prepare_torch(config: Config) -> None:
@@ -304,18 +315,24 @@ def make_trainer(
 
 def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[str, Any]:
     """Evaluates on the test split; returns the common part of ``results.json``."""
+    part = getattr(dataset, "skipped", None)
+    if part is not None:
+        part.begin()
     begin = time.perf_counter()
     trainer.test(task, eval_loader(config, dataset, trainer), verbose=False)
     seconds = time.perf_counter() - begin
     device = trainer.strategy.root_device
+    unread = 0 if part is None else part.end()
     return {
         **task.test_results,
-        "num_videos": len(dataset),
+        "num_videos": len(dataset) - unread,
+        "num_unread": unread,
+        "skipped": None if part is None else part.skipped.results(),
         "protocol": dataset.protocol_text,
         "data": dataset.origin,
         "data_detail": dataset.describe(),
         "test_seconds": seconds,
-        "videos_per_second": len(dataset) / seconds,
+        "videos_per_second": (len(dataset) - unread) / seconds,
         "seed": config.seed,
         "config": to_dict(config),
         "config_hash": config_hash(config),
@@ -366,6 +383,12 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
         f"{results['loss']:.4f} on {results['num_videos']} videos ({results['data']}) after "
         f"{results['steps']} steps and {results['seconds']:.0f} s"
     )
+    if results["skipped"] is not None:
+        left_out = ", ".join(f"{len(v)} of {k}" for k, v in results["skipped"]["videos"].items())
+        print(
+            f"{results['num_unread']} videos of the test could not be read and were not evaluated; "
+            f"skipped in all: {left_out or 'none'}, see {folder / results['skipped']['file']}"
+        )
     print(f"protocol: {results['protocol']}\nwritten to {folder}", flush=True)
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from rstg_pyg.train.model_schema import ModelConfig
-from rstg_pyg.train.sections import Fraction, NonNegative, Positive, Section, chosen
+from rstg_pyg.train.sections import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+    Seed,
+    chosen,
+)
 
 
 class SyncMNISTConfig(Section):
@@ -16,9 +25,9 @@ class SyncMNISTConfig(Section):
     dataset: Literal["syncmnist"] = "syncmnist"
     root: str | None = None
     digits: Literal["auto", "mnist", "builtin"] = "auto"
-    seed: NonNegativeInt = 0
-    num_digits: int = 5
-    num_classes: int = 10
+    seed: Seed = 0
+    num_digits: PositiveInt = 5
+    num_classes: PositiveInt = 10
     num_frames: PositiveInt = 10
     frame_size: PositiveInt = 64
     canvas_size: PositiveInt = 100
@@ -52,7 +61,7 @@ class MiniSomethingConfig(Section):
     validation: PositiveInt = 1_000
     size: PositiveInt = 64
     num_frames: PositiveInt = 12
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     shake: NonNegative = 0.03
     noise: NonNegative = 12.0
     distractors: NonNegativeInt = 1
@@ -68,7 +77,7 @@ class SomethingConfig(Section):
     builtin: MiniSomethingConfig = MiniSomethingConfig()
     annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
     source: Literal["auto", "frames", "video", "packed"] = "auto"
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     num_frames: PositiveInt = 32
     short_side: PositiveInt = 256
     crop_size: PositiveInt = 224
@@ -87,6 +96,8 @@ class SomethingConfig(Section):
     std: Positive = 57.375
     #: Processes that read videos.
     num_workers: NonNegativeInt = 4
+    #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
+    on_error: Literal["raise", "skip"] = "raise"
 
     @property
     def channels(self) -> int:
@@ -152,15 +163,16 @@ class TrainerConfig(Section):
     #: Compiles the network with ``torch.compile``.
     compile: bool = False
     #: CPU threads; torch's own choice if not given.
-    threads: PositiveInt | None = None
+    threads: Annotated[PositiveInt, Field(le=4096)] | None = None
     progress_bar: bool = True
 
 
 class Config(Section):
     """A whole experiment."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.+-]+$")
-    seed: NonNegativeInt = 0
+    #: Also the name of the run folder.
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")
+    seed: Seed = 0
     data: Data = SyncMNISTConfig()
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from pydantic import ValidationError
 from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.schema import Config
 from rstg_pyg.train.sections import Section, section_of
+from rstg_pyg.train.yaml_files import MOST_CHARACTERS, YAMLError, load_yaml
 
 #: Keys that say which kind of section it is.
 _KINDS = ("kind", "dataset")
+
+_DEEPEST = 8  # parts of a key; the schema's have up to three
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 
@@ -73,7 +77,9 @@ def _of_size(layers: list[dict[str, Any]], size: Any, path: Path) -> dict[str, A
         raise UserError(f"{path}: sizes: expected a mapping from names of sizes to sections")
     known = list(dict.fromkeys(name for sections in sizes for name in sections))
     if size is not None and size not in known:
-        have = f"expected one of {', '.join(known)}" if known else "this config comes in one size only"
+        have = "this config comes in one size only"
+        if known:
+            have = f"expected one of {', '.join(map(str, known))}"
         raise UserError(f"{path}: size: {have} (got {size!r})")
     values: dict[str, Any] = {}
     for layer, sections in zip(layers, sizes):
@@ -90,8 +96,13 @@ def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         key, found, text = override.partition("=")
         if not found or not key:
-            raise UserError(f"'{override}': expected an override key.path=value, e.g. train.lr=0.001")
-        _set(values, key.strip().split("."), _parse(text, override), override)
+            raise UserError(
+                f"'{_short(override)}': expected an override key.path=value, e.g. train.lr=0.001"
+            )
+        path = key.strip().split(".")
+        if len(path) > _DEEPEST:
+            raise UserError(f"'{_short(override)}': expected a key of at most {_DEEPEST} parts")
+        _set(values, path, _parse(text, override), override)
     return values
 
 
@@ -148,7 +159,7 @@ def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[
 
 def _find(name: str) -> Path:
     for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.yaml"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     raise UserError(
         f"--cfg: there is no config '{name}'; those that come with the package are "
@@ -158,11 +169,12 @@ def _find(name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            values = load_yaml(file.read(MOST_CHARACTERS + 1))
+    except YAMLError as e:
+        raise UserError(f"{path}: not valid YAML ({e})") from e
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: cannot be read ({e})") from e
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from e
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -184,15 +196,21 @@ def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> 
     for key in path[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise UserError(f"'{override}': '{key}' is a value, not a section")
+            raise UserError(f"'{_short(override)}': '{_short(key)}' is a value, not a section")
     values[path[-1]] = value
+
+
+def _short(text: str) -> str:
+    """A text in a line."""
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _parse(text: str, override: str) -> Any:
     try:
-        value = yaml.safe_load(text) if text else ""
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise UserError(f"'{override}': the value is not valid YAML") from e
+        value = load_yaml(text) if text else ""
+    except YAMLError as e:
+        raise UserError(f"'{_short(override)}': the value is not valid YAML ({e})") from e
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
             return float(value)
@@ -239,8 +257,12 @@ def _explain(error: Any, values: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         choices = list(parent.model_fields) if parent is not None else []
         hint = nearest(keys[-1], choices) or f"; known keys are {', '.join(choices)}"
-        return f"unknown key '{key}'{hint}"
+        return f"unknown key '{_short(key)}'{hint}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    shown = repr(error["input"])
+    try:
+        shown = repr(error["input"])
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        shown = "a very long number"
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    key = _short(key)
     return f"{key}: {message} (got {shown})"

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.assemble import normalise
+from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import to_dict
 
@@ -75,6 +76,8 @@ class VideoTask(pl.LightningModule):
         """The loss of a batch."""
         clips, labels = batch
         logits = self(clips)
+        if _blank(labels):
+            return 0 * logits.sum()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
         _update(self.train_metrics, logits.detach(), labels)
         return loss
@@ -89,7 +92,8 @@ class VideoTask(pl.LightningModule):
         clips, labels = batch
         logits = self(clips)
         _update(self.eval_metrics, logits, labels)
-        self.confusion.update(logits, labels)
+        if not _blank(labels):
+            self.confusion.update(logits, labels)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the metrics afresh."""
@@ -147,7 +151,14 @@ class VideoTask(pl.LightningModule):
         checkpoint["label_names"] = self.label_names
 
 
+def _blank(labels: Tensor) -> bool:
+    """Whether no video of a batch could be read, see :class:`VideoLoader`."""
+    return len(labels) == 1 and int(labels) == UNREAD
+
+
 def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+    if _blank(labels):
+        return
     logits = logits.float()
     losses = F.cross_entropy(logits, labels, reduction="none")
     metrics["loss"].update(losses)

@@ -41,8 +41,13 @@ def open_weights(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     found = read_checkpoint(path)
-    weights = found["state_dict"].items()
-    return {**found, "state_dict": {k[6:]: v for k, v in weights if k.startswith("model.")}}
+    weights, names = found["state_dict"], found.get("label_names", [])
+    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (its weights are not all named tensors)")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (its label_names are not all texts)")
+    weights = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
+    return {**found, "state_dict": weights}
 
 
 def read_weights(path: Path, config: Config) -> dict[str, Any]:
@@ -106,7 +111,8 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path:
     broken = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise UserError(f"{path}: {broken[0]} holds values that are not finite")
-    classes = weights["lin.weight"].size(0) if "lin.weight" in weights else model.num_classes
+    last = weights.get("lin.weight")
+    classes = last.size(0) if last is not None and last.dim() == 2 else model.num_classes
     if classes != model.num_classes:
         raise UserError(
             f"{path}: made for {classes} classes, but the data has {model.num_classes}; give the data "

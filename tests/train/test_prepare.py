@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.prepare import main
 
 CONFIG = "syncmnist_mini.yaml"
@@ -33,6 +34,13 @@ def test_show_gif():
     frames = [np.asarray(f.convert("L")) for f in ImageSequence.Iterator(image)]
     assert image.format == "GIF" and len(frames) == 3
     assert not np.array_equal(frames[0], frames[1])
+
+
+def test_show_videos(folder, capsys):
+    write_mini_something(folder / "data", train=3, validation=1, size=16, num_frames=2)
+    sizes = ("data.num_frames=2", "data.short_side=16", "data.crop_size=16", "model.rstg=null")
+    assert main(["show", "--cfg", "smt.yaml", "data.root=data", *sizes, "--out", "a.png"]) == 0
+    assert "3 clips of v1 20 classes written to a.png" in capsys.readouterr().out
 
 
 def test_bench_data(capsys):

@@ -23,6 +23,7 @@ _FILES = {
 }
 _BUILTIN_TRAIN = 1437  # of 1,797; the rest is for testing
 _DOWNLOAD_TIMEOUT = 10.0
+_MOST_BYTES = 1 << 27  # of an unpacked IDX file; the largest has 47 MB
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,10 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
         UserError: If the file cannot be read, is not IDX, or is truncated.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)  # a small .gz may hold any number of zeros
+        if len(data) > _MOST_BYTES:
+            raise UserError(f"{path}: holds more than {_MOST_BYTES >> 20} MiB; download it again")
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path}: cannot be read, it seems damaged ({e}); download it again") from e
     header = 4 + 4 * num_dims

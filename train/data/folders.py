@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rstg_pyg.train.data.images import SUFFIXES, decode_image
+from rstg_pyg.train.data.images import SUFFIXES, decode_image, read_file
 from rstg_pyg.train.data.names import beside
 from rstg_pyg.train.data.sources import FrameSource
 from rstg_pyg.train.errors import UserError
 
-_NAME = re.compile(r"(.*?)(\d+)(\.\w+)")
+_NAME = re.compile(r"(.*?)([0-9]+)(\.\w+)")
 _FLOW = ("flow", "x_", "y_")  # optical flow, which TSM and mmaction put beside the frames
 _MOST_LOOKED_AT = 3
 
@@ -86,7 +86,7 @@ class FrameFolders(FrameSource):
     @classmethod
     def find(cls, folder: Path, samples: Sequence[str]) -> FrameFolders | None:
         """The frame folders of the sample videos, if ``folder`` has them."""
-        there = [folder / video for video in samples if (folder / video).is_dir()]
+        there = [folder / video for video in samples if os.path.isdir(folder / video)]
         template = detect_template(there[:_MOST_LOOKED_AT]) or detect_template(there)
         return cls(folder, template) if template else None
 
@@ -121,11 +121,9 @@ class FrameFolders(FrameSource):
         for index in indices:
             path = folder / self.template.name(index)
             try:
-                data = path.read_bytes()
+                data = read_file(path)
             except FileNotFoundError:
                 raise self._missing_frame(video, index) from None
-            except OSError as e:
-                raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
             yield decode_image(data, path)
 
     def _missing_frame(self, video: str, index: int, problem: str = "missing") -> UserError:
@@ -155,7 +153,10 @@ def missing_names(folder: Path, videos: list[str], suffix: str) -> list[str]:
     for video in videos:
         path = folder / f"{video}{suffix}"
         if path.parent not in listed:
-            listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            try:
+                listed[path.parent] = set(os.listdir(path.parent))
+            except OSError:
+                listed[path.parent] = set()
         if path.name not in listed[path.parent]:
             missing.append(video)
     return missing

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,37 @@ from rstg_pyg.train.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
+#: What an image may be, whatever its name. Pillow would start other programs for some formats.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+#: Modes with more than 8 bits per channel: turned to RGB, their values would be cut off.
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+#: Pixels of the largest frame.
+MOST_PIXELS = 1 << 26
+_MOST_BYTES = 1 << 28  # of an image file
+
+
+def read_file(path: Path) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        UserError: If it is no ordinary file (one that ends), or larger than an image can be.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: expected an image (it is no ordinary file)")
+        if status.st_size > _MOST_BYTES:
+            raise UserError(
+                f"{path}: expected an image of at most {_MOST_BYTES >> 20} MiB (it has "
+                f"{status.st_size >> 20})"
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
+
 
 def decode_image(data: bytes | memoryview, where: str | Path) -> Tensor:
     """Decodes an image to ``[H, W, 3]`` uint8, RGB.
@@ -21,15 +55,32 @@ def decode_image(data: bytes | memoryview, where: str | Path) -> Tensor:
     (torchvision's decoder is faster, 0.25 against 0.4 ms for 256 x 455 pixels, but is to be removed.)
 
     Raises:
-        UserError: If the image is damaged; it names ``where`` and the reason.
+        UserError: If the image is damaged, larger than :data:`MOST_PIXELS`, or has more than 8 bits per
+            channel; it names ``where`` and the reason.
     """
     if len(data) == 0:
         raise UserError(f"{where}: the image is empty (0 bytes); extract or download it again")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        with image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise UserError(
+                    f"{where}: expected an image of at most {MOST_PIXELS:,} pixels (it says that it "
+                    f"has {width} x {height})"
+                )
+            if image.mode in _DEEP:
+                raise UserError(
+                    f"{where}: expected 8 bits per channel (it has mode {image.mode}); convert it"
+                )
             return torch.from_numpy(np.array(image.convert("RGB")))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        reason = "it is not an image" if "cannot identify" in str(e) else str(e).lower()
+    except UserError:
+        raise
+    except Exception as e:  # Pillow's readers raise nearly anything on damaged data
+        reason = str(e).lower() or type(e).__name__
+        reason = "it is not an image" if "cannot identify" in reason else reason
         raise UserError(
             f"{where}: the image cannot be decoded ({reason}); extract or download it again"
         ) from e

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from rstg_pyg.train.data.names import nearest_names
@@ -27,6 +29,7 @@ _SPLITS = {
 }
 _ANSWERS = ("something-something-v2-test-answers.csv", "test-answers.csv")
 _FOLDERS = (".", "labels", "annotations")
+_MOST_FOLDERS = 100
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ def find_label_files(root: str | Path, kind: str = "auto") -> LabelFiles:
         UserError: If there are none, the list of classes is missing, or several kinds are there. Where
             a neighbouring folder has the files the message names it.
     """
-    root = Path(root).expanduser()
+    root = home(root)
     if kind != "auto" and kind not in KINDS:
         raise UserError(f"data.annotations: expected auto, {', '.join(KINDS)} (got {kind!r})")
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir raises where it cannot tell
         raise UserError(f"data.root: {_no_folder(root)}")
     kinds = _kinds(root) if kind == "auto" else [kind]
     if len(kinds) > 1:
@@ -89,6 +92,28 @@ def find_label_files(root: str | Path, kind: str = "auto") -> LabelFiles:
     return LabelFiles(root, kind, classes, _splits(root, kind), answers)
 
 
+def home(path: str | Path) -> Path:
+    """A path with ``~`` put out.
+
+    Raises:
+        UserError: If it is another user's home and there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise UserError(f"{path}: there is no such home folder; write the path out") from e
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The first folders in a folder, in order; none where it cannot be listed."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    paths = [folder / name for name in names if not name.startswith(".")]
+    return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
+
+
 def _kinds(root: Path) -> list[str]:
     """The official kinds of which ``root`` has lists of videos."""
     return [kind for kind in ("v1", "v2") if _splits(root, kind)]
@@ -107,13 +132,13 @@ def _find(root: Path, names: Iterable[str]) -> Path | None:
     for folder in _FOLDERS:
         for name in names:
             for path in sorted((root / folder).glob(name)):
-                if path.is_file():
+                if os.path.isfile(path):
                     return path
     return None
 
 
 def _no_folder(root: Path) -> str:
-    if root.exists():
+    if os.path.exists(root):
         return f"{root} is a file; give the folder that holds it"
     near = nearest_names(root.name, root.parent)
     return f"the folder {root} does not exist" + (f"; beside it are {', '.join(near)}" if near else "")
@@ -126,10 +151,7 @@ def _no_files(root: Path, kind: str) -> str:
     )
     message = f"{root} has no {wanted}"
     absolute = root.resolve()
-    children = []
-    for path in sorted(absolute.iterdir())[:100]:
-        if path.is_dir() and not path.name.startswith("."):
-            children.append(path)
+    children = subfolders(absolute)
     for level, folders in (("low", list(absolute.parents)[:2]), ("high", children)):
         for folder in folders:
             if _kinds(folder) if kind == "auto" else _splits(folder, kind):

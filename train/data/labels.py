@@ -77,6 +77,8 @@ def read_classes(files: LabelFiles) -> list[str]:
         names = [_plain(line) for _, line in _lines(path)]
     if not names:
         raise UserError(f"{path}: expected the list of classes, one per line (got an empty file)")
+    if "" in names:
+        raise UserError(f"{path}: class {names.index('')} has no name; every class needs one")
     twice = _first_twice(names)
     if twice is not None:
         raise UserError(f"{path}: the class {twice!r} is there twice; every class needs one line")
@@ -85,10 +87,12 @@ def read_classes(files: LabelFiles) -> list[str]:
 
 def _numbered(path: Path, numbers: dict[str, Any]) -> list[str]:
     """The templates of v2, by their numbers."""
-    try:
-        by_number = {int(number): _plain(name) for name, number in numbers.items()}
-    except (TypeError, ValueError):
-        by_number = {}
+    by_number = {}
+    for name, number in numbers.items():
+        if isinstance(number, str) and re.fullmatch(r"[0-9]{1,9}", number):
+            number = int(number)
+        if type(number) is int:  # a truth value or a fraction is none
+            by_number[number] = _plain(name)
     if sorted(by_number) != list(range(len(numbers))):
         raise UserError(
             f"{path}: expected {{template: number}} with every number from 0 to {len(numbers) - 1} once"
@@ -136,6 +140,13 @@ def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]
     return videos
 
 
+#: Control characters and lone surrogates, which are in no name of a video.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_USUAL_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_MOST_BYTES = 1 << 28  # of a label file; the largest official one has 34 MB
+_LONGEST_NAME = 240  # bytes of a file's name without its suffix; file systems have 255
+_LONGEST_ID = 1_000  # characters of the path
+
 _Row = tuple[str, str, "str | int | None"]  # where in the file, id, label
 
 
@@ -155,14 +166,18 @@ def _read_csv(path: Path, unlabelled: bool) -> Iterator[_Row]:
 def _read_v2(path: Path, unlabelled: bool) -> Iterator[_Row]:
     """A JSON list of ``{"id", "label", "template", "placeholders"}``."""
     for number, entry in enumerate(_read_json(path, list), 1):
-        if not isinstance(entry, dict) or "id" not in entry:
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(name, str | int) or isinstance(name, bool):
             raise UserError(
-                f"{path}, entry {number}: expected {{'id', 'template', ...}} (got {str(entry)[:60]})"
+                f"{path}, entry {number}: expected {{'id', 'template', ...}} with a text or a number "
+                f"as id (got {str(entry)[:60]})"
             )
         template = entry.get("template")
         if template is None and not unlabelled:
-            raise UserError(f"{path}, entry {number}: the video {entry['id']} has no template")
-        yield f"entry {number}", str(entry["id"]), None if template is None else _plain(str(template))
+            raise UserError(f"{path}, entry {number}: the video {str(name)[:60]} has no template")
+        if not isinstance(template, str | None):
+            raise UserError(f"{path}, entry {number}: expected a text as template (got {template!r})")
+        yield f"entry {number}", str(name), None if template is None else _plain(template)
 
 
 def _read_list(path: Path, unlabelled: bool) -> Iterator[_Row]:
@@ -173,7 +188,7 @@ def _read_list(path: Path, unlabelled: bool) -> Iterator[_Row]:
     for number, line in _lines(path):
         for count in (full, full - 1) if unlabelled else (full,):
             name, *numbers = line.rsplit(None, count)
-            if len(numbers) == count and all(re.fullmatch(r"-?\d+", n) for n in numbers):
+            if len(numbers) == count and all(re.fullmatch(r"-?[0-9]{1,9}", n) for n in numbers):
                 break
         else:
             raise UserError(
@@ -197,17 +212,24 @@ def _number(where: str, label: str | int | None, numbers: dict[str, int], classe
         return label
     if label not in numbers:
         raise UserError(
-            f"{where}: the label {label!r} is not in {classes.name}{nearest(label, numbers)}"
+            f"{where}: the label {label[:200]!r} is not in {classes.name}"
+            f"{nearest(label[:200], numbers)}"
         )
     return numbers[label]
 
 
 def _check_id(where: str, name: str) -> None:
-    """Ids are paths below the videos' folder and must not lead out of it."""
+    """Ids are paths below the videos' folder; they must not lead out of it, and files can have them."""
+    if _USUAL_ID.fullmatch(name):  # lists are long, and paths slow
+        return
     path = PurePosixPath(name)
-    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).is_absolute()
-    if leaves or "\\" in name or "\0" in name or not path.name:
-        raise UserError(f"{where}: expected the name of a video below the data folder (got {name!r})")
+    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).anchor
+    if leaves or "\\" in name or not path.name or _UNFIT.search(name):
+        raise UserError(
+            f"{where}: expected the name of a video below the data folder (got {name[:200]!r})"
+        )
+    if max(len(part.encode()) for part in path.parts) > _LONGEST_NAME or len(name) > _LONGEST_ID:
+        raise UserError(f"{where}: the name of the video is too long for a file (got {name[:60]!r}...)")
 
 
 def _plain(template: str) -> str:
@@ -234,7 +256,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _read_json(path: Path, kind: type) -> Any:
     try:
         content = json.loads(_read_text(path))
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:  # also for very long numbers, and for deep nesting
         raise UserError(f"{path}: not whole JSON ({e}); download it again") from e
     if not isinstance(content, kind):
         what = "a list of videos" if kind is list else "{template: number}"
@@ -244,6 +266,14 @@ def _read_json(path: Path, kind: type) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"{path}: expected label files of at most {_MOST_BYTES >> 20} MiB (got {size >> 20})"
+            )
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise UserError(f"{path}: expected text (it has zero bytes); download it again")
+        return text
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({e}); download it again") from e

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from rstg_pyg.train.data.skipped import UNREAD, Unread
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
 
@@ -21,6 +22,11 @@ class VideoLoader:
     that the uninterrupted one would have seen. A video is asked for by its *visit*,
     ``epoch * len(dataset) + item``, from which a data set draws what is random in it. Time spent
     waiting for a batch is added up.
+
+    Where the data set's ``skipped`` is a :class:`~rstg_pyg.train.data.skipped.Part`, videos that cannot
+    be read are noted there and left out: their batch is smaller. Where nothing is left of a batch, or a
+    process has no share of it, it is one blank clip with the label
+    :data:`~rstg_pyg.train.data.skipped.UNREAD`, so all processes take as many steps.
 
     Args:
         dataset: The videos: ``dataset[visit]`` is ``(clip, label)``; or :class:`SyncMNIST`, which
@@ -107,9 +113,11 @@ class VideoLoader:
             self.step += 1
             yield batch
 
-    def _generate(self, visits: Tensor) -> tuple[Tensor, Tensor]:
+    def _generate(self, visits: Tensor) -> _Batch:
+        if len(visits) == 0:
+            return _stack([])
         videos = self.dataset.videos(visits)
-        return videos.clips, videos.labels
+        return videos.clips, videos.labels, []
 
     def _workers(self, batches: list[list[int]]) -> DataLoader:
         self._reading = torch.full((max(self.num_workers, 1),), -1).share_memory_()
@@ -136,7 +144,18 @@ class VideoLoader:
             ) from e
         if isinstance(batch, UserError):
             raise batch
-        return batch
+        return None if batch is None else self._noted(*batch)
+
+    def _noted(
+        self, clips: Tensor | None, labels: Tensor, unread: list[Unread]
+    ) -> tuple[Tensor, Tensor]:
+        """The batch; videos that are not in it are noted."""
+        if getattr(self.dataset, "skipped", None) is not None:
+            items = [(self.dataset.ids[visit % len(self.dataset)], why) for visit, why in unread]
+            self.dataset.skipped.note(items, len(labels))
+        if clips is None:
+            return self.dataset.blank()[None], torch.tensor([UNREAD])
+        return clips, labels
 
     def _names(self) -> str:
         """The videos that workers are reading."""
@@ -158,12 +177,17 @@ class _Reader(Dataset):
         worker = get_worker_info()
         place = 0 if worker is None else worker.id
         try:
-            if isinstance(self.dataset, SyncMNIST):  # generates many faster than one by one
+            if visits and isinstance(self.dataset, SyncMNIST):  # generates many faster than one by one
                 return self.dataset.__getitems__(visits)
             out = []
             for visit in visits:
                 self.reading[place] = visit
-                out.append(self.dataset[visit])
+                try:
+                    out.append(self.dataset[visit])
+                except UserError as e:
+                    if getattr(self.dataset, "skipped", None) is None:
+                        return e
+                    out.append(Unread(visit, str(e)))
         except UserError as e:
             return e
         self.reading[place] = -1
@@ -174,8 +198,14 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _stack(videos: list[tuple[Tensor, int]] | UserError) -> tuple[Tensor, Tensor] | UserError:
+#: Clips (if any could be read), their labels, and what could not be read.
+_Batch = tuple["Tensor | None", Tensor, "list[Unread]"]
+
+
+def _stack(videos: list[tuple[Tensor, int] | Unread] | UserError) -> _Batch | UserError:
     if isinstance(videos, UserError):
         return videos
-    clips, labels = zip(*videos)
-    return torch.stack(clips), torch.tensor(labels)
+    unread = [video for video in videos if isinstance(video, Unread)]
+    read = [video for video in videos if not isinstance(video, Unread)]
+    clips, labels = zip(*read) if read else ((), ())
+    return torch.stack(clips) if read else None, torch.tensor(labels), unread

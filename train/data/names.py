@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+_MOST_DIGITS = 1_000  # Python turns at most 4,300 into a number
+
 
 def nearest_names(name: str, among: Path | Iterable[str], count: int = 3) -> list[str]:
     """The names that resemble ``name`` most: by their number where both are numbers, else by spelling.
@@ -17,7 +19,10 @@ def nearest_names(name: str, among: Path | Iterable[str], count: int = 3) -> lis
         count: How many to return.
     """
     if isinstance(among, Path):
-        among = os.listdir(among) if among.is_dir() else []
+        try:
+            among = os.listdir(among)
+        except (OSError, ValueError):  # it is missing or no folder, or the name cannot be one
+            among = []
     names = [n for n in among if not n.startswith(".")]
     wanted = _number(name)
     if wanted is not None:
@@ -28,7 +33,7 @@ def nearest_names(name: str, among: Path | Iterable[str], count: int = 3) -> lis
 
 
 def _number(name: str) -> int | None:
-    digits = "".join(c for c in name.partition(".")[0] if c.isdigit())
+    digits = "".join(c for c in name.partition(".")[0] if c in "0123456789")[:_MOST_DIGITS]
     return int(digits) if digits else None
 
 

@@ -62,8 +62,18 @@ class Made:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Made:
-        """From what was stored."""
-        return cls(**json.loads(data))
+        """From what was stored.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        values = json.loads(data)
+        kinds = dict(short_side=int, quality=int, extractor=str, source=str, fps=float | int | None)
+        if not isinstance(values, dict) or values.keys() != kinds.keys():
+            raise ValueError("expected the settings of a store")
+        if not all(isinstance(values[key], kind) for key, kind in kinds.items()):
+            raise ValueError("expected numbers and texts")
+        return cls(**values)
 
     def __str__(self) -> str:
         rate = f"{self.fps:g} frames per second" if self.fps else "frame rate unknown"
@@ -92,7 +102,7 @@ def list_videos(transaction: lmdb.Transaction) -> list[str]:
     if not cursor.set_range(_VIDEO):
         return []
     keys = (bytes(key) for key in cursor.iternext(keys=True, values=False))
-    return [key[len(_VIDEO) :].decode() for key in keys]
+    return [key[len(_VIDEO) :].decode(errors="replace") for key in keys]
 
 
 class PackedVideos(FrameSource):
@@ -113,7 +123,13 @@ class PackedVideos(FrameSource):
         made = self._get(MADE_KEY)
         if made is None:
             raise UserError(f"{self.path}: not a store of prepare.py pack; make it again")
-        self.made = Made.from_bytes(bytes(made))
+        try:
+            self.made = Made.from_bytes(bytes(made))
+        except (ValueError, RecursionError) as e:
+            raise UserError(
+                f"{self.path}: the packed store's settings are damaged ({e}); copy it again, or pack "
+                f"it again"
+            ) from e
         self.detail = f"packed store {self.path}: {self.made}"
 
     def __getstate__(self) -> dict:

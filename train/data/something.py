@@ -15,10 +15,12 @@ from rstg_pyg.train.data.label_files import find_label_files
 from rstg_pyg.train.data.labels import class_order, read_classes, read_split
 from rstg_pyg.train.data.protocols import PROTOCOLS, read_clips
 from rstg_pyg.train.data.sampling import SAMPLINGS, train_indices
+from rstg_pyg.train.data.skipped import Part
 from rstg_pyg.train.data.sources import open_source
 from rstg_pyg.train.errors import UserError
 
 CROPS = ("random", "multiscale")
+ON_ERROR = ("raise", "skip")
 UNLABELLED = -1
 
 
@@ -49,6 +51,8 @@ class SomethingSomething(Dataset):
         name: What results call the data. (default: the kind of annotations)
         shuffle_time: Whether the frames of a clip come in random order, to see what order is worth.
             (default: ``False``)
+        on_error: What a loader does with a video that cannot be read: ``"raise"`` the error, or
+            ``"skip"`` it, with a note in :attr:`skipped`. (default: ``"raise"``)
 
     Attributes:
         classes (list of str): The names of the classes.
@@ -56,6 +60,7 @@ class SomethingSomething(Dataset):
         labels (Tensor): Their classes, -1 where unknown, ``[n]``.
         protocol (Protocol): The protocol; ``None`` for training clips.
         source (FrameSource): Where frames come from.
+        skipped (Part): Where videos that were skipped are noted; with ``"skip"`` the run sets it.
 
     Raises:
         UserError: If the data set or an argument is wrong.
@@ -79,11 +84,13 @@ class SomethingSomething(Dataset):
         seed: int = 0,
         name: str | None = None,
         shuffle_time: bool = False,
+        on_error: str = "raise",
     ):
         if protocol is not None:
             _check_name("data.protocol", protocol, tuple(PROTOCOLS))
         _check_name("data.sampling", sampling, SAMPLINGS)
         _check_name("data.crop", crop, CROPS)
+        _check_name("data.on_error", on_error, ON_ERROR)
         if num_frames < 1:
             raise UserError(f"data.num_frames: expected at least 1 (got {num_frames})")
         if not 1 <= crop_size <= short_side:
@@ -104,6 +111,8 @@ class SomethingSomething(Dataset):
         self.brightness = brightness
         self.seed = seed
         self.shuffle_time = shuffle_time
+        self.on_error = on_error
+        self.skipped: Part | None = None
 
         files = find_label_files(root, annotations)
         self.kind = files.kind if name is None else name
@@ -145,6 +154,12 @@ class SomethingSomething(Dataset):
     def clip_size(self) -> int:
         """Height and width of a clip."""
         return self.short_side if self.protocol and self.protocol.whole else self.crop_size
+
+    def blank(self) -> Tensor:
+        """A black clip, of the shape of all others."""
+        clips = (self.num_clips,) if self.num_clips > 1 else ()
+        size = self.clip_size
+        return torch.zeros(*clips, 3, self.num_frames, size, size, dtype=torch.uint8)
 
     def describe(self) -> str:
         """One line with every number of the data and the protocol."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rstg_pyg.train.data.label_files import home, subfolders
 from rstg_pyg.train.data.names import beside
 from rstg_pyg.train.data.transforms import resize_short_side
 from rstg_pyg.train.errors import UserError
@@ -16,7 +18,7 @@ from rstg_pyg.train.errors import UserError
 SOURCES = ("auto", "packed", "frames", "video")
 
 _MOST_SAMPLES = 16  # videos that are looked for in every folder
-_MOST_FOLDERS = 100  # below the root
+_MOST_ASPECT = 32
 
 
 class FrameSource(ABC):
@@ -77,7 +79,15 @@ class FrameSource(ABC):
                     f"{self.location(video)}: expected frames of {size[1]} x {size[0]} pixels like the "
                     f"first one (frame {index} has {frame.shape[1]} x {frame.shape[0]})"
                 )
-            yield frame if short_side is None else resize_short_side(frame[None], short_side)[0]
+            if short_side is None:
+                yield frame
+                continue
+            if max(size[:2]) > _MOST_ASPECT * min(size[:2]):  # the long side could be of any length
+                raise UserError(
+                    f"{self.location(video)}: expected frames at most {_MOST_ASPECT} times as long as "
+                    f"wide, to give them a short side of {short_side} (they have {size[1]} x {size[0]})"
+                )
+            yield resize_short_side(frame[None], short_side)[0]
 
     def read(self, video: str, indices: Sequence[int], short_side: int | None = None) -> Tensor:
         """Reads frames, ``[T, H, W, 3]`` uint8.
@@ -112,29 +122,19 @@ def find_sources(root: str | Path, videos: Sequence[str]) -> list[FrameSource]:
     from rstg_pyg.train.data.packed import STORE, PackedVideos
     from rstg_pyg.train.data.videos import VideoFiles
 
-    root = Path(root).expanduser()
+    root = home(root)
     step = max(1, len(videos) // _MOST_SAMPLES)
     samples = [*videos[:3], *videos[3::step]][:_MOST_SAMPLES]
     found: list[FrameSource] = []
-    if (root / STORE).is_file():
+    if os.path.isfile(root / STORE):
         found.append(PackedVideos(root / STORE))
     for source in (FrameFolders, VideoFiles):
         here = source.find(root, samples)
-        for folder in [] if here else _folders(root):
+        for folder in [] if here else subfolders(root):
             here = here or source.find(folder, samples)
         if here:
             found.append(here)
     return found
-
-
-def _folders(root: Path) -> list[Path]:
-    folders = []
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            folders.append(path)
-            if len(folders) == _MOST_FOLDERS:
-                break
-    return folders
 
 
 def open_source(root: str | Path, videos: Sequence[str], kind: str = "auto") -> FrameSource:
@@ -151,7 +151,7 @@ def open_source(root: str | Path, videos: Sequence[str], kind: str = "auto") -> 
     """
     if kind not in SOURCES:
         raise UserError(f"data.source: expected one of {', '.join(SOURCES)} (got {kind!r})")
-    root = Path(root).expanduser()
+    root = home(root)
     found = find_sources(root, videos)
     for source in found:
         if kind in ("auto", source.kind):
@@ -167,7 +167,7 @@ def _no_videos(root: Path, videos: Sequence[str]) -> str:
     parent = root.resolve().parent
     if find_sources(parent, videos):
         return f"{root} has no videos; that is one level too low, give {parent}"
-    first, folders = videos[0], _folders(root)
+    first, folders = videos[0], subfolders(root)
     for folder in (*folders, root):
         if near := beside(first, folder):
             break
@@ -187,8 +187,8 @@ def open_video(path: str | Path) -> tuple[FrameSource, str]:
     from rstg_pyg.train.data.folders import FrameFolders, detect_template
     from rstg_pyg.train.data.videos import VideoFiles
 
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path = home(path)
+    if os.path.isdir(path):
         template = detect_template([path])
         if template is None:
             raise UserError(f"{path}: expected a video, or a folder with numbered frames (it has none)")

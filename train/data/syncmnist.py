@@ -167,6 +167,10 @@ class SyncMNIST(Dataset):
         """All videos once, in order."""
         return (self[item] for item in range(len(self)))
 
+    def blank(self) -> Tensor:
+        """A black clip, of the shape of all others."""
+        return torch.zeros(1, self.num_frames, self.frame_size, self.frame_size, dtype=torch.uint8)
+
     def __getitem__(self, visit: int) -> tuple[Tensor, int]:
         """One video ``[1, T, H, W]`` and its label; later epochs' visits give the same videos."""
         if visit < 0:

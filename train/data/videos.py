@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from rstg_pyg.train.data.containers import FORMATS, missing_bytes
 from rstg_pyg.train.data.folders import missing_names
+from rstg_pyg.train.data.images import MOST_PIXELS
 from rstg_pyg.train.data.names import beside
 from rstg_pyg.train.data.sources import FrameSource
 from rstg_pyg.train.errors import UserError
@@ -24,6 +27,12 @@ SUFFIXES = (".webm", ".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".gif")
 #: decoding, and sought in.
 _CODECS = ("vp8", "vp9", "av1", "h264", "hevc", "mjpeg", "gif")
 _CONTAINERS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "gif")
+
+
+#: Seconds without a packet after which a file is given up: one may be all gap.
+PATIENCE = 30.0
+_CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+_CODEC_OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # the size may also change later
 
 
 class VideoFile:
@@ -41,11 +50,20 @@ class VideoFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             near = beside(self.path.name, self.path.parent)
             raise UserError(f"{self.path}: the video is missing{near}")
-        if self.path.stat().st_size == 0:
+        try:
+            size, missing = self.path.stat().st_size, missing_bytes(self.path)
+        except OSError as e:
+            raise UserError(f"{self.path}: cannot be read ({e.strerror or e})") from e
+        if size == 0:
             raise UserError(f"{self.path}: the video is empty (0 bytes); download it again")
+        if missing:
+            raise UserError(
+                f"{self.path}: the video is truncated, at least {missing:,} bytes are missing at its "
+                f"end; download it again"
+            )
         self._times: list[int] = []  # of all frames, in order
         self._keys: list[int] = []  # numbers of the frames that decoding can start from
         with self._open() as (container, stream):
@@ -62,14 +80,25 @@ class VideoFile:
     def _open(self):
         """The container and its video stream; what goes wrong with them becomes a ``UserError``."""
         try:
-            with av.open(str(self.path)) as container:
+            with av.open(str(self.path), options=_CONTAINER_OPTIONS, timeout=PATIENCE) as container:
                 if not container.streams.video:
                     raise UserError(f"{self.path}: the file has no video stream")
                 stream = container.streams.video[0]
-                stream.codec_context.thread_count = 1
+                codec = stream.codec_context
+                if codec.width * codec.height > MOST_PIXELS:
+                    raise UserError(
+                        f"{self.path}: expected frames of at most {MOST_PIXELS:,} pixels (it says that "
+                        f"they have {codec.width} x {codec.height})"
+                    )
+                codec.thread_count = 1
+                codec.options = _CODEC_OPTIONS
                 yield container, stream
-        except (av.FFmpegError, OSError, ValueError) as e:
-            reason = getattr(e, "strerror", None) or str(e)
+        except (UserError, GeneratorExit):
+            raise
+        except Exception as e:  # PyAV raises nearly anything on damaged files
+            reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+            if isinstance(e, av.error.ExitError):
+                reason = f"no packet in {PATIENCE:g} seconds of reading"
             raise UserError(
                 f"{self.path}: the video cannot be decoded ({reason}); download it again"
             ) from e
@@ -159,7 +188,7 @@ class VideoFiles(FrameSource):
     def find(cls, folder: Path, samples: Sequence[str]) -> VideoFiles | None:
         """The files of the sample videos, if ``folder`` has them."""
         for suffix in SUFFIXES:
-            if any((folder / f"{video}{suffix}").is_file() for video in samples):
+            if any(os.path.isfile(folder / f"{video}{suffix}") for video in samples):
                 return cls(folder, suffix)
         return None
 

@@ -1,0 +1,81 @@
+"""How long the file of a video must be, as it says itself: a download that broke off is shorter."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+#: FFmpeg's names of the formats that are read. Others (playlists, scripts) could have files read that
+#: nobody named.
+FORMATS = (
+    "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,gif,mpeg,mpegvideo,mpegts,asf,flv,ogg,ivf,m4v,h264,hevc,"
+    "mjpeg,yuv4mpegpipe,apng,nut"
+)
+
+_BOXES = (b"mdat", b"moov", b"moof")  # the parts of an mp4 that hold something
+_UNKNOWN = [(1 << 7 * length) - 1 for length in range(1, 9)]  # a size of all ones, per length
+
+
+def missing_bytes(path: Path) -> int:
+    """How many bytes are missing at the end of a video's file, as far as its container tells.
+
+    WebM and Matroska give the size of their segment, MP4 and MOV those of their boxes, AVI that of its
+    RIFF chunk; a GIF ends with a semicolon. Of other formats nothing is known: 0.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(12)
+        file.seek(0)
+        if start[:4] == b"\x1a\x45\xdf\xa3":
+            end = _segment_end(file)
+        elif start[4:8] in (b"ftyp", *_BOXES, b"wide", b"free", b"skip"):
+            end = _boxes_end(file, size)
+        elif start[:4] == b"RIFF" and start[8:] == b"AVI ":
+            end = 8 + struct.unpack("<I", start[4:8])[0]
+        elif start[:4] == b"GIF8":
+            file.seek(max(0, size - 1024))
+            end = size if file.read().rstrip(b"\0").endswith(b";") else size + 1
+        else:
+            end = 0
+    return max(0, end - size)
+
+
+def _segment_end(file: BinaryIO) -> int:
+    """Where the segment of a Matroska file ends; 0 if it does not say."""
+    file.seek(4)
+    header = _size(file)
+    if header is None:
+        return 0
+    file.seek(header, os.SEEK_CUR)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return 0
+    segment = _size(file)
+    return 0 if segment is None else file.tell() + segment
+
+
+def _size(file: BinaryIO) -> int | None:
+    """A size of EBML: as many zero bits as bytes follow, a one, and the number."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    number = int.from_bytes(first + file.read(more), "big") & ((1 << 7 * (more + 1)) - 1)
+    return None if number == _UNKNOWN[more] else number
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Where the last box of an MP4 that holds something ends."""
+    end = at = 0
+    while at + 8 <= size:
+        file.seek(at)
+        length, name = struct.unpack(">I4s", file.read(8))
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if length < 8:  # 0: up to the file's end
+            break
+        at += length
+        if name in _BOXES:
+            end = at
+    return end
