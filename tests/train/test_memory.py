@@ -1,0 +1,74 @@
+"""Nothing is kept from one step, evaluation or frame to the next. (Resident sets: memory_growth.py.)"""
+
+import gc
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from rstg_pyg.train.assemble import build_dataset, build_model
+from rstg_pyg.train.checkpoints import Checkpoints
+from rstg_pyg.train.run import eval_loader, make_trainer, train_loader
+from rstg_pyg.train.settings import load_config
+from rstg_pyg.train.task import VideoTask
+from rstg_pyg.train.watch import Meter
+
+TINY = """
+name: tiny
+data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 2, frame_size: 8, canvas_size: 16,
+  digit_size: 8, max_step: 3, train_videos: 96, val_videos: 4, test_videos: 4}
+model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 4, scales: [2, 1], num_rounds: 1}}
+train: {batch_size: 4, validate_every: 4, log_every: 2}
+trainer: {accelerator: cpu, progress_bar: false}
+"""
+
+
+def held():
+    """Tensors that are alive, and their bytes."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    return len(tensors), sum(x.untyped_storage().nbytes() for x in tensors)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return load_config(str(path))
+
+
+class Counter(pl.Callback):
+    def __init__(self):
+        self.steps, self.evaluations = [], []
+
+    def on_train_batch_end(self, *args):
+        self.steps.append(held())
+
+    def on_validation_end(self, *args):
+        self.evaluations.append(held())
+
+
+def test_training_and_evaluation(config, tmp_path):
+    train, val = (build_dataset(config, split) for split in ("train", "val"))
+    loader = train_loader(config, train)
+    task = VideoTask(build_model(config, 4), config, loader.steps, train.origin, train.label_names)
+    counter = Counter()
+    meter = Meter(tmp_path / "metrics.csv", 2, 4, loader)
+    callbacks = [meter, Checkpoints(tmp_path / "checkpoints"), counter]
+    trainer = make_trainer(config, tmp_path, callbacks, 4)
+    trainer.fit(task, loader, eval_loader(config, val, trainer))
+    assert len(counter.steps) == 24 and len(counter.evaluations) == 6
+    # The same place in each interval between two evaluations; the first two warm up.
+    for place in range(4):
+        assert len(set(counter.steps[8 + place :: 4])) == 1, counter.steps
+    assert len(set(counter.evaluations[2:])) == 1, counter.evaluations
+
+
+def test_stream(config):
+    model = build_model(config, 4).eval()
+    state, seen = None, []
+    with torch.no_grad():
+        for _ in range(12):
+            _, state = model.stream(torch.rand(1, 1, 1, 8, 8), state)
+            seen.append(held())
+    assert len(set(seen[2:])) == 1, seen
