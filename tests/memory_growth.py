@@ -141,8 +141,8 @@ def main(argv: list[str] | None = None) -> int:
         figures[part] = json.loads(done.stdout.splitlines()[-1])
         print(f"{part}: {figures[part]}", flush=True)
     if arguments.out is not None:
-        found = {"figures": figures, "most_growth": MOST_GROWTH}
-        write_json(Path(arguments.out), {**found, **environment(torch.device("cpu"))})
+        found = {"figures": figures, "most_growth": MOST_GROWTH, **environment(torch.device("cpu"))}
+        write_json(Path(arguments.out), {**found, "command": "python tests/memory_growth.py"})
     return int(any(figure["growth"] >= MOST_GROWTH for figure in figures.values()))
 
 

@@ -1,6 +1,9 @@
 """Nothing is kept from one step, evaluation or frame to the next. (Resident sets: memory_growth.py.)"""
 
 import gc
+import json
+import re
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -70,3 +73,16 @@ def test_stream(config):
             if frame in (3, 19):
                 seen.append(held())
     assert seen[0] == seen[1], seen
+
+
+def test_the_figures_in_the_docs_come_from_the_results_file():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    figures = json.loads((docs / "results" / "memory.json").read_text())["figures"]
+    page = (docs / "reliability.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) (.+) \| (\S+) MiB \| (\S+) MiB \| (\S+) % \|$", page, re.M)
+    assert [row[1] for row in rows] == list(figures)
+    for count, part, warm, end, growth in rows:
+        found = figures[part]
+        assert count == f"{found['measurements']:,}"
+        assert warm == f"{found['after_a_tenth_mib']:,.1f}" and end == f"{found['end_mib']:,.1f}"
+        assert growth == f"{100 * found['growth']:.2f}" and found["growth"] < 0.02
