@@ -1,15 +1,21 @@
-"""Multi-scale grid graphs: regions, edges, positions, pooling, frames as PyG data."""
+"""Multi-scale grid graphs: regions, edges, positions, pooling, frames as PyG data, sequences."""
 
 from rstg_pyg.graphs.frames import frames_to_data
 from rstg_pyg.graphs.grid import complete_graph, multiscale_grid
+from rstg_pyg.graphs.plot import plot_attention, plot_grid, relative_attention
 from rstg_pyg.graphs.pooling import AreaPool, AreaUnpool
 from rstg_pyg.graphs.space_time import space_time_edges
+from rstg_pyg.graphs.temporal import join_sequences
 
 __all__ = [
     "AreaPool",
     "AreaUnpool",
     "complete_graph",
     "frames_to_data",
+    "join_sequences",
     "multiscale_grid",
+    "plot_attention",
+    "plot_grid",
+    "relative_attention",
     "space_time_edges",
 ]

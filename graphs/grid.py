@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +85,20 @@ def _touching(boxes: Tensor) -> Tensor:
     return torch.stack([source, target])
 
 
+def _with_numbers(build: Callable) -> Callable:
+    """Builds on the CPU, then moves to the default device, which may have no numbers (``meta``)."""
+
+    @functools.wraps(build)
+    def built(*args, **kwargs):
+        device = torch.empty(0).device
+        with torch.device("cpu"):
+            out = build(*args, **kwargs)
+        return out.to(device)
+
+    return built
+
+
+@_with_numbers
 def position_maps(scales: Sequence[Scale], map_size: int | None = None) -> Tensor:
     r"""The positional heat map of every region, flattened: ``[N, d * d]``.
 
@@ -120,6 +135,7 @@ def position_maps(scales: Sequence[Scale], map_size: int | None = None) -> Tenso
     return maps.flatten(1).float()
 
 
+@_with_numbers
 def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None = None) -> Data:
     r"""The graph of a frame's regions at several scales.
 
@@ -153,9 +169,9 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
             them, or if ``map_size`` is smaller than a scale.
 
     Example:
-        >>> multiscale_grid((2, 1))
-        Data(edge_index=[2, 16], pos=[5, 2], num_nodes=5, region=[5, 4], scale=[5], \
-node_type=[5], pos_map=[5, 36])
+        >>> grid = multiscale_grid((2, 1))
+        >>> grid.num_nodes, grid.num_edges, grid.pos_map.shape
+        (5, 16, torch.Size([5, 36]))
     """
     scales = normalise_scales(scales)
     cells = _cells(scales)
@@ -190,9 +206,9 @@ def complete_graph(grid: Data) -> Data:
         - ``edge_index [2, N * N]``: sorted by target, then by source
         - ``edge_weight [N * N]``: the 0/1 adjacency
     """
-    n = grid.num_nodes
-    nodes = torch.arange(n)
-    adjacency = torch.zeros(n, n)
+    n, device = grid.num_nodes, grid.edge_index.device
+    nodes = torch.arange(n, device=device)
+    adjacency = torch.zeros(n, n, device=device)
     adjacency[grid.edge_index[1], grid.edge_index[0]] = 1.0
     out = copy.copy(grid)
     out.edge_index = torch.stack([nodes.repeat(n), nodes.repeat_interleave(n)])

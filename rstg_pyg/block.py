@@ -4,15 +4,19 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch_geometric.nn.inits import reset
 
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
 from rstg_pyg.rstg import RSTG, CellState
+from rstg_pyg.running import MeanState, running_mean
 
-#: What a stream carries on: the cells' state, the sum of the nodes over frames, the number of frames.
-State = Tuple[List[CellState], Tensor, int]
+#: What a stream carries on: the cells' state and, on the way to a vector, the mean of the nodes.
+State = Tuple[List[CellState], Optional[MeanState]]
+#: Norms that take statistics over the frames of a map ``[B, C, T, H, W]``.
+_OVER_FRAMES = (JointLayerNorm, ZeroInitNorm, torch.nn.GroupNorm, _InstanceNorm)
 
 
 class RSTGBlock(torch.nn.Module):
@@ -99,14 +103,10 @@ class RSTGBlock(torch.nn.Module):
         self.typed_update = typed_update
         self.topology = topology
 
-        grid = multiscale_grid(scales, map_size=map_size)
-        grid = complete_graph(grid) if topology == "complete" else grid
-        self.register_buffer("edge_weight", grid.get("edge_weight"), persistent=False)
-        self.register_buffer("edge_index", grid.edge_index, persistent=False)
-        self.register_buffer("node_type", grid.node_type, persistent=False)
-        self.register_buffer("pos", grid.pos_map, persistent=False)
-
+        self.map_size = map_size
         self.pool = AreaPool(scales)
+        self._make_graph()
+        self.register_load_state_dict_post_hook(_graph_beside_assigned_weights)
         self.rstg = graph(
             channels,
             hidden_channels,
@@ -121,6 +121,33 @@ class RSTGBlock(torch.nn.Module):
             )
         self.unpool = AreaUnpool(scales) if to == "map" else None
         self.norm = None if out_norm is None else out_norm(out_channels)
+
+    def _make_graph(self) -> None:
+        """The graph follows from the arguments, so it is in buffers that no ``state_dict`` holds."""
+        grid = multiscale_grid(self.pool.scales, map_size=self.map_size)
+        if self.topology == "complete":
+            grid = complete_graph(grid)
+        buffers = dict(
+            edge_weight=grid.get("edge_weight"),
+            edge_index=grid.edge_index,
+            node_type=grid.node_type,
+            pos=grid.pos_map,
+        )
+        for name, value in buffers.items():
+            before = self._buffers.get(name)
+            value = value if before is None else value.to(before.dtype)
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable, recurse: bool = True):
+        """Moves the block. The ``meta`` device (``to_empty``) gives no numbers: the graph's are made
+        again, the weights' are for ``load_state_dict`` or ``reset_parameters``.
+        """
+        on_meta = self.edge_index.is_meta
+        super()._apply(fn, recurse)
+        if on_meta:
+            with self.edge_index.device:
+                self._make_graph()
+        return self
 
     def reset_parameters(self):
         """Draws all weights anew; the output scale becomes zero again."""
@@ -140,29 +167,39 @@ class RSTGBlock(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether :meth:`stream` gives the numbers of the whole clip."""
-        over_time = (JointLayerNorm,)
-        norms = () if self.rstg.in_norm is None else self.rstg.in_norm.modules()
-        causal = isinstance(self.rstg, RSTG)
-        return causal and self.to_ == "vec" and not any(isinstance(n, over_time) for n in norms)
+        """Whether :meth:`stream` gives the numbers of the whole clip: all but the cells sees single
+        frames. A norm over all frames forbids it, such as :class:`~rstg_pyg.ZeroInitNorm` after a map.
+        """
+        if not isinstance(self.rstg, RSTG):
+            return False
+        if any(isinstance(m, JointLayerNorm) and m.num_joint_dims > 2 for m in self.rstg.modules()):
+            return False
+        norms = [] if self.unpool is None or self.norm is None else self.norm.modules()
+        return not any(isinstance(norm, _OVER_FRAMES) for norm in norms)
 
     def stream(self, x: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
-        r"""The vector after each further piece of a clip, in evaluation mode.
+        r"""The output for each further piece of a clip, in evaluation mode.
 
         Args:
             x (torch.Tensor): The feature map of the next frames, :math:`(B, C, T, H, W)`.
             state (tuple, optional): What the call before returned. (default: :obj:`None`)
 
         Returns:
-            (torch.Tensor, tuple): The vector :math:`(B, C_{out})` of all frames so far, and the state:
-            that of the cells, the sum over frames, and their number.
+            (torch.Tensor, tuple): The map :math:`(B, C_{out}, T, H, W)` of these frames, or with
+            ``to="vec"`` the vector :math:`(B, C_{out})` of all frames so far; and the state, whose size
+            does not grow. It is part of the autograd graph if gradients are recorded.
         """
-        cells, total, count = (None, 0.0, 0) if state is None else state
+        cells, mean = (None, None) if state is None else state
         nodes, cells = self._run(x, state=cells, return_state=True)
         nodes = self._project(nodes)
-        total, count = total + nodes.sum(dim=1), count + x.size(2)
-        out = (total / count).sum(dim=1)
-        return (out if self.norm is None else self.norm(out)), (cells, total, count)
+        if self.unpool is None:
+            nodes, mean = running_mean(nodes, 1, mean)
+        return self._back(nodes, x), (cells, mean)
+
+    def _back(self, nodes: Tensor, x: Tensor) -> Tensor:
+        """From nodes to a map of the size of ``x``, or from their mean over time to a vector."""
+        out = nodes.sum(dim=1) if self.unpool is None else self.unpool(nodes, x.shape[-2:])
+        return out if self.norm is None else self.norm(out)
 
     def _project(self, nodes: Tensor) -> Tensor:
         return nodes if self.lin_out is None else self.lin_out(nodes)
@@ -190,12 +227,16 @@ class RSTGBlock(torch.nn.Module):
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
         """
         nodes = self.nodes(x)
-        if self.unpool is not None:
-            out = self.unpool(nodes, x.shape[-2:])
-        else:
-            out = nodes.mean(dim=1).sum(dim=1)
-        return out if self.norm is None else self.norm(out)
+        return self._back(nodes.mean(dim=1) if self.unpool is None else nodes, x)
 
     def extra_repr(self) -> str:
         """The arguments that the parts below do not show."""
         return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}"
+
+
+def _graph_beside_assigned_weights(block: RSTGBlock, incompatible_keys) -> None:
+    """With ``load_state_dict(..., assign=True)`` the graph, too, leaves the ``meta`` device."""
+    device = next(block.parameters()).device
+    if block.edge_index.is_meta and device.type != "meta":
+        with device:
+            block._make_graph()

@@ -1,8 +1,12 @@
-"""What does not fit a space stage, in one sentence each."""
+"""What a space stage is given: made plain, or what does not fit in one sentence each."""
 
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
+import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.typing import Adj, PairTensor, SparseTensor
+from torch_geometric.utils import is_sparse
 
 from rstg_pyg.parts import SendMLP
 
@@ -40,6 +44,12 @@ def check_inputs(
     Raises:
         ValueError: If something does not fit.
     """
+    for what, pair in (("x", x), ("pos", pos)):
+        for value in pair:
+            if not isinstance(value, (Tensor, type(None))):
+                raise ValueError(
+                    f"Expected '{what}' to be a tensor or a pair of tensors (got {_kind(value)})"
+                )
     if x[0] is None or x[1] is None:
         raise ValueError(
             f"'{name}' needs the features of source and target nodes (got 'None' for one of them)"
@@ -92,5 +102,57 @@ def check_inputs(
             raise ValueError(f"Expected '{what}' to have shape {list(wanted)} (got {list(shape)})")
 
 
+def count_edges(edge_index: Adj) -> Optional[Tuple[int]]:
+    """The shape ``(E,)`` of one number per edge; ``None`` where PyG has an error to report.
+
+    Raises:
+        ValueError: If these are no edges, or a sparse matrix with more than one number per entry.
+    """
+    if not isinstance(edge_index, (Tensor, SparseTensor)):
+        raise ValueError(
+            f"Expected 'edge_index' to be a tensor of shape [2, num_edges] or a sparse matrix "
+            f"(got {_kind(edge_index)})"
+        )
+    if not is_sparse(edge_index):
+        return (edge_index.size(1),) if edge_index.dim() == 2 else None
+    if edge_index.dim() != 2:
+        raise ValueError(
+            f"Expected the sparse 'edge_index' to hold one weight per entry (got a matrix of shape "
+            f"{_shape(edge_index)}); pass features as 'edge_attr', in the order of the entries"
+        )
+    return (edge_index.nnz() if isinstance(edge_index, SparseTensor) else edge_index._nnz(),)
+
+
+def as_pair(
+    name: str, value: Union[Tensor, PairTensor, None]
+) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """What belongs to the source and to the target nodes."""
+    if not isinstance(value, (tuple, list)):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"Expected '{name}' to be a tensor or a pair of them (got {len(value)} items)")
+    return value[0], value[1]
+
+
+def plain_edges(edge_index: Adj, size: Tuple[int, int]) -> Adj:
+    """Edges as every kernel takes them, ``[2, E]`` of int64. Sparse matrices stay, and so does what PyG
+    has an error for.
+    """
+    if isinstance(edge_index, EdgeIndex):  # its order and caches would not be used
+        for found, wanted in zip(size, edge_index.sparse_size()):
+            if wanted not in (None, found):
+                raise ValueError(
+                    f"Encountered tensor with size {found} in dimension -2, but expected size {wanted}."
+                )
+        edge_index = edge_index.as_tensor()
+    if is_sparse(edge_index) or edge_index.is_floating_point() or edge_index.dtype == torch.bool:
+        return edge_index
+    return edge_index.long()
+
+
+def _kind(value: object) -> str:
+    return f"'{type(value).__name__}'"
+
+
 def _shape(value: Optional[Tensor]) -> str:
-    return "none" if value is None else str(list(value.shape))
+    return "none" if value is None else str(list(value.size()))

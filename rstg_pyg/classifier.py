@@ -1,7 +1,7 @@
 """A video classifier from any backbone with named stages and RSTG blocks."""
 
 import contextlib
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import torch
 import torch.utils.checkpoint
@@ -9,6 +9,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rstg_pyg.block import RSTGBlock, State
+from rstg_pyg.running import MeanState, running_mean
+
+#: What a stream carries on: the states of the blocks, of the head, and the mean of the last map.
+StreamState = Tuple[Dict[str, State], Any, Optional[MeanState]]
 
 
 class VideoClassifier(torch.nn.Module):
@@ -126,20 +130,24 @@ class VideoClassifier(torch.nn.Module):
         Args:
             clip (torch.Tensor): Clips :math:`(B, C, T, H, W)`.
         """
-        if not hasattr(self.backbone, "stages"):
-            return self.backbone(clip, after=self._add_block)
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            return self._run_backbone(clip, self._add_block)
         x = clip
         for name in self.backbone.stages:
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = torch.utils.checkpoint.checkpoint(
-                    self.stage,
-                    name,
-                    x,
-                    use_reentrant=False,
-                    context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(self)),
-                )
-            else:
-                x = self.stage(name, x)
+            x = torch.utils.checkpoint.checkpoint(
+                self.stage,
+                name,
+                x,
+                use_reentrant=False,
+                context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(self)),
+            )
+        return x
+
+    def _run_backbone(self, x: Tensor, after: Callable[[str, Tensor], Tensor]) -> Tensor:
+        if not hasattr(self.backbone, "stages"):
+            return self.backbone(x, after=after)
+        for name, stage in self.backbone.stages.items():
+            x = after(name, stage(x))
         return x
 
     def stage(self, name: str, x: Tensor) -> Tensor:
@@ -148,19 +156,27 @@ class VideoClassifier(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether frames can be fed one by one: the backbone sees single frames (``per_frame``), and
-        the only graph is a head without norms over time.
+        """Whether frames can be fed one by one: the backbone sees single frames (``per_frame``), and so
+        do the blocks and the head but for the cells of their graphs.
         """
-        return (
-            getattr(self.backbone, "per_frame", False)
-            and not self.blocks
-            and self.head is not None
-            and self.combine == "serial"
-            and getattr(self.head, "streams", False)
-        )
+        return self._obstacle() is None
 
-    def stream(self, frames: Tensor, state: Optional[State] = None) -> Tuple[Tensor, State]:
+    def _obstacle(self) -> Optional[str]:
+        """The part that looks across frames otherwise than by its cells."""
+        if not getattr(self.backbone, "per_frame", False):
+            return f"the backbone {type(self.backbone).__name__} (it does not say 'per_frame')"
+        for stage, name in self.block_after.items():
+            if not self.blocks[name].streams:
+                return f"the block after stage '{stage}' (its graph, or a norm over all frames)"
+        if self.head is not None and not getattr(self.head, "streams", False):
+            return "the head (its graph, a norm over all frames, or no 'stream')"
+        return None
+
+    @torch.no_grad()
+    def stream(self, frames: Tensor, state: Optional[StreamState] = None) -> Tuple[Tensor, StreamState]:
         r"""Logits after each further piece of a clip, the same as of all frames so far at once.
+
+        Gradients are not recorded, so that memory does not grow with the video.
 
         Args:
             frames (torch.Tensor): The next frames :math:`(B, C, T, H, W)`, one or more.
@@ -172,17 +188,38 @@ class VideoClassifier(torch.nn.Module):
             state, whose size does not grow.
 
         Raises:
-            ValueError: If the network looks across frames otherwise than by its graph's cells.
+            ValueError: If a part of the network looks across frames otherwise than by its cells, or the
+                frames have another shape.
         """
-        if not self.streams:
+        obstacle = self._obstacle()
+        if obstacle is not None:
             raise ValueError(
-                "Expected a network that sees single frames: a backbone with 'per_frame', no blocks "
-                "inside it, a head without norms over time (combine='serial')"
+                f"Expected a network that sees single frames but for its cells (got one that looks "
+                f"across frames: {obstacle}); give it the whole clip"
             )
         if self.training:
             raise ValueError("Expected evaluation mode for a stream: call eval() first")
-        vector, state = self.head.stream(self.features(frames), state)
-        return self.lin(self.dropout(vector)), state
+        if frames.dim() != 5 or frames.size(2) == 0:
+            raise ValueError(
+                f"Expected one frame or more of shape [B, C, T, H, W] (got {list(frames.shape)})"
+            )
+        before, head, mean = ({}, None, None) if state is None else state
+        after: Dict[str, State] = {}
+
+        def add_block(stage: str, x: Tensor) -> Tensor:
+            if stage in self.block_after:
+                name = self.block_after[stage]
+                out, after[name] = self.blocks[name].stream(x, before.get(name))
+                x = x + out
+            return x
+
+        x = self._run_backbone(frames, add_block)
+        vector = average = None
+        if self.head is not None:
+            vector, head = self.head.stream(x, head)
+        if self.head is None or self.combine == "plus":
+            average, mean = running_mean(x, 2, mean)
+        return self._classify(vector, average), (after, head, mean)
 
     def _add_block(self, name: str, x: Tensor) -> Tensor:
         if name in self.block_after:
@@ -204,17 +241,20 @@ class VideoClassifier(torch.nn.Module):
                 f"(got {list(clip.shape)})"
             )
         x = self.features(clip)
-        if self.head is None:
-            out = self._pool(x)
-        else:
-            out = self.head(x).unsqueeze(1)
-            if self.combine == "plus":
-                out = out + self._pool(x)
+        vector = None if self.head is None else self.head(x)
+        average = x.mean(dim=2) if self.head is None or self.combine == "plus" else None
+        return self._classify(vector, average)
+
+    def _classify(self, vector: Optional[Tensor], average: Optional[Tensor]) -> Tensor:
+        """Logits from the head's vector ``[B, C]``, the last map's mean over time, or both."""
+        out = None if vector is None else vector.unsqueeze(1)
+        if average is not None:
+            pooled = self._windows(average)
+            out = pooled if out is None else out + pooled
         return self.lin(self.dropout(out)).mean(dim=1)
 
-    def _pool(self, x: Tensor) -> Tensor:
-        """Means over time and windows, ``[B, windows, C]``."""
-        x = x.mean(dim=2)
+    def _windows(self, x: Tensor) -> Tensor:
+        """Means of a map ``[B, C, H, W]`` over windows, ``[B, windows, C]``."""
         if self.pool_window is None:
             return x.mean(dim=(2, 3)).unsqueeze(1)
         window = [min(self.pool_window, side) for side in x.shape[-2:]]

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, torch_sparse
-from torch_geometric.utils import is_torch_sparse_tensor, softmax
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
-from rstg_pyg.checks import check_inputs
+from rstg_pyg.checks import as_pair, check_inputs, count_edges, plain_edges
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.space import gather_messages
 from rstg_pyg.parts import Norm, make_parts
@@ -91,11 +91,14 @@ class RSTGConv(MessagePassing):
           :math:`((*, |\mathcal{V}|, F_{out}), ((2, |\mathcal{E}|), (*, |\mathcal{E}|, H)))`, the
           coefficients in the order of the given edges
 
-    A node without neighbours has :math:`\mathbf{g}_i = 0`.
+    A node without neighbours has :math:`\mathbf{g}_i = 0`. Edges keep their given order everywhere, and
+    there are no self loops but those that are given. Lazy sizes have to be known (by one call) before
+    the layer is compiled. PyG's attention explainer takes static graphs, its GNN explainer does not.
 
     Raises:
         ValueError: If sizes, positions or attributes do not match what the layer was built for.
         IndexError: If ``edge_index`` names a node that does not exist.
+        NotImplementedError: By TorchScript; use :func:`torch.compile` or :func:`torch.export.export`.
 
     Example:
         >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
@@ -200,11 +203,10 @@ class RSTGConv(MessagePassing):
         x: Union[Tensor, PairTensor],
         edge_index: Adj,
         edge_attr: OptTensor = None,
-        *,
         pos: Union[Tensor, PairTensor, None] = None,
-        node_type: OptTensor = None,
+        node_type: Union[Tensor, PairTensor, None] = None,
         edge_weight: OptTensor = None,
-        batch: OptTensor = None,
+        batch: Union[Tensor, PairTensor, None] = None,
         return_attention_weights: bool = False,
     ) -> Union[Tensor, Tuple[Tensor, Tuple[Adj, Tensor]]]:
         r"""Runs the forward pass of the module.
@@ -212,28 +214,24 @@ class RSTGConv(MessagePassing):
         Args:
             x (torch.Tensor or (torch.Tensor, torch.Tensor)): The node features.
             edge_index (torch.Tensor or SparseTensor): The edge indices.
-            edge_attr (torch.Tensor, optional): The edge features, :math:`(|\mathcal{E}|, D)`.
+            edge_attr (torch.Tensor, optional): The edge features, :math:`(|\mathcal{E}|, D)`; of a
+                sparse matrix, in the order of its values.
             pos (torch.Tensor or (torch.Tensor, torch.Tensor), optional): The positions of the
                 nodes, :math:`(|\mathcal{V}|, P)`; needed if :obj:`pos_channels` is set.
-            node_type (torch.Tensor, optional): The types of the (target) nodes,
-                :math:`(|\mathcal{V}|)`; needed if :obj:`num_node_types` is larger than 1.
+            node_type (torch.Tensor or (torch.Tensor, torch.Tensor), optional): The types of the nodes,
+                :math:`(|\mathcal{V}|)`, of which the target nodes' are used; needed if
+                :obj:`num_node_types` is larger than 1.
             edge_weight (torch.Tensor, optional): Multiplies the attention logits,
                 :math:`(|\mathcal{E}|)` or :math:`(*, |\mathcal{E}|)`; the values of a sparse
                 matrix are taken as weights. On a complete graph the 0/1 adjacency as weights gives the
                 published code. (In additive attention it also is added to them.)
-            batch (torch.Tensor, optional): Assigns every (target) node to a graph, for a ``norm``
-                with statistics per graph.
+            batch (torch.Tensor or (torch.Tensor, torch.Tensor), optional): Assigns every (target) node
+                to a graph, for a ``norm`` with statistics per graph.
             return_attention_weights (bool, optional): If set to :obj:`True`, will additionally
                 return the tuple :obj:`(edge_index, attention_weights)`.
         """
-        x_src, x_dst = (x, x) if isinstance(x, Tensor) else (x[0], x[1])
-        pos_src, pos_dst = (pos, pos) if isinstance(pos, Tensor) else (pos or (None, None))
-        plain = isinstance(edge_index, Tensor) and not is_torch_sparse_tensor(edge_index)
-        if x_dst is not None and x_dst.dim() > 2 and (not plain or batch is not None):
-            raise ValueError(
-                "Expected 'edge_index' to be a tensor of shape [2, num_edges] and no 'batch' for the "
-                "static form [*, num_nodes, channels]"
-            )
+        (x_src, x_dst), (pos_src, pos_dst) = as_pair("x", x), as_pair("pos", pos)
+        node_type, batch = as_pair("node_type", node_type)[1], as_pair("batch", batch)[1]
         check_inputs(
             self.__class__.__name__,
             self.send,
@@ -246,8 +244,13 @@ class RSTGConv(MessagePassing):
             self.edge_dim,
             edge_weight,
             self.attend is not None,
-            (edge_index.size(1),) if plain and edge_index.dim() == 2 else None,
+            count_edges(edge_index),
         )
+        if x_dst.dim() > 2 and (is_sparse(edge_index) or batch is not None):
+            raise ValueError(
+                "Expected 'edge_index' to be a tensor of shape [2, num_edges] and no 'batch' for the "
+                "static form [*, num_nodes, channels]"
+            )
 
         # Nodes go first: [N, M, C] with M the product of all leading dimensions. Gathering and
         # summing edges then moves whole rows, and one code path serves flat and static graphs.
@@ -261,8 +264,9 @@ class RSTGConv(MessagePassing):
         if self.flow == "target_to_source":
             size = size[::-1]
 
+        edges = plain_edges(edge_index, size)
         weight = None if edge_weight is None else _rows_first(edge_weight.unsqueeze(-1)).squeeze(-1)
-        out = gather_messages(self, edge_index, edge_attr, weight, (sources, pos_src), (nodes, pos_dst))
+        out = gather_messages(self, edges, edge_attr, weight, (sources, pos_src), (nodes, pos_dst))
         if out is not None:
             out, alpha = out
         else:  # the same, as PyG has it
@@ -271,7 +275,7 @@ class RSTGConv(MessagePassing):
                 key, query = self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1)
             # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
             alpha = self.edge_updater(
-                edge_index, key=key, query=query, edge_weight=weight, copies=copies, size=size
+                edges, key=key, query=query, edge_weight=weight, copies=copies, size=size
             )
 
             if edge_attr is not None:
@@ -280,7 +284,7 @@ class RSTGConv(MessagePassing):
             dst = self.send.target(nodes, pos_dst).flatten(1)
             # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
             out = self.propagate(
-                edge_index,
+                edges,
                 src=src,
                 dst=dst,
                 alpha=alpha,
@@ -289,6 +293,11 @@ class RSTGConv(MessagePassing):
                 lead=lead,
                 size=size,
             )
+            if out.size(-1) != src.size(-1):
+                raise ValueError(
+                    f"Expected 'aggr' to keep the {src.size(-1)} channels (got {out.size(-1)} from "
+                    f"{self.aggr_module})"
+                )
             out = out.view(nodes.size(0), copies, self.hidden_channels)
         if self.after_aggr is not None:
             out = _rows_first(self.after_aggr(_rows_last(out, lead), batch))
@@ -355,6 +364,13 @@ class RSTGConv(MessagePassing):
         alpha = alpha.to(out.dtype).view(edges, copies, self.heads, 1)
         out = out.view(edges, copies, self.heads, width) * alpha
         return out.view(edges, copies * self.hidden_channels)
+
+    def __prepare_scriptable__(self):
+        """Called by :func:`torch.jit.script` first."""
+        raise NotImplementedError(
+            f"'{self.__class__.__name__}' does not support TorchScript; use 'torch.compile' or "
+            f"'torch.export' instead"
+        )
 
     def __repr__(self) -> str:
         name = self.__class__.__name__

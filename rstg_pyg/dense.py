@@ -139,11 +139,12 @@ class DenseRSTGConv(torch.nn.Module):
             self.edge_dim,
             edge_weight,
             self.attend is not None,
-            (x.size(-2), x.size(-2)) if x.dim() >= 2 else None,
+            (x.size(-2), x.size(-2)) if isinstance(x, Tensor) and x.dim() >= 2 else None,
         )
-        if adj.shape[-2:] != (x.size(-2), x.size(-2)):
+        if not isinstance(adj, Tensor) or adj.shape[-2:] != (x.size(-2), x.size(-2)):
             raise ValueError(
-                f"Expected 'adj' to have shape [*, {x.size(-2)}, {x.size(-2)}] (got {list(adj.shape)})"
+                f"Expected 'adj' to be a tensor of shape [*, {x.size(-2)}, {x.size(-2)}] (got "
+                f"{list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__})"
             )
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
         if edge_attr is not None:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.norm import ChannelBatchNorm
+from rstg_pyg.running import MeanState, running_mean
 
-#: What a stream carries on: the cell's state, the sum of its outputs over frames, their number.
-LSTMState = Tuple[Tuple[Tensor, Tensor], Tensor, int]
+#: What a stream carries on: the cell's state and the mean of its outputs over frames.
+LSTMState = Tuple[Tuple[Tensor, Tensor], MeanState]
 
 
 class LSTMHead(torch.nn.Module):
@@ -93,12 +94,12 @@ class LSTMHead(torch.nn.Module):
         x = x if self.norm is None else self.norm(x)
         x = x.transpose(1, 2)  # [B, T, C, H, W]
         x = x.mean(dim=(3, 4)) if self.map_size is None else x.flatten(2)
-        cell, total, count = (None, 0.0, 0) if state is None else state
+        cell, mean = (None, None) if state is None else state
         if x.is_cuda:
             self.lstm.flatten_parameters()
         out, cell = self.lstm(x, cell)
-        total, count = total + out.sum(dim=1), count + out.size(1)
-        return total / count, (cell, total, count)
+        out, mean = running_mean(out, 1, mean)
+        return out, (cell, mean)
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the forward pass of the module.

@@ -221,11 +221,16 @@ class TypedLinear(torch.nn.Module):
         """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
         if len(self.lins) == 1:
             return self.lins[0](x)
-        if x.device.type == "cuda" and x.dim() > 2 and x.size(1) > 1:
+        blind = torch.compiler.is_compiling() or x.is_meta  # how many are of which type is not known
+        if (blind or x.is_cuda) and x.dim() > 2 and x.size(1) > 1:
             return self.by_node(x, node_type)
+        if blind:  # all types for all nodes
+            every = torch.stack([lin(x) for lin in self.lins])
+            index = node_type.view(1, -1, *[1] * (x.dim() - 1)).expand_as(every[:1])
+            return every.gather(0, index).squeeze(0)
         rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
         order = torch.cat(rows)
-        if not torch.compiler.is_compiling() and order.numel() != x.size(0):
+        if order.numel() != x.size(0):
             raise ValueError(
                 f"Expected 'node_type' to hold types from 0 to {len(self.lins) - 1} (got values from "
                 f"{int(node_type.min())} to {int(node_type.max())})"
@@ -234,14 +239,15 @@ class TypedLinear(torch.nn.Module):
         return out.index_select(0, order.argsort())
 
     def by_node(self, x: Tensor, node_type: Tensor) -> Tensor:
-        """The same for ``x [N, M, C]`` with a copy of the weights per node: nobody has to ask the
-        device how many nodes are of which type, so the host need not wait for it.
+        """The same with a copy of the weights per node: nobody has to ask the device how many nodes are
+        of which type, so the host need not wait for it.
         """
+        shape, x = x.shape[:-1], x.flatten(1, -2)  # [N, M, C]
         weight = torch.stack([lin.weight for lin in self.lins]).index_select(0, node_type)
         if self.lins[0].bias is None:
-            return torch.bmm(x, weight.transpose(1, 2))
+            return torch.bmm(x, weight.transpose(1, 2)).view(*shape, -1)
         bias = torch.stack([lin.bias for lin in self.lins]).index_select(0, node_type)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)).view(*shape, -1)
 
 
 class UpdateMLP(torch.nn.Module):

@@ -6,12 +6,13 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor
 from torch_geometric.nn.inits import glorot, reset
+from torch_geometric.typing import Adj
 
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
-
-#: What a recurrent cell carries from one chunk of frames to the next.
-CellState = Union[Tensor, Tuple[Tensor, Tensor]]
+from rstg_pyg.histories import CellState
+from rstg_pyg.masks import MaskedFrames
+from rstg_pyg.sequences import DenseFrames, FlatFrames, check_norms
 
 _CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 
@@ -38,6 +39,13 @@ class RSTG(torch.nn.Module):
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole (unless ``in_norm`` looks across frames).
 
+    Nodes and graphs need not be the same in all frames. On :math:`(B, T, N, C)`, ``mask`` and
+    ``lengths`` say which nodes are there, and ``edge_index`` may be a list with a graph per frame. On
+    rows :math:`(R, C)`, a PyG batch whose graphs are the frames, ``node`` says which rows are one
+    node's history (:func:`~rstg_pyg.graphs.join_sequences` makes both from lists of ``Data``). An
+    absent node is no step of its cell: its state waits until it is back. One that shall begin afresh
+    gets a number (or a place) of its own.
+
     Args:
         in_channels (int): Channels of the nodes; projected if they differ from
             ``hidden_channels``.
@@ -55,17 +63,21 @@ class RSTG(torch.nn.Module):
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
         in_norm (callable, optional): Makes a norm from a number of channels, applied to the
-            (projected) nodes ``[B, T, N, C]`` before the first round. (default: :obj:`None`)
+            (projected) nodes ``[B, T, N, C]`` before the first round; where nodes come and go, to their
+            rows ``[R, C]``, with the frames as ``batch`` if it takes that. (default: :obj:`None`)
         **kwargs (optional): Additional arguments of :class:`RSTGConv` (``attention``, ``heads``,
             ``pos_channels``, ``num_node_types``, ...).
 
     Shapes:
-        - **input:** nodes :math:`(B, T, N, C)`, edge indices :math:`(2, E)`
-        - **output:** nodes :math:`(B, T, N, D)`
+        - **input:** nodes :math:`(B, T, N, C)`, edge indices :math:`(2, E)` or a list of :math:`T` of
+          them; or rows :math:`(R, C)`, edge indices :math:`(2, E)` between rows, ``node`` :math:`(R)`
+        - **output:** nodes :math:`(B, T, N, D)`, or rows :math:`(R, D)`
 
     Raises:
-        ValueError: If ``time_stages`` or ``cell`` is unknown, a listed round does not exist, or
-            the nodes have another shape than expected.
+        ValueError: If ``time_stages`` or ``cell`` is unknown, a listed round does not exist, what is
+            given has another shape than expected, a node is twice in a frame, an edge joins two
+            frames, or a norm needs all nodes in all frames and they are not there.
+        IndexError: If ``edge_index`` names a node that does not exist.
 
     Example:
         >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
@@ -151,71 +163,121 @@ class RSTG(torch.nn.Module):
     def forward(
         self,
         x: Tensor,
-        edge_index: Tensor,
+        edge_index: Union[Adj, Sequence[Tensor]],
+        edge_attr: Union[Tensor, Sequence[Tensor], None] = None,
         *,
         pos: Optional[Tensor] = None,
         node_type: Optional[Tensor] = None,
-        edge_weight: Optional[Tensor] = None,
+        edge_weight: Union[Tensor, Sequence[Tensor], None] = None,
+        mask: Optional[Tensor] = None,
+        lengths: Union[Tensor, Sequence[int], None] = None,
+        node: Optional[Tensor] = None,
+        batch: Optional[Tensor] = None,
         state: Optional[List[CellState]] = None,
         return_state: bool = False,
     ) -> Union[Tensor, Tuple[Tensor, List[CellState]]]:
         r"""Runs the forward pass of the module.
 
+        Values of nodes and edges may change over time: where a shape is given as
+        :math:`(N, P)`, also :math:`(T, N, P)` and :math:`(B, T, N, P)` will do.
+
         Args:
-            x (torch.Tensor): The nodes :math:`(B, T, N, C)`.
-            edge_index (torch.Tensor): The edges :math:`(2, E)`, the same in all frames.
+            x (torch.Tensor): The nodes :math:`(B, T, N, C)`, or rows :math:`(R, C)`.
+            edge_index (torch.Tensor or list): The edges :math:`(2, E)`, the same in all frames; or a
+                list of :math:`T` such tensors, one per frame; or edges between rows.
+            edge_attr (torch.Tensor or list, optional): Edge features :math:`(E, D_e)`, if
+                :obj:`edge_dim` is set. A list if ``edge_index`` is one.
             pos (torch.Tensor, optional): Positions :math:`(N, P)`.
             node_type (torch.Tensor, optional): Node types :math:`(N)`.
-            edge_weight (torch.Tensor, optional): Multiplies the attention logits, :math:`(E)`.
+            edge_weight (torch.Tensor or list, optional): Multiplies the attention logits,
+                :math:`(E)`. A list if ``edge_index`` is one.
+            mask (torch.Tensor, optional): Which nodes are there, bool :math:`(B, T, N)`. Absent nodes
+                send and receive nothing, keep their state, and come out as zeros.
+                (default: :obj:`None`, all)
+            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`: the
+                frames beyond are masked. (default: :obj:`None`, all :math:`T`)
+            node (torch.Tensor, optional): Which node every row is, :math:`(R)`, counted from 0 over
+                the whole batch: rows with the same number are one node's history.
+                (default: :obj:`None`, all nodes in one frame, in the same order in every call)
+            batch (torch.Tensor, optional): Which frame every row is in, :math:`(R)`; the frames of a
+                sequence are in order of time. (default: :obj:`None`, all rows in one)
             state (list, optional): The state after the frames before, as returned with
                 ``return_state=True``: one entry per time stage. (default: :obj:`None`, zeros)
             return_state (bool, optional): If set to :obj:`True`, also returns the state.
         """
-        if x.dim() != 4 or x.size(-1) != self.in_channels:
-            raise ValueError(
-                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)})"
-            )
         stages = len(self.time_rounds) + (self.last_cell is not None)
         if state is not None and len(state) != stages:
             raise ValueError(
                 f"Expected 'state' to have one entry for each of {stages} time stages "
                 f"(got {len(state)})"
             )
-        before = iter(state if state is not None else [None] * stages)
-        after = []
+        values = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
+        flat = x.dim() == 2
+        if x.dim() not in (2, 4) or x.size(-1) != self.in_channels:
+            raise ValueError(
+                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)}), or "
+                f"[rows, {self.in_channels}]"
+            )
+        if flat and not (mask is None and lengths is None):
+            raise ValueError("Expected 'mask' and 'lengths' only with 'x' [B, T, N, C]: leave rows out")
+        if not flat and not (node is None and batch is None):
+            raise ValueError(f"Expected 'node' and 'batch' only with rows (got 'x' {list(x.shape)})")
+        if flat:
+            frames = FlatFrames.from_rows(x, edge_index, edge_attr, node, batch, state, **values)
+        elif mask is None and lengths is None and not isinstance(edge_index, (list, tuple)):
+            frames = DenseFrames(x, edge_index, edge_attr, **values)
+        else:
+            frames = MaskedFrames(x, edge_index, edge_attr, mask=mask, lengths=lengths, **values)
+        if isinstance(frames, FlatFrames):
+            self._check_norms()
+        x, state = self._run(frames, x, state if state is not None else [None] * stages)
+        return (x, state) if return_state else x
 
+    def _run(
+        self, frames: Union[DenseFrames, FlatFrames], x: Tensor, before: List[Optional[CellState]]
+    ) -> Tuple[Tensor, List[CellState]]:
+        """The rounds, in whatever form the frames are; the new state beside the nodes."""
+        memory, after = iter(before), []
+        x = frames.enter(x)
         if self.lin_in is not None:
             x = self.lin_in(x)
         if self.in_norm is not None:
-            x = self.in_norm(x)
-        x = x.transpose(0, 1)  # [T, B, N, C]: time first is what the cells want
+            x = frames.norm(self.in_norm, x)
+        x = frames.start(x)
         for k in range(self.num_rounds):
             if k in self.time_rounds:
                 i = 0 if self.shared_rounds else self.time_rounds.index(k)
                 norm = self.cell_norms[i] if self.residual else None
-                x = self._time(self.cells[i], norm, x, next(before), after)
+                x = self._time(frames, self.cells[i], norm, x, next(memory), after)
             if self.space_stages:
                 i = 0 if self.shared_rounds else k
                 z = self.conv_norms[i](x) if self.residual else x
-                z = self.convs[i](z, edge_index, pos=pos, node_type=node_type, edge_weight=edge_weight)
+                z = frames.space(self.convs[i], z)
                 x = x + z if self.residual else z
         if self.last_cell is not None:
             norm = self.last_norm if self.residual else None
-            x = self._time(self.last_cell, norm, x, next(before), after)
+            x = self._time(frames, self.last_cell, norm, x, next(memory), after)
         if self.residual:
             x = self.out_norm(x)
-        x = x.transpose(0, 1)  # [B, T, N, C]
-        return (x, after) if return_state else x
+        return frames.leave(x), after
 
-    def _time(self, cell, norm, x: Tensor, state: Optional[CellState], after: List[CellState]):
-        """One time stage over the sequences of all nodes; appends the new state to ``after``."""
-        z = (x if norm is None else norm(x)).flatten(1, 2)  # [T, B * N, C]
-        if z.is_cuda:
+    def _time(self, frames, cell, norm, x: Tensor, state: Optional[CellState], after: List[CellState]):
+        """One time stage over the histories of all nodes; appends the new state to ``after``."""
+        if x.is_cuda:
             cell.flatten_parameters()
-        z, state = cell(z, state)
+        z, state = frames.time(cell, x if norm is None else norm(x), state)
         after.append(state)
-        z = z.view(x.shape)
         return z if norm is None else x + z
+
+    def _check_norms(self) -> None:
+        """Refuses norms that need all nodes in all frames."""
+        norms = [self.in_norm]
+        for conv in self.convs:
+            wrapped = (conv.message_norm, conv.after_aggr, conv.update_norm)
+            norms.extend(norm.module for norm in wrapped if norm is not None)
+        for norm in norms:
+            if norm is not None:
+                check_norms(norm)
 
     def __repr__(self) -> str:
         return (

@@ -1,25 +1,110 @@
+"""README and docs: their code runs, their commands are understood, their links lead somewhere and their
+figures are those of committed files.
+"""
+
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from rstg_pyg.train.errors import UserError
+
+SPEC = importlib.util.spec_from_file_location("pages", Path(__file__).parent / "pages.py")
+pages = sys.modules["pages"] = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(pages)
+
+ROOT, PAGES = pages.ROOT, pages.PAGES
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{i}")
-    for page in PAGES
-    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
+OTHERS = [page for page in PAGES if page not in TUTORIALS]
+PYTHON = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{block.line}")
+    for page in OTHERS
+    for block in pages.blocks_of(page)
+    if block.language == "python"
 ]
+#: What a block may be: run or checked here; output and files to read; parts of Sphinx.
+LANGUAGES = {"python", "sh", "", "text", "yaml", "{eval-rst}", "{generated}", "{include}", "{toctree}"}
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_code_blocks_run_and_give_the_shapes_they_name(block):
-    namespace = {}
-    exec(compile(block, "README.md", "exec"), namespace)
-    name, expression = re.findall(r"^\s*(\w+) = .*# .*?\[([^\]]*)\][^#\n]*$", block, re.MULTILINE)[-1]
-    assert list(namespace[name].shape) == [eval(size) for size in expression.split(",")]
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with the commands where the pages have them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for room in ("train", "tests"):
+        (tmp_path / room).symlink_to(ROOT / room)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_code_blocks_run_and_give_what_they_say(folder, block):
+    assert pages.run_python(block, {}) > 0, "the block says nothing that could be compared"
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=name)
+def test_tutorials_run_from_top_to_bottom(folder, page):
+    namespace, compared = {}, 0
+    for block in pages.blocks_of(page):
+        if block.language == "python":
+            compared += pages.run_python(block, namespace)
+        elif block.language == "sh":
+            for command in block.commands():
+                assert pages.run_command(command) == 0, command
+        elif block.language == "yaml":
+            name = block.text.splitlines()[0].removeprefix("# ")  # "save this as ..."
+            (folder / name).write_text(block.text)
+    assert compared > 0
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=name)
+def test_commands_are_understood(page):
+    for block in pages.blocks_of(page):
+        if block.language == "sh":
+            for command in block.commands():
+                pages.check_command(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python train/run.py --cfg smt.yaml train.rl=1",
+        "python train/run.py --cfg no.yaml",
+        "python train/predict.py a.mp4 --ckpt X --no-such-option",
+        "python -m rstg_pyg.train.prepare no-such-part",
+        "python train/no_such_command.py",
+        "rm -r runs",
+    ],
+)
+def test_wrong_commands_are_not(command):
+    with pytest.raises((UserError, SystemExit, ImportError, AssertionError)):
+        pages.check_command(command)
+
+
+def test_wrong_comments_are_seen():
+    for text in ("print(1)  # 2\n", "import torch\nx = torch.zeros(2, 3)  # [2, 4]\n"):
+        with pytest.raises(AssertionError):
+            pages.run_python(pages.Block(ROOT / "README.md", 1, "python", text), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_is_of_a_known_kind(page):
+    assert {block.language for block in pages.blocks_of(page)} <= LANGUAGES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith(("http", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
 
 
 def test_the_two_commands():
@@ -32,17 +117,37 @@ def test_the_two_commands():
     assert (ROOT / "train/configs/smt.yaml").is_file()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+def committed(name):
+    return json.loads((ROOT / f"docs/results/{name}.json").read_text())
+
+
+def test_memory_of_a_step_comes_from_the_committed_file():
+    page = (ROOT / "docs/something_something.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| (on|off) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert {(precision, what == "on"): gib for precision, what, gib in rows} == {
+        (row["precision"], row["grad_checkpointing"]): f"{row['gib']['together']:.1f}"
+        for row in committed("footprint")["rows"]
+    }
+
+
+def test_seconds_and_rates_come_from_committed_files():
+    run, bench = committed("positional_all_temp"), committed("bench_data")
+    first, large = committed("first_command"), committed("smt_full_size_cpu")
+    pages_read = (PAGES[0], ROOT / "docs/something_something.md")
+    readme, page = (" ".join(path.read_text().split()) for path in pages_read)
+    share, slow = (100 * run["training"][key] for key in ("data_share", "slow_data_steps"))
+    assert f"took {run['seconds']:.0f} s on two cores, {share:.1f} % of it waiting for data" in readme
+    assert f"({slow:.2f} % of the steps" in readme
+    assert f"makes {bench['videos_per_second']:,.0f} videos/s" in readme
+    assert f"{first['seconds']} s with installation" in page
+    assert f"{first['of_which_training']:.0f} s of them training" in page
+    assert f"took {large['training']['train_seconds']:.0f} s, and one video" in page
+    assert f"x 256, {large['test_seconds']:.0f} s" in page
 
 
 def test_errors_against_the_published_code_come_from_the_committed_file():
     page = (ROOT / "docs/published_code.md").read_text()
-    errors = json.loads((ROOT / "docs/results/published_code.json").read_text())
-    errors = errors["largest_relative_errors"]
+    errors = committed("published_code")["largest_relative_errors"]
     rows = re.findall(r"^\| ([gwt]\w+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
     assert {name for name, _, _ in rows} == set(errors)
     for name, worst, tolerance in rows:
@@ -59,3 +164,12 @@ def test_figures_come_from_committed_results():
         results = json.loads((ROOT / path).read_text())
         assert f"{100 * results['top1']:.1f}" == top1, name
         assert results["num_videos"] >= 1000
+
+
+def test_promised_ratios_are_those_of_the_committed_benchmark():
+    def table(path):
+        text = (ROOT / path).read_text()
+        start = text.index("| ratio | promised |")
+        return text[start : text.index("\n\n", start)]
+
+    assert table("docs/benchmark.md") == table("docs/results/benchmark/benchmark.md")

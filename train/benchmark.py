@@ -3,7 +3,7 @@
 Times RSTG's space stage, the whole RSTG and networks with it against other ways to the same numbers and
 against what one would use instead. Every variant's result is compared with the first one's before it is
 timed; variants take turns, and only ratios within one run mean something. Writes ``benchmark.csv``,
-``benchmark.md`` and plots.
+``benchmark.md`` and plots; sections that a folder has from an earlier call on the same machine stay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ from rstg_pyg.train.benchmarking.measuring import (  # noqa: E402
     product_rates,
     waiter,
 )
-from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, plots  # noqa: E402
+from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots  # noqa: E402
 from rstg_pyg.train.benchmarking.variants import (  # noqa: E402
     Variant,
     networks,
     stage_variants,
+    switch_variants,
     whole_variants,
 )
 from rstg_pyg.train.results import write_text  # noqa: E402
@@ -105,7 +106,10 @@ def _measure(
     stage = section != "whole"
     edge_index, nodes = case.graph()
     compiled = not quick and (case in PROMISED or section in ("dtypes", "whole"))
-    x, variants = (stage_variants if stage else whole_variants)(case, compiled, device)
+    if section == "switches":
+        x, variants = switch_variants(case, device)
+    else:
+        x, variants = (stage_variants if stage else whole_variants)(case, compiled, device)
     if section in ("density", "scaling", "frames", "threads"):  # few variants, many cases
         keep = ("all pairs", "dense", "textbook M", "RSTGConv, static")
         variants = [v for v in variants if v.name.startswith(keep) and not v.name.endswith("plain")]
@@ -200,6 +204,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--device: PyTorch sees no CUDA device here; leave it out to measure the CPU")
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
+    try:
+        kept = earlier_rows(arguments.out, arguments.sections, machine(device))
+    except (OSError, ValueError) as e:
+        parser.error(f"--out: {e}")
 
     rates = product_rates(device)
     header = [
@@ -209,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{'torch.mm, float32' if name == 'mm' else name} {rate / 1e9:.0f} GFLOP/s"
             for name, rate in rates.items()
         ),
-        "speed: textbook message passing, or the first variant, is 1; "
+        "speed: textbook message passing, I3D or the first variant is 1; "
         "spread: distance of the quartiles over the median; peak: what PyTorch's allocator holds "
         "beyond input and weights; difference: from the first variant, relative to the largest number",
     ]
@@ -218,18 +226,37 @@ def main(argv: list[str] | None = None) -> int:
     for section in arguments.sections:
         if section == "network":
             rows += network_rows(arguments.quick, device)
-            write(rows, header, arguments.out)
+            write(kept + rows, header, arguments.out)
             continue
         for case in cases(section, arguments.quick):
             rows += measure(section, case, rates, arguments.quick, device)
             last = rows[-1]
-            write(rows, header, arguments.out)  # what was measured stays if the rest is interrupted
+            write(kept + rows, header, arguments.out)  # an interrupted run leaves what it has
             print(
                 f"{section}: {last['nodes']} nodes, D = {last['channels']}, {last['topology']}",
                 flush=True,
             )
-    print(as_markdown(rows, header))
+    print(as_markdown(kept + rows, header))
     return 0
+
+
+def earlier_rows(out: str | None, sections: Sequence[str], machine: str) -> list[dict[str, Any]]:
+    """The rows of other sections that a folder holds already.
+
+    Raises:
+        ValueError: If they were measured elsewhere.
+    """
+    path = None if out is None else Path(out) / "benchmark.csv"
+    if path is None or not path.is_file():
+        return []
+    rows = from_csv(path.read_text(encoding="utf-8"))
+    others = {row.get("machine") for row in rows} - {machine}
+    if others:
+        raise ValueError(
+            f"{path} was measured on {' and '.join(map(str, others))}, this is {machine}; "
+            "choose another folder"
+        )
+    return [row for row in rows if row["section"] not in sections]
 
 
 def write(rows: list[dict[str, Any]], header: list[str], out: str | None) -> None:

@@ -3,6 +3,9 @@
 Counts what autograd keeps for the backward pass of one clip (measured on the CPU, by storage), and adds
 weights, gradients and optimiser state. Mixed precision is counted by autocast's own casts. What a GPU
 needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
+
+With ``--stream FRAMES`` it feeds so many frames to the network one by one instead, and measures what is
+held on the way; see :mod:`rstg_pyg.train.stream_memory`.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
@@ -19,8 +23,10 @@ import torch  # noqa: E402
 from rstg_pyg import VideoClassifier  # noqa: E402
 from rstg_pyg.train.assemble import build_model, normalise  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.results import environment, write_json  # noqa: E402
 from rstg_pyg.train.schema import Config  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
+from rstg_pyg.train.stream_memory import stream_memory  # noqa: E402
 
 GIB = 2**30
 
@@ -85,9 +91,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
     parser.add_argument("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
     parser.add_argument("--classes", type=int, default=174, help="number of classes (default: 174)")
+    parser.add_argument("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
+    parser.add_argument("--json", metavar="OUT", help="with --stream: also write the figures to a file")
     arguments = parser.parse_intermixed_args(argv)
     try:
         config = load_config(arguments.cfg, arguments.overrides, demo=False)
+        if arguments.stream is not None:
+            return _stream(config, arguments)
+        if arguments.json is not None:
+            raise UserError("--json: writes the figures of --stream FRAMES; give that, too")
         parts = footprint(config, arguments.classes)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -102,6 +114,25 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in parts.items():
         print(f"  {name:12s} {value:7.2f} GiB")
     print(f"  {'together':12s} {sum(parts.values()):7.2f} GiB")
+    return 0
+
+
+def _stream(config: Config, arguments: argparse.Namespace) -> int:
+    """Measures a stream and prints what was found."""
+    found = stream_memory(config, arguments.classes, arguments.stream)
+    print(f"{config.name}: frames of {config.data.size} x {config.data.size}, one by one")
+    print(f"  {'frame':>8s} {'state, bytes':>14s} {'all tensors, bytes':>20s} {'resident, MiB':>15s}")
+    for row in found["rows"]:
+        print(
+            f"  {row['frame']:8,d} {row['state_bytes']:14,d} {row['tensor_bytes']:20,d} "
+            f"{row['resident_bytes'] / 2**20:15.1f}"
+        )
+    print(
+        f"  logits after {found['compared_frames']:,} frames against the whole clip: largest "
+        f"difference {found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
+    )
+    if arguments.json is not None:
+        write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
     return 0
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import HomogeneousRSTG, RSTGBlock, RSTGConv, VideoClassifier
-from rstg_pyg.graphs import multiscale_grid
+from rstg_pyg.graphs import multiscale_grid, relative_attention
+from rstg_pyg.graphs.plot import TIMES
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.overlay_pages import TIMES, Page, Tile, animation, tile_side
+from rstg_pyg.train.overlay_pages import Page, Tile, animation, tile_side
 
 _COLUMNS = 8  # frames beside each other on a sheet
-_EDGES = 3  # arrows from, and as many to, the strongest node
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,14 @@ class Attention:
 
     def received(self) -> Tensor:
         """What every node gets, the sum of its coefficients over receivers, ``[T, N]``."""
-        return _sum(self.alpha, self.edge_index[0], len(self.region))
+        out = self.alpha.new_zeros(len(self.alpha), len(self.region))
+        return out.index_add_(1, self.edge_index[0], self.alpha)
 
     def relative(self) -> Tensor:
-        """:meth:`received` over what a node would get if all receivers looked at all their neighbours
-        alike, ``[T, N]``. So regions of different sizes compare: 1 is an even share.
+        """:meth:`received` as a multiple of an even share, ``[T, N]``; see
+        :func:`~rstg_pyg.graphs.relative_attention`.
         """
-        source, target = self.edge_index
-        degree = target.bincount(minlength=len(self.region))
-        even = _sum(1 / degree[target][None], source, len(self.region))
-        return self.received() / even.clamp(min=1e-12)
-
-
-def _sum(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return values.new_zeros(len(values), size).index_add_(1, index, values)
+        return relative_attention(self.edge_index, self.alpha, len(self.region))
 
 
 def graphs(model: VideoClassifier) -> dict[str, RSTGBlock]:
@@ -149,10 +143,7 @@ def overlay(
 ) -> Callable[[Path], None]:
     """Draws a grid and its attention over the frames of a clip.
 
-    Every scale has a panel. A region's colour is the attention that it gets from all others, as a
-    multiple of an even share (see :meth:`Attention.relative`). The strongest region of every scale is
-    outlined, with arrows from it to the regions that listen to it most and to it from those that it
-    listens to most; the thicker, the larger the coefficient.
+    Every scale has a panel, drawn by :func:`~rstg_pyg.graphs.plot_attention`.
 
     Args:
         frames: The clip, ``[C, T, H, W]`` uint8, as the network sees it; small ones are enlarged.
@@ -182,14 +173,8 @@ def overlay(
     def column(t: int) -> list[Tile]:
         """A frame, and the same with each scale drawn on it."""
         picture = frames[:, t].permute(1, 2, 0)
-        tiles = [Tile(picture)]
-        for kind in range(len(names)):
-            nodes = (attention.node_type == kind).nonzero().view(-1)
-            heat = relative[steps[t], nodes]
-            best = int(nodes[heat.argmax()])
-            arrows = _arrows(attention, steps[t], best)
-            tiles.append(Tile(picture, attention.region[nodes], heat, attention.region[best], arrows))
-        return tiles
+        alpha = attention.alpha[steps[t]]
+        return [Tile(picture), *(Tile(picture, attention, alpha, k) for k in range(len(names)))]
 
     side = tile_side(frames)
     if kind == ".gif":
@@ -211,19 +196,6 @@ def overlay(
         for i, tile in enumerate(column(t)):
             page.add(tile, band * (1 + len(names)) + i, left, captions[t] if i == 0 else "")
     return page.save
-
-
-def _arrows(attention: Attention, step: int, best: int) -> list[tuple[Tensor, Tensor, float, bool]]:
-    """The strongest edges from and to a node: both regions, the coefficient, whether it is *from*."""
-    source, target = attention.edge_index
-    out = []
-    for end, outgoing in ((source, True), (target, False)):
-        edges = ((end == best) & (source != target)).nonzero().view(-1)
-        weights = attention.alpha[step, edges]
-        for i in weights.argsort(descending=True)[:_EDGES].tolist():
-            a, b = attention.region[source[edges[i]]], attention.region[target[edges[i]]]
-            out.append((a, b, float(weights[i]), outgoing))
-    return out
 
 
 def _scale_name(scale: tuple[int, int]) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 from torch import Tensor
+
+from rstg_pyg.graphs.plot import COLOURS, LISTENS, SENDS, TIMES, TINT, plot_attention, show_picture
 
 _DPI = 100
 _GAP = 6
@@ -23,9 +26,6 @@ _BAND = 22  # between bands
 _LINE = 18  # a line of small text
 _LEAST_SIDE = 224  # smaller frames are enlarged
 _LEAST_WIDTH = 640  # for the legend
-_TINT = 0.5  # share of the heat's colour in a tile
-_SENDS, _LISTENS = "#ffffff", "#2fe6ff"
-TIMES = "\N{MULTIPLICATION SIGN}"
 _INK, _FAINT = "#1a1a1a", "#6b6b6b"
 _SECONDS = 3.2  # of an animation
 
@@ -36,17 +36,15 @@ class Tile:
 
     Attributes:
         picture: ``[H, W, C]`` uint8, one or three channels.
-        regions: Regions that are coloured, corners in 0..1, ``[n, 4]``; ``None``: only the picture.
-        heat: Their values, ``[n]``.
-        best: The region that is outlined, ``[4]``.
-        arrows: Pairs of regions that are joined, the arrow's weight in 0..1, and its kind.
+        grid: The graph whose attention is drawn on it; ``None``: only the picture.
+        alpha: The coefficients of its edges.
+        scale: Which of its scales is drawn.
     """
 
     picture: Tensor
-    regions: Tensor | None = None
-    heat: Tensor | None = None
-    best: Tensor | None = None
-    arrows: Sequence[tuple[Tensor, Tensor, float, bool]] = ()
+    grid: Any = None
+    alpha: Tensor | None = None
+    scale: int = 0
 
 
 def tile_side(frames: Tensor) -> tuple[int, int]:
@@ -89,7 +87,7 @@ class Page:
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, self.width), ylim=(self.height, 0))
         self.axes.set_axis_off()
         self.canvas = np.full((self.height, self.width, 3), 255, np.uint8)
-        self.colours = matplotlib.colormaps["inferno"]
+        self.colours = matplotlib.colormaps[COLOURS]
         size = min(14.0, 1.32 * self.width / max(len(title), 1))  # long names get a smaller font
         self._text(self.width / 2, 20, title, size, weight="bold")
         self._text(self.width / 2, 43, subtitle, 9.5, color=_FAINT)
@@ -99,22 +97,13 @@ class Page:
         """Puts a tile at its place."""
         height, width = self.side
         x, y = self._corner(row, column)
-        self.canvas[y : y + height, x : x + width] = self._pixels(tile)
         self._text(x + width / 2, y - 9, caption, 8.5, color=_FAINT)
-        if tile.regions is None:
-            return
-        for region in tile.regions.tolist():
-            self._rectangle(region, x, y, edgecolor="white", linewidth=0.7, alpha=0.6)
-        inner = self._rectangle(tile.best.tolist(), x, y, edgecolor="white", linewidth=2.0, inset=3)
-        inner.set_path_effects([Stroke(linewidth=3.8, foreground="black"), Normal()])
-        for source, target, weight, outgoing in tile.arrows:
-            self._arrow(source.tolist(), target.tolist(), weight, outgoing, x, y)
-        value = f"{float(tile.heat.max()):.1f}{TIMES}"
-        corner = tile.best.tolist()
-        label = self._text(
-            x + corner[0] * width + 8, y + corner[1] * height + 15, value, 8.5, ha="left", color="white"
-        )
-        label.set_path_effects([Stroke(linewidth=2, foreground="black"), Normal()])
+        place = (x, self.height - y - height, width, height)
+        axes = self.figure.add_axes(tuple(a / b for a, b in zip(place, 2 * (self.width, self.height))))
+        if tile.grid is None:
+            show_picture(axes, tile.picture)
+        else:
+            plot_attention(tile.grid, tile.alpha, tile.picture, axes, scale=tile.scale, most=self.most)
 
     def add_labels(self, labels: Sequence[str], above: bool) -> None:
         """Names the columns (``above``) or the rows."""
@@ -152,58 +141,11 @@ class Page:
         top = _TOP + _LINE + row // self.rows * _BAND
         return self.left + column * (width + _GAP), top + row * (height + _GAP + _LINE)
 
-    def _pixels(self, tile: Tile) -> np.ndarray:
-        """The tile's picture, enlarged, and under its heat if it has one, ``[H, W, 3]`` uint8."""
-        height, width = self.side
-        picture = tile.picture.cpu().numpy()
-        picture = np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture
-        image = Image.fromarray(picture).resize((width, height), Image.BICUBIC)
-        if tile.regions is None:
-            return np.asarray(image)
-        grey = np.asarray(image.convert("L"), np.float32)[..., None]
-        tint = np.zeros((height, width, 3), np.float32)
-        for region, heat in zip(tile.regions.tolist(), tile.heat.tolist()):
-            x0, y0, x1, y1 = (round(c * n) for c, n in zip(region, (width, height, width, height)))
-            tint[y0:y1, x0:x1] = 255 * np.array(self.colours(heat / self.most)[:3])
-        return ((1 - _TINT) * grey + _TINT * tint).round().astype(np.uint8)
-
-    def _rectangle(self, region: Sequence[float], x: int, y: int, inset: float = 0.0, **style):
-        height, width = self.side
-        x0, x1 = (x + c * width for c in region[::2])
-        y0, y1 = (y + c * height for c in region[1::2])
-        size = x1 - x0 - 2 * inset, y1 - y0 - 2 * inset
-        return self.axes.add_patch(Rectangle((x0 + inset, y0 + inset), *size, fill=False, **style))
-
-    def _arrow(
-        self, source: list[float], target: list[float], weight: float, outgoing: bool, x: int, y: int
-    ) -> None:
-        height, width = self.side
-        ends = [(x + (a + c) / 2 * width, y + (b + d) / 2 * height) for a, b, c, d in (source, target)]
-        colour = _SENDS if outgoing else _LISTENS
-        size = 0.9 + 2.2 * weight
-        other = target if outgoing else source
-        radius = 2.5 + 5.5 * (other[2] - other[0])  # a larger region has a larger dot
-        dot = Circle(ends[outgoing], radius, facecolor="none", edgecolor=colour, linewidth=1.3)
-        arrow = FancyArrowPatch(
-            *ends,
-            connectionstyle="arc3,rad=0.22",
-            arrowstyle=f"-|>,head_width={1.4 + 0.8 * size:.2f},head_length={3 + 1.2 * size:.2f}",
-            linewidth=size,
-            color=colour,
-            shrinkA=2,
-            shrinkB=radius * 72 / _DPI if outgoing else 2,
-            mutation_scale=1,
-        )
-        outline = [Stroke(linewidth=size + 1.3, foreground=(0, 0, 0, 0.75)), Normal()]
-        for patch in (arrow, dot) if ends[0] != ends[1] else (dot,):
-            patch.set_path_effects(outline if patch is arrow else [])
-            self.axes.add_patch(patch)
-
     def _legend(self) -> None:
         """What colours and arrows mean."""
         y, x = self.height - 40, self.width / 2 - 310
         ramp = np.linspace(0, 1, 180)
-        colours = 255 * ((1 - _TINT) * 0.45 + _TINT * self.colours(ramp)[:, :3])
+        colours = 255 * ((1 - TINT) * 0.45 + TINT * self.colours(ramp)[:, :3])
         left = round(x)
         self.canvas[y : y + 12, left : left + 180] = colours.round().astype(np.uint8)
         for share in (0.0, 1 / self.most, 1.0):
@@ -211,8 +153,8 @@ class Page:
         self._text(left + 200, y + 5, "attention received", 9, ha="left")
         self._text(left + 200, y + 21, f"1{TIMES}: an even share", 8.5, ha="left", color=_FAINT)
         for i, (colour, text) in enumerate(
-            ((_SENDS, "outlined region → those that listen to it most"),
-             (_LISTENS, "those that it listens to most → outlined region"))
+            ((SENDS, "outlined region → those that listen to it most"),
+             (LISTENS, "those that it listens to most → outlined region"))
         ):  # fmt: skip
             at = y + 4 + 17 * i
             line = FancyArrowPatch(

@@ -118,7 +118,7 @@ class Predictor:
         Raises:
             UserError: If the video is missing or damaged.
         """
-        return self._channels(
+        return self.channels(
             read_clips(
                 source, video, self.protocol, self.num_frames, self.short_side, self.size, self.sampling
             )
@@ -129,7 +129,7 @@ class Predictor:
         times = self.times(source, video)[0]
         frames = source.read(video, times, self.short_side)
         clip = self._crops(frames)[self.middle]
-        return self._channels(clip.permute(3, 0, 1, 2)[None])[0]
+        return self.channels(clip.permute(3, 0, 1, 2)[None])[0]
 
     def normalised(self, clips: Tensor) -> Tensor:
         """Bytes to what the network sees, on its device."""
@@ -161,7 +161,7 @@ class Predictor:
         states, logits = [None] * len(times), [None] * len(times)
         for index, frame in zip(wanted, source.frames(video, wanted, self.short_side)):
             crops = torch.stack([crop.permute(3, 0, 1, 2) for crop in self._crops(frame[None])])
-            crops = self.normalised(self._channels(crops))  # [spatial, C, 1, H, W]
+            crops = self.normalised(self.channels(crops))  # [spatial, C, 1, H, W]
             for i, part in enumerate(times):
                 for _ in range(int((part == index).sum())):  # short videos repeat frames
                     with torch.no_grad():
@@ -173,7 +173,7 @@ class Predictor:
             return [centre_crop(frames, self.size)]
         return spread_crops(frames, self.size, self.protocol.spatial)
 
-    def _channels(self, clips: Tensor) -> Tensor:
+    def channels(self, clips: Tensor) -> Tensor:
         """Grey for a network that sees grey, ``[L, 3, ...] -> [L, C, ...]`` uint8."""
         if self.config.data.channels == 3:
             return clips

@@ -32,13 +32,15 @@ _FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    out = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "not installed"
-    return out
+    return {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}
+
+
+def package_version(name: str) -> str:
+    """The version of an installed package, or "not installed"."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def device_name(device: torch.device) -> str:

@@ -56,6 +56,7 @@ _CHANGES = {
     "three_rounds": ("three rounds", ["model.rstg.num_rounds=3"]),
     "no_positions": ("no positions in the messages", ["model.rstg.positions=false"]),
     "padding": ("zero padding in the filters", ["model.backbone.padding=1"]),
+    "one_time_stage": ("one time stage, at the end", ["model.rstg.time_stages=last"]),
     "no_pretraining": ("filters not trained alone first", ["pretrain.steps=0"]),
     "dot_attention": ("dot attention", ["model.rstg.attention=dot"]),
     "mean": ("no attention, the mean", ["model.rstg.attention=null"]),

@@ -17,7 +17,7 @@ from rstg_pyg.fast.autograd import autocast_to, derivative, eager
 #: Multiply-adds from which on the detour is worth its 20 microseconds.
 LEAST_WORK = 2**21
 #: Sums over this many rows into a result this small (gradients of narrow weights) are faster by ``mm``.
-_LONG, _SMALL = 4096, 2**14
+LONG, SMALL = 4096, 2**14
 
 
 def uses_onednn(x: Tensor) -> bool:
@@ -43,7 +43,7 @@ def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, relu: bool
     Returns:
         ``[R, D]``.
     """
-    long = x.size(1) >= _LONG and x.size(0) * weight.size(0) <= _SMALL
+    long = x.size(1) >= LONG and x.size(0) * weight.size(0) <= SMALL
     if uses_onednn(x) and x.numel() > 0 and weight.numel() > 0 and not long:
         kind = "relu" if relu else "none"
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], "")

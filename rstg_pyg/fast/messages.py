@@ -209,11 +209,9 @@ def split_edges(
     edge_index: Tensor, flow: str, sources: int, targets: int
 ) -> Optional[Tuple[Tensor, Tensor]]:
     """Sender and receiver of every edge; ``None`` where the plain path has an error to report."""
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.is_floating_point():
+    if edge_index.size(0) != 2 or edge_index.dtype != torch.int64 or edge_index.numel() == 0:
         return None
-    if edge_index.numel() == 0:
-        return None
-    first, second = edge_index.long().unbind(0)
+    first, second = edge_index.unbind(0)
     source, target = (first, second) if flow == "source_to_target" else (second, first)
     if edge_index.device.type == "cpu":  # elsewhere, looking would mean to wait
         low, high = torch.stack([source, target]).aminmax(dim=1)

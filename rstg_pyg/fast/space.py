@@ -46,14 +46,17 @@ def gather_messages(
         layer or its input asks for more than is done here, or has an error.
     """
     (x_src, pos_src), (x_dst, pos_dst) = sources, targets
-    if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0:
+    # First of all: a compiler would take what sizes are compared with for limits.
+    if not eager() or type(edge_index) is not Tensor or edge_index.layout != torch.strided:
+        return None
+    if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0 or edge_index.dim() != 2:
         return None
     if x_src.device.type not in _DEVICES:
         return None
     work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
     if x_src.device.type == "cpu" and work < LEAST_WORK:
         return None
-    if not eager() or not _applies(conv, edge_index):
+    if not _applies(conv):
         return None
     edges = split_edges(edge_index, conv.flow, x_src.size(0), x_dst.size(0))
     if edges is None:
@@ -78,12 +81,10 @@ def gather_messages(
     return _values(conv, out, alpha.view(logit.shape), target), alpha
 
 
-def _applies(conv: torch.nn.Module, edge_index: Tensor) -> bool:
+def _applies(conv: torch.nn.Module) -> bool:
     """Whether the layer is the common one and nobody looks into it."""
     return (
-        type(edge_index) is Tensor
-        and edge_index.layout == torch.strided
-        and len(conv.send.lins) == 1
+        len(conv.send.lins) == 1
         and conv.message_norm is None
         and type(conv.aggr_module) is SumAggregation
         and not conv.explain

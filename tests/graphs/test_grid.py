@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from rstg_pyg.graphs import complete_graph, multiscale_grid
-from rstg_pyg.graphs.grid import num_nodes
+from rstg_pyg.graphs.grid import num_nodes, position_maps
 
 scale_lists = st.lists(
     st.one_of(st.integers(1, 5), st.tuples(st.integers(1, 4), st.integers(1, 5))),
@@ -88,6 +88,19 @@ def test_published_edge_counts(scales, nodes, edges):
     data = multiscale_grid(scales)
     assert data.num_nodes == nodes == num_nodes(scales)
     assert data.edge_index.shape == (2, edges)
+
+
+def test_default_device():
+    # Numbers are needed to find the edges, so they are found on the CPU, whatever the default device.
+    with torch.device("meta"):
+        grid = complete_graph(multiscale_grid((2, 1)))
+        maps = position_maps((2, 1))
+    assert maps.is_meta and all(value.is_meta for _, value in grid if torch.is_tensor(value))
+    expected = complete_graph(multiscale_grid((2, 1)))
+    assert {key: value.shape for key, value in grid if torch.is_tensor(value)} == {
+        key: value.shape for key, value in expected if torch.is_tensor(value)
+    }
+    assert all(value.device.type == "cpu" for _, value in expected if torch.is_tensor(value))
 
 
 @pytest.mark.parametrize("scales", [(3, 2, 1), (1, 2, 3), (4, 3, 2, 1), ((2, 3), 1), (5,), (1,)])

@@ -288,8 +288,8 @@ def test_dense_constructor_errors(kwargs, message):
     [
         ({}, (5, 3), (5, 5), {}, r"'x' to have 4 channels \(got 3\)"),
         ({}, (4,), (5, 5), {}, r"'x' to have shape \[\*, num_nodes, channels\]"),
-        ({}, (5, 4), (5, 4), {}, r"'adj' to have shape \[\*, 5, 5\] \(got \[5, 4\]\)"),
-        ({}, (2, 5, 4), (2, 4, 4), {}, r"'adj' to have shape \[\*, 5, 5\] \(got \[2, 4, 4\]\)"),
+        ({}, (5, 4), (5, 4), {}, r"'adj' to be a tensor of shape \[\*, 5, 5\] \(got \[5, 4\]\)"),
+        ({}, (2, 5, 4), (2, 4, 4), {}, r"of shape \[\*, 5, 5\] \(got \[2, 4, 4\]\)"),
         ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"'pos' to have shape None \(got \(5, 2\)\)"),
         ({"pos_channels": 2}, (5, 4), (5, 5), {}, r"'pos' to have shape \(5, 2\) \(got None\)"),
         ({"num_node_types": 3}, (5, 4), (5, 5), {}, "'node_type' to give one of 3 types"),
@@ -301,6 +301,23 @@ def test_dense_input_errors(options, x, adj, inputs, message):
     inputs = {key: torch.randn(shape) for key, shape in inputs.items()}
     with pytest.raises(ValueError, match=message):
         dense(torch.randn(x), torch.ones(adj), **inputs)
+
+
+def test_dense_input_type_errors():
+    dense, x, adj = DenseRSTGConv(4, 8), torch.randn(5, 4), torch.ones(5, 5)
+    with pytest.raises(ValueError, match=r"'x' to be a tensor .* \(got 'ndarray'\)"):
+        dense(x.numpy(), adj)
+    with pytest.raises(ValueError, match=r"'adj' to be a tensor of shape .* \(got ndarray\)"):
+        dense(x, adj.numpy())
+
+
+def test_dense_compiles_with_node_types():
+    torch._dynamo.reset()
+    dense, x = DenseRSTGConv(4, 8, num_node_types=2), torch.randn(2, 3, 5, 4)
+    inputs = dict(node_type=torch.tensor([0, 1, 1, 0, 1]))
+    compiled = torch.compile(dense, fullgraph=True, backend="eager")
+    adj = random_adj(5, 5)
+    torch.testing.assert_close(compiled(x, adj, **inputs), dense(x, adj, **inputs))
 
 
 # Inputs that the sparse layer refuses with a ValueError ("Raises: if sizes do not match").

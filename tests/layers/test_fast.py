@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import Linear as PyGLinear
+from torch_geometric.utils import to_torch_csr_tensor
 
 from rstg_pyg import RSTG, RSTGConv
 from rstg_pyg.fast import messages, space
@@ -109,12 +110,17 @@ def test_products_obey_the_switch():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_typed_linear_without_asking_how_many(bias):
+def test_typed_linear_without_asking_how_many(bias, monkeypatch):
     layer = TypedLinear(4, 7, num_types=3, bias=bias)
-    x, node_type = torch.randn(6, 5, 4), torch.tensor([2, 0, 0, 2, 1, 0])
-    torch.testing.assert_close(layer.by_node(x, node_type), layer(x, node_type))
-    with pytest.raises(IndexError):
-        layer.by_node(x, node_type + 1)
+    node_type = torch.tensor([2, 0, 0, 2, 1, 0])
+    for shape in ((6, 5, 4), (6, 2, 3, 4), (6, 1, 4), (6, 4)):
+        x = torch.randn(shape)
+        expected = layer(x, node_type)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            torch.testing.assert_close(layer(x, node_type), expected)
+            with pytest.raises((IndexError, RuntimeError), match="out of range|out of bounds"):
+                layer(x, node_type + 1)
 
 
 def taken(conv, x, edge_index, monkeypatch, **kwargs):
@@ -156,8 +162,10 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert not taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     conv = RSTGConv(4, 8, edge_dim=1)
     assert not taken(conv, x, edge_index, monkeypatch, edge_attr=torch.ones(edge_index.size(1)))
-    wrapped = EdgeIndex(edge_index, sparse_size=(5, 5))
-    assert not taken(RSTGConv(4, 8), x, wrapped, monkeypatch)
+    assert taken(RSTGConv(4, 8), x, EdgeIndex(edge_index, sparse_size=(5, 5)), monkeypatch)
+    assert taken(RSTGConv(4, 8), x, edge_index.int(), monkeypatch)
+    adj_t = to_torch_csr_tensor(edge_index, size=(5, 5))
+    assert not taken(RSTGConv(4, 8), x[0], adj_t, monkeypatch)
     assert not taken(Louder(4, 8), x, edge_index, monkeypatch)
     with plain_paths():
         assert not eager()

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rstg_pyg.fast import messages
 from rstg_pyg.train import benchmark
 from rstg_pyg.train.benchmarking import measuring
 from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases
-from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, plots, promises
-from rstg_pyg.train.benchmarking.variants import stage_variants, whole_variants
+from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots, promises
+from rstg_pyg.train.benchmarking.variants import stage_variants, switch_variants, whole_variants
 
 TINY = Case((2, 1), frames=3, channels=8)
 RATES = {"mm": 1e9, "oneDNN": 2e9}
@@ -35,6 +36,18 @@ def test_whole_variants_compute_the_same():
     assert len(benchmark.check_equal(variants, x)) == 3
     for variant in variants:
         assert variant.forward(x).shape == x.shape
+
+
+def test_switches_change_no_result():
+    x, variants = switch_variants(replace(TINY, frames=9))
+    assert len(benchmark.check_equal(variants, x)) == len(variants)
+    before = messages.BLOCK_ROWS
+    for variant in variants:
+        torch.testing.assert_close(
+            benchmark.call_of(variant, x, backward=True)()[0],
+            benchmark.call_of(variants[0], x, backward=True)()[0],
+        )
+    assert before == messages.BLOCK_ROWS
 
 
 def test_gradients_of_the_variants_agree():
@@ -167,3 +180,22 @@ def test_what_was_measured_stays(tmp_path, monkeypatch):
         benchmark.main(["--quick", "--threads", "1", "--sections", "stage", "--out", str(tmp_path)])
     page = (tmp_path / "benchmark.md").read_text()
     assert "5 nodes, 16 edges (grid), D = 8" in page and "RSTGConv, static" in page
+
+
+def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
+    monkeypatch.setattr(benchmark, "cases", lambda section, quick: [TINY])
+    command = ["--quick", "--threads", "1", "--out", str(tmp_path), "--sections"]
+    benchmark.main([*command, "stage"])
+    before = from_csv((tmp_path / "benchmark.csv").read_text())
+    benchmark.main([*command, "frames"])
+    rows = from_csv((tmp_path / "benchmark.csv").read_text())
+    assert [row for row in rows if row["section"] == "stage"] == before
+    assert {row["section"] for row in rows} == {"stage", "frames"}
+    assert "## stage" in (tmp_path / "benchmark.md").read_text()
+
+    text = (tmp_path / "benchmark.csv").read_text()
+    (tmp_path / "benchmark.csv").write_text(text.replace("1 threads", "64 threads"))
+    with pytest.raises(SystemExit):
+        benchmark.main([*command, "stage"])
+    assert "was measured on" in capsys.readouterr().err

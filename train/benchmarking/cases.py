@@ -101,6 +101,11 @@ def _dtypes(quick: bool) -> list[Case]:
     return [replace(PROMISED[0], dtype=kind) for kind in kinds]
 
 
+def _switches(quick: bool) -> list[Case]:
+    small = [Case(_14, frames=n, channels=64) for n in (1, 8)]
+    return [] if quick else [*PROMISED, *small]
+
+
 def _whole(quick: bool) -> list[Case]:
     return [_WHOLE] if quick else [_WHOLE, replace(_WHOLE, batch=1), replace(_WHOLE, batch=16)]
 
@@ -112,6 +117,7 @@ _SECTIONS = {
     "frames": _frames,
     "threads": _threads,
     "dtypes": _dtypes,
+    "switches": _switches,
     "whole": _whole,
 }
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rstg_pyg.train.benchmarking.variants import ALL_PAIRS, LOOP, OURS, OURS_MM, TEXTBOOK, WHOLE
+
 Row = dict[str, Any]
 
-ALL_PAIRS, TEXTBOOK = "all pairs, concatenated", "textbook MessagePassing"
-OURS, OURS_MM = "RSTGConv, static", "RSTGConv, one function, products by mm"
-LOOP, RSTG = "published: loop over frames, all pairs", "RSTG"
-
+#: Whose speed is 1.
+_REFERENCES = (TEXTBOOK, "I3D, ")
 #: Columns of the page: title, key, form. Those that no row has are left out.
 _COLUMNS = [
     ("ms", "ms", ".1f"), ("spread", "spread", ".0%"), ("speed", "speed", ".2f"),
@@ -35,10 +35,27 @@ def as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def from_csv(text: str) -> list[Row]:
+    """The rows that :func:`as_csv` wrote."""
+    rows = csv.DictReader(text.splitlines())
+    return [{name: _value(cell) for name, cell in row.items()} for row in rows]
+
+
+def _value(cell: str) -> int | float | str | bool | None:
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
 def as_markdown(rows: list[Row], header: list[str]) -> str:
     """The rows as a page: the promised ratios, then one table per case.
 
-    The speed of textbook message passing is 1, or that of the first variant where it is not among them.
+    The speed of textbook message passing is 1, or that of I3D, or of the first variant.
     """
     lines = ["# Benchmark", "", *(f"- {line}" for line in header), ""]
     met = promises(rows)
@@ -50,7 +67,7 @@ def as_markdown(rows: list[Row], header: list[str]) -> str:
             lines.append(f"| {name} | {bound} | {value:.2f} | {last} |")
     columns = [c for c in _COLUMNS if c[1] == "speed" or any(r.get(c[1]) is not None for r in rows)]
     for group in _groups(rows):
-        first = next((row for row in group if row["variant"] == TEXTBOOK), group[0])
+        first = next((row for row in group if row["variant"].startswith(_REFERENCES)), group[0])
         lines += ["", f"## {', '.join(_title(group[0]))}", ""]
         lines.append(f"| variant | {' | '.join(title for title, _, _ in columns)} |")
         lines.append("|---" * (len(columns) + 1) + "|")
@@ -64,7 +81,7 @@ def as_markdown(rows: list[Row], header: list[str]) -> str:
 
 def _title(row: Row) -> list[str]:
     title = [row["section"], row["pass"]]
-    if "nodes" in row:
+    if row.get("nodes") is not None:
         title += [f"{row['nodes']} nodes", f"{row['edges']} edges ({row['topology']})"]
         title += [f"D = {row['channels']}", f"{row['batch']} x {row['frames']} frames"]
     return [*title, row["dtype"], f"{row['threads']} threads"]
@@ -110,7 +127,7 @@ def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
     case = {"section": "stage", "nodes": 85, "channels": 256, "frames": 16, "topology": "grid"}
     faster("85 nodes, D = 256: all pairs", 18, ALL_PAIRS, OURS, OURS_MM, **case)
     faster("85 nodes, D = 256: textbook", 2.2, TEXTBOOK, OURS, OURS_MM, **case)
-    faster("whole RSTG: published loop", 3, LOOP, RSTG, None, section="whole", batch=4)
+    faster("whole RSTG: published loop", 3, LOOP, WHOLE, None, section="whole", batch=4)
     clips = [r for r in rows if r["section"] == "network" and r["frames"] == 32]
     plain = next((r for r in clips if r["variant"].startswith("I3D,")), None)
     ours = next((r for r in clips if r["variant"].startswith("I3D + RSTG")), None)

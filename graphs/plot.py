@@ -1,0 +1,287 @@
+"""Pictures of grids and of what their nodes attend to, with matplotlib (imported when drawing)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colour map of attention, and its share in the colour of a region.
+COLOURS, TINT = "inferno", 0.5
+#: Colours of arrows from and to the outlined region.
+SENDS, LISTENS = "#ffffff", "#2fe6ff"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+_SHEETS = ("#4a6d8c", "#c8553d", "#7a9e5f", "#b08a3e", "#8a6fa0")  # one colour per scale
+_INK = "#1a1a1a"
+#: How a frame lies in :func:`plot_grid`: shift to the right per height, height, distance of sheets.
+_SHEAR, _FLAT, _APART = 0.45, 0.5, 0.85
+_GREY = (0.299, 0.587, 0.114)
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of their own, which belongs to no window."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise ImportError('Pictures need matplotlib: pip install "rstg_pyg[plot]"') from e
+    return Figure((width, height), dpi=130, facecolor="white", layout="constrained").subplots()
+
+
+def _check_grid(grid: Any) -> None:
+    missing = [
+        name for name in ("region", "node_type", "edge_index") if getattr(grid, name, None) is None
+    ]
+    if missing:
+        raise ValueError(
+            f"Expected a graph as multiscale_grid gives it (got one without {', '.join(missing)})"
+        )
+
+
+def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> Axes:
+    """Draws the regions of every scale as a sheet, coarser ones above finer ones, with nodes and edges.
+
+    Nodes are at the centres of their regions. Edges are drawn once for both directions; those with
+    ``edge_weight`` 0 (see :func:`~rstg_pyg.graphs.complete_graph`) are left out.
+
+    Args:
+        grid: A graph of :func:`~rstg_pyg.graphs.multiscale_grid`, with any edges.
+        ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
+        node: A node to point out: its region, its edges, and its positional heat map
+            (``grid.pos_map``) on its sheet. (default: none)
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If the graph is no grid, or has no such node.
+
+    Example:
+        >>> plot_grid(multiscale_grid((3, 2, 1)), node=4).figure.savefig("grid.png")
+    """
+    _check_grid(grid)
+    region, kind = grid.region.double().cpu().numpy(), grid.node_type.cpu().numpy()
+    if node is not None and not 0 <= node < len(region):
+        raise ValueError(f"Expected 'node' to be from 0 to {len(region) - 1} (got {node})")
+    ax = _new_axes(4.2, 1.2 + 1.4 * (int(kind.max()) + 1)) if ax is None else ax
+    from matplotlib.collections import LineCollection
+    from matplotlib.patches import Polygon
+
+    for i, (x0, y0, x1, y1) in enumerate(region):
+        corners = _lie(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]), kind[i])
+        colour = _SHEETS[kind[i] % len(_SHEETS)]
+        ax.add_patch(
+            Polygon(
+                corners, facecolor=colour, edgecolor=colour, alpha=0.35 if i == node else 0.12, zorder=1
+            )
+        )
+        ax.add_patch(
+            Polygon(
+                corners, fill=False, edgecolor=colour, linewidth=2.2 if i == node else 0.9, zorder=3
+            )
+        )
+    if node is not None and getattr(grid, "pos_map", None) is not None:
+        side = round(grid.pos_map.size(1) ** 0.5)
+        lines = np.linspace(0, 1, side + 1)
+        mesh = _lie(np.stack(np.meshgrid(lines, lines), axis=-1), kind[node])
+        heat = grid.pos_map[node].view(side, side).cpu().numpy()
+        shown = np.ma.masked_equal(heat, 0)
+        ax.pcolormesh(mesh[..., 0], mesh[..., 1], shown, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
+    centres = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
+    places = np.stack([_lie(centre, k) for centre, k in zip(centres, kind)])
+    pairs = _pairs(grid)
+    chosen = (pairs == node).any(1) if node is not None else np.ones(len(pairs), bool)
+    for shown, style in (
+        (~chosen, dict(color="#bbbbbb", linewidth=0.5, zorder=4)),
+        (chosen, dict(color=_INK, linewidth=0.8 if node is None else 1.3, zorder=5)),
+    ):
+        if shown.any():
+            ax.add_collection(LineCollection(places[pairs[shown]], alpha=0.7, **style))
+    colours = [_SHEETS[k % len(_SHEETS)] for k in kind]
+    ax.scatter(*places.T, s=26, c=colours, edgecolors="white", linewidths=0.8, zorder=6)
+    for k in np.unique(kind):
+        rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
+        x, y = _lie(np.array((0.0, 0.5)), k)
+        ax.text(x - 0.08, y, f"{rows} {TIMES} {columns}", ha="right", va="center", color=_INK)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    ax.autoscale_view()
+    return ax
+
+
+def _lie(points: np.ndarray, kind: int) -> np.ndarray:
+    """From a place ``[*, 2]`` in the frame, ``y`` downwards, to one in the picture."""
+    x, up = points[..., 0], 1 - points[..., 1]
+    return np.stack([x + _SHEAR * up, _FLAT * up + _APART * kind], axis=-1)
+
+
+def _pairs(grid: Any) -> np.ndarray:
+    """Joined nodes, each pair once, ``[P, 2]``."""
+    edges, weight = grid.edge_index, getattr(grid, "edge_weight", None)
+    if weight is not None:
+        edges = edges[:, weight != 0]
+    low, high = edges.min(dim=0).values, edges.max(dim=0).values
+    return torch.stack([low, high])[:, low != high].unique(dim=1).T.cpu().numpy()
+
+
+def relative_attention(edge_index: Tensor, alpha: Tensor, num_nodes: int) -> Tensor:
+    """The attention that every node receives, over what it would get if all looked at their neighbours
+    alike. So regions of different sizes compare: 1 is an even share.
+
+    Args:
+        edge_index: The edges ``[2, E]``.
+        alpha: Their coefficients ``[*, E]``; those of the edges into one node sum to one.
+        num_nodes: The number of nodes ``N``.
+
+    Returns:
+        ``[*, N]``
+    """
+    source, target = edge_index
+
+    def by_source(values: Tensor) -> Tensor:
+        return values.new_zeros(*values.shape[:-1], num_nodes).index_add_(-1, source, values)
+
+    degree = target.bincount(minlength=num_nodes)
+    even = by_source(1 / degree[target].to(alpha.dtype))
+    return by_source(alpha) / even.clamp(min=1e-12)
+
+
+def plot_attention(
+    grid: Any,
+    alpha: Tensor,
+    picture: Tensor | None = None,
+    ax: Axes | None = None,
+    *,
+    scale: int = 0,
+    arrows: int = 3,
+    most: float | None = None,
+) -> Axes:
+    """Draws the attention in one frame on the regions of one scale, over the picture.
+
+    A region's colour is the attention that it receives from all nodes, as a multiple of an even share
+    (:func:`relative_attention`). The region of this scale that receives the most is outlined, with
+    white arrows from it to the nodes that listen to it most, and blue ones to it from those that it
+    listens to most; the thicker, the larger the coefficient.
+
+    Args:
+        grid: The graph, with ``region``, ``node_type`` and ``edge_index``.
+        alpha: The coefficients of its edges ``[E]``, as from ``return_attention_weights=True`` (the
+            mean over the heads).
+        picture: The frame ``[H, W, 1 or 3]``, uint8. (default: none, grey)
+        ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
+        scale: Which scale: its place in ``scales``.
+        arrows: How many arrows of each kind, at most.
+        most: The multiple at which the colours end; they begin at 0. (default: the largest, at least 2)
+
+    Returns:
+        The axes, from 0 to 1 in both directions, ``y`` downwards.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If the graph is no grid, or ``alpha`` or ``scale`` does not fit it.
+
+    Example:
+        >>> grid, conv = multiscale_grid((3, 2, 1)), RSTGConv(16, 16)
+        >>> x = torch.randn(14, 16)
+        >>> _, (edges, alpha) = conv(x, grid.edge_index, return_attention_weights=True)
+        >>> plot_attention(grid, alpha.mean(-1)).figure.savefig("attention.png")
+    """
+    _check_grid(grid)
+    edges = grid.edge_index.size(1)
+    if alpha.shape != (edges,):
+        raise ValueError(f"Expected 'alpha' to have shape [{edges}] (got {list(alpha.shape)})")
+    nodes = (grid.node_type == scale).nonzero().view(-1)
+    if len(nodes) == 0:
+        kinds = int(grid.node_type.max())
+        raise ValueError(f"Expected 'scale' to be from 0 to {kinds} (got {scale})")
+    ax = _new_axes(3.6, 3.6) if ax is None else ax
+    import matplotlib
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import Normal, Stroke
+
+    alpha = alpha.detach().float().cpu()
+    heat = relative_attention(grid.edge_index.cpu(), alpha, len(grid.region))[nodes.cpu()]
+    most = max(2.0, float(heat.max())) if most is None else most
+    show_picture(
+        ax, torch.full((1, 1, 1), 128, dtype=torch.uint8) if picture is None else picture, grey=True
+    )
+    colours = matplotlib.colormaps[COLOURS]
+    for (x0, y0, x1, y1), value in zip(grid.region[nodes].tolist(), heat.tolist()):
+        cell = (x0, y0), x1 - x0, y1 - y0
+        ax.add_patch(Rectangle(*cell, facecolor=colours(value / most), alpha=TINT, linewidth=0))
+        ax.add_patch(Rectangle(*cell, fill=False, edgecolor="white", linewidth=0.7, alpha=0.6))
+    best = int(nodes[heat.argmax()])
+    outlined = [Stroke(linewidth=3.8, foreground="black"), Normal()]
+    (x0, y0, x1, y1), inset = grid.region[best].tolist(), 0.013
+    frame = Rectangle(
+        (x0 + inset, y0 + inset), x1 - x0 - 2 * inset, y1 - y0 - 2 * inset,
+        fill=False, edgecolor="white", linewidth=2.0, path_effects=outlined,
+    )  # fmt: skip
+    ax.add_patch(frame)
+    for source, target, weight in _strongest(grid, alpha, best, arrows):
+        _arrow(ax, grid.region[source].tolist(), grid.region[target].tolist(), weight, source == best)
+    ax.annotate(
+        f"{float(heat.max()):.1f}{TIMES}", (x0, y0), (6, -11), textcoords="offset points",
+        va="center", fontsize=7.7, color="white",
+        path_effects=[Stroke(linewidth=2, foreground="black"), Normal()],
+    )  # fmt: skip
+    return ax
+
+
+def show_picture(ax: Axes, picture: Tensor, grey: bool = False) -> None:
+    """A picture ``[H, W, 1 or 3]`` uint8 that fills the axes."""
+    pixels = picture.cpu().numpy()
+    if grey and pixels.shape[-1] == 3:
+        pixels = (pixels @ np.array(_GREY)).round().astype(np.uint8)[..., None]
+    pixels = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+    ax.imshow(
+        pixels, extent=(0, 1, 1, 0), interpolation="bicubic", aspect=pixels.shape[0] / pixels.shape[1]
+    )
+    ax.set_axis_off()
+
+
+def _strongest(grid: Any, alpha: Tensor, node: int, count: int) -> list[tuple[int, int, float]]:
+    """The strongest edges from and to a node: source, target, coefficient."""
+    source, target = grid.edge_index.cpu()
+    out = []
+    for end in (source, target):
+        edges = ((end == node) & (source != target)).nonzero().view(-1)
+        for edge in edges[alpha[edges].argsort(descending=True)[:count]].tolist():
+            out.append((int(source[edge]), int(target[edge]), float(alpha[edge])))
+    return out
+
+
+def _arrow(ax: Axes, source: list[float], target: list[float], weight: float, outgoing: bool) -> None:
+    """An arrow between the centres of two regions, with a ring around the end that is not outlined."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.patheffects import Normal, Stroke
+
+    ends = [((a + c) / 2, (b + d) / 2) for a, b, c, d in (source, target)]
+    colour, other = (SENDS, target) if outgoing else (LISTENS, source)
+    radius = 1.8 + 4.0 * (other[2] - other[0])  # points; a larger region has a larger ring
+    ax.plot(
+        *ends[outgoing], "o", markersize=2 * radius, markerfacecolor="none", markeredgecolor=colour,
+        markeredgewidth=1.3, clip_on=False,
+    )  # fmt: skip
+    if ends[0] == ends[1]:
+        return
+    size = 0.9 + 2.2 * weight
+    arrow = FancyArrowPatch(
+        *ends,
+        connectionstyle="arc3,rad=0.22",
+        arrowstyle=f"-|>,head_width={1.4 + 0.8 * size:.2f},head_length={3 + 1.2 * size:.2f}",
+        linewidth=size,
+        color=colour,
+        shrinkA=2,
+        shrinkB=radius if outgoing else 2,
+        mutation_scale=1,
+        path_effects=[Stroke(linewidth=size + 1.3, foreground=(0, 0, 0, 0.75)), Normal()],
+        clip_on=False,
+    )
+    ax.add_patch(arrow)

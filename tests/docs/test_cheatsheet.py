@@ -1,0 +1,54 @@
+"""The cheat sheet claims nothing that is not tested."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "make_cheatsheet.py"
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("make_cheatsheet", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make = load(SCRIPT)
+SOURCE = make.capabilities()
+LINES = [
+    pytest.param(row["code"], id=f"{layer}-{row['what']}")
+    for layer, rows in SOURCE["layers"].items()
+    for row in rows
+]
+
+
+def test_the_page_is_up_to_date():
+    page = SCRIPT.parent / "cheatsheet.md"
+    assert page.read_text(encoding="utf-8") == make.cheatsheet(), "run: python docs/make_cheatsheet.py"
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_line_runs(line):
+    torch.manual_seed(0)
+    namespace = {}
+    exec(SOURCE["setup"], namespace)
+    exec(line, namespace)
+
+
+def test_a_capability_without_a_test_is_an_error(tmp_path):
+    shutil.copytree(SCRIPT.parent.parent / "tests" / "graphs", tmp_path / "tests")
+    (tmp_path / "docs").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "docs")
+    row = "layers: {AreaPool: [{what: exact, code: '1', tests: [%s]}]}"
+    for name, known in (("test_area_pool_*", True), ("test_area_pool_flies", False)):
+        (tmp_path / "docs" / "capabilities.yaml").write_text(f"setup: ''\n{row % name}")
+        copy = load(tmp_path / "docs" / "make_cheatsheet.py")
+        if known:
+            assert "| exact | ✓ |" in copy.cheatsheet()
+        else:
+            with pytest.raises(ValueError, match="AreaPool, exact.*test_area_pool_flies"):
+                copy.cheatsheet()

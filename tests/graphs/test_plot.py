@@ -1,0 +1,159 @@
+import builtins
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch_geometric.data import Data
+
+from rstg_pyg import RSTGConv
+from rstg_pyg.graphs import (
+    complete_graph,
+    multiscale_grid,
+    plot_attention,
+    plot_grid,
+    relative_attention,
+)
+from rstg_pyg.graphs.plot import TIMES
+
+matplotlib = pytest.importorskip("matplotlib", reason="needs the extra 'plot'")
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle  # noqa: E402
+
+GRID = multiscale_grid((3, 2, 1))
+
+
+def found(ax, kind):
+    return [child for child in ax.get_children() if type(child) is kind and child is not ax.patch]
+
+
+def segments(ax):
+    return [len(lines.get_segments()) for lines in found(ax, LineCollection)]
+
+
+@pytest.mark.parametrize("scales", [(3, 2, 1), (1,), ((2, 4), 1), (4, 3, 2, 1)], ids=str)
+def test_regions_nodes_and_edges_of_a_grid(scales):
+    grid = multiscale_grid(scales)
+    ax = plot_grid(grid)
+    assert len(found(ax, Polygon)) == 2 * grid.num_nodes  # filled, and outlined
+    assert sum(segments(ax)) == grid.edge_index.size(1) // 2  # both directions are one line
+    (nodes,) = found(ax, PathCollection)
+    assert len(nodes.get_offsets()) == grid.num_nodes
+    names = [text.get_text() for text in ax.texts]
+    pairs = [scale if isinstance(scale, tuple) else (scale, scale) for scale in scales]
+    assert names == [f"{rows} {TIMES} {columns}" for rows, columns in pairs]
+    assert not found(ax, QuadMesh)
+
+
+def test_scales_are_sheets_above_each_other():
+    (nodes,) = found(plot_grid(GRID), PathCollection)
+    height = torch.as_tensor(nodes.get_offsets()[:, 1])
+    lowest, highest = (
+        torch.stack([f(height[GRID.node_type == k]) for k in range(3)])
+        for f in (torch.amin, torch.amax)
+    )
+    assert (lowest[1:] > highest[:-1]).all()
+
+
+def test_a_node_is_pointed_out():
+    ax = plot_grid(GRID, node=4)
+    degree = int((GRID.edge_index[1] == 4).sum())
+    assert segments(ax) == [45 - degree, degree]
+    (mesh,) = found(ax, QuadMesh)
+    shown = mesh.get_array()
+    assert shown.size == 36 and shown.count() == 4  # its two by two cells of the map
+    torch.testing.assert_close(
+        torch.as_tensor(shown.filled(0)).flatten().float(), GRID.pos_map[4].float()
+    )
+
+
+def test_pairs_without_weight_are_left_out():
+    assert sum(segments(plot_grid(complete_graph(GRID)))) == 45
+
+
+def test_given_axes_are_used_and_no_window_is_made():
+    ax = Figure().subplots()
+    assert plot_grid(GRID, ax) is ax
+    ax = Figure().subplots()
+    assert plot_attention(GRID, torch.rand(90), ax=ax) is ax
+    code = (
+        "import sys; from rstg_pyg.graphs import *; "
+        "plot_grid(multiscale_grid((2, 1))).figure.savefig(sys.argv[1]); "
+        "assert 'matplotlib.figure' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, "/dev/null"], check=True)
+
+
+def attended(node):
+    """Coefficients with which all neighbours of a node look at nothing else."""
+    source, target = GRID.edge_index
+    degree = target.bincount()
+    alpha = 1 / degree[target]
+    looking = target[source == node]
+    for other in looking.tolist():
+        alpha[target == other] = (source[target == other] == node).float()
+    return alpha
+
+
+def test_relative_attention():
+    source, target = GRID.edge_index
+    even = 1 / target.bincount()[target]
+    torch.testing.assert_close(relative_attention(GRID.edge_index, even, 14), torch.ones(14))
+    alpha = torch.stack([even, attended(4)])
+    relative = relative_attention(GRID.edge_index, alpha, 14)
+    assert relative.shape == (2, 14) and relative[1].argmax() == 4
+    looking = source == 4
+    torch.testing.assert_close(relative[1, 4], looking.sum() / even[looking].sum())
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_attention_on_a_picture(channels):
+    picture = None if channels is None else torch.zeros(20, 30, channels, dtype=torch.uint8)
+    ax = plot_attention(GRID, attended(4), picture)
+    cells = found(ax, Rectangle)
+    assert len(cells) == 2 * 9 + 1  # coloured and outlined; the strongest once more
+    filled = [cell for cell in cells if cell.get_fill()]
+    heat = relative_attention(GRID.edge_index, attended(4), 14)[:9]
+    colours = matplotlib.colormaps["inferno"]
+    for cell, region, value in zip(filled, GRID.region, heat):
+        assert cell.get_xy() == pytest.approx(region[:2].tolist())
+        assert cell.get_facecolor()[:3] == pytest.approx(colours(float(value / heat.max()))[:3])
+    x0, _, x1, _ = GRID.region[4].tolist()
+    assert x0 < cells[-1].get_x() and cells[-1].get_x() + cells[-1].get_width() < x1
+    assert ax.texts[0].get_text() == f"{float(heat[4]):.1f}{TIMES}"
+    assert found(ax, FancyArrowPatch) and len(ax.lines) == 6
+    assert ax.get_aspect() == (1 if picture is None else 20 / 30)
+    (image,) = ax.images
+    assert image.get_extent() == [0, 1, 1, 0]
+
+
+def test_arrows_are_the_strongest_edges():
+    torch.manual_seed(0)
+    conv = RSTGConv(8, 8)
+    _, (_, alpha) = conv(torch.randn(14, 8), GRID.edge_index, return_attention_weights=True)
+    for count in (0, 1, 3):
+        ax = plot_attention(GRID, alpha[:, 0], arrows=count, scale=1)
+        assert len(ax.lines) == 2 * count  # a ring for each, also where both centres are one place
+
+
+def test_mistakes_are_named(monkeypatch):
+    with pytest.raises(ValueError, match="without region, node_type"):
+        plot_grid(Data(edge_index=GRID.edge_index))
+    with pytest.raises(ValueError, match=r"'node' to be from 0 to 13 \(got 14\)"):
+        plot_grid(GRID, node=14)
+    with pytest.raises(ValueError, match=r"'alpha' to have shape \[90\] \(got \[90, 1\]\)"):
+        plot_attention(GRID, torch.rand(90, 1))
+    with pytest.raises(ValueError, match=r"'scale' to be from 0 to 2 \(got 3\)"):
+        plot_attention(GRID, torch.rand(90), scale=3)
+    imported = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for draw in (lambda: plot_grid(GRID), lambda: plot_attention(GRID, torch.rand(90))):
+        with pytest.raises(ImportError, match=r'pip install "rstg_pyg\[plot\]"'):
+            draw()

@@ -1,0 +1,131 @@
+"""Graphs, layers and inputs that the files of this folder share, and the formula, edge by edge."""
+
+import torch
+from torch.nn import functional as F
+from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
+
+from rstg_pyg import RSTGConv
+
+# Six nodes in no order; nobody sends to node 2, node 3 hears from two others, node 0 from three.
+EDGES = torch.tensor([[5, 1, 2, 0, 4, 3, 2, 0, 5, 1], [3, 0, 0, 1, 0, 1, 3, 5, 4, 4]])
+TYPES = torch.tensor([1, 0, 2, 0, 1, 2])
+NUM_NODES, NUM_EDGES = 6, EDGES.size(1)
+
+OPTIONS = {
+    "plain": {},
+    "pos": {"pos_channels": 2},
+    "types": {"num_node_types": 3},
+    "edge_attr": {"edge_dim": 3},
+    "residual": {"residual": True},
+    "residual_same": {"in_channels": 8, "residual": True},
+    "act_last": {"act_last": False, "in_channels": 8, "residual": True},
+    "wide": {"hidden_channels": 12, "num_send_layers": 3, "num_update_layers": 3},
+    "shallow": {"num_send_layers": 1, "num_update_layers": 1},
+    "no_bias": {"bias": False, "attention_scale": 0.25},
+    "all": {
+        "hidden_channels": 12,
+        "pos_channels": 2,
+        "num_node_types": 3,
+        "edge_dim": 3,
+        "residual": True,
+        "act_last": False,
+        "attention_scale": 0.5,
+    },
+}
+
+
+def make_conv(in_channels=4, out_channels=8, seed=0, dtype=torch.double, **kwargs):
+    """A layer whose every parameter matters (biases are zero after construction)."""
+    conv = RSTGConv(in_channels, out_channels, **kwargs).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in conv.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.5)
+    return conv.eval()
+
+
+def make_inputs(conv, *lead, dtype=torch.double, weight=False, nodes=NUM_NODES, edges=NUM_EDGES):
+    generator = torch.Generator().manual_seed(1)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    x = randn(*lead, nodes, conv.in_channels)
+    kwargs = {}
+    if conv.pos_channels > 0:
+        kwargs["pos"] = randn(nodes, conv.pos_channels)
+    if conv.num_node_types > 1:
+        kwargs["node_type"] = torch.arange(nodes) % conv.num_node_types
+    if conv.edge_dim is not None:
+        kwargs["edge_attr"] = randn(edges, conv.edge_dim)
+    if weight:
+        kwargs["edge_weight"] = randn(edges)
+    return x, kwargs
+
+
+def mlp(lins, x, act_last=True):
+    for i, lin in enumerate(lins):
+        x = F.linear(x, lin.weight, lin.bias)
+        x = x.clamp(min=0) if act_last or i + 1 < len(lins) else x
+    return x
+
+
+def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), node_type=None,
+              edge_weight=None):  # fmt: skip
+    """The layer's formula, edge by edge and node by node."""
+    send, heads, dim = conv.send, conv.heads, conv.hidden_channels
+    # The published form: one kernel on [v_j | p_j | v_i | p_i | e_ji].
+    blocks = [send.lin_src, send.lin_pos_src, send.lin_dst, send.lin_pos_dst, send.lin_edge]
+    kernel = torch.cat([block.weight for block in blocks if block is not None], dim=1)
+
+    messages, logits = [], []
+    for k, (j, i) in enumerate(edge_index.t().tolist()):
+        parts = [x_src[j], x_dst[i]]
+        if pos[0] is not None:
+            parts = [x_src[j], pos[0][j], x_dst[i], pos[1][i]]
+        if edge_attr is not None:
+            parts.append(edge_attr[k])
+        hidden = F.linear(torch.cat(parts), kernel, send.lin_dst.bias).clamp(min=0)
+        message = mlp(send.lins, hidden)
+        if heads > 1:
+            message = F.linear(message, conv.lin_value.weight, conv.lin_value.bias)
+        messages.append(message)
+
+        if conv.attention is None:
+            logits.append(message.new_zeros(heads))
+            continue
+        query, key = conv.attend.lin_query, conv.attend.lin_key
+        query = F.linear(x_dst[i], query.weight, query.bias)
+        key = F.linear(x_src[j], key.weight, key.bias)
+        w = 1.0 if edge_weight is None else edge_weight[k]
+        if conv.attention == "dot":
+            dots = [a @ b for a, b in zip(query.chunk(heads), key.chunk(heads))]
+            logits.append(w * conv.attention_scale * torch.stack(dots))
+        else:
+            logits.append(F.leaky_relu(w * (query + key), 0.2) + w)
+
+    out, alphas = [], [None] * edge_index.size(1)
+    for i in range(x_dst.size(0)):
+        incoming = [k for k in range(edge_index.size(1)) if edge_index[1, k] == i]
+        gathered = x_dst.new_zeros(heads, dim // heads)
+        if incoming:
+            alpha = torch.stack([logits[k] for k in incoming]).softmax(dim=0)  # [edges, heads]
+            for a, k in zip(alpha, incoming):
+                gathered = gathered + a.unsqueeze(1) * messages[k].view(heads, -1)
+                alphas[k] = a
+        kind = 0 if node_type is None else int(node_type[i])
+        lins = [lin.lins[kind] for lin in conv.update_mlp.lins]
+        new = mlp(lins, torch.cat([x_dst[i], gathered.view(-1)]), conv.act_last)
+        if conv.residual:
+            new = new + (x_dst[i] if conv.lin_res is None else conv.lin_res.weight @ x_dst[i])
+        out.append(new)
+    return torch.stack(out), torch.stack(alphas)
+
+
+def sparse_adjacencies(edge_index, size, values=None):
+    """The transposed adjacency [targets, sources] in all three layouts."""
+    return {
+        "csc.t()": to_torch_csc_tensor(edge_index, values, size=size).t(),
+        "csr": to_torch_csr_tensor(edge_index.flip(0), values, size=size[::-1]),
+        "coo": to_torch_coo_tensor(edge_index.flip(0), values, size=size[::-1]),
+    }

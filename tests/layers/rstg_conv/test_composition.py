@@ -1,0 +1,113 @@
+"""The layer inside PyG's containers: `Sequential`, `HeteroConv`, `to_hetero`, `summary`."""
+
+import pytest
+import torch
+from conv_cases import EDGES, NUM_EDGES, NUM_NODES, TYPES, make_conv
+from torch_geometric.nn import HeteroConv, Linear, Sequential, summary, to_hetero
+from torch_geometric.testing import withPackage
+
+from rstg_pyg import RSTGConv
+
+RELATIONS = [("p", "a", "r"), ("r", "b", "p"), ("p", "c", "p")]
+EDGES_OF = {
+    RELATIONS[0]: torch.tensor([[0, 1, 3], [0, 2, 2]]),
+    RELATIONS[1]: torch.tensor([[2, 1], [0, 3]]),
+    RELATIONS[2]: torch.tensor([[0, 3, 2], [1, 2, 3]]),
+}
+
+
+def test_rstg_conv_in_sequential():
+    conv, lin = RSTGConv(4, 8, edge_dim=2), Linear(8, 3)
+    layers = [(conv, "x, edge_index, edge_attr -> x"), (lin, "x -> x")]
+    model = Sequential("x, edge_index, edge_attr", layers)
+    x, edge_attr = torch.randn(NUM_NODES, 4), torch.randn(NUM_EDGES, 2)
+    torch.testing.assert_close(model(x, EDGES, edge_attr), lin(conv(x, EDGES, edge_attr)))
+
+
+def test_rstg_conv_to_hetero():
+    class GNN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = RSTGConv((-1, -1), 8)
+
+        def forward(self, x, edge_index):
+            return self.conv(x, edge_index)
+
+    relations = [("p", "a", "r"), ("r", "b", "p")]
+    model = to_hetero(GNN(), (["p", "r"], relations))
+    x = {"p": torch.randn(4, 5), "r": torch.randn(3, 7)}
+    edges = {relations[0]: torch.tensor([[0, 1, 3], [0, 2, 2]]),
+             relations[1]: torch.tensor([[2, 1], [0, 3]])}  # fmt: skip
+    out = model(x, edges)
+    assert {key: value.shape for key, value in out.items()} == {"p": (4, 8), "r": (3, 8)}
+    conv = model.conv["p__a__r"]
+    torch.testing.assert_close(out["r"], conv((x["p"], x["r"]), edges[relations[0]]))
+
+
+def test_rstg_conv_in_sequential_with_positions_and_types():
+    conv = make_conv(4, 8, pos_channels=2, num_node_types=3, edge_dim=2, dtype=torch.float)
+    names = "x, edge_index, edge_attr, pos, node_type, edge_weight"
+    model = Sequential(names, [(conv, f"{names} -> x"), torch.nn.ReLU()])
+    x, pos = torch.randn(NUM_NODES, 4), torch.randn(NUM_NODES, 2)
+    edge_attr, weight = torch.randn(NUM_EDGES, 2), torch.randn(NUM_EDGES)
+    expected = conv(x, EDGES, edge_attr, pos=pos, node_type=TYPES, edge_weight=weight).relu()
+    torch.testing.assert_close(model(x, EDGES, edge_attr, pos, TYPES, weight), expected)
+
+
+def hetero_inputs():
+    generator = torch.Generator().manual_seed(0)
+    x = {"p": torch.randn(4, 5, generator=generator), "r": torch.randn(3, 7, generator=generator)}
+    pos = {"p": torch.randn(4, 2, generator=generator), "r": torch.randn(3, 2, generator=generator)}
+    node_type = {"p": torch.tensor([0, 1, 0, 1]), "r": torch.tensor([1, 1, 0])}
+    attr = {kind: torch.randn(e.size(1), 3, generator=generator) for kind, e in EDGES_OF.items()}
+    return x, pos, node_type, attr
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_rstg_conv_in_hetero_conv(lazy):
+    x, pos, node_type, attr = hetero_inputs()
+    convs = {}
+    for kind in RELATIONS:
+        sizes = x[kind[0]].size(1), x[kind[2]].size(1)
+        sizes = -1 if lazy else sizes
+        convs[kind] = RSTGConv(sizes, 8, pos_channels=2, num_node_types=2, edge_dim=3)
+    model = HeteroConv(convs, aggr="sum")
+    out = model(x, EDGES_OF, edge_attr_dict=attr, pos_dict=pos, node_type_dict=node_type)
+
+    def alone(kind):
+        source, _, target = kind
+        return convs[kind](
+            (x[source], x[target]), EDGES_OF[kind], attr[kind],
+            pos=(pos[source], pos[target]), node_type=node_type[target],
+        )  # fmt: skip
+
+    torch.testing.assert_close(out["r"], alone(RELATIONS[0]))
+    torch.testing.assert_close(out["p"], alone(RELATIONS[1]) + alone(RELATIONS[2]))
+
+
+def test_rstg_conv_to_hetero_with_positions_and_attributes():
+    class GNN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = RSTGConv((-1, -1), 8, pos_channels=2, num_node_types=2, edge_dim=3)
+            self.lin = Linear(8, 3)
+
+        def forward(self, x, edge_index, edge_attr, pos, node_type):
+            x = self.conv(x, edge_index, edge_attr, pos=pos, node_type=node_type)
+            return self.lin(x.relu())
+
+    x, pos, node_type, attr = hetero_inputs()
+    model = to_hetero(GNN(), (["p", "r"], RELATIONS))
+    out = model(x, EDGES_OF, attr, pos, node_type)
+    assert {key: value.shape for key, value in out.items()} == {"p": (4, 3), "r": (3, 3)}
+    kind = RELATIONS[0]
+    alone = model.conv["__".join(kind)](
+        (x["p"], x["r"]), EDGES_OF[kind], attr[kind], pos=(pos["p"], pos["r"]), node_type=node_type["r"]
+    )
+    torch.testing.assert_close(out["r"], model.lin["r"](alone.relu()))
+
+
+@withPackage("tabulate")
+def test_rstg_conv_in_summary():
+    table = summary(RSTGConv(4, 8), torch.randn(NUM_NODES, 4), EDGES)
+    assert "RSTGConv" in table and "[6, 4], [2, 10]" in table and "[6, 8]" in table

@@ -1,0 +1,100 @@
+"""What looks inside: explainers, and PyG's hooks on messages."""
+
+import pytest
+import torch
+from conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs
+from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
+
+from rstg_pyg import RSTGConv
+
+pytestmark = pytest.mark.usefixtures("path")
+
+
+class Net(torch.nn.Module):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.conv = RSTGConv(4, 8, **kwargs)
+        self.lin = torch.nn.Linear(8, 3)
+
+    def forward(self, x, edge_index):
+        return self.lin(self.conv(x, edge_index))
+
+
+def explain(model, algorithm, x, edge_index):
+    explainer = Explainer(
+        model=model,
+        algorithm=algorithm,
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config={
+            "mode": "multiclass_classification",
+            "task_level": "node",
+            "return_type": "raw",
+        },
+    )
+    return explainer(x, edge_index).edge_mask
+
+
+@pytest.mark.parametrize("attention", ["dot", "additive", None])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_rstg_conv_attention_explainer(heads, attention):
+    torch.manual_seed(0)
+    model = Net(attention=attention, heads=heads).eval()
+    x = torch.randn(NUM_NODES, 4)
+    mask = explain(model, AttentionExplainer(reduce="mean"), x, EDGES)
+    _, (_, alpha) = model.conv(x, EDGES, return_attention_weights=True)
+    assert mask.shape == (NUM_EDGES,)
+    torch.testing.assert_close(mask, alpha.mean(dim=-1))
+    perm = torch.arange(NUM_EDGES).flip(0)
+    permuted = explain(model, AttentionExplainer(reduce="mean"), x, EDGES[:, perm])
+    torch.testing.assert_close(permuted, mask[perm])
+
+
+def test_rstg_conv_gnn_explainer():
+    torch.manual_seed(0)
+    model = Net(heads=2).eval()
+    x = torch.randn(NUM_NODES, 4)
+    expected = model(x, EDGES)
+    mask = explain(model, GNNExplainer(epochs=3), x, EDGES)
+    assert mask.shape == (NUM_EDGES,)
+    assert (mask >= 0).all() and (mask <= 1).all() and mask.max() > 0
+    torch.testing.assert_close(model(x, EDGES), expected)  # the model is as before
+
+
+def test_rstg_conv_message_hook():
+    conv = make_conv()
+    x, _ = make_inputs(conv)
+    seen = []
+    handle = conv.register_message_forward_hook(lambda module, inputs, out: seen.append(out.shape))
+    conv(x, EDGES)
+    handle.remove()
+    conv(x, EDGES)
+    assert seen == [(NUM_EDGES, 8)]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_rstg_conv_attention_explainer_of_a_static_graph(heads):
+    # One number per edge: the mean over samples and heads.
+    torch.manual_seed(0)
+    model = Net(heads=heads).eval()
+    x = torch.randn(3, NUM_NODES, 4)
+    mask = explain(model, AttentionExplainer(reduce="mean"), x, EDGES)
+    _, (_, alpha) = model.conv(x, EDGES, return_attention_weights=True)
+    torch.testing.assert_close(mask, alpha.mean(dim=(0, 2)))
+
+
+def test_rstg_conv_explanations_weigh_messages():
+    # PyG multiplies every message with its edge's mask while it explains.
+    conv = make_conv()
+    x, _ = make_inputs(conv)
+    with torch.no_grad():
+        conv.explain = True
+        conv._edge_mask = torch.full((NUM_EDGES,), 0.5, dtype=torch.double)
+        conv._loop_mask = torch.ones(NUM_EDGES, dtype=torch.bool)
+        conv._apply_sigmoid = False
+        halved = []
+        conv.register_aggregate_forward_hook(lambda module, inputs, out: halved.append(out))
+        conv(x, EDGES)
+        conv.explain = False
+        conv(x, EDGES)
+    torch.testing.assert_close(halved[0], halved[1] / 2)

@@ -1,0 +1,124 @@
+"""Parameters: lazy sizes, how many, how drawn; copies, pickles, the meta device."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from conv_cases import EDGES, NUM_NODES, OPTIONS, TYPES, make_conv, make_inputs
+
+from rstg_pyg import DenseRSTGConv, JointLayerNorm, RSTGConv
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("in_channels", [-1, (-1, -1), (4, -1), (-1, 4)])
+@pytest.mark.parametrize("attention", ["dot", "additive", None])
+def test_rstg_conv_lazy(attention, in_channels):
+    kwargs = dict(attention=attention, residual=True, num_node_types=2)
+    x = torch.randn(NUM_NODES, 4)
+    types = TYPES % 2
+    lazy = RSTGConv(in_channels, 8, **kwargs)
+    uninitialised = copy.deepcopy(lazy)
+    out = lazy(x, EDGES, node_type=types)
+    assert out.shape == (NUM_NODES, 8)
+
+    state = lazy.state_dict()
+    eager = RSTGConv(4, 8, **kwargs)
+    assert {k: v.shape for k, v in eager.state_dict().items()} == {k: v.shape for k, v in state.items()}
+    eager.load_state_dict(state)
+    torch.testing.assert_close(eager(x, EDGES, node_type=types), out)
+    uninitialised.load_state_dict(state)
+    torch.testing.assert_close(uninitialised(x, EDGES, node_type=types), out)
+    RSTGConv(in_channels, 8, **kwargs).state_dict()  # before the first input
+
+
+@pytest.mark.usefixtures("path")
+def test_rstg_conv_lazy_bipartite():
+    conv = RSTGConv((-1, -1), 8)
+    edge_index = torch.tensor([[0, 3, 2, 1], [0, 0, 1, 1]])
+    assert conv((torch.randn(4, 5), torch.randn(2, 7)), edge_index).shape == (2, 8)
+    assert conv.send.lin_src.in_channels == 5
+    assert conv.send.lin_dst.in_channels == 7
+    with pytest.raises(ValueError, match=r"source features 'x' to have 5 channels \(got 4\)"):
+        conv((torch.randn(4, 4), torch.randn(2, 7)), edge_index)
+
+
+def test_rstg_conv_reset_parameters():
+    kwargs = dict(heads=2, norm=JointLayerNorm, after_aggr=torch.nn.LayerNorm, **OPTIONS["all"])
+    conv = make_conv(**kwargs)
+    before = {k: v.clone() for k, v in conv.state_dict().items()}
+    torch.manual_seed(12)
+    conv.reset_parameters()
+    first = {k: v.clone() for k, v in conv.state_dict().items()}
+    assert all(not torch.equal(before[k], first[k]) for k in before)
+    conv.reset_parameters()
+    assert any(not torch.equal(v, first[k]) for k, v in conv.state_dict().items())
+    torch.manual_seed(12)
+    conv.reset_parameters()
+    assert all(torch.equal(v, first[k]) for k, v in conv.state_dict().items())
+    for key, value in first.items():
+        if key.endswith("bias"):
+            assert value.abs().max() == 0, key
+        elif "norm" not in key and "after_aggr" not in key:
+            assert value.abs().max() <= (6 / sum(value.shape)) ** 0.5, key  # Glorot uniform
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_rstg_conv_number_of_parameters():
+    # Send: 2 (C + P) D + D, D D + D. Dot: 2 (C D + D). Update: (C + D) D + D, D O + O.
+    c, d, o, p = 4, 6, 8, 3
+    update = (c + d) * d + d + d * o + o
+    send = 2 * (c + p) * d + d + d * d + d
+    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p)
+    assert count(conv) == send + 2 * (c * d + d) + update
+    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p, attention="additive")
+    assert count(conv) == send + 2 * (c + 1) + update
+    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p, attention=None, num_node_types=3)
+    assert count(conv) == send + 3 * update
+    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p, attention=None, residual=True, heads=2)
+    assert count(conv) == send + update + c * o + (d * d + d)
+    bias_free = RSTGConv(c, o, hidden_channels=d, bias=False, heads=2, edge_dim=2, residual=True)
+    assert not [name for name, _ in bias_free.named_parameters() if "bias" in name]
+
+
+def test_rstg_conv_copies_and_pickles():
+    conv = make_conv(heads=2, **OPTIONS["all"])
+    x, kwargs = make_inputs(conv)
+    expected = conv(x, EDGES, **kwargs)
+    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert other is not conv
+        torch.testing.assert_close(other(x, EDGES, **kwargs), expected)
+        with torch.no_grad():
+            for p in other.parameters():
+                p.zero_()
+        assert other(x, EDGES, **kwargs).abs().sum() == 0
+    torch.testing.assert_close(conv(x, EDGES, **kwargs), expected)
+
+
+def test_rstg_conv_resets_a_learned_aggregation():
+    conv = RSTGConv(4, 8, aggr="softmax", aggr_kwargs=dict(learn=True))
+    torch.nn.init.constant_(conv.aggr_module.t, 3.0)
+    conv.reset_parameters()
+    assert conv.aggr_module.t.item() == 1.0
+
+
+@pytest.mark.parametrize("in_channels", [4, -1])
+@pytest.mark.parametrize("layer", [RSTGConv, DenseRSTGConv])
+def test_rstg_conv_built_on_the_meta_device(layer, in_channels):
+    kwargs = dict(heads=2, norm=JointLayerNorm, after_aggr=torch.nn.LayerNorm, **OPTIONS["all"])
+    kwargs["edge_dim"] = None
+    trained = layer(4, 8, **kwargs)
+    for assign in (False, True):
+        with torch.device("meta"):
+            conv = layer(in_channels, 8, **kwargs)
+        assert all(p.is_meta for p in conv.parameters())
+        if not assign and in_channels > 0:
+            conv.to_empty(device="cpu")
+        conv.load_state_dict(trained.state_dict(), assign=assign or in_channels == -1)
+        edges = EDGES if layer is RSTGConv else torch.ones(NUM_NODES, NUM_NODES)
+        inputs = dict(pos=torch.randn(NUM_NODES, 2), node_type=TYPES)
+        x = torch.randn(2, NUM_NODES, 4)
+        torch.testing.assert_close(conv(x, edges, **inputs), trained(x, edges, **inputs))

@@ -1,0 +1,172 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rstg_pyg import (
+    ChannelBatchNorm,
+    HomogeneousRSTG,
+    LSTMHead,
+    RSTGBlock,
+    VideoClassifier,
+    ZeroInitNorm,
+    published_arguments,
+)
+from rstg_pyg.backbones import SimpleConv, TorchvisionVideo
+from rstg_pyg.export import ONNX_PACKAGES, export_onnx, export_program
+from rstg_pyg.fast import space
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch.export._patches") is None,
+    reason="needs a torch that exports recurrent cells for any number of frames",
+)
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in (*ONNX_PACKAGES, "onnxruntime")),
+    reason="needs the extra 'export': onnx, onnxscript, onnxruntime",
+)
+
+
+def vec(**kwargs):
+    return dict(head=RSTGBlock(6, scales=(2, 1), to="vec", **kwargs))
+
+
+NETWORKS = {
+    "plain": lambda: vec(),
+    "typed": lambda: vec(typed_update=True, heads=2),
+    "gru": lambda: vec(cell="gru", attention="additive"),
+    "mean": lambda: vec(attention=None, time_stages="none"),
+    "residual": lambda: vec(residual=True, in_norm=ChannelBatchNorm, out_norm=ZeroInitNorm),
+    "published": lambda: vec(**published_arguments("dot", "layer")),
+    "homogeneous": lambda: vec(graph=HomogeneousRSTG),
+    "lstm head": lambda: dict(head=LSTMHead(6, 4)),
+    "inside": lambda: dict(blocks={"conv0": RSTGBlock(6, 4, scales=(2, 1))}, pool_window=2),
+}
+CLIP = torch.zeros(1, 3, 3, 16, 16)
+#: Names of files of this machine begin with it.
+HERE = str(Path(__file__).parents[2]).encode()
+#: Other batches and numbers of frames than the example has.
+SHAPES = [(1, 3, 1, 16, 16), (5, 3, 3, 16, 16), (3, 3, 20, 16, 16)]
+
+
+def network(name, backbone=None):
+    torch.manual_seed(0)
+    model = VideoClassifier(backbone or SimpleConv(3, (6, 6), padding=1), 5, **NETWORKS[name]())
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+def clips(shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_a_program_computes_the_same_for_any_batch_and_any_number_of_frames(name, monkeypatch):
+    # Were it to look at the limit of the fast path, the limit would be that of the program's clips.
+    monkeypatch.setattr(space, "LEAST_WORK", 2**14)
+    model = network(name)
+    before = model(clips(SHAPES[1]))
+    program = export_program(model, CLIP).module()
+    assert torch.equal(model(clips(SHAPES[1])), before)
+    for shape in SHAPES:
+        torch.testing.assert_close(program(clips(shape)), model(clips(shape)))
+
+
+@torch.no_grad()
+def test_half_precision_is_exported_as_it_is():
+    model = network("plain").bfloat16()
+    program = export_program(model, CLIP.bfloat16()).module()
+    x = clips(SHAPES[1]).bfloat16()
+    assert program(x).dtype == torch.bfloat16
+    torch.testing.assert_close(program(x), model(x))
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["typed", "gru", "homogeneous", "inside"])
+@torch.no_grad()
+def test_onnx_computes_the_same_for_any_batch_and_any_number_of_frames(name, tmp_path):
+    import onnx
+
+    model = network(name)
+    export_onnx(model, CLIP, tmp_path / "x.onnx", metadata={"about": "a test"})
+    file = onnx.load(tmp_path / "x.onnx")
+    kinds = [node.op_type for node in file.graph.node]
+    cells = {"gru": "GRU", "homogeneous": None}.get(name, "LSTM")
+    assert kinds.count(cells) == (4 if cells else 0) and "Loop" not in kinds
+    assert [(p.key, p.value) for p in file.metadata_props] == [("about", "a test")]
+    assert HERE not in file.SerializeToString()
+    for shape in SHAPES:
+        torch.testing.assert_close(
+            run_onnx(tmp_path / "x.onnx", clips(shape)), model(clips(shape)), atol=1e-5, rtol=1e-5
+        )
+
+
+def run_onnx(path, x):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (clip,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (clip.name, clip.shape) == ("clip", ["batch", 3, "frames", 16, 16])
+    assert (logits.name, logits.shape) == ("logits", ["batch", 5])
+    return torch.from_numpy(session.run(None, {"clip": x.numpy()})[0])
+
+
+@needs_onnx
+@torch.no_grad()
+def test_onnx_with_bfloat16_weights(tmp_path):
+    import onnx
+
+    model = network("plain")
+    program = export_program(model, CLIP)
+    export_onnx(program, CLIP, tmp_path / "half.onnx", bfloat16_weights=True)
+    weights = [w for w in onnx.load(tmp_path / "half.onnx").graph.initializer if len(w.dims) > 0]
+    kinds = {onnx.TensorProto.DataType.Name(weight.data_type) for weight in weights}
+    assert kinds == {"BFLOAT16", "INT64"}
+    wanted = model(clips(SHAPES[1]))
+    error = (
+        run_onnx(tmp_path / "half.onnx", clips(SHAPES[1])) - wanted
+    ).abs().max() / wanted.abs().max()
+    assert 1e-5 < error < 2e-2  # eight bits of mantissa
+
+
+def test_a_program_needs_nothing_of_this_package(tmp_path):
+    torch.export.save(export_program(network("typed"), CLIP), tmp_path / "x.pt2")
+    assert HERE not in (tmp_path / "x.pt2").read_bytes()
+    code = (
+        "import sys, torch; program = torch.export.load(sys.argv[1]).module(); "
+        "assert program(torch.rand(2, 3, 5, 16, 16)).shape == (2, 5); "
+        "assert not {'rstg_pyg', 'torch_geometric'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.pt2")], check=True)
+
+
+@torch.no_grad()
+def test_a_backbone_with_a_fixed_number_of_frames():
+    torch.manual_seed(0)
+    backbone = TorchvisionVideo("r3d_18", (4, 32, 32))
+    blocks = {"layer1": RSTGBlock(64, 8, scales=(2, 1))}
+    model = VideoClassifier(backbone, 3, blocks).eval()
+    clip = torch.zeros(1, 3, 4, 32, 32)
+    with pytest.raises(ValueError, match=r"(?s)any number of frames .* use any_frames=False for 4"):
+        export_program(model, clip)
+    program = export_program(model, clip, any_frames=False).module()
+    for batch in (1, 3):
+        x = clips((batch, 3, 4, 32, 32))
+        torch.testing.assert_close(program(x), model(x))
+
+
+def test_mistakes_are_named(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="evaluation mode"):
+        export_program(network("plain").train(), CLIP)
+    with pytest.raises(ValueError, match=r"of shape \[B, C, T, H, W\] \(got \[3, 3, 16, 16\]\)"):
+        export_program(network("plain"), CLIP[0])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs onnx and onnxscript: pip install .*\[export\]"):
+        export_onnx(network("plain"), CLIP, tmp_path / "x.onnx")

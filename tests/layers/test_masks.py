@@ -1,0 +1,305 @@
+"""RSTG on dense sequences with absent nodes, irregular lengths and graphs that change."""
+
+import pytest
+import torch
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+
+from rstg_pyg import RSTG, ChannelBatchNorm, JointLayerNorm, RSTGConv, published_arguments
+from rstg_pyg.graphs import join_sequences, multiscale_grid
+
+GRID = multiscale_grid((2, 1))
+BATCH, STEPS, NODES, EDGES = 2, 5, 5, GRID.num_edges
+
+
+def rand(*shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.double)
+
+
+def some(seed=5, share=0.6):
+    """A mask with nodes that come and go; one never comes, one frame is empty."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(BATCH, STEPS, NODES, generator=generator) < share
+    mask[0, :, 3] = False
+    mask[1, 2] = False
+    return mask
+
+
+def topologies(seed=7):
+    """A graph for every frame, with different numbers of edges (none in the last)."""
+    generator = torch.Generator().manual_seed(seed)
+    out = [
+        (torch.rand(NODES, NODES, generator=generator) < 0.5).nonzero().t() for _ in range(STEPS - 1)
+    ]
+    return [*out, torch.empty(2, 0, dtype=torch.long)]
+
+
+def test_full_mask_full_lengths_and_equal_graphs_change_nothing(make, form):
+    model = make(edge_dim=3, pos_channels=2, num_node_types=2, norm=JointLayerNorm, **form)
+    x, attr, weight = rand(BATCH, STEPS, NODES, 4), rand(EDGES, 3), rand(EDGES)
+    values = dict(pos=GRID.pos.double(), node_type=GRID.node_type, edge_weight=weight)
+    expected, state = model(x, GRID.edge_index, attr, **values, return_state=True)
+    per_frame = {**values, "edge_weight": [weight] * STEPS}
+    for arguments, kwargs in [
+        ((GRID.edge_index, attr), dict(values, mask=torch.ones(BATCH, STEPS, NODES).bool())),
+        ((GRID.edge_index, attr), dict(values, lengths=[STEPS, STEPS])),
+        (([GRID.edge_index] * STEPS, [attr] * STEPS), per_frame),
+    ]:
+        out, after = model(x, *arguments, **kwargs, return_state=True)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(after, state)
+
+
+def test_what_an_absent_node_holds_matters_to_nobody(make, form):
+    model = make(in_norm=ChannelBatchNorm, **form).train()
+    x, mask = rand(BATCH, STEPS, NODES, 4), some()
+    out = model(x.requires_grad_(), GRID.edge_index, mask=mask)
+    assert (out[~mask] == 0).all() and (out[mask] != 0).any(-1).all()
+    out.square().sum().backward()
+    assert (x.grad[~mask] == 0).all() and (x.grad[mask] != 0).any(-1).all()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+
+    other = x.detach().clone()
+    other[~mask] = float("nan")
+    again = model(other.requires_grad_(), GRID.edge_index, mask=mask)
+    assert torch.equal(again, out)
+    again.square().sum().backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients))
+
+
+def test_lengths_in_one_batch_equal_each_clip_alone(make, form):
+    model = make(norm=JointLayerNorm, in_norm=JointLayerNorm, **form)
+    x, lengths = rand(4, STEPS, NODES, 4), [3, STEPS, 0, 1]
+    out, state = model(x, GRID.edge_index, lengths=lengths, return_state=True)
+    for b, length in enumerate(lengths):
+        assert (out[b, length:] == 0).all()
+        if length > 0:
+            alone, own = model(x[b : b + 1, :length], GRID.edge_index, return_state=True)
+            torch.testing.assert_close(out[b, :length], alone[0])
+            torch.testing.assert_close(at_clip(state, b), own)
+
+
+def at_clip(state, b):
+    """One clip's part of a state."""
+    rows = slice(b * NODES, (b + 1) * NODES)
+    return [tuple(p[:, rows] for p in s) if isinstance(s, tuple) else s[:, rows] for s in state]
+
+
+def test_mask_and_graphs_over_time_equal_a_list_of_data(make, form):
+    """Everything at once: absent nodes, a graph per frame, features of edges, moving positions."""
+    model = make(edge_dim=3, pos_channels=2, num_node_types=2, **form)
+    x, pos, mask, graphs = (
+        rand(BATCH, STEPS, NODES, 4),
+        rand(BATCH, STEPS, NODES, 2),
+        some(),
+        topologies(),
+    )
+    attrs = [rand(g.size(1), 3, seed=t) for t, g in enumerate(graphs)]
+    weights = [rand(g.size(1), seed=t) for t, g in enumerate(graphs)]
+    out = model(
+        x, graphs, attrs, pos=pos, node_type=GRID.node_type, edge_weight=weights, mask=mask,
+    )  # fmt: skip
+
+    sequences = []
+    for b in range(BATCH):
+        frames = [
+            Data(
+                x=x[b, t], edge_index=graphs[t], edge_attr=attrs[t], edge_weight=weights[t],
+                pos=pos[b, t], node_type=GRID.node_type, track=torch.arange(NODES),
+            ).subgraph(mask[b, t])
+            for t in range(STEPS)
+        ]  # fmt: skip
+        sequences.append(frames)
+    batch = join_sequences(sequences, node_id="track")
+    rows = model(
+        batch.x, batch.edge_index, batch.edge_attr, pos=batch.pos, node_type=batch.node_type,
+        edge_weight=batch.edge_weight, node=batch.node, batch=batch.batch,
+    )  # fmt: skip
+    torch.testing.assert_close(out[mask], rows)
+
+
+@pytest.mark.parametrize("lead", [(), (STEPS,), (BATCH, STEPS)], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_features_of_edges_over_time_against_a_loop_over_frames(make, masked, lead):
+    model = make(edge_dim=3, pos_channels=2, time_stages="none", num_rounds=2)
+    x = rand(BATCH, STEPS, NODES, 4)
+    attr, weight, pos = rand(*lead, EDGES, 3), rand(*lead, EDGES), rand(*lead, NODES, 2)
+    mask = torch.ones(BATCH, STEPS, NODES).bool() if masked else None
+    out = model(x, GRID.edge_index, attr, pos=pos, edge_weight=weight, mask=mask)
+    attr, weight, pos = (v.expand(BATCH, STEPS, *v.shape[len(lead) :]) for v in (attr, weight, pos))
+    for b in range(BATCH):
+        for t in range(STEPS):
+            v = model.lin_in(x[b, t])
+            for _ in range(2):
+                v = model.convs[0](
+                    v, GRID.edge_index, attr[b, t], pos=pos[b, t], edge_weight=weight[b, t]
+                )
+            torch.testing.assert_close(out[b, t], v)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_number_per_edge_is_a_feature(make, masked):
+    """As the snapshots of PyTorch Geometric Temporal have it; and lists beside one graph for all."""
+    model = make(edge_dim=1)
+    x, attr = rand(BATCH, STEPS, NODES, 4), rand(EDGES)
+    mask = torch.ones(BATCH, STEPS, NODES).bool() if masked else None
+    expected = model(x, GRID.edge_index, attr.unsqueeze(-1))
+    torch.testing.assert_close(model(x, GRID.edge_index, attr, mask=mask), expected)
+    for one in (attr, attr.unsqueeze(-1)):
+        listed = model(x, GRID.edge_index, [one] * STEPS, mask=mask)
+        torch.testing.assert_close(listed, expected)
+    graphs = [GRID.edge_index] * STEPS
+    torch.testing.assert_close(model(x, graphs, [attr] * STEPS, mask=mask), expected)
+
+
+def test_nodes_and_edges_in_another_order(make, form):
+    model = make(edge_dim=3, pos_channels=2, **form)
+    x, attr, pos, mask = rand(BATCH, STEPS, NODES, 4), rand(EDGES, 3), GRID.pos.double(), some()
+    expected = model(x, GRID.edge_index, attr, pos=pos, mask=mask)
+    new, edges = torch.tensor([3, 0, 4, 1, 2]), torch.randperm(EDGES)
+    out = model(
+        x[:, :, new], new.argsort()[GRID.edge_index[:, edges]], attr[edges], pos=pos[new],
+        mask=mask[:, :, new],
+    )  # fmt: skip
+    torch.testing.assert_close(out, expected[:, :, new])
+
+
+@pytest.mark.parametrize("chunks", [[1] * STEPS, [2, 3]], ids=str)
+def test_streaming_with_a_mask_equals_the_whole(make, form, chunks):
+    model = make(**form)
+    x, mask, graphs = rand(BATCH, STEPS, NODES, 4), some(), topologies()
+    expected, final = model(x, graphs, mask=mask, return_state=True)
+    outs, state, start = [], None, 0
+    for chunk, there in zip(x.split(chunks, 1), mask.split(chunks, 1)):
+        now = graphs[start : start + chunk.size(1)]
+        out, state = model(chunk, now, mask=there, state=state, return_state=True)
+        outs.append(out)
+        start += chunk.size(1)
+    torch.testing.assert_close(torch.cat(outs, 1), expected)
+    torch.testing.assert_close(state, final)
+
+
+def test_state_goes_between_masked_and_unmasked_calls(make):
+    model = make()
+    x, mask = rand(BATCH, STEPS, NODES, 4), some()
+    mask[:, 2:] = True
+    expected = model(x, GRID.edge_index, mask=mask)
+    _, state = model(x[:, :2], GRID.edge_index, mask=mask[:, :2], return_state=True)
+    torch.testing.assert_close(model(x[:, 2:], GRID.edge_index, state=state), expected[:, 2:])
+
+
+def test_nobody_there(make):
+    model = make()
+    x, nobody = rand(BATCH, STEPS, NODES, 4), torch.zeros(BATCH, STEPS, NODES).bool()
+    out, state = model(x, GRID.edge_index, mask=nobody, return_state=True)
+    assert (out == 0).all() and out.shape == (BATCH, STEPS, NODES, 6)
+    assert all((part == 0).all() for pair in state for part in pair)
+    assert state[0][0].shape == (1, BATCH * NODES, 6)
+    assert model(x[:, :0], [], mask=nobody[:, :0]).shape == (BATCH, 0, NODES, 6)
+
+
+def test_edge_index_of_pyg_and_float32(make):
+    model = make().float()
+    x, mask = rand(BATCH, STEPS, NODES, 4).float(), some()
+    edges = EdgeIndex(GRID.edge_index, sparse_size=(NODES, NODES))
+    out = model(x, edges, mask=mask)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, model(x, GRID.edge_index, mask=mask))
+
+
+def test_autocast_gives_about_the_same(make):
+    model = make().float()
+    x, mask = rand(BATCH, STEPS, NODES, 4).float(), some()
+    _, state = model(x, GRID.edge_index, mask=mask, return_state=True)
+    expected = model(x, GRID.edge_index, mask=mask, state=state)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, after = model(x, GRID.edge_index, mask=mask, state=state, return_state=True)
+    torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0.05)
+    assert after[0][0].shape == state[0][0].shape
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients(make, cell):
+    model = make(num_rounds=1, cell=cell, edge_dim=2)
+    x, mask, attr = rand(1, 3, NODES, 4), some()[:1, :3], rand(EDGES, 2)
+
+    def outputs(x, attr):
+        return model(x, GRID.edge_index, attr, mask=mask)
+
+    assert torch.autograd.gradcheck(outputs, (x.requires_grad_(), attr.requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(in_norm=lambda c: ChannelBatchNorm(c, num_joint_dims=3)),
+        dict(in_norm=lambda c: JointLayerNorm(c, num_joint_dims=3)),
+        dict(in_norm=lambda c: torch.nn.Sequential(JointLayerNorm(c))),
+        dict(norm=lambda c: ChannelBatchNorm(c, num_joint_dims=3)),
+        {k: v for k, v in published_arguments("additive").items() if k in ("norm", "after_aggr")},
+    ],
+)
+def test_norms_that_need_all_nodes_in_all_frames_are_refused(make, kwargs):
+    model = make(**kwargs)
+    x, mask = rand(BATCH, STEPS, NODES, 4), some()
+    model(x, GRID.edge_index)
+    with pytest.raises(ValueError, match="over frames as a dimension, and where nodes come and go"):
+        model(x, GRID.edge_index, mask=mask)
+
+
+FRAMES = [GRID.edge_index] * STEPS
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(mask=torch.ones(BATCH, STEPS, NODES)), ValueError, r"bool and of shape \[2, 5, 5\]"),
+        (dict(mask=torch.ones(STEPS, NODES).bool()), ValueError, r"\(got torch.bool, \[5, 5\]\)"),
+        (dict(lengths=[1]), ValueError, r"2 numbers of frames from 0 to 5 \(got \[1\]\)"),
+        (dict(lengths=[1, 6]), ValueError, r"2 numbers of frames from 0 to 5 \(got \[1, 6\]\)"),
+        (dict(lengths=[1, -1]), ValueError, "2 numbers of frames from 0 to 5"),
+        (dict(lengths=[1.0, 2.5]), ValueError, "2 numbers of frames from 0 to 5"),
+        (dict(edge_index=FRAMES[:3]), ValueError, r"one for each of 5 frames \(got 3\)"),
+        (dict(edge_index=FRAMES), ValueError, "'edge_attr' to be a list like 'edge_index'"),
+        (
+            dict(edge_index=FRAMES, edge_attr=[torch.ones(EDGES, 3)] * 4 + [torch.ones(2, 3)]),
+            ValueError, r"of \[16, 16, 16, 16, 16\] edges \(got \[16, 16, 16, 16, 2\]\)",
+        ),
+        (dict(edge_index=GRID.edge_index + 1, lengths=[1, 2]), IndexError, "but there are 5 nodes"),
+        (dict(edge_index=GRID.edge_index.float(), lengths=[1, 2]), ValueError, "to hold integers"),
+        (dict(edge_attr=torch.ones(4, EDGES, 3)), ValueError, r"'edge_attr' to be the same in all"),
+        (dict(edge_attr=torch.ones(4, EDGES, 3), lengths=[1, 2]), ValueError, r"\[5\] \(frames\)"),
+        (dict(edge_attr=[torch.ones(t, 3) for t in range(5)]), ValueError, "to have one shape in"),
+        (dict(edge_attr=torch.ones(7, 3), lengths=[1, 2]), ValueError, r"16 edges \(got 7\)"),
+        (dict(pos=torch.ones(3, 2), lengths=[1, 2]), ValueError, "'pos' to have 5 rows"),
+        (dict(node_type=torch.zeros(3), lengths=[1, 2]), ValueError, r"'node_type' to have shape"),
+    ],
+)  # fmt: skip
+def test_errors(change, error, message):
+    model = RSTG(4, 4, edge_dim=3, pos_channels=2, num_node_types=2)
+    kwargs = dict(
+        x=torch.ones(BATCH, STEPS, NODES, 4), edge_index=GRID.edge_index,
+        edge_attr=torch.ones(EDGES, 3), pos=GRID.pos, node_type=GRID.node_type,
+    )  # fmt: skip
+    model(**kwargs)
+    with pytest.raises(error, match=message):
+        model(**{**kwargs, **change})
+
+
+def test_sparse_matrices_are_refused(make):
+    with pytest.raises(ValueError, match=r"'edge_index' to be a tensor \[2, num_edges\]"):
+        make()(rand(BATCH, STEPS, NODES, 4), torch.eye(5).to_sparse(), lengths=[1, 2])
+
+
+def test_each_round_is_one_call_of_an_ordinary_layer(make):
+    """The layer sees a plain PyG batch, through PyG's generated code."""
+    model = make()
+    conv = model.convs[0]
+    assert isinstance(conv, RSTGConv) and conv.propagate.__module__.endswith("RSTGConv_propagate")
+    calls = []
+    conv.register_forward_hook(lambda module, inputs, out: calls.append(inputs[0].shape))
+    mask = some()
+    model(rand(BATCH, STEPS, NODES, 4), topologies(), mask=mask)
+    assert calls == [(int(mask.sum()), 6)] * 3

@@ -1,0 +1,91 @@
+"""Networks built without numbers, on the `meta` device, that get them from a `state_dict` later."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+
+from rstg_pyg import RSTG, HomogeneousRSTG, LSTMHead, RSTGBlock, VideoClassifier
+from rstg_pyg.backbones import SimpleConv, TorchvisionVideo, VideoResNet
+from rstg_pyg.graphs import multiscale_grid
+
+
+def with_head(**kwargs):
+    return VideoClassifier(SimpleConv(3, (8, 8)), 5, head=RSTGBlock(8, to="vec", **kwargs))
+
+
+def with_lstm():
+    return VideoClassifier(SimpleConv(3, (8, 8)), 5, head=LSTMHead(8, 6))
+
+
+def with_block():
+    backbone = VideoResNet(((3,), (3,), (1,)), depths=(1, 1), width=4)
+    block = RSTGBlock(16, 8, (2, 1), topology="complete", residual=True)
+    return VideoClassifier(backbone, 5, blocks={"res2": block})
+
+
+def with_torchvision():
+    backbone = TorchvisionVideo("r3d_18", clip_size=(4, 32, 32))
+    return VideoClassifier(backbone, 5, blocks={"layer2": RSTGBlock(128, 8, (2, 1))})
+
+
+MODELS = {
+    "typed": partial(with_head, typed_update=True),
+    "complete": partial(with_head, topology="complete", cell="gru"),
+    "homogeneous": partial(with_head, graph=HomogeneousRSTG),
+    "lstm": with_lstm,
+    "block": with_block,
+    "torchvision": with_torchvision,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_network_built_on_the_meta_device(name):
+    torch.manual_seed(0)
+    trained = MODELS[name]().eval()
+    for norm in trained.modules():  # a block's scale starts at zero
+        if hasattr(norm, "scale") and torch.is_tensor(norm.scale):
+            torch.nn.init.ones_(norm.scale)
+    clip = torch.randn(1, 3, 4, 32, 32)
+    expected = trained(clip)
+    with torch.device("meta"):
+        model = MODELS[name]().eval()
+        assert all(t.is_meta for t in (*model.parameters(), *model.buffers()))
+        assert model(clip.to("meta")).shape == (1, 5)
+
+    emptied = copy.deepcopy(model).to_empty(device="cpu")
+    emptied.load_state_dict(trained.state_dict())
+    torch.testing.assert_close(emptied(clip), expected)
+    assigned = pickle.loads(pickle.dumps(model))
+    assigned.load_state_dict(trained.state_dict(), assign=True)
+    torch.testing.assert_close(assigned(clip), expected)
+
+
+def test_block_keeps_its_precision_on_the_way_from_the_meta_device():
+    for topology in ("grid", "complete"):
+        trained = RSTGBlock(4, scales=(2, 1), to="vec", topology=topology).double()
+        with torch.device("meta"):
+            block = RSTGBlock(4, scales=(2, 1), to="vec", topology=topology).double()
+        block.to_empty(device="cpu").load_state_dict(trained.state_dict())
+        x = torch.randn(2, 4, 3, 6, 6, dtype=torch.double)
+        torch.testing.assert_close(block(x), trained(x))
+
+
+def test_block_moves_as_it_did_from_other_devices():
+    # The graph is made again only where it was lost.
+    block = RSTGBlock(4, scales=(2, 1))
+    block.pos.mul_(2)
+    before = block.pos.clone()
+    assert torch.equal(block.double().float().pos, before)
+
+
+def test_rstg_built_on_the_meta_device():
+    grid = multiscale_grid((2, 1))
+    trained = RSTG(4, 8)
+    with torch.device("meta"):
+        model = RSTG(4, 8)
+    model.to_empty(device="cpu").load_state_dict(trained.state_dict())
+    x = torch.randn(2, 3, 5, 4)
+    torch.testing.assert_close(model(x, grid.edge_index), trained(x, grid.edge_index))

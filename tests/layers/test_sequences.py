@@ -1,0 +1,253 @@
+"""RSTG on rows of a PyG batch: any graph in any frame, nodes that come and go."""
+
+import copy
+
+import pytest
+import torch
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.nn import GraphNorm
+from torch_geometric.utils import to_torch_csc_tensor
+
+from rstg_pyg import RSTG, ChannelBatchNorm, JointLayerNorm
+from rstg_pyg.graphs import join_sequences
+from rstg_pyg.histories import Histories
+
+
+def tracks(seed, names_per_frame, edge_dim=None, types=None):
+    """A sequence of random graphs with the given nodes in each frame."""
+    g = torch.Generator().manual_seed(seed)
+    frames = []
+    for names in names_per_frame:
+        n = len(names)
+        pairs = (torch.rand(n, n, generator=g) < 0.6).nonzero().t()
+        data = Data(
+            x=torch.randn(n, 4, generator=g).double(),
+            edge_index=pairs,
+            track=torch.tensor(names, dtype=torch.long),
+            pos=torch.rand(n, 2, generator=g).double(),
+        )
+        if edge_dim is not None:
+            data.edge_attr = torch.randn(pairs.size(1), edge_dim, generator=g).double()
+        if types is not None:
+            data.node_type = data.track % types
+        frames.append(data)
+    return frames
+
+
+# Tracks that appear, vanish, come back and swap rows; a frame without nodes; one of a single node.
+COMING = [[5, 9], [9, 5, 2], [2], [], [5, 2, 7, 9], [7, 5]]
+OTHER = [[1, 2, 3], [3, 1]]
+
+
+def run(model, batch, **kwargs):
+    return model(
+        batch.x, batch.edge_index, batch.edge_attr, node=batch.node, batch=batch.batch, **kwargs
+    )
+
+
+def by_hand(model, frames, **extras):
+    """Algorithm 1 as written, frame by frame, with a memory per stage and track."""
+    memory, outs = {}, []
+
+    def time_stage(key, cell, norm, v, names):
+        if len(names) == 0:
+            return v
+        z, rows = (v if norm is None else norm(v)), []
+        for row, name in zip(z, names):
+            out, memory[key, name] = cell(row.view(1, 1, -1), memory.get((key, name)))
+            rows.append(out.view(-1))
+        return torch.stack(rows) if norm is None else v + torch.stack(rows)
+
+    for data in frames:
+        v, names = model.lin_in(data.x), data.track.tolist()
+        own = {key: data[key] for key in extras}
+        for k in range(model.num_rounds):
+            if k in model.time_rounds:
+                i = 0 if model.shared_rounds else model.time_rounds.index(k)
+                norm = model.cell_norms[i] if model.residual else None
+                v = time_stage(k, model.cells[i], norm, v, names)
+            if model.space_stages:
+                i = 0 if model.shared_rounds else k
+                z = model.conv_norms[i](v) if model.residual else v
+                z = model.convs[i](z, data.edge_index, data.edge_attr, **own)
+                v = v + z if model.residual else z
+        if model.last_cell is not None:
+            norm = model.last_norm if model.residual else None
+            v = time_stage("last", model.last_cell, norm, v, names)
+        outs.append(model.out_norm(v) if model.residual else v)
+    return torch.cat(outs)
+
+
+def test_tracks_against_a_loop_over_frames_and_nodes(make, form):
+    model = make(edge_dim=3, pos_channels=2, num_node_types=2, heads=2, **form)
+    frames = tracks(1, COMING, edge_dim=3, types=2)
+    batch = join_sequences([frames], node_id="track")
+    out = run(model, batch, pos=batch.pos, node_type=batch.node_type)
+    torch.testing.assert_close(out, by_hand(model, frames, pos=None, node_type=None))
+
+
+def test_sequences_in_one_batch_equal_each_alone(make, form):
+    model = make(norm=JointLayerNorm, **form)
+    sequences = [tracks(1, COMING), tracks(2, OTHER), tracks(3, [[4]])]
+    alone = [run(model, join_sequences([s], node_id="track")) for s in sequences]
+    torch.testing.assert_close(run(model, join_sequences(sequences, node_id="track")), torch.cat(alone))
+
+
+def test_frame_by_frame_equals_the_whole(make, form):
+    """A stream of frames in which new tracks appear: the state grows with them."""
+    model = make(**form)
+    frames = tracks(1, COMING)
+    batch = join_sequences([frames], node_id="track")
+    expected, final = run(model, batch, return_state=True)
+    numbers = {9: 1, 5: 0, 2: 2, 7: 3}  # as they appear
+    outs, state = [], None
+    for data in frames:
+        node = torch.tensor([numbers[name] for name in data.track.tolist()], dtype=torch.long)
+        out, state = model(data.x, data.edge_index, node=node, state=state, return_state=True)
+        outs.append(out)
+    torch.testing.assert_close(torch.cat(outs), expected)
+    order = [2, 5, 7, 9]  # join_sequences numbers them by value
+    for mine, whole in zip(state, final):
+        parts = zip(mine, whole) if isinstance(mine, tuple) else [(mine, whole)]
+        for a, b in parts:
+            torch.testing.assert_close(a[:, [numbers[name] for name in order]], b)
+
+
+def test_the_order_of_rows_does_not_matter(make):
+    model = make(edge_dim=3)
+    batch = join_sequences([tracks(1, COMING, 3), tracks(2, OTHER, 3)], node_id="track")
+    expected = run(model, batch)
+    new = torch.randperm(batch.num_nodes, generator=torch.Generator().manual_seed(3))
+    old = new.argsort()  # where each row went
+    edges = torch.randperm(batch.num_edges, generator=torch.Generator().manual_seed(4))
+    mixed = copy.copy(batch)
+    mixed.x, mixed.node, mixed.batch = batch.x[new], batch.node[new], batch.batch[new]
+    mixed.edge_index, mixed.edge_attr = old[batch.edge_index[:, edges]], batch.edge_attr[edges]
+    torch.testing.assert_close(run(model, mixed), expected[new])
+
+
+def test_a_track_that_comes_back_remembers(make):
+    model = make()
+    frames = tracks(1, [[0], [1], [0]])
+    with_gap = run(model, join_sequences([frames], node_id="track"))
+    without = run(model, join_sequences([[frames[0], frames[2]]], node_id="track"))
+    torch.testing.assert_close(with_gap[[0, 2]], without)
+    frames[2].track = torch.tensor([5])  # with a number of its own it begins afresh
+    afresh = run(model, join_sequences([frames], node_id="track"))
+    assert not torch.allclose(afresh[2], with_gap[2])
+    torch.testing.assert_close(afresh[2:], run(model, join_sequences([frames[2:]], node_id="track")))
+
+
+def test_other_forms_of_edges(make):
+    model = make()
+    frames = tracks(1, [[0, 1, 2], [2, 1]])
+    batch = join_sequences([frames], node_id="track")
+    expected = run(model, batch)
+    for edges in (
+        EdgeIndex(batch.edge_index, sparse_size=(5, 5)),
+        batch.edge_index.int(),
+        to_torch_csc_tensor(batch.edge_index, size=(5, 5)).transpose(0, 1),
+    ):
+        batch.edge_index = edges
+        torch.testing.assert_close(run(model, batch), expected)
+
+
+def test_no_edges_and_no_rows(make):
+    model = make()
+    none = torch.empty(2, 0, dtype=torch.long)
+    out = model(torch.ones(2, 4).double(), none, node=torch.tensor([0, 1]))
+    assert out.isfinite().all() and torch.equal(out[0], out[1])
+    empty = torch.empty(0, dtype=torch.long)
+    _, before = model(torch.ones(2, 4).double(), none, node=torch.tensor([0, 1]), return_state=True)
+    out, state = model(torch.empty(0, 4).double(), none, node=empty, state=before, return_state=True)
+    assert out.shape == (0, 6)
+    torch.testing.assert_close(state, before)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients_of_rows(make, cell):
+    model = make(num_rounds=1, cell=cell)
+    batch = join_sequences([tracks(1, COMING[:3])], node_id="track")
+
+    def outputs(x):
+        return model(x, batch.edge_index, node=batch.node, batch=batch.batch)
+
+    assert torch.autograd.gradcheck(outputs, batch.x.requires_grad_())
+
+
+def test_a_norm_of_frames_sees_frames_and_a_batch_norm_sees_rows(make):
+    frames = tracks(1, COMING)
+    batch = join_sequences([frames], node_id="track")
+    for kind in (JointLayerNorm, GraphNorm):
+        model = make(in_norm=kind, num_rounds=1, time_stages="none")
+        expected = [
+            model.convs[0](model.in_norm(model.lin_in(f.x)), f.edge_index) for f in frames if len(f.x)
+        ]
+        torch.testing.assert_close(run(model, batch), torch.cat(expected))
+    model = make(in_norm=ChannelBatchNorm).train()
+    run(model, batch)
+    rows = model.lin_in(batch.x)
+    torch.testing.assert_close(model.in_norm.running_mean, 0.01 * rows.mean(0))
+
+
+def test_histories_are_one_call_of_the_cell_without_padding(make):
+    model = make()
+    calls = []
+    model.last_cell.register_forward_hook(lambda module, inputs, out: calls.append(inputs[0]))
+    run(model, join_sequences([tracks(1, COMING), tracks(2, OTHER)], node_id="track"))
+    assert len(calls) == 1
+    assert calls[0].data.shape == (17, 6)
+    assert calls[0].batch_sizes.tolist() == [7, 6, 3, 1]
+
+
+def test_histories_order():
+    histories = Histories(torch.tensor([1, 0, 1, 3]), torch.tensor([2, 0, 1, 0]), 4)
+    # Node 1 has two rows, of which the second is earlier.
+    assert histories.order.tolist() == [2, 1, 3, 0]
+    assert histories.sizes.tolist() == [3, 1]
+    assert histories.present.tolist() == [1, 0, 3]
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(node=torch.zeros(5)), ValueError, r"'node' to hold one integer for each of 5 rows"),
+        (dict(node=torch.arange(4)), ValueError, r"'node' to hold one integer .* \(got \[4\]"),
+        (dict(node=torch.arange(5) - 1), ValueError, r"'node' to count nodes from 0 \(got -1\)"),
+        (dict(node=torch.tensor([0, 1, 1, 0, 1])), ValueError, "got node 1 twice in frame 0"),
+        (dict(batch=torch.zeros(3).long()), ValueError, r"'batch' to hold one integer for each"),
+        (dict(mask=torch.ones(5).bool()), ValueError, "'mask' and 'lengths' only with"),
+        (dict(lengths=[2]), ValueError, "'mask' and 'lengths' only with"),
+        (dict(x=torch.ones(1, 1, 5, 4)), ValueError, r"only with rows \(got 'x' \[1, 1, 5, 4\]\)"),
+        (dict(x=torch.ones(5, 3)), ValueError, r"\(got \[5, 3\]\), or \[rows, 4\]"),
+        (dict(node=None), ValueError, "'node', which says what rows are one node"),
+        (dict(edge_index=torch.tensor([[0], [3]])), ValueError, "from frame 0 to frame 1"),
+        (dict(edge_index=torch.tensor([[0], [5]])), IndexError, "from 0 to 5, but there are 5 nodes"),
+        (dict(edge_index=torch.ones(2, 3)), ValueError, r"integers of shape \[2, num_edges\]"),
+    ],
+)
+def test_errors_of_rows(change, error, message):
+    kwargs = dict(
+        x=torch.ones(5, 4),
+        edge_index=torch.tensor([[0, 1], [1, 2]]),
+        node=torch.tensor([0, 1, 2, 0, 1]),
+        batch=torch.tensor([0, 0, 0, 1, 1]),
+    )
+    model = RSTG(4, 4)
+    model(**kwargs)
+    with pytest.raises(error, match=message):
+        model(**{**kwargs, **change})
+
+
+def test_snapshots_of_the_same_nodes_need_no_numbers(make):
+    model = make()
+    frames = tracks(1, [[0, 1, 2]] * 4)
+    expected = run(model, join_sequences([frames]))
+    outs, state = [], None
+    for data in frames:
+        out, state = model(data.x, data.edge_index, state=state, return_state=True)
+        outs.append(out)
+    torch.testing.assert_close(torch.cat(outs), expected)
+    with pytest.raises(ValueError, match="2 rows and a state of 3 nodes"):
+        model(data.x[:2], data.edge_index[:, :0], state=state)

@@ -1,0 +1,38 @@
+"""Figures in docs/ are those of the committed measurements."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_round_trips_of_exported_files_come_from_the_committed_results():
+    page = (ROOT / "docs/export.md").read_text()
+    results = json.loads((ROOT / "docs/results/export.json").read_text())
+    worst = {
+        (row["format"], row["dtype"]): f"{max(row['differences'].values()):.1e}"
+        for row in results["rows"]
+    }
+    rows = re.findall(r"^\| `\.(\w+)`, .* \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["onnx", "pt2"]
+    for kind, full, half in rows:
+        assert (full, half) == (worst[kind, "float32"], worst[kind, "bfloat16"])
+    assert all(row["same_top1"] for row in results["rows"])
+    assert all(f"up to {row['largest_logit']:.1f}" in page for row in results["rows"])
+
+
+def test_memory_of_a_stream_comes_from_the_committed_results():
+    page = (ROOT / "docs/own_video.md").read_text()
+    results = json.loads((ROOT / "docs/results/stream.json").read_text())
+    measured = {
+        f"{row['frame']:,}": (
+            f"{row['state_bytes']:,}",
+            f"{row['tensor_bytes']:,}",
+            f"{row['resident_bytes'] / 2**20:.1f}",
+        )
+        for row in results["rows"]
+    }
+    rows = re.findall(r"^\| ([\d,]+) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
+    assert len(rows) == 4 and all(measured[frame] == tuple(rest) for frame, *rest in rows)
+    assert f"{results['largest_difference']:.1e} at most" in page

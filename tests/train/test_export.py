@@ -1,0 +1,113 @@
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from rstg_pyg.train import export
+from rstg_pyg.train.assemble import build_model, normalise
+from rstg_pyg.train.export import main
+from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.settings import parse_config, to_dict
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch.export._patches") is None,
+    reason="needs a torch that exports recurrent cells for any number of frames",
+)
+NAMES = ["one", "two", "three", "four"]
+VALUES = {
+    "name": "tiny",
+    "data": {
+        "digits": "builtin", "num_digits": 2, "num_classes": 3, "num_frames": 3, "frame_size": 16,
+        "canvas_size": 16, "digit_size": 8, "max_step": 3, "mean": 20.0, "std": 50.0,
+    },
+    "model": {
+        "backbone": {"filters": [4], "padding": 1},
+        "rstg": {"hidden_channels": 8, "scales": [2, 1], "num_rounds": 1},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture()
+def run(tmp_path):
+    """A run folder with a best checkpoint."""
+    torch.manual_seed(0)
+    config = parse_config(VALUES, "test")
+    model = build_model(config, len(NAMES))
+    for weight in model.parameters():
+        weight.data += 0.3 * torch.randn_like(weight)
+    checkpoint = {
+        "config": to_dict(config), "origin": "test", "global_step": 7, "label_names": NAMES,
+        "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()},
+    }  # fmt: skip
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "best.ckpt")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_as_pt2(run, tmp_path, capsys, dtype):
+    out, figures = tmp_path / "x.pt2", tmp_path / "x.json"
+    assert main([str(run), "--out", str(out), "--dtype", dtype, "--json", str(figures)]) == 0
+    printed = capsys.readouterr().out
+    assert f"tiny in {dtype}" in printed and "[batch, 1, frames, 16, 16]" in printed
+    found = json.loads(figures.read_text())
+    assert found["any_frames"] and found["bytes"] == out.stat().st_size
+    assert set(found["differences"]) == {"random", "longer", "rendered"}
+    worst = max(found["differences"].values()) / found["largest_logit"]
+    assert worst < 1e-6 if dtype == "float32" else 1e-6 < worst < 0.1
+    about = {"rstg_pyg.json": ""}
+    program = torch.export.load(out, extra_files=about).module()
+    assert json.loads(about["rstg_pyg.json"])["classes"] == NAMES
+    predictor = Predictor.load(run / "checkpoints" / "best.ckpt", "cpu")
+    clip = torch.randint(256, (2, 1, 4, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = predictor.model(normalise(clip, predictor.config))
+        logits = program(clip)
+    assert logits.dtype == torch.float32
+    tolerance = 1e-6 if dtype == "float32" else 0.1
+    assert (logits - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+def test_a_checkpoint_as_onnx(run, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    out = tmp_path / "x.onnx"
+    assert main([str(run / "checkpoints" / "best.ckpt"), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"run by onnxruntime {onnxruntime.__version__}" in printed
+    assert "the best class is the same for all clips" in printed
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["rstg_pyg"])
+    assert about["classes"] == NAMES and about["frames"] == 3 and about["size"] == 16
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+
+
+def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, monkeypatch):
+    opened = export.open_file
+    monkeypatch.setattr(export, "open_file", lambda *a: lambda clip: opened(*a)(clip) + 1)
+    out = tmp_path / "x.pt2"
+    out.write_text("what was there")
+    assert main([str(run), "--out", str(out)]) == 2
+    assert "computes something else than the network" in capsys.readouterr().err
+    assert out.read_text() == "what was there"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "x.pt2"}
+
+
+def test_mistakes_are_named(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ([str(run), "--out", "x.pth"], "--out: expected a name ending in .onnx or .pt2 (got x.pth)"),
+        ([str(tmp_path / "empty"), "--out", "x.pt2"], "expected a run folder (it has no checkpoints/"),
+        ([str(tmp_path / "lost.ckpt"), "--out", "x.pt2"], "there is no such checkpoint"),
+        ([str(run), "--out", str(run / "config" / "checkpoints")], "--out: expected a name ending"),
+        ([str(run), "--out", str(run / "checkpoints" / "best.ckpt" / "x.pt2")], "cannot be written"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "onnxruntime" else find(n))
+    assert main([str(run), "--out", "x.onnx"]) == 2
+    assert "ONNX needs onnxruntime; pip install" in capsys.readouterr().err

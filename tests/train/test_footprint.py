@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from rstg_pyg.train.footprint import main
+
+
+def test_a_stream_holds_the_same_at_every_frame(tmp_path, capsys):
+    out = tmp_path / "stream.json"
+    small = ["model.backbone.filters=[8,8,8]", "model.rstg.hidden_channels=8"]
+    command = ["--cfg", "syncmnist_mini.yaml", *small, "--classes", "4", "--stream", "60"]
+    assert main([*command, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert [row["frame"] for row in found["rows"]] == [10, 20, 50, 60]
+    for key in ("state_bytes", "tensor_bytes"):
+        assert len({row[key] for row in found["rows"]}) == 1
+    assert found["rows"][0]["tensor_bytes"] > found["rows"][0]["state_bytes"] > 0
+    assert found["compared_frames"] == 60 and found["largest_logit"] > 0.01
+    assert found["largest_difference"] <= 1e-5 * max(1.0, found["largest_logit"])
+    assert "logits after 60 frames against the whole clip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cfg", "syncmnist_mini.yaml", "--stream", "0"], "--stream: expected at least one frame"),
+        (["--cfg", "smt/i3d.yaml", "--stream", "9"], "looks across frames"),
+        (["--cfg", "syncmnist_mini.yaml", "--json", "x.json"], "--json: writes the figures of"),
+    ],
+)
+def test_mistakes_are_named(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

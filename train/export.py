@@ -1,0 +1,279 @@
+"""Writes a trained network as ONNX or ``.pt2``: ``python train/export.py CKPT --out MODEL.onnx``.
+
+The file takes clips as they are on screen (bytes, ``clip [B, C, T, H, W]``), normalises them and gives
+``logits [B, classes]``. It runs without this package: ``.onnx`` by onnxruntime and others, ``.pt2`` by
+``torch.export.load``. Before it gets its name it is run and compared with the network that it was made
+of, on random and on rendered clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from rstg_pyg.export import ONNX_PACKAGES, export_onnx, export_program  # noqa: E402
+from rstg_pyg.train.assemble import normalise  # noqa: E402
+from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
+from rstg_pyg.train.data.mini_something import MiniSomething  # noqa: E402
+from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.predictor import Predictor  # noqa: E402
+from rstg_pyg.train.results import environment, package_version, write_json  # noqa: E402
+from rstg_pyg.train.schema import Config  # noqa: E402
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_PACKAGES = (*ONNX_PACKAGES, "onnxruntime")
+#: Largest difference in float32, as a share of the largest logit, that rounding can explain.
+_ROUNDING = 1e-3
+_SEED = 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        arguments = parse_arguments(argv)
+        predictor = Predictor.load(find_checkpoint(Path(arguments.checkpoint)), "cpu")
+        found = export(predictor, Path(arguments.out), arguments.dtype)
+        _report(found, arguments.out)
+        if arguments.json is not None:
+            write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Raises:
+        UserError: If an argument cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="export.py", description="Write a trained network as ONNX or .pt2.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a run folder, a checkpoint of a run, or safetensors weights"
+    )
+    parser.add_argument("--out", required=True, metavar="MODEL.onnx|MODEL.pt2", help="the file")
+    parser.add_argument(
+        "--dtype", choices=tuple(_DTYPES), default="float32",
+        help="bfloat16: the whole network in .pt2, the stored weights in .onnx (default: float32)",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="OUT", help="also write what was measured to a file")
+    arguments = parser.parse_args(argv)
+    kind = Path(arguments.out).suffix
+    if kind not in (".onnx", ".pt2"):
+        raise UserError(f"--out: expected a name ending in .onnx or .pt2 (got {arguments.out})")
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if kind == ".onnx" and missing:
+        raise UserError(
+            f'--out: ONNX needs {", ".join(missing)}; pip install -e ".[export]", or choose .pt2'
+        )
+    return arguments
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A file as it is; in a run folder the best checkpoint, or else the last.
+
+    Raises:
+        UserError: If the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    found = [file for file in found if file.is_file()]
+    if not found:
+        raise UserError(f"{path}: expected a run folder (it has no checkpoints/best.ckpt or last.ckpt)")
+    return found[0]
+
+
+class FromPixels(torch.nn.Module):
+    """Bytes to logits: normalisation belongs to the file, so that nobody can forget it.
+
+    Args:
+        model: The network.
+        config: The experiment that it comes from.
+        dtype: What it computes in.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: Config, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.config, self.dtype = copy.deepcopy(model).to(dtype), config, dtype
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` uint8 to ``[B, classes]`` float32."""
+        return self.model(normalise(clip, self.config).to(self.dtype)).float()
+
+
+def export(predictor: Predictor, out: Path, dtype: str) -> dict[str, Any]:
+    """Writes a network and checks the file before it gets its name.
+
+    Args:
+        predictor: The network, on the CPU.
+        out: The file, ``.onnx`` or ``.pt2``.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+
+    Returns:
+        What was written (``format``, ``dtype``, ``bytes``, ``input``, ``classes``, ``any_frames``) and
+        how far its logits are from those of the network in float32: ``differences`` by kind of clips,
+        ``largest_logit``, ``same_top1``.
+
+    Raises:
+        UserError: If the file cannot be written, or in float32 computes something else.
+    """
+    clips = example_clips(predictor)
+    with torch.no_grad():
+        wanted = {
+            kind: predictor.model(normalise(clip, predictor.config)) for kind, clip in clips.items()
+        }
+    onnx = out.suffix == ".onnx"
+    network = FromPixels(predictor.model, predictor.config, torch.float32 if onnx else _DTYPES[dtype])
+    network.eval()
+    program, any_frames = capture(network, clips["random"])
+    if not any_frames:
+        del clips["longer"], wanted["longer"]
+    about = json.dumps(_about(predictor))
+    found: dict[str, Any] = {}
+
+    def write(path: Path) -> None:
+        if onnx:
+            export_onnx(
+                program, clips["random"], path, any_frames=any_frames,
+                bfloat16_weights=dtype == "bfloat16", metadata={"rstg_pyg": about},
+            )  # fmt: skip
+        else:
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer, extra_files={"rstg_pyg.json": about})
+            path.write_bytes(buffer.getvalue())
+        found.update(bytes=path.stat().st_size, **compare(open_file(path, onnx), clips, wanted))
+        worst, most = max(found["differences"].values()), found["largest_logit"]
+        if dtype == "float32" and not worst <= _ROUNDING * max(1.0, most):
+            raise UserError(
+                f"{out}: the file computes something else than the network (largest difference "
+                f"{worst:.1e}, logits up to {most:.2g}), so it is not kept; please report this, "
+                f"with the versions of torch, onnx and onnxruntime"
+            )
+
+    write_atomically(out, write)
+    shape = ["batch", *clips["random"].shape[1:]]
+    if any_frames:
+        shape[2] = "frames"
+    return {
+        "network": predictor.config.name,
+        "format": out.suffix[1:],
+        "dtype": dtype,
+        "input": shape,
+        "classes": len(predictor.names),
+        "any_frames": any_frames,
+        "seed": _SEED,
+        "packages": {name: package_version(name) for name in _PACKAGES} if onnx else {},
+        **found,
+    }
+
+
+def capture(network: torch.nn.Module, clip: Tensor) -> tuple[torch.export.ExportedProgram, bool]:
+    """The program, for any number of frames if the network allows it, and whether it does."""
+    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # what is tried here may fail
+    try:
+        return export_program(network, clip), True
+    except ValueError:
+        return export_program(network, clip, any_frames=False), False
+
+
+def example_clips(predictor: Predictor) -> dict[str, Tensor]:
+    """Clips to compare with, bytes: random ones, longer random ones, and rendered ones."""
+    frames, size, channels = predictor.num_frames, predictor.size, predictor.config.data.channels
+    generator = torch.Generator().manual_seed(_SEED)
+    shape = (3, channels, frames, size, size)
+    longer = (1, channels, frames + 3, size, size)
+    scenes = MiniSomething(size=max(size, 16), num_frames=max(frames, 2), seed=_SEED)
+    rendered = np.stack([scenes.render("test", item) for item in range(2)])
+    rendered = torch.from_numpy(rendered).permute(0, 4, 1, 2, 3)[:, :, :frames, :size, :size]
+    return {
+        "random": torch.randint(256, shape, generator=generator, dtype=torch.uint8),
+        "longer": torch.randint(256, longer, generator=generator, dtype=torch.uint8),
+        "rendered": predictor.channels(rendered).contiguous(),
+    }
+
+
+def open_file(path: Path, onnx: bool) -> Callable[[Tensor], Tensor]:
+    """What the file computes, as another program would run it."""
+    if not onnx:
+        with open(path, "rb") as file:
+            return torch.export.load(file).module()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda clip: torch.from_numpy(session.run(["logits"], {"clip": clip.numpy()})[0])
+
+
+@torch.no_grad()
+def compare(
+    run: Callable[[Tensor], Tensor], clips: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Largest differences of the logits by kind of clips."""
+    found = {kind: run(clip) for kind, clip in clips.items()}
+    return {
+        "differences": {kind: float((found[kind] - wanted[kind]).abs().max()) for kind in clips},
+        "largest_logit": max(float(logits.abs().max()) for logits in wanted.values()),
+        "same_top1": all(bool((found[k].argmax(1) == wanted[k].argmax(1)).all()) for k in clips),
+    }
+
+
+def _about(predictor: Predictor) -> dict[str, Any]:
+    """What a program that runs the file wants to know."""
+    return {
+        "network": predictor.config.name,
+        "classes": predictor.names,
+        "frames": predictor.num_frames,
+        "sampling": predictor.sampling,
+        "short_side": predictor.short_side,
+        "size": predictor.size,
+        "channels": predictor.config.data.channels,
+        "version": package_version("rstg_pyg"),
+    }
+
+
+def _report(found: dict[str, Any], out: str) -> None:
+    shape = ", ".join(map(str, found["input"]))
+    print(
+        f"{out}: {found['network']} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; clip uint8 "
+        f"[{shape}] to logits float32 [batch, {found['classes']}]"
+    )
+    runner = f"onnxruntime {found['packages']['onnxruntime']}" if found["packages"] else "torch"
+    print(f"run by {runner}; largest difference from the network in float32:")
+    frames = found["input"][2]
+    words = {
+        "random": "random clips",
+        "longer": "a random clip with more frames than in training",
+        "rendered": "rendered clips",
+    }
+    for kind, difference in found["differences"].items():
+        print(f"  {difference:.1e}  {words[kind]}")
+    same = "is the same for all clips" if found["same_top1"] else "differs for some clip"
+    print(f"logits are up to {found['largest_logit']:.2g}; the best class {same}")
+    if not found["any_frames"]:
+        print(f"for clips of {frames} frames: this network cannot be exported for any number")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
