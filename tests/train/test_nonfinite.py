@@ -249,13 +249,13 @@ def fit(folder, overrides, plugins, callbacks=()):
 
 def test_float16_skips_steps_as_usual(folder):
     """A scale far too high overflows the gradients until it has been halved often enough."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**128 / 4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     watch = Scales(scaler)
     plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
-    overrides = ["train.epochs=40", "model.rstg.in_norm=batch"]
+    overrides = ["train.epochs=12", "model.rstg.in_norm=batch"]
     task = fit(folder, overrides, plugins, [watch])
-    made = next(i for i in range(1, 160) if watch.scales[i] == watch.scales[i - 1])
-    assert 50 < made < 150
+    made = next(i for i in range(1, 48) if watch.scales[i] == watch.scales[i - 1])
+    assert 10 < made < 40
     assert torch.equal(watch.weights[made - 1], watch.weights[0])  # the steps before were skipped
     assert not torch.equal(watch.weights[made], watch.weights[0])
     assert all(x.isfinite().all() for x in task.model.state_dict().values())
@@ -266,7 +266,7 @@ def test_float16_stops_where_skipping_does_not_help(folder):
     """The clips themselves are infinite; skipped steps do not spoil the running statistics."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
-    overrides = ["train.epochs=40", "data.std=1e-50", "model.rstg.in_norm=batch"]
+    overrides = ["train.epochs=5", "data.std=1e-50", "model.rstg.in_norm=batch"]
     with pytest.raises(NonFiniteError, match="its input is not finite"):
         fit(folder, overrides, plugins)
     (path,) = (folder / "nonfinite").iterdir()
