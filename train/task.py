@@ -171,8 +171,14 @@ class VideoTask(pl.LightningModule):
         """
         values = {k: float(v) for k, v in self.eval_metrics.compute().items()}
         if not math.isfinite(values["loss"]):
-            visits = [v for i, sound in enumerate(self.sound) for v in loader.visits(i)[~sound.cpu()]]
-            names = video_names(loader.dataset, [int(v) for v in visits[:16]])
+            visits = []
+            for step, sound in enumerate(self.sound):
+                asked = loader.visits(step)
+                if len(asked) == len(sound):
+                    visits += asked[~sound.cpu()].tolist()
+                elif not sound.all():  # some could not be read: the whole batch is named
+                    visits += asked.tolist()
+            names = video_names(loader.dataset, visits[:16])
             broken = broken_tensor(self.model)
             where = f"; module '{broken.module}': {broken.what}" if broken is not None else ""
             raise NonFiniteError(
