@@ -54,6 +54,8 @@ class JointLayerNorm(torch.nn.Module):
 
     def forward(self, x: Tensor, batch: Optional[Tensor] = None, batch_size: Optional[int] = None):
         """"""
+        if x.numel() == 0:  # the messages of a graph without edges
+            return x
         dtype = x.dtype
         x = x.float() if dtype in _HALF else x
         if batch is None:
@@ -77,6 +79,10 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
     :math:`(T, B, N, C)`, ``num_joint_dims=3`` normalises every time step by the statistics of its own
     batch, and pushes :math:`T` successive updates into the running statistics, as the published code
     does in its loop over frames.
+
+    With a single row in training (one video, frame and node), mean and variance are the row itself and
+    zero, so the output is the offset, as in the published code; without rows it is empty, and the
+    running statistics stay.
 
     Args:
         channels (int): Number of channels.
@@ -119,9 +125,13 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
+        if x.numel() == 0:  # the messages of a graph without edges
+            return x
         x = x.movedim(self.channel_dim, -1)
         joint = x.dim() if self.num_joint_dims is None else min(self.num_joint_dims, x.dim())
-        if not self.training or (joint == x.dim() and self.unbiased):
+        # torch refuses to train with one row.
+        whole = joint == x.dim() and self.unbiased and x.numel() > x.size(-1)
+        if not self.training or whole:
             out = super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
         else:
             calls = x.reshape(-1, *x.shape[x.dim() - joint :]).flatten(1, -2)  # [calls, rows, C]

@@ -2,8 +2,8 @@
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
 ``checkpoints/last.ckpt`` and ``best.ckpt``, ``results.json``, ``per_class.csv``, ``confusion.csv`` and
-``.png``, and ``curves.png``. A user's mistake ends with exit code 2 and a message; Ctrl-C saves and
-exits with 130.
+``.png``, and ``curves.png``. A user's mistake ends with exit code 2 and a message, NaN or Inf with exit
+code 1, a message and a folder ``nonfinite``; Ctrl-C saves and exits with 130.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.data.skipped import Skipped  # noqa: E402
 from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.nonfinite import NonFiniteError  # noqa: E402
 from rstg_pyg.train.pretrain import pretrain  # noqa: E402
 from rstg_pyg.train.results import (  # noqa: E402
     check_writable,
@@ -71,6 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except NonFiniteError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
     except (Interrupted, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
@@ -138,7 +142,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
 
     filters = None
     if config.pretrain.steps and resume is None:
-        filters = pretrain(model, config, device)
+        filters = pretrain(model, config, device, folder)
         meter.seconds += filters["seconds"]
         print(
             f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "

@@ -199,6 +199,12 @@ class Config(Section):
             raise ValueError("pretrain.steps: the filters can be trained alone on SyncMNIST only")
         if self.pretrain.steps and backbone.kind != "simple_conv":
             raise ValueError("pretrain.steps: only the filters of a simple_conv can be trained alone")
+        one = self.train.batch_size == self.train.accumulate
+        if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
+            raise ValueError(
+                "model.rstg.out_norm: a batch norm of the head's vector needs more than one video at a "
+                "time; use a larger train.batch_size, fewer parts (train.accumulate), or out_norm=layer"
+            )
         if rstg is None or sides is None:
             return self
         sides["head"] = list(sides.values())[-1]

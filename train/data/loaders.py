@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -159,9 +159,14 @@ class VideoLoader:
 
     def _names(self) -> str:
         """The videos that workers are reading."""
-        ids = getattr(self.dataset, "ids", range(len(self.dataset)))
-        items = [visit % len(self.dataset) for visit in self._reading.tolist() if visit >= 0]
-        return ", ".join(f"video {ids[item]}" for item in items) or "no video"
+        visits = [visit for visit in self._reading.tolist() if visit >= 0]
+        return ", ".join(video_names(self.dataset, visits)) or "no video"
+
+
+def video_names(dataset: Dataset, visits: Iterable[int]) -> list[str]:
+    """What the videos of some visits are called: by their ids, or by their numbers."""
+    ids = getattr(dataset, "ids", range(len(dataset)))
+    return [f"video {ids[visit % len(dataset)]}" for visit in visits]
 
 
 class _Reader(Dataset):

@@ -1,0 +1,88 @@
+"""Nothing is kept from one step, evaluation or frame to the next. (Resident sets: memory_growth.py.)"""
+
+import gc
+import json
+import re
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from rstg_pyg.train.assemble import build_dataset, build_model
+from rstg_pyg.train.checkpoints import Checkpoints
+from rstg_pyg.train.run import eval_loader, make_trainer, train_loader
+from rstg_pyg.train.settings import load_config
+from rstg_pyg.train.task import VideoTask
+from rstg_pyg.train.watch import Meter
+
+TINY = """
+name: tiny
+data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 2, frame_size: 8, canvas_size: 16,
+  digit_size: 8, max_step: 3, train_videos: 96, val_videos: 4, test_videos: 4}
+model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 4, scales: [2, 1], num_rounds: 1}}
+train: {batch_size: 4, validate_every: 4, log_every: 2}
+trainer: {accelerator: cpu, progress_bar: false}
+"""
+
+
+def held():
+    """Tensors that are alive, and their bytes."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    return len(tensors), sum(x.untyped_storage().nbytes() for x in tensors)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return load_config(str(path))
+
+
+class Counter(pl.Callback):
+    """Counts after the later evaluations; the first ones warm up."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_validation_end(self, trainer, task):
+        if trainer.global_step >= 8:
+            self.counts.append(held())
+
+
+def test_training_and_evaluation(config, tmp_path):
+    train, val = (build_dataset(config, split) for split in ("train", "val"))
+    loader = train_loader(config, train)
+    task = VideoTask(build_model(config, 4), config, loader.steps, train.origin, train.label_names)
+    counter = Counter()
+    meter = Meter(tmp_path / "metrics.csv", 2, 4, loader)
+    callbacks = [meter, Checkpoints(tmp_path / "checkpoints"), counter]
+    trainer = make_trainer(config, tmp_path, callbacks, 4)
+    trainer.fit(task, loader, eval_loader(config, val, trainer))
+    assert trainer.global_step == 24 and len(counter.counts) == 5
+    assert len(set(counter.counts)) == 1, counter.counts
+
+
+def test_stream(config):
+    model = build_model(config, 4).eval()
+    state, seen = None, []
+    with torch.no_grad():
+        for frame in range(20):
+            _, state = model.stream(torch.rand(1, 1, 1, 8, 8), state)
+            if frame in (3, 19):
+                seen.append(held())
+    assert seen[0] == seen[1], seen
+
+
+def test_the_figures_in_the_docs_come_from_the_results_file():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    figures = json.loads((docs / "results" / "memory.json").read_text())["figures"]
+    page = (docs / "reliability.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) (.+) \| (\S+) MiB \| (\S+) MiB \| (\S+) % \|$", page, re.M)
+    assert [row[1] for row in rows] == list(figures)
+    for count, part, warm, end, growth in rows:
+        found = figures[part]
+        assert count == f"{found['measurements']:,}"
+        assert warm == f"{found['after_a_tenth_mib']:,.1f}" and end == f"{found['end_mib']:,.1f}"
+        assert growth == f"{100 * found['growth']:.2f}" and found["growth"] < 0.02

@@ -1,0 +1,77 @@
+"""Repeats a step that a training stopped at: ``python train/replay.py RUN/nonfinite/step-N.pt``.
+
+Says again where the first number comes from that is not finite. Ends with exit code 1 if there is one,
+0 if all is finite here, 2 for a file that is no such step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+
+import torch  # noqa: E402
+
+from rstg_pyg.train.assemble import build_backbone, build_model  # noqa: E402
+from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.nonfinite import describe, read_step, repeat  # noqa: E402
+from rstg_pyg.train.offender import Offender  # noqa: E402
+from rstg_pyg.train.pretrain import Filters  # noqa: E402
+from rstg_pyg.train.settings import parse_config  # noqa: E402
+from rstg_pyg.train.task import VideoTask  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="replay.py", description="Repeat a step that was not finite.", allow_abbrev=False
+    )
+    parser.add_argument("step", metavar="STEP.pt", help="a file of a run's folder 'nonfinite'")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.device == "gpu" and not torch.cuda.is_available():
+            raise UserError("--device: there is no GPU here; use auto or cpu")
+        record = read_step(Path(arguments.step))
+        gpu = arguments.device != "cpu" and torch.cuda.is_available()
+        found = replay(record, "cuda" if gpu else "cpu", arguments.step)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    print(describe(record, found))
+    return 0 if found is None else 1
+
+
+def replay(record: dict[str, Any], device: str, where: str) -> Offender | None:
+    """Builds what was trained, with the weights from before the step, and repeats the step.
+
+    Args:
+        record: What :func:`read_step` returns.
+        device: Where to repeat it.
+        where: What the record is called in error messages.
+
+    Raises:
+        UserError: If its config or weights are not of this version.
+    """
+    config = parse_config(record["config"], where)
+    weights = record["state_dict"]
+    if record["kind"] == "filters":
+        network = Filters(build_backbone(config), config)
+        loss = network.loss
+    else:
+        network = build_model(config, weights["lin.weight"].size(0))
+        loss = VideoTask(network, config, 1, "", []).loss
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())[:300]
+        raise UserError(f"{where}: its weights do not fit the config's model ({reason})") from e
+    return repeat(network.to(device).train(), loss, record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
