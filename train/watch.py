@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import signal
 import statistics
 import time
@@ -12,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from rstg_pyg.train.checkpoints import Checkpoints, write_atomically
+from rstg_pyg.train.checkpoints import Checkpoints, cannot_be_written, write_atomically
 from rstg_pyg.train.data.loaders import VideoLoader
 
 COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
@@ -43,27 +45,25 @@ class Meter(pl.Callback):
         self.steps: list[tuple[float, float]] = []  # (seconds waiting, seconds in all) of each step
         self.seconds = 0.0  # time of earlier parts of the run, filters trained alone included
         self.clock = 0.0
+        self.pretraining: dict[str, float] | None = None  # what came out of training the filters alone
 
-    def state_dict(self) -> dict[str, float]:
-        """The training time so far."""
-        return {"seconds": self.seconds + sum(total for _, total in self.steps)}
+    def state_dict(self) -> dict[str, Any]:
+        """The training time so far, and what came before."""
+        seconds = self.seconds + sum(total for _, total in self.steps)
+        return {"seconds": seconds, "pretraining": self.pretraining}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Restores the training time."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
         self.seconds = state_dict["seconds"]
+        self.pretraining = state_dict.get("pretraining")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins ``metrics.csv``, or cuts it off at the step where the run goes on."""
         if trainer.is_global_zero:
             rows = []
             if trainer.global_step > 0 and self.path.is_file():
-                with open(self.path, newline="") as file:
-                    rows = [
-                        row
-                        for row in csv.DictReader(file)
-                        if (row["step"] or "").isdigit() and int(row["step"]) <= trainer.global_step
-                    ]
-            write_atomically(self.path, lambda p: _write_rows(p, rows))
+                rows = [row for row in _read_rows(self.path) if int(row["step"]) <= trainer.global_step]
+            write_atomically(self.path, lambda p: p.write_bytes(_header() + _rows(rows)))
         self.clock = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -126,17 +126,47 @@ class Meter(pl.Callback):
             return
         row = {"step": trainer.global_step, "split": split}
         row |= {key: f"{values[key]:.6g}" for key in COLUMNS[2:] if key in values}
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+        _append(self.path, _rows([row]))
         for logger in trainer.loggers:
             logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+def _header() -> bytes:
+    return (",".join(COLUMNS) + "\r\n").encode()
+
+
+def _rows(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, COLUMNS).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``, but not one of which only a part was written."""
+    text = path.read_bytes().decode(errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    rows = csv.DictReader(io.StringIO(whole, newline=""))
+    return [row for row in rows if (row.get("step") or "").isdigit()]
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Writes data to the end of a file and flushes it: all of it, or nothing.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    try:
+        with open(path, "rb+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as e:
+        raise cannot_be_written(path, e) from e
 
 
 class Progress(TQDMProgressBar):

@@ -217,7 +217,7 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert "does not fit the feature map" in fails(capsys, *tiny, "model.rstg.scales=[5]")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--resume", "no.ckpt")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--evaluate", "no.ckpt")
-    assert "there is no checkpoint runs/tiny" in fails(capsys, *tiny, "--resume")
+    assert "there is no run runs/tiny*" in fails(capsys, *tiny, "--resume")
     if not torch.cuda.is_available():
         assert "there is no GPU here" in fails(capsys, *tiny, "trainer.accelerator=gpu")
     Path("file").write_text("x")
@@ -257,12 +257,19 @@ def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
 
 
 def test_the_newest_run_is_resumed(folder):
-    for i, name in enumerate(["tiny", "tiny-2", "tiny-other"]):
-        path = Path("runs") / name / "checkpoints" / "last.ckpt"
+    for i, name in enumerate(["tiny", "tiny-2", "tiny-3", "tiny-other"]):
+        path = Path("runs") / name / "checkpoints" / "step-5.ckpt"
         path.parent.mkdir(parents=True)
-        path.touch()
+        torch.save({"config": {}, "origin": "", "global_step": 5, "state_dict": {}}, path)
         os.utime(path, (i, i))
-    assert run_to_resume("tiny", None) == Path("runs/tiny-2/checkpoints/last.ckpt")
+    newest = Path("runs/tiny-3")
+    assert run_to_resume("tiny", None, "") == (newest, newest / "checkpoints/step-5.ckpt")
+    (newest / "checkpoints/step-5.ckpt").unlink()
+    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
+    (newest / "config.yaml").touch()  # it was killed before its first checkpoint
+    assert run_to_resume("tiny", None, "") == (newest, None)
+    (newest / "results.json").touch()  # it only evaluated
+    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
 
 
 def test_accumulated_parts_give_the_same_weights(folder):
