@@ -222,7 +222,7 @@ class Checkpoints(pl.Callback):
     Args:
         folder: Where to write.
         resumed: The checkpoint that the run goes on from.
-        step: Its step.
+        step: Its step; later that of the newest checkpoint.
     """
 
     def __init__(self, folder: Path, resumed: Path | None = None, step: int = 0):
@@ -278,10 +278,13 @@ class Checkpoints(pl.Callback):
                 path.unlink()
         flush_folder(self.folder)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restores the random generators of a resumed run, and the names of its checkpoint."""
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Names the checkpoint, which a killed process may not have come to."""
         if trainer.is_global_zero:
             self._name(self.step)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the random generators of a resumed run."""
         if self._loaded is not None:
             torch.set_rng_state(self._loaded["rng"].cpu())
             if len(self._loaded["cuda_rng"]) == torch.cuda.device_count():
@@ -304,21 +307,28 @@ class Checkpoints(pl.Callback):
             UserError: If it cannot be written, or the folder is gone.
         """
         path = self._path(trainer.global_step)
-        if trainer.is_global_zero and not self.folder.is_dir():
-            raise cannot_be_written(path, FileNotFoundError(errno.ENOENT, ""))
-        trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            self._name(trainer.global_step)
+            if not self.folder.is_dir():
+                raise cannot_be_written(path, FileNotFoundError(errno.ENOENT, ""))
+            for logger in trainer.loggers:
+                logger.save()  # else what it holds back is lost with the process, and not done again
+        trainer.save_checkpoint(path)
+        self.step = trainer.global_step
+        if trainer.is_global_zero:
+            self._name(self.step)
             for old in sorted(_numbered(self.folder), key=_step)[:-_KEPT]:
                 old.unlink(missing_ok=True)
+
+    def save_end(self, trainer: pl.Trainer) -> None:
+        """Saves at the end of the training, if that was not a validation or done before."""
+        if trainer.global_step != self.step:
+            self.save(trainer)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step}.ckpt"
 
     def _name(self, step: int) -> None:
-        """Calls the checkpoint of a step ``last`` and, if it is, ``best``; also when a run goes on, since
-        a killed process may not have come to that.
-        """
+        """Calls the checkpoint of a step ``last`` and, if it is, ``best``."""
         path = self._path(step)
         names = [self.last_path, self.best_path] if step == self.best_step else [self.last_path]
         for name in names if path.is_file() else ():

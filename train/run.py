@@ -146,7 +146,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     for dataset in datasets.values():
         to_device(dataset, config, device)
     trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
-    checkpoints.save(trainer)
+    checkpoints.save_end(trainer)
 
     speed = meter.summary()
     results = test(config, task, datasets["test"], trainer)

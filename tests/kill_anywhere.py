@@ -1,0 +1,328 @@
+"""Kills trainings and packings with SIGKILL at random moments, goes on, and compares with runs that
+were not killed: ``python tests/kill_anywhere.py --kills 50 --json docs/results/kill_anywhere.json``.
+
+Every victim is a fork of this process, which has imported everything, so that a run takes seconds.
+Just before the kill it writes where it is (``faulthandler``), which tells what the kill fell in. Some
+kills come when the temporary file of a checkpoint appears, so that half-written ones are among them.
+Needs Linux. Exits with 1 if anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import faulthandler
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._dynamo  # what optimisers import when they are first used, in seconds
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rstg_pyg.train import prepare, run
+from rstg_pyg.train.checkpoints import write_atomically
+from rstg_pyg.train.data import packing
+from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.packed import STORE, PackedVideos
+from rstg_pyg.train.results import environment
+
+CONFIG = """
+name: tiny
+data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
+  digit_size: 8, max_step: 3, none_probability: 0.0, train_videos: 64, val_videos: 24, test_videos: 30,
+  mean: 20.0, std: 50.0}
+model:
+  backbone: {filters: [8, 16], padding: 1}
+  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
+  dropout: 0.1
+pretrain: {steps: 8, batch_size: 16}
+train: {epochs: 10, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3, warmup: 0.1}
+trainer: {accelerator: cpu, threads: 1, progress_bar: false}
+"""
+#: Functions on the stack, innermost meaning first, and what a kill there fell in.
+PLACES = {
+    "save_checkpoint": "checkpoint",
+    "write_atomically": "another file",
+    "_append": "metrics.csv",
+    "_run_stage_test": "test",
+    "on_validation_end": "validation",
+    "_evaluation_step": "validation",
+    "pretrain": "pre-training",
+    "validation_step": "validation",
+    "test_step": "test",
+    "training_step": "step",
+    "run_training_batch": "step",
+    "optimizer_step": "step",
+    "advance": "step",
+    "_finish": "end of packing",
+    "_commit": "packing, transaction",
+    "pack": "packing",
+    "fit": "start and end of training",
+    "train": "before and after training",
+}
+TIMES = ("videos_per_second", "data_share")  # what differs from run to run
+
+
+class Victim:
+    """A process that calls a function, in a folder."""
+
+    def __init__(self, function: Callable[[], int], folder: Path):
+        self.stack = folder.parent / f"{folder.name}.stack"
+        self.log = folder.parent / f"{folder.name}.log"
+        self.begin = time.perf_counter()
+        self.process = os.fork()
+        if self.process == 0:
+            os.setsid()
+            out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            stack = open(self.stack, "w")  # noqa: SIM115
+            faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
+            code = 1
+            try:
+                code = function()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+
+    def ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+    def kill(self) -> str:
+        """Kills it; what that fell in."""
+        os.kill(self.process, signal.SIGUSR1)
+        deadline, size = time.time() + 0.1, 0
+        while time.time() < deadline and (size == 0 or size != self.stack.stat().st_size):
+            size = self.stack.stat().st_size
+            time.sleep(0.001)
+        os.kill(self.process, signal.SIGKILL)
+        self.wait()
+        deadline = time.time() + 30
+        while time.time() < deadline:  # its own processes follow it
+            try:
+                os.killpg(self.process, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("processes of a killed one live on")
+        names = re.findall(r" in (\w+)$", self.stack.read_text(), re.MULTILINE)
+        if "test" in names and "fit" not in names and "train" in names:
+            names.append("_run_stage_test")
+        return next((place for name, place in PLACES.items() if name in names), "start" + str(names))
+
+
+class Training:
+    """Trains ``tiny.yaml``."""
+
+    def __init__(self, work: Path):
+        self.work = work
+        (work / "tiny.yaml").write_text(CONFIG)
+
+    def begin(self, folder: Path, number: int) -> Victim:
+        """A training from the start, every fourth with a data worker."""
+        arguments = ["--cfg", "tiny.yaml", "--out", folder.name]
+        workers = [f"data.num_workers={int(number % 4 == 3)}"]
+        return Victim(lambda: run.main([*arguments, *workers]), folder)
+
+    def go_on(self, folder: Path, number: int) -> Victim:
+        """The same with ``--resume``, if the first came so far as to make its folder."""
+        if not folder.is_dir():
+            return self.begin(folder, number)
+        arguments = ["--cfg", "tiny.yaml", "--out", folder.name, "--resume"]
+        return Victim(lambda: run.main(arguments), folder)
+
+    def writes_a_checkpoint(self, folder: Path) -> bool:
+        """Whether there is a temporary file of a checkpoint."""
+        try:
+            return any(n.startswith(".step-") for n in os.listdir(folder / "checkpoints"))
+        except FileNotFoundError:
+            return False
+
+    def differences(self, whole: Path, other: Path) -> list[str]:
+        """What is not the same in two run folders."""
+        out = []
+        for name in ("last.ckpt", "best.ckpt"):
+            a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (whole, other))
+            out += [f"{name}: {key}" for key in _unequal(a, b) if "seconds" not in key]
+        for name, read in (("names", _names), ("metrics.csv", _metrics), ("results.json", _results)):
+            out += [] if read(whole) == read(other) else [name]
+        for name in ("per_class.csv", "confusion.csv", "config.yaml"):
+            mine, theirs = ((f / name).read_text() for f in (whole, other))
+            if mine.replace("num_workers: 1", "num_workers: 0") != theirs.replace(
+                "num_workers: 1", "num_workers: 0"
+            ):
+                out.append(name)
+        out += [] if _events(whole) == _events(other) else ["tensorboard"]
+        return out
+
+
+class Packing:
+    """Packs a small mini-something."""
+
+    def __init__(self, work: Path):
+        self.root = write_mini_something(work / "mini", train=60, validation=20, size=48, num_frames=8)
+
+    def begin(self, folder: Path, number: int) -> Victim:
+        """A packing, every second with two workers, every third in many transactions."""
+        arguments = ["pack", "--root", str(self.root), "--out", str(folder), "--short-side", "40"]
+
+        def pack() -> int:
+            packing._TRANSACTION = 1 if number % 3 else packing._TRANSACTION
+            return prepare.main([*arguments, "--workers", str(1 + number % 2)]) or 0
+
+        return Victim(pack, folder)
+
+    def go_on(self, folder: Path, number: int) -> Victim:
+        """The same again, unless it was done."""
+        return Victim(lambda: 0, folder) if folder.exists() else self.begin(folder, number)
+
+    def writes_a_checkpoint(self, folder: Path) -> bool:
+        """There are none."""
+        return False
+
+    def differences(self, whole: Path, other: Path) -> list[str]:
+        """What is not the same in two stores."""
+        a, b = (PackedVideos(folder / STORE) for folder in (whole, other))
+        out = [] if a.videos() == b.videos() and a.made == b.made else ["videos"]
+        out += [v for v in a.videos() if bytes(a._record(v)[0]) != bytes(b._record(v)[0])]
+        files = [sorted(p.relative_to(f) for p in f.rglob("*")) for f in (whole, other)]
+        return out if files[0] == files[1] else [*out, "files"]
+
+
+def _unequal(a, b, key: str = "") -> list[str]:
+    """The keys at which two checkpoints differ."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [key]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [key]
+        return [x for k in a if k != "num_workers" for x in _unequal(a[k], b[k], f"{key}.{k}")]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [key]
+        return [x for i, (c, d) in enumerate(zip(a, b)) for x in _unequal(c, d, f"{key}.{i}")]
+    return [] if a == b else [key]
+
+
+def _names(folder: Path) -> list[str]:
+    files = (str(p.relative_to(folder)) for p in folder.rglob("*"))
+    return sorted(name for name in files if "events.out" not in name)
+
+
+def _metrics(folder: Path) -> list[dict]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def _results(folder: Path) -> dict:
+    found = json.loads((folder / "results.json").read_text())
+    found["pretraining"].pop("seconds")
+    keys = ("top1", "top5", "loss", "num_videos", "data", "steps", "parameters", "pretraining")
+    return {key: found[key] for key in keys}
+
+
+def _events(folder: Path) -> dict:
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    tags = [t for t in events.Tags()["scalars"] if not t.endswith(TIMES) and "/" in t]
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+
+
+def try_once(task: Training | Packing, whole: Path, seconds: float, number: int, rng) -> dict:
+    """Kills once, goes on, compares."""
+    folder = whole.with_name(f"{whole.name}-{number}")
+    targeted = isinstance(task, Training) and number % 5 == 0
+    moment = rng.uniform(0, seconds)
+    victim = task.begin(folder, number)
+    seen = rng.randrange(9)  # which checkpoint, counted by their appearance
+    there = False
+    while not victim.ended():
+        if targeted:
+            now = task.writes_a_checkpoint(folder)
+            seen -= now and not there
+            there = now
+            if seen < 0:
+                time.sleep(rng.uniform(0, 0.004))
+                break
+        elif time.perf_counter() - victim.begin >= moment:
+            break
+    if victim.ended():
+        place, code = "after its end", victim.wait()
+        moment = time.perf_counter() - victim.begin
+    else:
+        moment = time.perf_counter() - victim.begin
+        place, code = victim.kill(), None
+    half = [*folder.glob("checkpoints/.*.tmp")]
+    again = task.go_on(folder, number)
+    code = again.wait()
+    problems = [f"exit code {code}"] if code else task.differences(whole, folder)
+    found = {
+        "of": type(task).__name__.lower(),
+        "seconds": round(moment, 3),
+        "fell_in": place,
+        "half_written": bool(half),
+        "problems": problems,
+    }
+    if problems:
+        found["log"] = again.log.read_text()[-2000:]
+    else:
+        shutil.rmtree(folder)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Kills runs at random moments and compares.")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args(argv)
+    rng = random.Random(arguments.seed)
+    torch.set_num_threads(1)
+    kills = []
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        os.chdir(work)
+        tasks = [(Training(work), arguments.kills - arguments.kills // 5)]
+        tasks += [(Packing(work), arguments.kills // 5)]
+        for task, count in tasks:
+            whole = work / type(task).__name__.lower()
+            victim = task.begin(whole, 0)
+            assert victim.wait() == 0, victim.log.read_text()
+            seconds = time.perf_counter() - victim.begin
+            print(f"{whole.name}: {seconds:.1f} s", flush=True)
+            for number in range(count):
+                kills.append(try_once(task, whole, seconds, number, rng))
+                print(json.dumps(kills[-1]), flush=True)
+    problems = sum(bool(kill["problems"]) for kill in kills)
+    places = Counter(kill["fell_in"] for kill in kills)
+    half = sum(kill["half_written"] for kill in kills)
+    print(f"{len(kills)} kills, {problems} with something lost; {half} left a half-written file")
+    print(dict(places))
+    if arguments.json is not None:
+        found = {"kills": len(kills), "problems": problems, "half_written": half, "fell_in": places}
+        found |= {"each": kills, **environment(torch.device("cpu"))}
+        write_atomically(arguments.json, lambda p: p.write_text(json.dumps(found, indent=1) + "\n"))
+    return int(problems > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
