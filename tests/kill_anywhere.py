@@ -127,7 +127,7 @@ class Victim:
         names = re.findall(r" in (\w+)$", self.stack.read_text(), re.MULTILINE)
         if "test" in names and "fit" not in names and "train" in names:
             names.append("_run_stage_test")
-        return next((place for name, place in PLACES.items() if name in names), "start" + str(names))
+        return next((place for name, place in PLACES.items() if name in names), "first or last moment")
 
 
 class Training:
@@ -246,11 +246,10 @@ def _events(folder: Path) -> dict:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
-def try_once(task: Training | Packing, whole: Path, seconds: float, number: int, rng) -> dict:
-    """Kills once, goes on, compares."""
-    folder = whole.with_name(f"{whole.name}-{number}")
+def run_and_kill(task: Training | Packing, folder: Path, seconds: float, number: int, rng) -> tuple:
+    """Begins and kills; at which moment, and what that fell in."""
     targeted = isinstance(task, Training) and number % 5 == 0
-    moment = rng.uniform(0, seconds)
+    moment = float("inf") if number == 1 else rng.uniform(0, seconds)
     victim = task.begin(folder, number)
     seen = rng.randrange(9)  # which checkpoint, counted by their appearance
     there = False
@@ -264,12 +263,20 @@ def try_once(task: Training | Packing, whole: Path, seconds: float, number: int,
                 break
         elif time.perf_counter() - victim.begin >= moment:
             break
-    if victim.ended():
-        place, code = "after its end", victim.wait()
-        moment = time.perf_counter() - victim.begin
-    else:
-        moment = time.perf_counter() - victim.begin
-        place, code = victim.kill(), None
+    moment = time.perf_counter() - victim.begin
+    if not victim.ended():
+        return moment, victim.kill()
+    assert victim.wait() == 0, victim.log.read_text()
+    if number == 1:
+        return moment, "not killed, resumed after its end"
+    shutil.rmtree(folder)
+    return run_and_kill(task, folder, 0.9 * seconds, number, rng)
+
+
+def try_once(task: Training | Packing, whole: Path, seconds: float, number: int, rng) -> dict:
+    """Kills once, goes on, compares."""
+    folder = whole.with_name(f"{whole.name}-{number}")
+    moment, place = run_and_kill(task, folder, seconds, number, rng)
     half = [*folder.glob("checkpoints/.*.tmp")]
     again = task.go_on(folder, number)
     code = again.wait()
@@ -301,14 +308,13 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.chdir(work)
-        tasks = [(Training(work), arguments.kills - arguments.kills // 5)]
-        tasks += [(Packing(work), arguments.kills // 5)]
+        packings = max(1, arguments.kills // 5)
+        tasks = [(Training(work), arguments.kills - packings), (Packing(work), packings)]
         for task, count in tasks:
             whole = work / type(task).__name__.lower()
             victim = task.begin(whole, 0)
             assert victim.wait() == 0, victim.log.read_text()
             seconds = time.perf_counter() - victim.begin
-            print(f"{whole.name}: {seconds:.1f} s", flush=True)
             for number in range(count):
                 kills.append(try_once(task, whole, seconds, number, rng))
                 print(json.dumps(kills[-1]), flush=True)

@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 
-from rstg_pyg.train.checkpoints import cannot_be_written, newest_first, newest_whole, write_atomically
+from rstg_pyg.train.checkpoints import (
+    cannot_be_written,
+    newest_first,
+    newest_whole,
+    write_atomically,
+)
 from rstg_pyg.train.errors import UserError
 
 PACKAGES = (

@@ -19,7 +19,6 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
 
 from rstg_pyg.backbones import WeightsError, load_backbone_weights  # noqa: E402
 from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
@@ -53,7 +52,7 @@ from rstg_pyg.train.settings import (  # noqa: E402
     to_yaml,
 )
 from rstg_pyg.train.task import VideoTask  # noqa: E402
-from rstg_pyg.train.watch import Interrupted, Meter, Progress, StopOnSignal  # noqa: E402
+from rstg_pyg.train.watch import Events, Interrupted, Meter, Progress, StopOnSignal  # noqa: E402
 from rstg_pyg.train.weights import load_weights, read_weights  # noqa: E402
 
 
@@ -292,8 +291,7 @@ def make_trainer(
             log_every_n_steps=config.train.log_every,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            # What was logged after the step is hidden: it will be logged again.
-            logger=TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step + 1),
+            logger=Events(folder, step),
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=settings.progress_bar,

@@ -7,12 +7,15 @@ import io
 import os
 import signal
 import statistics
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from rstg_pyg.train.checkpoints import Checkpoints, cannot_be_written, write_atomically
 from rstg_pyg.train.data.loaders import VideoLoader
@@ -167,6 +170,49 @@ def _append(path: Path, data: bytes) -> None:
                 raise
     except OSError as e:
         raise cannot_be_written(path, e) from e
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard's event files. What was logged after the step that a run goes on from is hidden
+    there: it will be logged again.
+
+    TensorBoard writes in a thread, and raises what went wrong there at the next call, as one of its own
+    errors or TensorFlow's; here all of them are the user's, and the thread prints no traceback.
+
+    Args:
+        folder: The run folder.
+        step: The step that the run goes on from.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        super().__init__(folder, name="", version="tensorboard", purge_step=step + 1)
+        threading.excepthook = _of_threads
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Logs numbers."""
+        self._write(lambda: super(Events, self).log_metrics(metrics, step))
+
+    def save(self) -> None:
+        """Flushes the file."""
+        self._write(super().save)
+
+    def finalize(self, status: str) -> None:
+        """Closes the file."""
+        self._write(lambda: super(Events, self).finalize(status))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as e:
+            cause = e.__cause__ or e  # Lightning's error says nothing
+            number = getattr(cause, "errno", None)
+            reason = os.strerror(number) if number else str(cause).splitlines()[0]
+            raise cannot_be_written(Path(self.log_dir), OSError(number, reason)) from e
+
+
+def _of_threads(arguments: Any) -> None:
+    if type(arguments.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(arguments)
 
 
 class Progress(TQDMProgressBar):
