@@ -31,11 +31,10 @@ import torch._dynamo  # what optimisers import when they are first used, in seco
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rstg_pyg.train import prepare, run
-from rstg_pyg.train.checkpoints import write_atomically
 from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.data.packed import STORE, PackedVideos
-from rstg_pyg.train.results import environment
+from rstg_pyg.train.results import environment, write_json
 
 CONFIG = """
 name: tiny
@@ -47,7 +46,7 @@ model:
   rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
   dropout: 0.1
 pretrain: {steps: 8, batch_size: 16}
-train: {epochs: 10, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3, warmup: 0.1}
+train: {epochs: 6, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3, warmup: 0.1}
 trainer: {accelerator: cpu, threads: 1, progress_bar: false}
 """
 #: Functions on the stack, innermost meaning first, and what a kill there fell in.
@@ -251,7 +250,7 @@ def run_and_kill(task: Training | Packing, folder: Path, seconds: float, number:
     targeted = isinstance(task, Training) and number % 5 == 0
     moment = float("inf") if number == 1 else rng.uniform(0, seconds)
     victim = task.begin(folder, number)
-    seen = rng.randrange(9)  # which checkpoint, counted by their appearance
+    seen = rng.randrange(6)  # which checkpoint, counted by their appearance
     there = False
     while not victim.ended():
         if targeted:
@@ -303,8 +302,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
     rng = random.Random(arguments.seed)
+    out = arguments.json and arguments.json.absolute()
     torch.set_num_threads(1)
-    kills = []
+    kills: list[dict] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.chdir(work)
@@ -318,16 +318,22 @@ def main(argv: list[str] | None = None) -> int:
             for number in range(count):
                 kills.append(try_once(task, whole, seconds, number, rng))
                 print(json.dumps(kills[-1]), flush=True)
-    problems = sum(bool(kill["problems"]) for kill in kills)
-    places = Counter(kill["fell_in"] for kill in kills)
-    half = sum(kill["half_written"] for kill in kills)
-    print(f"{len(kills)} kills, {problems} with something lost; {half} left a half-written file")
-    print(dict(places))
-    if arguments.json is not None:
-        found = {"kills": len(kills), "problems": problems, "half_written": half, "fell_in": places}
-        found |= {"each": kills, **environment(torch.device("cpu"))}
-        write_atomically(arguments.json, lambda p: p.write_text(json.dumps(found, indent=1) + "\n"))
-    return int(problems > 0)
+                if out is not None:
+                    write_json(out, {**summary(kills), **environment(torch.device("cpu"))})
+    found = summary(kills)
+    print({key: value for key, value in found.items() if key != "each"})
+    return int(found["problems"] > 0)
+
+
+def summary(kills: list[dict]) -> dict:
+    """The figures."""
+    return {
+        "kills": len(kills),
+        "problems": sum(bool(kill["problems"]) for kill in kills),
+        "half_written": sum(kill["half_written"] for kill in kills),
+        "fell_in": dict(Counter(kill["fell_in"] for kill in kills).most_common()),
+        "each": kills,
+    }
 
 
 if __name__ == "__main__":

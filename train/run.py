@@ -32,6 +32,7 @@ from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.pretrain import pretrain  # noqa: E402
+from rstg_pyg.train.processes import Peers  # noqa: E402
 from rstg_pyg.train.results import (  # noqa: E402
     check_writable,
     device_name,
@@ -126,7 +127,8 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names)
     checkpoints = Checkpoints(folder / "checkpoints", checkpoint_path, step)
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
-    callbacks = [meter, checkpoints, StopOnSignal(checkpoints)]
+    peers = Peers()
+    callbacks = [peers, meter, checkpoints, StopOnSignal(checkpoints)]
     validate_every = min(config.train.validate_every * parts, loader.steps)
     trainer = make_trainer(config, folder, callbacks, validate_every, step)
     device = trainer.strategy.root_device
@@ -141,6 +143,11 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
             flush=True,
         )
 
+    if loader.batch_size % trainer.world_size:
+        raise UserError(
+            f"train.batch_size: expected steps that {trainer.world_size} processes share evenly (got "
+            f"{loader.batch_size} videos at once); else the gradient is not the mean over the batch"
+        )
     loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
     for dataset in datasets.values():
         to_device(dataset, config, device)
@@ -149,13 +156,14 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
 
     speed = meter.summary()
     results = test(config, task, datasets["test"], trainer)
+    peers.end(trainer)
     results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
     results |= {"seconds": speed["train_seconds"]}
     results |= {"training": speed, "pretraining": meter.pretraining}
     if trainer.is_global_zero:
-        write_json(folder / "results.json", results)
         write_classes(folder, task, results)
         write_curves(folder / "metrics.csv")
+        write_json(folder / "results.json", results)  # the last file: a run that has it is whole
         print_tail(results, folder)
     return results
 
@@ -171,15 +179,17 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     print_head(config, folder, dataset, model)
     prepare_model(model, config)
     task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
-    trainer = make_trainer(config, folder, [], None)
+    peers = Peers()
+    trainer = make_trainer(config, folder, [peers], None)
     to_device(dataset, config, trainer.strategy.root_device)
     results = test(config, task, dataset, trainer)
+    peers.end(trainer)
     results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint_path)}
     results |= {"seconds": results["test_seconds"]}
     write_setting(folder, config, trainer)
     if trainer.is_global_zero:
-        write_json(folder / "results.json", results)
         write_classes(folder, task, results)
+        write_json(folder / "results.json", results)
         print_tail(results, folder)
     return results
 

@@ -231,7 +231,8 @@ class Progress(TQDMProgressBar):
 
 
 class StopOnSignal(pl.Callback):
-    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`.
+    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`. Several
+    processes stop together, after a step that is logged.
 
     A second signal stops at once.
 
@@ -261,15 +262,24 @@ class StopOnSignal(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Saves and stops if asked; if a validation comes next, that is the place to stop."""
-        done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.asked and done and (batch_idx + 1) % trainer.val_check_batch != 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+            return
+        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps != 0:
+            return  # asking the other processes takes time
+        if (batch_idx + 1) % trainer.val_check_batch != 0 and self._is_asked(trainer):
             self.checkpoints.save(trainer)
             raise Interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops if asked; the validation has just saved."""
-        if self.asked and not trainer.sanity_checking:
+        if not trainer.sanity_checking and self._is_asked(trainer):
             raise Interrupted
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        """Whether any process is: one alone must not leave the step in which the others wait for it."""
+        if trainer.world_size == 1:
+            return self.asked
+        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""

@@ -94,6 +94,7 @@ class VideoLoader:
         first, self.start = self.start, 0
         self.step = first
         batches = (self.visits(step) for step in range(first, self.steps))
+        batches = (visits for visits in batches if len(visits))  # none: a small last one of many ranks
         if isinstance(self.dataset, SyncMNIST) and self.num_workers == 0:
             source = (self._generate(visits) for visits in batches)
         else:
@@ -162,6 +163,7 @@ class _Reader(Dataset):
         place = 0 if worker is None else worker.id
         try:
             if isinstance(self.dataset, SyncMNIST):  # generates many faster than one by one
+                self.reading[place] = visits[0]
                 return self.dataset.__getitems__(visits)
             out = []
             for visit in visits:
