@@ -12,6 +12,8 @@ from subprocess import Popen
 import pytorch_lightning as pl
 from torch.distributed import TCPStore
 
+from rstg_pyg.train.watch import Interrupted
+
 _BEAT = 1.0  # seconds between two signs of life
 _PATIENCE = 30  # so many in a row must fail to come until a process counts as gone
 
@@ -55,6 +57,9 @@ class Peers(pl.Callback):
         """
         if self._thread is None:
             return
+        if isinstance(exception, Interrupted):  # in all of them
+            self._leave()
+            return
         if isinstance(exception, RuntimeError):
             self._thread.join((_PATIENCE + 3) * _BEAT)
         reason = (str(exception).splitlines() or [type(exception).__name__])[0]
@@ -67,6 +72,9 @@ class Peers(pl.Callback):
         if self._thread is None:
             return
         trainer.strategy.barrier()
+        self._leave()
+
+    def _leave(self) -> None:
         self._over.set()
         self._thread.join()
         self.store.set(f"over/{self.rank}", "")

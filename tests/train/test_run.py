@@ -176,6 +176,58 @@ def test_resume_after_a_validation(folder, monkeypatch):
     assert results("whole")["loss"] == results("parts")["loss"]
 
 
+def test_the_last_three_checkpoints_are_kept_and_a_damaged_one_is_not_used(folder, capsys):
+    assert run("--out", "whole") == 0
+    assert run("--out", "parts") == 0
+    checkpoints = Path("parts/checkpoints")
+    names = {"step-10.ckpt", "step-15.ckpt", "step-20.ckpt", "last.ckpt", "best.ckpt"}
+    assert {p.name for p in checkpoints.iterdir()} == names
+    assert os.path.samefile(checkpoints / "last.ckpt", checkpoints / "step-20.ckpt")
+    with open(checkpoints / "step-20.ckpt", "rb+") as file:
+        file.seek(5000)
+        file.write(b"damage")
+    Path("parts/results.json").unlink()
+    capsys.readouterr()
+    assert run("--out", "parts", "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "step-20.ckpt: not a whole checkpoint of rstg_pyg (wrong checksum" in printed
+    assert "step-15.ckpt before it is used" in printed
+    a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert {p.name for p in checkpoints.iterdir()} == names
+
+
+def test_going_back_to_an_earlier_checkpoint_takes_the_later_ones_away(folder, monkeypatch):
+    """Else a kill soon after would go on from a later one, without its rows of metrics.csv."""
+    assert run("--out", "a") == 0
+
+    def stop(self, trainer, *args):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rstg_pyg.train.run.Meter, "on_train_batch_end", stop)
+        with pytest.raises(Stop):
+            run("--out", "a", "--resume", "a/checkpoints/step-10.ckpt")
+    assert run_to_resume("tiny", "a", "")[1] == Path("a/checkpoints/step-10.ckpt")
+    assert Path("a/metrics.csv").read_text().count("\n") == 1 + 4
+    assert run("--out", "b", "--resume", "a/checkpoints/last.ckpt") == 0  # another folder
+    assert results("b")["pretraining"]["steps"] == 2
+    assert run("--out", "b", "--resume", "a/checkpoints/last.ckpt") == 2  # holds a run
+
+
+def test_a_run_without_a_checkpoint_yet_begins_anew(folder, capsys):
+    for name in ("runs/tiny", "other"):
+        Path(name).mkdir(parents=True)
+        (Path(name) / "config.yaml").touch()
+    quick = ("train.max_steps=2", "pretrain.steps=0", "--resume")
+    assert run(*quick) == run(*quick[:2], "--out", "other", "--resume") == 0
+    assert "has no checkpoint yet, so the run begins anew" in capsys.readouterr().out
+    assert results()["steps"] == results("other")["steps"] == 2
+    assert "there is no run in nowhere" in fails(
+        capsys, "--cfg", "tiny.yaml", "--out", "nowhere", "--resume"
+    )
+
+
 def test_ctrl_c_saves_and_exits_130(folder):
     command = [sys.executable, rstg_pyg.train.run.__file__, "--cfg", "tiny.yaml"]
     process = subprocess.Popen(
