@@ -112,8 +112,9 @@ def test_the_newest_whole_one_is_taken(tmp_path, capsys):
     with open(tmp_path / "last.ckpt", "rb+") as file:
         file.truncate(700)
     assert newest_whole(tmp_path).name == "step-16.ckpt"
-    printed = capsys.readouterr().out.strip()
-    assert "step-128.ckpt: not a whole checkpoint" in printed and "step-16.ckpt before it is used" in printed
+    printed = capsys.readouterr().out
+    assert "step-128.ckpt: not a whole checkpoint" in printed
+    assert "step-16.ckpt before it is used" in printed
     for step in (8, 16):
         (tmp_path / f"step-{step}.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-128.ckpt: not a whole .*no other in .* begin again"):
