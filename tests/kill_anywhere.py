@@ -1,6 +1,7 @@
 """Kills trainings and packings with SIGKILL at random moments, goes on, and compares with runs that
 were not killed: ``python tests/kill_anywhere.py --kills 50 --json docs/results/kill_anywhere.json``.
 
+A run is killed up to four times in a row, each time going on, and once more after it is done.
 Every victim is a fork of this process, which has imported everything, so that a run takes seconds.
 Just before the kill it writes where it is (``faulthandler``), which tells what the kill fell in. Some
 kills come when the temporary file of a checkpoint appears, so that half-written ones are among them.
@@ -30,7 +31,7 @@ import torch
 import torch._dynamo  # what optimisers import when they are first used, in seconds
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rstg_pyg.train import prepare, run
+from rstg_pyg.train import confusion, prepare, run
 from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.data.packed import STORE, PackedVideos
@@ -46,7 +47,7 @@ model:
   rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
   dropout: 0.1
 pretrain: {steps: 8, batch_size: 16}
-train: {epochs: 6, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3, warmup: 0.1}
+train: {epochs: 5, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3, warmup: 0.1}
 trainer: {accelerator: cpu, threads: 1, progress_bar: false}
 """
 #: Functions on the stack, innermost meaning first, and what a kill there fell in.
@@ -70,6 +71,8 @@ PLACES = {
     "fit": "start and end of training",
     "train": "before and after training",
 }
+_WORKERS = ("num_workers: 1", "num_workers: 0")
+_MOST = 4  # kills of one run
 TIMES = ("videos_per_second", "data_share")  # what differs from run to run
 
 
@@ -87,6 +90,9 @@ class Victim:
             os.dup2(out, 1)
             os.dup2(out, 2)
             stack = open(self.stack, "w")  # noqa: SIM115
+            # Drawing takes most of a short run's time.
+            run.write_curves = confusion.draw_confusion = lambda *arguments: None
+            confusion._save = lambda figure, path: path.touch()
             faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
             code = 1
             try:
@@ -136,18 +142,11 @@ class Training:
         self.work = work
         (work / "tiny.yaml").write_text(CONFIG)
 
-    def begin(self, folder: Path, number: int) -> Victim:
-        """A training from the start, every fourth with a data worker."""
-        arguments = ["--cfg", "tiny.yaml", "--out", folder.name]
-        workers = [f"data.num_workers={int(number % 4 == 3)}"]
-        return Victim(lambda: run.main([*arguments, *workers]), folder)
-
-    def go_on(self, folder: Path, number: int) -> Victim:
-        """The same with ``--resume``, if the first came so far as to make its folder."""
-        if not folder.is_dir():
-            return self.begin(folder, number)
-        arguments = ["--cfg", "tiny.yaml", "--out", folder.name, "--resume"]
-        return Victim(lambda: run.main(arguments), folder)
+    def start(self, folder: Path, rng: random.Random) -> Victim:
+        """A training, or its continuation; some with a data worker."""
+        workers = int(rng.random() < 0.25)
+        arguments = ["--cfg", "tiny.yaml", f"data.num_workers={workers}", "--out", folder.name]
+        return Victim(lambda: run.main([*arguments, *["--resume"] * folder.is_dir()]), folder)
 
     def writes_a_checkpoint(self, folder: Path) -> bool:
         """Whether there is a temporary file of a checkpoint."""
@@ -165,11 +164,8 @@ class Training:
         for name, read in (("names", _names), ("metrics.csv", _metrics), ("results.json", _results)):
             out += [] if read(whole) == read(other) else [name]
         for name in ("per_class.csv", "confusion.csv", "config.yaml"):
-            mine, theirs = ((f / name).read_text() for f in (whole, other))
-            if mine.replace("num_workers: 1", "num_workers: 0") != theirs.replace(
-                "num_workers: 1", "num_workers: 0"
-            ):
-                out.append(name)
+            a, b = ((f / name).read_text() for f in (whole, other))
+            out += [] if a.replace(*_WORKERS) == b.replace(*_WORKERS) else [name]
         out += [] if _events(whole) == _events(other) else ["tensorboard"]
         return out
 
@@ -180,19 +176,17 @@ class Packing:
     def __init__(self, work: Path):
         self.root = write_mini_something(work / "mini", train=60, validation=20, size=48, num_frames=8)
 
-    def begin(self, folder: Path, number: int) -> Victim:
-        """A packing, every second with two workers, every third in many transactions."""
+    def start(self, folder: Path, rng: random.Random) -> Victim:
+        """A packing, or its continuation; some with two workers, some in many transactions."""
         arguments = ["pack", "--root", str(self.root), "--out", str(folder), "--short-side", "40"]
+        arguments += ["--workers", str(rng.randint(1, 2))]
+        size = 1 if rng.random() < 0.7 else packing._TRANSACTION
 
         def pack() -> int:
-            packing._TRANSACTION = 1 if number % 3 else packing._TRANSACTION
-            return prepare.main([*arguments, "--workers", str(1 + number % 2)]) or 0
+            packing._TRANSACTION = size
+            return 0 if folder.exists() else prepare.main(arguments)
 
         return Victim(pack, folder)
-
-    def go_on(self, folder: Path, number: int) -> Victim:
-        """The same again, unless it was done."""
-        return Victim(lambda: 0, folder) if folder.exists() else self.begin(folder, number)
 
     def writes_a_checkpoint(self, folder: Path) -> bool:
         """There are none."""
@@ -245,53 +239,47 @@ def _events(folder: Path) -> dict:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
-def run_and_kill(task: Training | Packing, folder: Path, seconds: float, number: int, rng) -> tuple:
-    """Begins and kills; at which moment, and what that fell in."""
-    targeted = isinstance(task, Training) and number % 5 == 0
-    moment = float("inf") if number == 1 else rng.uniform(0, seconds)
-    victim = task.begin(folder, number)
-    seen = rng.randrange(6)  # which checkpoint, counted by their appearance
-    there = False
+def kill_once(task: Training | Packing, folder: Path, seconds: float, rng) -> dict | None:
+    """Starts, and kills at a random moment; which, and what that fell in. None if it ended before."""
+    targeted = isinstance(task, Training) and rng.random() < 0.25
+    moment, at = rng.uniform(0, seconds), rng.randrange(2)
+    seen, there = 0, False
+    victim = task.start(folder, rng)
     while not victim.ended():
-        if targeted:
+        if targeted:  # at the first or second checkpoint, within some milliseconds
             now = task.writes_a_checkpoint(folder)
-            seen -= now and not there
+            seen += now and not there
             there = now
-            if seen < 0:
+            if seen > at:
                 time.sleep(rng.uniform(0, 0.004))
                 break
         elif time.perf_counter() - victim.begin >= moment:
             break
-    moment = time.perf_counter() - victim.begin
-    if not victim.ended():
-        return moment, victim.kill()
-    assert victim.wait() == 0, victim.log.read_text()
-    if number == 1:
-        return moment, "not killed, resumed after its end"
-    shutil.rmtree(folder)
-    return run_and_kill(task, folder, 0.9 * seconds, number, rng)
+        time.sleep(0.0003)
+    if victim.ended():
+        assert victim.wait() == 0, victim.log.read_text()
+        return None
+    found = {"of": type(task).__name__.lower(), "seconds": round(time.perf_counter() - victim.begin, 3)}
+    found["fell_in"] = victim.kill()
+    return {**found, "half_written": any(folder.glob("checkpoints/.*.tmp"))}
 
 
-def try_once(task: Training | Packing, whole: Path, seconds: float, number: int, rng) -> dict:
-    """Kills once, goes on, compares."""
-    folder = whole.with_name(f"{whole.name}-{number}")
-    moment, place = run_and_kill(task, folder, seconds, number, rng)
-    half = [*folder.glob("checkpoints/.*.tmp")]
-    again = task.go_on(folder, number)
-    code = again.wait()
+def kill_some(task: Training | Packing, whole: Path, seconds: float, most: int, rng) -> dict:
+    """Kills a run so many times, or until it is done, each time going on; then compares."""
+    folder = whole.with_name(f"{whole.name}-killed")
+    kills: list[dict] = []
+    while len(kills) < most:
+        kill = kill_once(task, folder, seconds, rng)
+        if kill is None:
+            break
+        kills.append(kill)
+    last = task.start(folder, rng)  # of a run that is done, too
+    code = last.wait()
     problems = [f"exit code {code}"] if code else task.differences(whole, folder)
-    found = {
-        "of": type(task).__name__.lower(),
-        "seconds": round(moment, 3),
-        "fell_in": place,
-        "half_written": bool(half),
-        "problems": problems,
-    }
-    if problems:
-        found["log"] = again.log.read_text()[-2000:]
-    else:
-        shutil.rmtree(folder)
-    return found
+    log = last.log.read_text()[-3000:] if problems else ""
+    shutil.rmtree(folder)
+    last.log.unlink()
+    return {"kills": kills, "problems": problems, "log": log}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -304,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     rng = random.Random(arguments.seed)
     out = arguments.json and arguments.json.absolute()
     torch.set_num_threads(1)
-    kills: list[dict] = []
+    runs: list[dict] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         os.chdir(work)
@@ -312,27 +300,31 @@ def main(argv: list[str] | None = None) -> int:
         tasks = [(Training(work), arguments.kills - packings), (Packing(work), packings)]
         for task, count in tasks:
             whole = work / type(task).__name__.lower()
-            victim = task.begin(whole, 0)
+            victim = task.start(whole, rng)
             assert victim.wait() == 0, victim.log.read_text()
             seconds = time.perf_counter() - victim.begin
-            for number in range(count):
-                kills.append(try_once(task, whole, seconds, number, rng))
-                print(json.dumps(kills[-1]), flush=True)
+            left = count
+            while left > 0:
+                runs.append(kill_some(task, whole, seconds, min(left, _MOST), rng))
+                left -= len(runs[-1]["kills"])
+                print(json.dumps(runs[-1]), flush=True)
                 if out is not None:
-                    write_json(out, {**summary(kills), **environment(torch.device("cpu"))})
-    found = summary(kills)
+                    write_json(out, {**summary(runs), **environment(torch.device("cpu"))})
+    found = summary(runs)
     print({key: value for key, value in found.items() if key != "each"})
-    return int(found["problems"] > 0)
+    return int(found["runs_with_problems"] > 0)
 
 
-def summary(kills: list[dict]) -> dict:
+def summary(runs: list[dict]) -> dict:
     """The figures."""
+    kills = [kill for one in runs for kill in one["kills"]]
     return {
         "kills": len(kills),
-        "problems": sum(bool(kill["problems"]) for kill in kills),
+        "runs": len(runs),
+        "runs_with_problems": sum(bool(one["problems"]) for one in runs),
         "half_written": sum(kill["half_written"] for kill in kills),
         "fell_in": dict(Counter(kill["fell_in"] for kill in kills).most_common()),
-        "each": kills,
+        "each": runs,
     }
 
 

@@ -69,7 +69,10 @@ def flush_folder(folder: Path) -> None:
     """Makes the names in a folder last through a power cut."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may be writable and not readable
+        return
     try:
         os.fsync(handle)
     except OSError as e:
@@ -82,7 +85,8 @@ def flush_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files of :func:`write_atomically` that a killed process left."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 class AtomicCheckpointIO(CheckpointIO):
