@@ -275,11 +275,12 @@ class Checkpoints(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder.parent):
             remove_leftovers(folder)
-        if self.resumed is not None and not self._path(self.step).is_file():
-            write_atomically(self._path(self.step), lambda temporary: _link(self.resumed, temporary))
-        for path in _numbered(self.folder):
-            if _step(path) > self.step:
-                path.unlink()
+        path = self._path(self.step)
+        if self.resumed is not None and not (path.is_file() and path.samefile(self.resumed)):
+            write_atomically(path, lambda temporary: _link(self.resumed, temporary))
+        for later in _numbered(self.folder):
+            if _step(later) > self.step:
+                later.unlink()
         flush_folder(self.folder)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -220,9 +220,8 @@ def kill_myself(item):
 
 
 def test_a_worker_that_dies_is_an_error():
-    with pytest.raises(UserError, match=r"a worker process died at one of \d, \d, w") as caught:
+    with pytest.raises(UserError, match=r"a worker process died at (one of \d, )?3,"):
         list(parallel.in_processes(kill_myself, range(10), 2))
-    assert "3" in str(caught.value)
 
 
 def hang(item):
