@@ -55,7 +55,7 @@ PLACES = {
     "save_checkpoint": "checkpoint",
     "write_atomically": "another file",
     "_append": "metrics.csv",
-    "_run_stage_test": "test",
+    "test of run.py": "test",
     "on_validation_end": "validation",
     "_evaluation_step": "validation",
     "pretrain": "pre-training",
@@ -80,8 +80,10 @@ class Victim:
     """A process that calls a function, in a folder."""
 
     def __init__(self, function: Callable[[], int], folder: Path):
+        self.folder = folder
         self.stack = folder.parent / f"{folder.name}.stack"
         self.log = folder.parent / f"{folder.name}.log"
+        self.stack.write_text("")
         self.process = os.fork()
         if self.process == 0:
             os.setsid()
@@ -110,6 +112,15 @@ class Victim:
         """The seconds that it has computed; on a busy machine others pass, too."""
         return time.clock_gettime((~self.process << 3) | 2)
 
+    def writes_a_checkpoint(self) -> bool:
+        """Whether there is a temporary file of a checkpoint of its."""
+        end = f".{self.process}.tmp"
+        try:
+            names = os.listdir(self.folder / "checkpoints")
+        except FileNotFoundError:
+            return False
+        return any(name.startswith(".step-") and name.endswith(end) for name in names)
+
     def wait(self) -> int:
         """Its exit code."""
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
@@ -133,9 +144,10 @@ class Victim:
         else:
             raise AssertionError("processes of a killed one live on")
         names = re.findall(r" in (\w+)$", self.stack.read_text(), re.MULTILINE)
-        if "test" in names and "fit" not in names and "train" in names:
-            names.append("_run_stage_test")
-        return next((place for name, place in PLACES.items() if name in names), "its first or last moment")
+        if "test" in names and "fit" not in names:
+            names.append("test of run.py")
+        places = (place for name, place in PLACES.items() if name in names)
+        return next(places, "its first or last moment")
 
 
 class Training:
@@ -152,13 +164,6 @@ class Training:
         workers = int(rng.random() < 0.25)
         arguments = ["--cfg", "tiny.yaml", f"data.num_workers={workers}", "--out", folder.name]
         return Victim(lambda: run.main([*arguments, *["--resume"] * folder.is_dir()]), folder)
-
-    def writes_a_checkpoint(self, folder: Path) -> bool:
-        """Whether there is a temporary file of a checkpoint."""
-        try:
-            return any(n.startswith(".step-") for n in os.listdir(folder / "checkpoints"))
-        except FileNotFoundError:
-            return False
 
     def differences(self, other: Path) -> list[str]:
         """What is not the same in a run folder as in the one that was left alone."""
@@ -195,10 +200,6 @@ class Packing:
             return 0 if folder.exists() else prepare.main(arguments)
 
         return Victim(pack, folder)
-
-    def writes_a_checkpoint(self, folder: Path) -> bool:
-        """There are none."""
-        return False
 
     def differences(self, other: Path) -> list[str]:
         """What is not the same in a store as in the one that was left alone."""
@@ -256,7 +257,7 @@ def kill_once(task: Training | Packing, folder: Path, seconds: float, rng) -> di
     victim = task.start(folder, rng)
     while not victim.ended():
         if targeted:  # at the first or second checkpoint, within some milliseconds
-            now = task.writes_a_checkpoint(folder)
+            now = victim.writes_a_checkpoint()
             seen += now and not there
             there = now
             if seen > at:
@@ -271,7 +272,7 @@ def kill_once(task: Training | Packing, folder: Path, seconds: float, rng) -> di
         return None
     found = {"of": type(task).__name__.lower(), "computed_seconds": round(victim.computed(), 3)}
     found["fell_in"] = victim.kill()
-    return {**found, "half_written": any(folder.glob("checkpoints/.*.tmp"))}
+    return {**found, "half_written": victim.writes_a_checkpoint()}
 
 
 def kill_some(task: Training | Packing, seconds: float, most: int, rng) -> dict:
@@ -310,11 +311,14 @@ def main(argv: list[str] | None = None) -> int:
         left = {Training(work): arguments.kills - packings, Packing(work): packings}
         seconds = {}
         for task in left:
-            victim = task.start(task.whole, rng)
-            while not victim.ended():
-                seconds[task] = victim.computed()
-                time.sleep(0.001)
-            assert victim.wait() == 0, victim.log.read_text()
+            for folder in (task.whole, task.whole.with_name("again")):
+                victim = task.start(folder, rng)
+                while not victim.ended():
+                    seconds[task] = victim.computed()
+                    time.sleep(0.001)
+                assert victim.wait() == 0, victim.log.read_text()
+            assert not task.differences(folder), "two runs that nobody kills differ"
+            shutil.rmtree(folder)
         while any(left.values()):
             task = max(left, key=lambda task: left[task] / task.share)
             runs.append(kill_some(task, seconds[task], min(left[task], _MOST), rng))
