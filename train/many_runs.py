@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rstg_pyg.train.checkpoints import cannot_be_written, newest_first
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.settings import differences, load_config, parse_config, to_dict
 
@@ -38,10 +38,9 @@ class Job:
     cfg: str
     overrides: tuple[str, ...]
 
-    @property
-    def last(self) -> Path:
-        """Where it would go on."""
-        return self.folder / "checkpoints" / "last.ckpt"
+    def begun(self) -> bool:
+        """Whether there is a checkpoint from which it goes on."""
+        return bool(newest_first(self.folder / "checkpoints"))
 
     def done(self) -> bool:
         """Whether its results are there.
@@ -68,11 +67,10 @@ class Job:
         return True
 
     def command(self) -> list[str]:
-        """The command that runs it, or goes on with it."""
-        resume = ["--resume", str(self.last)] if self.last.is_file() else []
+        """The command that goes on with it, or begins if there is no checkpoint."""
         return [
             *(sys.executable, "-m", "rstg_pyg.train.run", "--cfg", self.cfg, *self.overrides),
-            *("--out", str(self.folder), *resume),
+            *("--out", str(self.folder), "--resume"),
         ]
 
 
@@ -158,10 +156,7 @@ class _Run:
         self.lock = lock
         self.begin = time.monotonic()
         self.log = job.folder / "log.txt"
-        goes_on = job.last.is_file()
-        if not goes_on:  # what an interrupted run left before its first checkpoint
-            shutil.rmtree(job.last.parent, ignore_errors=True)
-            (job.folder / "metrics.csv").unlink(missing_ok=True)
+        goes_on = job.begun()
         with open(self.log, "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 job.command(),
@@ -191,7 +186,7 @@ def _lock(folder: Path) -> IO[str] | None:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
     except OSError as e:
-        raise UserError(f"--out: {folder} cannot be written ({e.strerror or e})") from e
+        raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

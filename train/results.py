@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 
-from rstg_pyg.train.checkpoints import write_atomically
+from rstg_pyg.train.checkpoints import (
+    cannot_be_written,
+    newest_first,
+    newest_whole,
+    write_atomically,
+)
 from rstg_pyg.train.errors import UserError
 
 PACKAGES = (
@@ -108,17 +113,25 @@ def new_run_folder(out: str | None, name: str) -> Path:
         return Path(folder)
     if out is not None:
         folder = Path(out)
-        if any((folder / name).exists() for name in ("checkpoints", "metrics.csv", "results.json")):
-            raise UserError(
-                f"--out: {folder} already holds a run; continue it with --resume, or choose another "
-                f"folder"
-            )
+        check_free(folder)
     else:
         names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
         folder = next(f for f in (Path("runs") / n for n in names) if not f.exists())
     check_writable(folder)
     os.environ[_FOLDER_VARIABLE] = str(folder)
     return folder
+
+
+def check_free(folder: Path) -> None:
+    """Makes sure that the folder holds no run.
+
+    Raises:
+        UserError: If it does.
+    """
+    if any((folder / name).exists() for name in ("checkpoints", "metrics.csv", "results.json")):
+        raise UserError(
+            f"--out: {folder} already holds a run; continue it with --resume, or choose another folder"
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -130,30 +143,53 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}.tmp"
-        probe.touch()
+        probe.write_bytes(b"0")
         probe.unlink()
     except OSError as e:
-        raise UserError(
-            f"--out: {folder} cannot be written ({e.strerror or e}); choose another folder"
-        ) from e
+        raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
 
 
-def run_to_resume(name: str, out: str | None) -> Path:
-    """The newest ``last.ckpt`` of the runs with this name, for ``--resume`` without a path.
+def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Path | None]:
+    """The run to go on with: its folder, and the checkpoint, or None if none was written yet.
+
+    Args:
+        name: The config's name. The newest run with this name is looked for, unless told otherwise by
+        out: the run's folder, or
+        checkpoint: the checkpoint (``""``: the newest whole one).
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is no such run.
     """
-    if out is not None:
-        return Path(out) / "checkpoints" / "last.ckpt"
-    found = [
-        path
-        for pattern in (name, f"{name}-[0-9]*")
-        for path in Path("runs").glob(f"{pattern}/checkpoints/last.ckpt")
-    ]
-    if not found:
+    if checkpoint:
+        folder = Path(checkpoint).resolve().parent.parent
+        if out is not None and Path(out).resolve() != folder:
+            folder = Path(out)
+            check_free(folder)
+        folder, path = (folder if out is None else Path(out)), Path(checkpoint)
+    else:
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            out = out or os.environ.get(_FOLDER_VARIABLE)
+        folder = _newest_run(name) if out is None else Path(out)
+        if not folder.is_dir():
+            raise UserError(f"--resume: there is no run in {folder}; leave --resume out to begin one")
+        path = newest_whole(folder / "checkpoints")
+        if path is None:
+            print(f"{folder}: has no checkpoint yet, so the run begins anew", flush=True)
+    os.environ[_FOLDER_VARIABLE] = str(folder)
+    return folder, path
+
+
+def _newest_run(name: str) -> Path:
+    times = {}
+    for pattern in (name, f"{name}-[0-9]*"):
+        for folder in Path("runs").glob(pattern):
+            files = newest_first(folder / "checkpoints")
+            if not files and not (folder / "results.json").exists():
+                files = [*folder.glob("config.yaml")]  # the run ended before its first checkpoint
+            if files:
+                times[folder] = max(file.stat().st_mtime for file in files)
+    if not times:
         raise UserError(
-            f"--resume: there is no checkpoint runs/{name}*/checkpoints/last.ckpt; give its path: "
-            f"--resume CKPT"
+            f"--resume: there is no run runs/{name}*; give its checkpoint: --resume CKPT"
         )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return max(times, key=times.__getitem__)

@@ -1,9 +1,9 @@
 """Trains and evaluates: ``python train/run.py --cfg NAME.yaml [key.path=value ...]``.
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
-``checkpoints/last.ckpt`` and ``best.ckpt``, ``results.json``, ``per_class.csv``, ``confusion.csv`` and
-``.png``, and ``curves.png``. A user's mistake ends with exit code 2 and a message, NaN or Inf with exit
-code 1, a message and a folder ``nonfinite``; Ctrl-C saves and exits with 130.
+``checkpoints``, ``results.json``, ``per_class.csv``, ``confusion.csv``, ``confusion.png`` and
+``curves.png``. A user's mistake ends with exit code 2 and a message, NaN or Inf with exit code 1, a
+message and a folder ``nonfinite``; Ctrl-C saves and exits with 130.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from pytorch_lightning.loggers import TensorBoardLogger  # noqa: E402
 
 from rstg_pyg.backbones import WeightsError, load_backbone_weights  # noqa: E402
 from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
@@ -36,6 +35,7 @@ from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.nonfinite import NonFiniteError  # noqa: E402
 from rstg_pyg.train.pretrain import pretrain  # noqa: E402
+from rstg_pyg.train.processes import Peers  # noqa: E402
 from rstg_pyg.train.results import (  # noqa: E402
     check_writable,
     device_name,
@@ -56,7 +56,7 @@ from rstg_pyg.train.settings import (  # noqa: E402
     to_yaml,
 )
 from rstg_pyg.train.task import VideoTask  # noqa: E402
-from rstg_pyg.train.watch import Interrupted, Meter, Progress, StopOnSignal  # noqa: E402
+from rstg_pyg.train.watch import Events, Interrupted, Meter, Progress, StopOnSignal  # noqa: E402
 from rstg_pyg.train.weights import load_weights, read_weights  # noqa: E402
 
 
@@ -107,42 +107,41 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]:
     """Trains (or goes on training) and evaluates on the test split; returns the results."""
-    checkpoint_path = None
+    folder, checkpoint_path, origin, step = None, None, None, 0
     if resume is not None:
-        checkpoint_path = Path(resume) if resume else run_to_resume(config.name, out)
-        checkpoint = check_resumable(checkpoint_path, config)
-        folder = Path(out) if out is not None else checkpoint_path.resolve().parent.parent
+        folder, checkpoint_path = run_to_resume(config.name, out, resume)
+        if checkpoint_path is not None:
+            origin, step = check_resumable(checkpoint_path, config)
         check_writable(folder)
     prepare_torch(config)
     datasets = {split: build_dataset(config, split) for split in ("train", "val", "test")}
-    origin = datasets["train"].origin
-    if resume is not None and checkpoint["origin"] != origin:
+    if origin not in (None, datasets["train"].origin):
         raise UserError(
-            f"{checkpoint_path}: the run began with {checkpoint['origin']}, but the config's data now "
-            f"are {origin}; give the data it began with"
+            f"{checkpoint_path}: the run began with {origin}, but the config's data now are "
+            f"{datasets['train'].origin}; give the data it began with"
         )
     names = datasets["train"].label_names
     model = build_model(config, len(names))
-    if resume is None:
+    if checkpoint_path is None:
         load_pretrained(model, config)
-        folder = new_run_folder(out, config.name)
+    folder = folder or new_run_folder(out, config.name)
     print_head(config, folder, datasets["train"], model)
     prepare_model(model, config)
 
     loader = train_loader(config, datasets["train"])
     parts = config.train.accumulate
-    task = VideoTask(model, config, loader.steps // parts, origin, names)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names)
+    checkpoints = Checkpoints(folder / "checkpoints", checkpoint_path, step)
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
-    callbacks = [meter, checkpoints, StopOnSignal(checkpoints)]
+    peers = Peers()
+    callbacks = [peers, meter, checkpoints, StopOnSignal(checkpoints)]
     validate_every = min(config.train.validate_every * parts, loader.steps)
-    trainer = make_trainer(config, folder, callbacks, validate_every)
+    trainer = make_trainer(config, folder, callbacks, validate_every, step)
     device = trainer.strategy.root_device
     write_setting(folder, config, trainer)
 
-    filters = None
-    if config.pretrain.steps and resume is None:
-        filters = pretrain(model, config, device, folder)
+    if config.pretrain.steps and checkpoint_path is None:
+        meter.pretraining = filters = pretrain(model, config, device, folder)
         meter.seconds += filters["seconds"]
         print(
             f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "
@@ -150,22 +149,28 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
             flush=True,
         )
 
+    if loader.batch_size % trainer.world_size:
+        raise UserError(
+            f"train.batch_size: expected steps that {trainer.world_size} processes share evenly (got "
+            f"{loader.batch_size} videos at once); else the gradient is not the mean over the batch"
+        )
     loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
     for dataset in datasets.values():
         to_device(dataset, config, device)
     note_skipped(datasets, folder, trainer)
     trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
-    checkpoints.save(trainer)
+    checkpoints.save_end(trainer)
 
     speed = meter.summary()
     results = test(config, task, datasets["test"], trainer)
+    peers.end(trainer)
     results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
     results |= {"seconds": speed["train_seconds"]}
-    results |= {"training": speed, "pretraining": filters}
+    results |= {"training": speed, "pretraining": meter.pretraining}
     if trainer.is_global_zero:
-        write_json(folder / "results.json", results)
         write_classes(folder, task, results)
         write_curves(folder / "metrics.csv")
+        write_json(folder / "results.json", results)  # the last file: a run that has it is whole
         print_tail(results, folder)
     return results
 
@@ -181,16 +186,18 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     print_head(config, folder, dataset, model)
     prepare_model(model, config)
     task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
-    trainer = make_trainer(config, folder, [], None)
+    peers = Peers()
+    trainer = make_trainer(config, folder, [peers], None)
     to_device(dataset, config, trainer.strategy.root_device)
     note_skipped({"test": dataset}, folder, trainer)
     results = test(config, task, dataset, trainer)
+    peers.end(trainer)
     results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint_path)}
     results |= {"seconds": results["test_seconds"]}
     write_setting(folder, config, trainer)
     if trainer.is_global_zero:
-        write_json(folder / "results.json", results)
         write_classes(folder, task, results)
+        write_json(folder / "results.json", results)
         print_tail(results, folder)
     return results
 
@@ -283,9 +290,13 @@ def eval_loader(config: Config, dataset, trainer: pl.Trainer) -> VideoLoader:
 
 
 def make_trainer(
-    config: Config, folder: Path, callbacks: list[pl.Callback], validate_every: int | None
+    config: Config,
+    folder: Path,
+    callbacks: list[pl.Callback],
+    validate_every: int | None,
+    step: int = 0,
 ) -> pl.Trainer:
-    """Lightning's trainer as the config asks for."""
+    """Lightning's trainer as the config asks for, for a run that goes on from a step."""
     settings = config.trainer
     if settings.progress_bar:
         callbacks = [*callbacks, Progress(refresh_rate=10)]
@@ -306,7 +317,7 @@ def make_trainer(
             log_every_n_steps=config.train.log_every,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            logger=Events(folder, step),
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=settings.progress_bar,

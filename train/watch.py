@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import signal
 import statistics
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from rstg_pyg.train.checkpoints import Checkpoints, write_atomically
+from rstg_pyg.train.checkpoints import Checkpoints, cannot_be_written, write_atomically
 from rstg_pyg.train.data.loaders import VideoLoader
 
 COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
@@ -43,27 +48,25 @@ class Meter(pl.Callback):
         self.steps: list[tuple[float, float]] = []  # (seconds waiting, seconds in all) of each step
         self.seconds = 0.0  # time of earlier parts of the run, filters trained alone included
         self.clock = 0.0
+        self.pretraining: dict[str, float] | None = None  # what came out of training the filters alone
 
-    def state_dict(self) -> dict[str, float]:
-        """The training time so far."""
-        return {"seconds": self.seconds + sum(total for _, total in self.steps)}
+    def state_dict(self) -> dict[str, Any]:
+        """The training time so far, and what came before."""
+        seconds = self.seconds + sum(total for _, total in self.steps)
+        return {"seconds": seconds, "pretraining": self.pretraining}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Restores the training time."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
         self.seconds = state_dict["seconds"]
+        self.pretraining = state_dict.get("pretraining")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins ``metrics.csv``, or cuts it off at the step where the run goes on."""
         if trainer.is_global_zero:
             rows = []
             if trainer.global_step > 0 and self.path.is_file():
-                with open(self.path, newline="") as file:
-                    rows = [
-                        row
-                        for row in csv.DictReader(file)
-                        if (row["step"] or "").isdigit() and int(row["step"]) <= trainer.global_step
-                    ]
-            write_atomically(self.path, lambda p: _write_rows(p, rows))
+                rows = [row for row in _read_rows(self.path) if int(row["step"]) <= trainer.global_step]
+            write_atomically(self.path, lambda p: p.write_bytes(_header() + _rows(rows)))
         self.clock = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -126,17 +129,90 @@ class Meter(pl.Callback):
             return
         row = {"step": trainer.global_step, "split": split}
         row |= {key: f"{values[key]:.6g}" for key in COLUMNS[2:] if key in values}
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+        _append(self.path, _rows([row]))
         for logger in trainer.loggers:
             logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+def _header() -> bytes:
+    return (",".join(COLUMNS) + "\r\n").encode()
+
+
+def _rows(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, COLUMNS).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``, but not one of which only a part was written."""
+    text = path.read_bytes().decode(errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    rows = csv.DictReader(io.StringIO(whole, newline=""))
+    return [row for row in rows if (row.get("step") or "").isdigit()]
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Writes data to the end of a file and flushes it: all of it, or nothing.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    try:
+        with open(path, "rb+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as e:
+        raise cannot_be_written(path, e) from e
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard's event files. What was logged after the step that a run goes on from is hidden
+    there: it will be logged again.
+
+    TensorBoard writes in a thread, and raises what went wrong there at the next call, as one of its own
+    errors or TensorFlow's; here all of them are the user's, and the thread prints no traceback.
+
+    Args:
+        folder: The run folder.
+        step: The step that the run goes on from.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        super().__init__(folder, name="", version="tensorboard", purge_step=step + 1)
+        threading.excepthook = _of_threads
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Logs numbers."""
+        self._write(lambda: super(Events, self).log_metrics(metrics, step))
+
+    def save(self) -> None:
+        """Flushes the file."""
+        self._write(super().save)
+
+    def finalize(self, status: str) -> None:
+        """Closes the file."""
+        self._write(lambda: super(Events, self).finalize(status))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as e:
+            cause = e.__cause__ or e  # Lightning's error says nothing
+            number = getattr(cause, "errno", None)
+            reason = os.strerror(number) if number else str(cause).splitlines()[0]
+            raise cannot_be_written(Path(self.log_dir), OSError(number, reason)) from e
+
+
+def _of_threads(arguments: Any) -> None:
+    if type(arguments.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(arguments)
 
 
 class Progress(TQDMProgressBar):
@@ -155,7 +231,8 @@ class Progress(TQDMProgressBar):
 
 
 class StopOnSignal(pl.Callback):
-    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`.
+    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`. Several
+    processes stop together, after a step that is logged.
 
     A second signal stops at once.
 
@@ -185,15 +262,24 @@ class StopOnSignal(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Saves and stops if asked; if a validation comes next, that is the place to stop."""
-        done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.asked and done and (batch_idx + 1) % trainer.val_check_batch != 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+            return
+        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps != 0:
+            return  # asking the other processes takes time
+        if (batch_idx + 1) % trainer.val_check_batch != 0 and self._is_asked(trainer):
             self.checkpoints.save(trainer)
             raise Interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops if asked; the validation has just saved."""
-        if self.asked and not trainer.sanity_checking:
+        if not trainer.sanity_checking and self._is_asked(trainer):
             raise Interrupted
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        """Whether any process is: one alone must not leave the step in which the others wait for it."""
+        if trainer.world_size == 1:
+            return self.asked
+        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""

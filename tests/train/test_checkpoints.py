@@ -1,11 +1,17 @@
 import errno
 import os
 import pickle
+import stat
 
 import pytest
 import torch
 
-from rstg_pyg.train.checkpoints import check_resumable, read_checkpoint, write_atomically
+from rstg_pyg.train.checkpoints import (
+    check_resumable,
+    newest_whole,
+    read_checkpoint,
+    write_atomically,
+)
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.settings import parse_config, to_dict
 
@@ -49,7 +55,7 @@ def test_writes_whole_or_not_at_all(tmp_path):
 
 
 def test_reads_its_own(checkpoint):
-    assert check_resumable(checkpoint, config())["state_dict"] == {}
+    assert check_resumable(checkpoint, config()) == ("builtin digits", 1)
 
 
 def test_keys_that_came_after_a_checkpoint_have_their_defaults(tmp_path):
@@ -74,6 +80,63 @@ def test_half_written(checkpoint, share):
     checkpoint.write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match="not a whole checkpoint"):
         read_checkpoint(checkpoint)
+
+
+def test_a_changed_bit_is_found(checkpoint):
+    """Every byte in turn: what is read is what was written, or an error."""
+    data = bytearray(checkpoint.read_bytes())
+    whole, damaged = repr(read_checkpoint(checkpoint)), 0
+    for i in range(0, len(data), 5):
+        checkpoint.write_bytes(data[:i] + bytes([data[i] ^ 16]) + data[i + 1 :])
+        try:
+            assert repr(read_checkpoint(checkpoint)) == whole
+        except UserError:
+            damaged += 1
+    assert damaged > len(data) / 20
+
+
+def whole(path):
+    values = {"config": {}, "origin": "", "global_step": 1, "state_dict": {"x": torch.zeros(1000)}}
+    return save(path, values)
+
+
+def test_the_newest_whole_one_is_taken(tmp_path, capsys):
+    assert newest_whole(tmp_path) is None
+    for step in (8, 16, 128):
+        whole(tmp_path / f"step-{step}.ckpt")
+    os.link(tmp_path / "step-128.ckpt", tmp_path / "last.ckpt")
+    whole(tmp_path / "step-best.ckpt")  # not one of the run's
+    (tmp_path / ".step-256.ckpt.1.tmp").write_bytes(b"half")
+    assert newest_whole(tmp_path).name == "step-128.ckpt"
+    assert capsys.readouterr().out == ""
+    with open(tmp_path / "last.ckpt", "rb+") as file:
+        file.truncate(700)
+    assert newest_whole(tmp_path).name == "step-16.ckpt"
+    printed = capsys.readouterr().out
+    assert "step-128.ckpt: not a whole checkpoint" in printed
+    assert "step-16.ckpt before it is used" in printed
+    for step in (8, 16):
+        (tmp_path / f"step-{step}.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-128.ckpt: not a whole .*no other in .* begin again"):
+        newest_whole(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_has_only_its_last(tmp_path):
+    assert newest_whole(whole(tmp_path / "last.ckpt").parent).name == "last.ckpt"
+
+
+def test_the_folder_is_flushed_after_the_file_is_renamed(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(number):
+        done.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
+    write_atomically(tmp_path / "a", lambda p: p.write_text("x"))
+    assert done == ["file", "rename", "folder"]
 
 
 def test_foreign(tmp_path):

@@ -90,20 +90,16 @@ def test_results_of_another_experiment_are_not_taken(tmp_path):
         run_jobs([script(tmp_path, "a")])
 
 
-def test_what_was_begun_goes_on_if_there_is_a_checkpoint(tmp_path):
-    job = Job("a", tmp_path / "a", CFG, ("seed=3",))
-    assert "--resume" not in job.command()
-    job.last.parent.mkdir(parents=True)
-    job.last.touch()
-    assert job.command()[-2:] == ["--resume", str(job.last)]
-    assert job.command()[3:6] == ["--cfg", CFG, "seed=3"]
-
-    other = script(tmp_path, "b")
-    (other.folder / "checkpoints").mkdir(parents=True)
-    (other.folder / "checkpoints/.last.ckpt.1.tmp").touch()
-    (other.folder / "metrics.csv").touch()
-    assert run_jobs([other])
-    assert not (other.folder / "checkpoints").exists() and not (other.folder / "metrics.csv").exists()
+def test_what_was_begun_goes_on_if_there_is_a_checkpoint(tmp_path, capsys):
+    job = script(tmp_path, "a", None, "seed=3")
+    assert Job.command(job)[3:] == ["--cfg", CFG, "seed=3", "--out", str(tmp_path / "a"), "--resume"]
+    (job.folder / "checkpoints").mkdir(parents=True)
+    (job.folder / "checkpoints/.step-10.ckpt.1.tmp").touch()
+    assert not job.begun()
+    (job.folder / "checkpoints/step-5.ckpt").touch()
+    assert run_jobs([job, script(tmp_path, "b")])
+    printed = capsys.readouterr().out
+    assert f"goes on in {tmp_path / 'a'}" in printed and f"begins in {tmp_path / 'b'}" in printed
 
 
 DRIVER = """

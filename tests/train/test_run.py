@@ -176,6 +176,58 @@ def test_resume_after_a_validation(folder, monkeypatch):
     assert results("whole")["loss"] == results("parts")["loss"]
 
 
+def test_the_last_three_checkpoints_are_kept_and_a_damaged_one_is_not_used(folder, capsys):
+    assert run("--out", "whole") == 0
+    assert run("--out", "parts") == 0
+    checkpoints = Path("parts/checkpoints")
+    names = {"step-10.ckpt", "step-15.ckpt", "step-20.ckpt", "last.ckpt", "best.ckpt"}
+    assert {p.name for p in checkpoints.iterdir()} == names
+    assert os.path.samefile(checkpoints / "last.ckpt", checkpoints / "step-20.ckpt")
+    with open(checkpoints / "step-20.ckpt", "rb+") as file:
+        file.seek(5000)
+        file.write(b"damage")
+    Path("parts/results.json").unlink()
+    capsys.readouterr()
+    assert run("--out", "parts", "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "step-20.ckpt: not a whole checkpoint of rstg_pyg (wrong checksum" in printed
+    assert "step-15.ckpt before it is used" in printed
+    a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert {p.name for p in checkpoints.iterdir()} == names
+
+
+def test_going_back_to_an_earlier_checkpoint_takes_the_later_ones_away(folder, monkeypatch):
+    """Else a kill soon after would go on from a later one, without its rows of metrics.csv."""
+    assert run("--out", "a") == 0
+
+    def stop(self, trainer, *args):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rstg_pyg.train.run.Meter, "on_train_batch_end", stop)
+        with pytest.raises(Stop):
+            run("--out", "a", "--resume", "a/checkpoints/step-10.ckpt")
+    assert run_to_resume("tiny", "a", "")[1] == Path("a/checkpoints/step-10.ckpt")
+    assert Path("a/metrics.csv").read_text().count("\n") == 1 + 4
+    assert run("--out", "b", "--resume", "a/checkpoints/last.ckpt") == 0  # another folder
+    assert results("b")["pretraining"]["steps"] == 2
+    assert run("--out", "b", "--resume", "a/checkpoints/last.ckpt") == 2  # holds a run
+
+
+def test_a_run_without_a_checkpoint_yet_begins_anew(folder, capsys):
+    for name in ("runs/tiny", "other"):
+        Path(name).mkdir(parents=True)
+        (Path(name) / "config.yaml").touch()
+    quick = ("train.max_steps=2", "pretrain.steps=0", "--resume")
+    assert run(*quick) == run(*quick[:2], "--out", "other", "--resume") == 0
+    assert "has no checkpoint yet, so the run begins anew" in capsys.readouterr().out
+    assert results()["steps"] == results("other")["steps"] == 2
+    assert "there is no run in nowhere" in fails(
+        capsys, "--cfg", "tiny.yaml", "--out", "nowhere", "--resume"
+    )
+
+
 def test_ctrl_c_saves_and_exits_130(folder):
     command = [sys.executable, rstg_pyg.train.run.__file__, "--cfg", "tiny.yaml"]
     process = subprocess.Popen(
@@ -217,7 +269,7 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert "does not fit the feature map" in fails(capsys, *tiny, "model.rstg.scales=[5]")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--resume", "no.ckpt")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--evaluate", "no.ckpt")
-    assert "there is no checkpoint runs/tiny" in fails(capsys, *tiny, "--resume")
+    assert "there is no run runs/tiny*" in fails(capsys, *tiny, "--resume")
     if not torch.cuda.is_available():
         assert "there is no GPU here" in fails(capsys, *tiny, "trainer.accelerator=gpu")
     Path("file").write_text("x")
@@ -257,12 +309,19 @@ def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
 
 
 def test_the_newest_run_is_resumed(folder):
-    for i, name in enumerate(["tiny", "tiny-2", "tiny-other"]):
-        path = Path("runs") / name / "checkpoints" / "last.ckpt"
+    for i, name in enumerate(["tiny", "tiny-2", "tiny-3", "tiny-other"]):
+        path = Path("runs") / name / "checkpoints" / "step-5.ckpt"
         path.parent.mkdir(parents=True)
-        path.touch()
+        torch.save({"config": {}, "origin": "", "global_step": 5, "state_dict": {}}, path)
         os.utime(path, (i, i))
-    assert run_to_resume("tiny", None) == Path("runs/tiny-2/checkpoints/last.ckpt")
+    newest = Path("runs/tiny-3")
+    assert run_to_resume("tiny", None, "") == (newest, newest / "checkpoints/step-5.ckpt")
+    (newest / "checkpoints/step-5.ckpt").unlink()
+    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
+    (newest / "config.yaml").touch()  # it was killed before its first checkpoint
+    assert run_to_resume("tiny", None, "") == (newest, None)
+    (newest / "results.json").touch()  # it only evaluated
+    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
 
 
 def test_accumulated_parts_give_the_same_weights(folder):

@@ -130,6 +130,9 @@ class VideoLoader:
             timeout=self.timeout if self.num_workers else 0,
             # One thread each: decoders and torch would otherwise start one per core in every worker.
             worker_init_fn=_one_thread,
+            # Its own, or every pass would draw from the generator of dropout: neither a resumed run nor
+            # another number of workers would give the same weights.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def _next(self, source: Iterator) -> tuple[Tensor, Tensor] | None:
@@ -183,6 +186,7 @@ class _Reader(Dataset):
         place = 0 if worker is None else worker.id
         try:
             if visits and isinstance(self.dataset, SyncMNIST):  # generates many faster than one by one
+                self.reading[place] = visits[0]
                 return self.dataset.__getitems__(visits)
             out = []
             for visit in visits:

@@ -6,6 +6,7 @@ disk included, leaves whole videos there, and calling it again goes on with the 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,12 @@ import lmdb
 import PIL
 import torch
 
-from rstg_pyg.train.checkpoints import write_atomically
+from rstg_pyg.train.checkpoints import (
+    cannot_be_written,
+    flush_folder,
+    remove_leftovers,
+    write_atomically,
+)
 from rstg_pyg.train.data.label_files import LabelFiles
 from rstg_pyg.train.data.labels import read_annotations
 from rstg_pyg.train.data.packed import (
@@ -169,7 +175,9 @@ class _Writer:
             raise UserError(
                 f"{self.folder}: another program is packing it; wait until it is done"
             ) from None
-        except (OSError, lmdb.Error) as e:
+        except OSError as e:
+            raise cannot_be_written(self.folder, e) from e
+        except lmdb.Error as e:
             raise UserError(f"{self.folder}: cannot be written ({e}); choose another place") from e
         self._transaction = self._environment.begin(write=True)
         return self
@@ -214,6 +222,9 @@ class _Writer:
             self._transaction.commit()
         except (lmdb.Error, OSError) as e:
             raise self._full(e) from e
+        path = self.folder / STORE
+        if not path.is_file():  # LMDB still writes to the file that has no name any more
+            raise cannot_be_written(path, FileNotFoundError(errno.ENOENT, ""))
         self._size = 0
         if not last:
             self._transaction = self._environment.begin(write=True)
@@ -233,8 +244,10 @@ def _finish(unfinished: Path, out: Path, files: LabelFiles) -> None:
     for path in files.all:
         copy = unfinished / path.relative_to(files.root)
         write_atomically(copy, lambda temporary, path=path: shutil.copyfile(path, temporary))
-    (unfinished / "lock").unlink(missing_ok=True)
+        remove_leftovers(copy.parent)
     try:
+        (unfinished / "lock").unlink(missing_ok=True)
         os.replace(unfinished, out)
+        flush_folder(out.parent)
     except OSError as e:
-        raise UserError(f"{out}: cannot be written ({e.strerror or e}); choose another place") from e
+        raise cannot_be_written(out, e) from e

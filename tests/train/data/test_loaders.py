@@ -62,6 +62,23 @@ def test_ranks_share_every_batch(digits):
     assert seen.sort().values.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_rank_without_a_video_in_the_last_batch(digits, num_workers):
+    dataset = make(digits, num_videos=9)
+    ranks = [VideoLoader(dataset, 4, num_workers=num_workers, rank=r, num_ranks=2) for r in range(2)]
+    assert [[len(labels) for _, labels in loader] for loader in ranks] == [[2, 2, 1], [2, 2]]
+
+
+def test_data_workers_do_not_draw_from_the_generator_of_the_training(digits):
+    states = []
+    for num_workers in (0, 1):
+        torch.manual_seed(0)
+        list(VideoLoader(make(digits), 4, num_workers=num_workers))
+        list(VideoLoader(Videos(), 4, num_workers=num_workers))
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 class Videos(torch.utils.data.Dataset):
     """Ten numbered videos of which some cannot be read."""
 

@@ -1,8 +1,10 @@
 import json
+import multiprocessing
 import os
 import pickle
 import resource
 import signal
+import time
 import traceback
 
 import pytest
@@ -218,8 +220,20 @@ def kill_myself(item):
 
 
 def test_a_worker_that_dies_is_an_error():
-    with pytest.raises(UserError, match="a worker process died"):
+    with pytest.raises(UserError, match=r"a worker process died at (one of \d, )?3,"):
         list(parallel.in_processes(kill_myself, range(10), 2))
+
+
+def hang(item):
+    if item == 3:
+        time.sleep(1000)
+    return item
+
+
+def test_a_worker_that_hangs_is_an_error():
+    with pytest.raises(UserError, match="hung for 2 seconds, at 3; mend or remove it"):
+        list(parallel.in_processes(hang, range(10), 2, timeout=2))
+    assert not multiprocessing.active_children()
 
 
 def test_results_come_in_order_and_few_wait():

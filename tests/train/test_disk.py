@@ -1,0 +1,246 @@
+"""Disk full, read-only, or the folder gone: one line of error, exit code 2, earlier files intact."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from rstg_pyg.train import prepare, watch
+from rstg_pyg.train.checkpoints import Checkpoints, read_checkpoint
+from rstg_pyg.train.data import packing
+from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.packed import STORE, PackedVideos
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run import main
+
+TINY = """
+name: tiny
+data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
+  digit_size: 8, max_step: 3, none_probability: 0.0, train_videos: 64, val_videos: 24, test_videos: 30,
+  mean: 20.0, std: 50.0}
+model:
+  backbone: {filters: [8, 16], padding: 1}
+  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
+train: {epochs: 3, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3}
+trainer: {accelerator: cpu, progress_bar: false}
+"""
+SIZE = 4 << 20
+
+
+def mount(*arguments):
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here ({done.stderr.strip()})")
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """A disk of 4 MB."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    path = tmp_path / "disk"
+    path.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command here")
+    mount("-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(path))
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(disk, leave=0):
+    """Leaves so many bytes."""
+    with open(disk / "ballast", "wb", buffering=0) as file:
+        size = max(shutil.disk_usage(disk).free - leave, 0)
+        while size > 0:
+            try:
+                size -= file.write(bytes(min(size, 1 << 16)))
+            except OSError:
+                break
+
+
+def fails(capsys, *arguments, command=main):
+    capsys.readouterr()
+    assert command([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    return lines[0]
+
+
+def rows(folder):
+    with open(folder / "metrics.csv") as file:
+        keys = ("step", "split", "loss", "top1", "lr")
+        return [[row[key] for key in keys] for row in csv.DictReader(file)]
+
+
+def train(out, *arguments):
+    return ["--cfg", "tiny.yaml", "--out", out, *arguments]
+
+
+def read_only(disk, trainer):
+    trainer.logger.experiment.close()  # a file that is open for writing keeps the disk from that
+    mount("-o", "remount,ro", str(disk))
+
+
+MOMENTS = {
+    # What is done at step 7, with a checkpoint of step 4 there: where it is noticed.
+    "no room at all": (lambda disk, trainer: fill(disk), "metrics.csv|tensorboard|step-8.ckpt"),
+    "no room for a checkpoint": (lambda disk, trainer: fill(disk, 60_000), "step-8.ckpt"),
+    "read-only": (read_only, "metrics.csv|tensorboard"),
+    "folder gone": (lambda disk, trainer: shutil.rmtree(disk / "run"), "metrics.csv|step-8.ckpt"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_while_training(disk, capsys, monkeypatch, moment):
+    act, noticed = MOMENTS[moment]
+    original = watch.Meter.on_train_batch_end
+
+    def at_step_7(self, trainer, *args):
+        if trainer.global_step == 7:
+            act(disk, trainer)
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch.Meter, "on_train_batch_end", at_step_7)
+        error = fails(capsys, *train(disk / "run"))
+    assert re.search(rf"{disk}/run/\S*({noticed})", error), error
+    if moment == "folder gone":
+        assert "is gone" in error and not (disk / "run/results.json").exists()
+        return
+    assert "; choose another place" in error if moment == "read-only" else "free some space" in error
+
+    folder = disk / "run"
+    checkpoints = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert checkpoints == {"step-4.ckpt", "last.ckpt", "best.ckpt"}
+    assert read_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == 4
+    before = rows(folder)
+    assert [row[0] for row in before[:3]] == ["3", "4", "6"] and None not in before[-1]
+    if moment == "read-only":
+        assert "Read-only file system" in fails(capsys, *train(disk / "run", "--resume"))
+        mount("-o", "remount,rw", str(disk))
+    else:
+        assert "No space left" in error
+        os.unlink(disk / "ballast")
+    assert main(train(str(disk / "run"), "--resume")) == 0
+    assert main(train("whole")) == 0
+    whole, parts = (
+        torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (Path("whole"), folder)
+    )
+    assert all(torch.equal(v, parts["state_dict"][k]) for k, v in whole["state_dict"].items())
+    assert rows(Path("whole")) == rows(folder)
+
+
+def test_while_writing_results(disk, capsys, monkeypatch):
+    original = Checkpoints.save_end
+
+    def then_full(self, trainer):
+        original(self, trainer)
+        fill(disk)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save_end", then_full)
+        error = fails(capsys, *train(disk / "run"))
+    assert "run/" in error and "No space left on device" in error and "free some space" in error
+    assert not (disk / "run/results.json").exists()
+    os.unlink(disk / "ballast")
+    assert main(train(str(disk / "run"), "--resume")) == 0
+    assert json.loads((disk / "run/results.json").read_text())["steps"] == 12
+
+
+def test_at_the_start(disk, capsys):
+    fill(disk)
+    assert "No space left on device" in fails(capsys, *train(disk / "run"))
+    os.unlink(disk / "ballast")
+    mount("-o", "remount,ro", str(disk))
+    assert "Read-only file system" in fails(capsys, *train(disk / "run2"))
+    assert "is gone" not in fails(capsys, *train(disk / "deep/run"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mini") / "videos"
+    return write_mini_something(folder, train=40, validation=20, size=64, num_frames=8)
+
+
+@pytest.mark.parametrize("moment", ["full", "read-only", "folder gone"])
+def test_while_packing(disk, videos, capsys, monkeypatch, moment):
+    monkeypatch.setattr(packing, "_TRANSACTION", 1)
+    out = disk / "store"
+    pack = ("pack", "--root", videos, "--out", out, "--short-side", "64", "--workers", "1")
+    count = 0
+
+    def put(self, *args):
+        nonlocal count
+        count += 1
+        if count == 20:
+            if moment == "full":
+                fill(disk)
+            elif moment == "read-only":
+                mount("-o", "remount,ro", str(disk))
+            else:
+                shutil.rmtree(self.folder)
+        original(self, *args)
+
+    original = packing._Writer.put
+    with monkeypatch.context() as patch:
+        patch.setattr(packing._Writer, "put", put)
+        if moment == "read-only":  # a file that is open for writing keeps the disk from that
+            patch.setattr(packing._Writer, "put", original)
+            mount("-o", "remount,ro", str(disk))
+        capsys.readouterr()
+        assert prepare.main([str(a) for a in pack]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error and str(out) in error
+    assert not out.exists()
+    if moment == "read-only":
+        assert "Read-only file system" in error
+        mount("-o", "remount,rw", str(disk))
+    elif moment == "full":
+        assert "19 whole videos are in it" in error and "free some space" in error
+        os.unlink(disk / "ballast")
+    else:
+        assert "is gone" in error
+    assert prepare.main([str(a) for a in pack]) == 0
+    assert len(PackedVideos(out / STORE).videos()) == 60
+    assert {p.name for p in disk.iterdir()} == {"store"}
+
+
+@contextlib.contextmanager
+def no_file_beyond(size):
+    """A full disk where mounting is not permitted."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_row_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,split\r\n1,val\r\n")
+    with no_file_beyond(path.stat().st_size + 3), pytest.raises(UserError, match="cannot be written"):
+        watch._append(path, b"2,val\r\n")
+    assert path.read_bytes() == b"step,split\r\n1,val\r\n"
+    path.write_bytes(b"step,split\r\n1,val\r\n2")  # the process was killed in the middle of 20
+    assert [row["step"] for row in watch._read_rows(path)] == ["1"]
+
+
+def test_a_checkpoint_that_does_not_fit(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    with no_file_beyond(50_000):
+        error = fails(capsys, *train("run"))
+    assert "run/checkpoints/step-4.ckpt: cannot be written" in error
+    assert not [*Path("run/checkpoints").iterdir()]
+    assert main(train("run", "--resume")) == 0
