@@ -24,10 +24,10 @@ from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.sources import open_video
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.results import environment, write_json
-from rstg_pyg.train.run import eval_loader, make_trainer, prepare_torch, train_loader
 from rstg_pyg.train.schema import Config
 from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.task import VideoTask
+from rstg_pyg.train.trainer import eval_loader, make_trainer, prepare_torch, train_loader
 from rstg_pyg.train.watch import Meter
 
 LENGTHS = {"training steps": 2_000, "evaluations": 500, "streamed frames": 10_000}

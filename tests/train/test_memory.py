@@ -11,9 +11,9 @@ import torch
 
 from rstg_pyg.train.assemble import build_dataset, build_model
 from rstg_pyg.train.checkpoints import Checkpoints
-from rstg_pyg.train.run import eval_loader, make_trainer, train_loader
 from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.task import VideoTask
+from rstg_pyg.train.trainer import eval_loader, make_trainer, train_loader
 from rstg_pyg.train.watch import Meter
 
 TINY = """

@@ -13,9 +13,10 @@ import rstg_pyg.train.replay
 import rstg_pyg.train.task
 from rstg_pyg.train.assemble import build_dataset, build_model
 from rstg_pyg.train.nonfinite import LEAST_SCALE, Guard, NonFiniteError, read_step
-from rstg_pyg.train.run import main, train_loader
+from rstg_pyg.train.run import main
 from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.task import MeanLoss, VideoTask
+from rstg_pyg.train.trainer import train_loader
 
 TINY = """
 name: tiny
