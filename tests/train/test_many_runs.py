@@ -83,7 +83,7 @@ def test_results_of_another_experiment_are_not_taken(tmp_path):
     run_jobs([script(tmp_path, "a")])
     run_jobs([script(tmp_path, "a", None, "data.root=elsewhere", "trainer.threads=3")])
     assert ran(tmp_path) == ["a"]
-    with pytest.raises(UserError, match=r"train.lr \(0.002 against 0.5\); choose another --out"):
+    with pytest.raises(UserError, match=r"train.lr \(0.003 against 0.5\); choose another --out"):
         run_jobs([script(tmp_path, "a", None, "train.lr=0.5")])
     (tmp_path / "a/results.json").write_text("{}")
     with pytest.raises(UserError, match="not the results of a run"):
@@ -124,11 +124,18 @@ except KeyboardInterrupt:
 """
 
 
+def heed_ctrl_c():
+    """What a shell starts in the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder, seconds):
     text = DRIVER.format(here=os.path.dirname(__file__), folder=str(folder), seconds=seconds)
-    process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
     began = folder / "began.txt"
-    deadline = time.time() + 60
+    deadline = time.time() + 120
     while time.time() < deadline and not (began.exists() and began.read_text() == "xx"):
         time.sleep(0.02)
     return process
@@ -138,7 +145,7 @@ def start(folder, seconds):
 def test_ctrl_c_ends_the_runs_after_their_step(tmp_path, number):
     process = start(tmp_path, 60)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "stopping after this step" in output
     assert (tmp_path / "saved.txt").read_text() == "xx"  # each was asked once
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
 
@@ -66,7 +67,11 @@ def test_ranks_share_every_batch(digits):
 def test_a_rank_without_a_video_in_the_last_batch(digits, num_workers):
     dataset = make(digits, num_videos=9)
     ranks = [VideoLoader(dataset, 4, num_workers=num_workers, rank=r, num_ranks=2) for r in range(2)]
-    assert [[len(labels) for _, labels in loader] for loader in ranks] == [[2, 2, 1], [2, 2]]
+    labels = [[labels.tolist() for _, labels in loader] for loader in ranks]
+    assert [len(batch) for batch in labels[0]] == [2, 2, 1]
+    assert [len(batch) for batch in labels[1]] == [2, 2, 1]
+    assert labels[1][-1] == [UNREAD]
+    assert all(UNREAD not in batch for batch in labels[0] + labels[1][:-1])
 
 
 def test_data_workers_do_not_draw_from_the_generator_of_the_training(digits):
