@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+
+from rstg_pyg.train.syncmnist_table import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,3 +39,15 @@ def test_memory_of_a_stream_comes_from_the_committed_results():
     rows = re.findall(r"^\| ([\d,]+) \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
     assert len(rows) == 4 and all(measured[frame] == tuple(rest) for frame, *rest in rows)
     assert f"{results['largest_difference']:.1e} at most" in page
+
+
+def test_the_syncmnist_page_has_the_table_that_the_committed_runs_give(tmp_path):
+    results = ROOT / "docs/results/syncmnist"
+    shutil.copytree(results / "mini" / "3digits", tmp_path / "mini" / "3digits")
+    write_table(tmp_path / "mini", "mini")
+    table = (tmp_path / "mini" / "table.md").read_text()
+    assert table == (results / "mini" / "table.md").read_text()
+    page = (ROOT / "docs/syncmnist.md").read_text()
+    for start in ("| model |", "- Mean + LSTM above", "| change |"):
+        begin = table.index(start)
+        assert table[begin : table.index("\n\n", begin)] in page
