@@ -13,6 +13,8 @@ from rstg_pyg.train.settings import CONFIG_FOLDER, available_configs
 
 _MODULES = ("rstg_pyg.train.schema", "rstg_pyg.train.model_schema")
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
+#: The bound of all whole numbers, which need not be said each time; and how others are written.
+_MOST, _POWERS = 2**31 - 1, {2**32: "2^32"}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -91,7 +93,8 @@ def _values(field: dict[str, Any]) -> str:
         if "prefixItems" in field:
             return "a pair of them"
         return f"list of: {_values(field['items'])}"
-    bounds = " ".join(f"{sign} {field[bound]:g}" for bound, sign in _BOUNDS.items() if bound in field)
+    found = {sign: field[bound] for bound, sign in _BOUNDS.items() if field.get(bound, _MOST) != _MOST}
+    bounds = " ".join(f"{sign} {_POWERS.get(value, f'{value:g}')}" for sign, value in found.items())
     bounds = bounds.replace("≥ 0 ≤ 1", "0 to 1")
     return f"{_NAMES.get(field.get('type'), '')} {bounds}".strip()
 

@@ -38,7 +38,7 @@ def test_configs_have_every_key_with_its_default(manual):
     for section in (schema, *schema["$defs"].values()):
         assert set(section["properties"]) <= set(keys)
     assert ["`lr`", "number > 0", "`0.004`"] in [row[:3] for row in rows(found)]
-    assert ["`seed`", "whole number ≥ 0", "`0`"] in [row[:3] for row in rows(found)]
+    assert ["`seed`", "whole number ≥ 0 < 2^32", "`0`"] in [row[:3] for row in rows(found)]
     assert keys["name"][2] == "*needed*"
     assert keys["cell"][1:3] == ["`lstm`, `gru`", '`"lstm"`']
     assert keys["head"][1].endswith("or `null`")
