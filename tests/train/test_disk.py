@@ -96,7 +96,9 @@ MOMENTS = {
     "no room at all": (lambda disk, trainer: fill(disk), "metrics.csv|tensorboard|step-8.ckpt"),
     "no room for a checkpoint": (lambda disk, trainer: fill(disk, 60_000), "step-8.ckpt"),
     "read-only": (read_only, "metrics.csv|tensorboard"),
-    "folder gone": (lambda disk, trainer: shutil.rmtree(disk / "run"), "metrics.csv|step-8.ckpt|tensorboard"),
+    "folder gone": (
+        lambda disk, trainer: shutil.rmtree(disk / "run"), "metrics.csv|tensorboard|step-8.ckpt"
+    ),
 }
 
 
