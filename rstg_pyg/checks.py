@@ -1,6 +1,7 @@
 """What a space stage is given: made plain, or what does not fit in one sentence each."""
 
-from typing import Optional, Tuple, Union
+import inspect
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -9,6 +10,17 @@ from torch_geometric.typing import Adj, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse
 
 from rstg_pyg.parts import SendMLP
+
+
+def check_keywords(module: torch.nn.Module, layer: type, kwargs: Dict[str, Any]) -> None:
+    """Checks the further arguments of a module, which are those of its layers.
+
+    Raises:
+        TypeError: If the layer has no such argument.
+    """
+    unknown = sorted(set(kwargs) - set(inspect.signature(layer.__init__).parameters))
+    if unknown:
+        raise TypeError(f"{module.__class__.__name__} got an unexpected keyword argument: {unknown}")
 
 
 def check_inputs(

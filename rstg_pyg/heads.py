@@ -5,6 +5,7 @@ from typing import Optional, Tuple, Union
 import torch
 from torch import Tensor
 
+from rstg_pyg.histories import reset_cell
 from rstg_pyg.norm import ChannelBatchNorm
 from rstg_pyg.running import MeanState, running_mean
 
@@ -64,12 +65,7 @@ class LSTMHead(torch.nn.Module):
         """Draws all weights anew (Glorot uniform, every gate by itself; biases zero)."""
         if self.norm is not None:
             self.norm.reset_parameters()
-        for name, parameter in self.lstm.named_parameters():
-            if name.startswith("weight"):
-                for gate in parameter.chunk(4):
-                    torch.nn.init.xavier_uniform_(gate)
-            else:
-                torch.nn.init.zeros_(parameter)
+        reset_cell(self.lstm)
 
     def stream(self, x: Tensor, state: Optional[LSTMState] = None) -> Tuple[Tensor, LSTMState]:
         r"""The vector after each further piece of a clip, in evaluation mode.

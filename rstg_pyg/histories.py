@@ -1,13 +1,24 @@
-"""The time stage where nodes come and go: one call of a cell over histories of different lengths."""
+"""Recurrent cells: fresh weights, and one call over the histories of nodes that come and go."""
 
 from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch_geometric.nn.inits import glorot
 
 #: What a recurrent cell carries from one chunk of frames to the next.
 CellState = Union[Tensor, Tuple[Tensor, Tensor]]
+
+
+def reset_cell(cell: torch.nn.RNNBase):
+    """Draws a cell's weights anew: Glorot uniform, every gate by itself; biases zero."""
+    for name, parameter in cell.named_parameters():
+        if name.startswith("weight"):
+            for gate in parameter.split(cell.hidden_size):
+                glorot(gate)
+        else:
+            torch.nn.init.zeros_(parameter)
 
 
 class Histories:

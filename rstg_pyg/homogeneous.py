@@ -1,6 +1,5 @@
 """Rounds of messages on one graph of space and time, without recurrence."""
 
-import inspect
 from typing import Callable, Optional
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
 
+from rstg_pyg.checks import check_keywords
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.graphs import space_time_edges
 
@@ -65,9 +65,7 @@ class HomogeneousRSTG(torch.nn.Module):
         super().__init__()
         if num_rounds < 1:
             raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
-        unknown = sorted(set(kwargs) - set(inspect.signature(RSTGConv.__init__).parameters))
-        if unknown:
-            raise TypeError(f"{self.__class__.__name__} got an unexpected keyword argument: {unknown}")
+        check_keywords(self, RSTGConv, kwargs)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.num_rounds = num_rounds

@@ -1,16 +1,16 @@
 """Rounds of time and space stages on sequences of node features."""
 
-import inspect
 from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.inits import glorot, reset
+from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj
 
+from rstg_pyg.checks import check_keywords
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.histories import CellState
+from rstg_pyg.histories import CellState, reset_cell
 from rstg_pyg.masks import MaskedFrames
 from rstg_pyg.sequences import DenseFrames, FlatFrames, check_norms
 
@@ -105,9 +105,7 @@ class RSTG(torch.nn.Module):
             raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
         if cell not in _CELLS:
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
-        unknown = sorted(set(kwargs) - set(inspect.signature(RSTGConv.__init__).parameters))
-        if unknown:
-            raise TypeError(f"{self.__class__.__name__} got an unexpected keyword argument: {unknown}")
+        check_keywords(self, RSTGConv, kwargs)
         if not space_stages and time_stages == "none":
             raise ValueError(
                 "Expected at least one kind of stage (got 'time_stages'='none' and "
@@ -153,12 +151,7 @@ class RSTG(torch.nn.Module):
                 reset(module)
         for cell in [*self.cells, self.last_cell]:
             if cell is not None:
-                for name, parameter in cell.named_parameters():
-                    if name.startswith("weight"):
-                        for gate in parameter.view(-1, self.hidden_channels, self.hidden_channels):
-                            glorot(gate)
-                    else:
-                        torch.nn.init.zeros_(parameter)
+                reset_cell(cell)
 
     def forward(
         self,
