@@ -51,3 +51,8 @@ def test_the_syncmnist_page_has_the_table_that_the_committed_runs_give(tmp_path)
     for start in ("| model |", "- Mean + LSTM above", "| change |"):
         begin = table.index(start)
         assert table[begin : table.index("\n\n", begin)] in page
+    trials = re.findall(r"\[([\d.]+) %\]\((results/syncmnist/trials/\S+?\.json)\)", page)
+    assert len(trials) == 4
+    for percent, path in trials:
+        top1 = json.loads((ROOT / "docs" / path).read_text())["top1"]
+        assert abs(100 * top1 - float(percent)) <= 0.051
