@@ -236,6 +236,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{section}: {last['nodes']} nodes, D = {last['channels']}, {last['topology']}",
                 flush=True,
             )
+    if arguments.out is not None:
+        plots(kept + rows, Path(arguments.out))
     print(as_markdown(kept + rows, header))
     return 0
 
@@ -260,14 +262,13 @@ def earlier_rows(out: str | None, sections: Sequence[str], machine: str) -> list
 
 
 def write(rows: list[dict[str, Any]], header: list[str], out: str | None) -> None:
-    """Writes all pages into a folder, if there is one."""
+    """Writes the rows and their page into a folder, if there is one."""
     if out is None:
         return
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "benchmark.csv", as_csv([{**row, "machine": header[0]} for row in rows]))
     write_text(folder / "benchmark.md", as_markdown(rows, header))
-    plots(rows, folder)
 
 
 if __name__ == "__main__":
