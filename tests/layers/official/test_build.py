@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import rstg_pyg.rstg
 from rstg_pyg import RSTGBlock, VideoClassifier, official, published_arguments
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.backbones.resnet import NonLocalBlock
@@ -35,7 +34,6 @@ def no_random_weights(monkeypatch):
     """Networks of full size in milliseconds: weights stay as the memory was, mostly zero."""
     for name in ("xavier_uniform_", "kaiming_uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
-    monkeypatch.setattr(rstg_pyg.rstg, "glorot", lambda tensor: tensor)
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda tensor, *args, **kwargs: tensor)
 
 
