@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 
 from rstg_pyg.train.assemble import build_model
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema import Config
-from rstg_pyg.train.sections import Section
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.schema.sections import Section
 from rstg_pyg.train.settings import (
     CONFIG_FOLDER,
     available_configs,

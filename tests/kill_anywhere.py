@@ -31,11 +31,12 @@ import torch
 import torch._dynamo  # what optimisers import when they are first used, in seconds
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rstg_pyg.train import confusion, prepare, run
+from rstg_pyg.train import prepare, run
 from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.data.packed import STORE, PackedVideos
-from rstg_pyg.train.results import environment, write_json
+from rstg_pyg.train.run_folder import confusion
+from rstg_pyg.train.run_folder.results import environment, write_json
 
 CONFIG = """
 name: tiny

@@ -19,16 +19,16 @@ import pytorch_lightning as pl
 import torch
 
 from rstg_pyg.train.assemble import build_dataset, build_model
-from rstg_pyg.train.checkpoints import Checkpoints
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.sources import open_video
 from rstg_pyg.train.predictor import Predictor
-from rstg_pyg.train.results import environment, write_json
-from rstg_pyg.train.schema import Config
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints
+from rstg_pyg.train.run_folder.results import environment, write_json
+from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.settings import load_config
-from rstg_pyg.train.task import VideoTask
-from rstg_pyg.train.trainer import eval_loader, make_trainer, prepare_torch, train_loader
-from rstg_pyg.train.watch import Meter
+from rstg_pyg.train.training.task import VideoTask
+from rstg_pyg.train.training.trainer import eval_loader, make_trainer, prepare_torch, train_loader
+from rstg_pyg.train.training.watch import Meter
 
 LENGTHS = {"training steps": 2_000, "evaluations": 500, "streamed frames": 10_000}
 MOST_GROWTH = 0.02

@@ -31,8 +31,8 @@ from rstg_pyg.train.data.mini_something import VERSION, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.model_schema import RSTGConfig
-from rstg_pyg.train.schema import Config, SomethingConfig, SyncMNISTConfig
+from rstg_pyg.train.schema.config import Config, SomethingConfig, SyncMNISTConfig
+from rstg_pyg.train.schema.model import RSTGConfig
 
 _LENGTHS = {"train": "train_videos", "val": "val_videos", "test": "test_videos"}
 _KERNELS = {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}

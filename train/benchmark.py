@@ -42,7 +42,7 @@ from rstg_pyg.train.benchmarking.variants import (  # noqa: E402
     switch_variants,
     whole_variants,
 )
-from rstg_pyg.train.results import write_text  # noqa: E402
+from rstg_pyg.train.run_folder.results import write_text  # noqa: E402
 
 #: Largest difference of variants that compute the same function, relative to the largest number; of
 #: half precision, between two orders of rounding.

@@ -28,12 +28,12 @@ from torch import Tensor  # noqa: E402
 
 from rstg_pyg.export import ONNX_PACKAGES, export_onnx, export_program  # noqa: E402
 from rstg_pyg.train.assemble import normalise  # noqa: E402
-from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
 from rstg_pyg.train.data.mini_something import MiniSomething  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.predictor import Predictor  # noqa: E402
-from rstg_pyg.train.results import environment, package_version, write_json  # noqa: E402
-from rstg_pyg.train.schema import Config  # noqa: E402
+from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
+from rstg_pyg.train.run_folder.results import environment, package_version, write_json  # noqa: E402
+from rstg_pyg.train.schema.config import Config  # noqa: E402
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PACKAGES = (*ONNX_PACKAGES, "onnxruntime")

@@ -5,7 +5,7 @@ weights, gradients and optimiser state. Mixed precision is counted by autocast's
 needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
 
 With ``--stream FRAMES`` it feeds so many frames to the network one by one instead, and measures what is
-held on the way; see :mod:`rstg_pyg.train.stream_memory`.
+held on the way; see :mod:`rstg_pyg.train.benchmarking.stream_memory`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch  # noqa: E402
 
 from rstg_pyg import VideoClassifier  # noqa: E402
 from rstg_pyg.train.assemble import build_model, normalise  # noqa: E402
+from rstg_pyg.train.benchmarking.stream_memory import stream_memory  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.results import environment, write_json  # noqa: E402
-from rstg_pyg.train.schema import Config  # noqa: E402
+from rstg_pyg.train.run_folder.results import environment, write_json  # noqa: E402
+from rstg_pyg.train.schema.config import Config  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
-from rstg_pyg.train.stream_memory import stream_memory  # noqa: E402
 
 GIB = 2**30
 

@@ -17,13 +17,13 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 
 import torch  # noqa: E402
 
-from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
 from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
 from rstg_pyg.train.data.sources import FrameSource, open_video  # noqa: E402
+from rstg_pyg.train.drawing.overlay import attention, find_graph, overlay  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.overlay import attention, find_graph, overlay  # noqa: E402
 from rstg_pyg.train.predictor import Predictor  # noqa: E402
-from rstg_pyg.train.results import write_json  # noqa: E402
+from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
+from rstg_pyg.train.run_folder.results import write_json  # noqa: E402
 
 _MOST_LINES = 8  # of a stream
 

@@ -19,9 +19,9 @@ from rstg_pyg.train.data.sampling import test_indices
 from rstg_pyg.train.data.sources import FrameSource
 from rstg_pyg.train.data.transforms import centre_crop, spread_crops
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema import Config
+from rstg_pyg.train.run_folder.weights import load_weights, open_weights
+from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.settings import parse_config
-from rstg_pyg.train.weights import load_weights, open_weights
 
 #: Shares of red, green and blue in grey (ITU-R 601).
 _GREY = (0.299, 0.587, 0.114)

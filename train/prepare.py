@@ -20,15 +20,15 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_dataset  # noqa: E402
-from rstg_pyg.train.checkpoints import write_atomically  # noqa: E402
 from rstg_pyg.train.data.check import check  # noqa: E402
 from rstg_pyg.train.data.label_files import KINDS, SPLITS  # noqa: E402
 from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
 from rstg_pyg.train.data.packing import pack  # noqa: E402
 from rstg_pyg.train.data.throughput import measure  # noqa: E402
+from rstg_pyg.train.drawing.clips import draw_clips  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.pictures import draw_clips  # noqa: E402
-from rstg_pyg.train.results import device_name, environment, write_json  # noqa: E402
+from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
+from rstg_pyg.train.run_folder.results import device_name, environment, write_json  # noqa: E402
 from rstg_pyg.train.settings import available_configs, load_config, to_dict  # noqa: E402
 
 

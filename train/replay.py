@@ -18,11 +18,11 @@ import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_backbone, build_model  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.nonfinite import describe, read_step, repeat  # noqa: E402
-from rstg_pyg.train.offender import Offender  # noqa: E402
-from rstg_pyg.train.pretrain import Filters  # noqa: E402
 from rstg_pyg.train.settings import parse_config  # noqa: E402
-from rstg_pyg.train.task import VideoTask  # noqa: E402
+from rstg_pyg.train.training.nonfinite import describe, read_step, repeat  # noqa: E402
+from rstg_pyg.train.training.offender import Offender  # noqa: E402
+from rstg_pyg.train.training.pretrain import Filters  # noqa: E402
+from rstg_pyg.train.training.task import VideoTask  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

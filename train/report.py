@@ -28,9 +28,9 @@ from rstg_pyg.fast.autograd import plain_paths  # noqa: E402
 from rstg_pyg.train.assemble import build_model  # noqa: E402
 from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.model_schema import RSTGConfig  # noqa: E402
-from rstg_pyg.train.results import write_text  # noqa: E402
-from rstg_pyg.train.schema import Config  # noqa: E402
+from rstg_pyg.train.run_folder.results import write_text  # noqa: E402
+from rstg_pyg.train.schema.config import Config  # noqa: E402
+from rstg_pyg.train.schema.model import RSTGConfig  # noqa: E402
 from rstg_pyg.train.settings import parse_config, to_dict  # noqa: E402
 
 _NEEDED = ("top1", "top5", "num_videos", "protocol", "seed", "parameters", "steps", "seconds", "device")

@@ -19,11 +19,11 @@ from pathlib import Path
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 from rstg_pyg.train.errors import UserError, nearest  # noqa: E402
-from rstg_pyg.train.many_runs import Job, run_jobs  # noqa: E402
+from rstg_pyg.train.reproducing.figures import write_figures  # noqa: E402
+from rstg_pyg.train.reproducing.many_runs import Job, run_jobs  # noqa: E402
+from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row  # noqa: E402
+from rstg_pyg.train.reproducing.table import run_folder, write_table  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
-from rstg_pyg.train.syncmnist_figures import write_figures  # noqa: E402
-from rstg_pyg.train.syncmnist_rows import ABLATIONS, DIGITS, ROWS, Row  # noqa: E402
-from rstg_pyg.train.syncmnist_table import run_folder, write_table  # noqa: E402
 
 SIZES = ("mini", "base", "full")
 

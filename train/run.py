@@ -22,15 +22,12 @@ import torch  # noqa: E402
 
 from rstg_pyg.backbones import WeightsError, load_backbone_weights  # noqa: E402
 from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
-from rstg_pyg.train.checkpoints import Checkpoints, check_resumable  # noqa: E402
-from rstg_pyg.train.confusion import write_confusion, write_curves  # noqa: E402
 from rstg_pyg.train.data.skipped import Skipped  # noqa: E402
 from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.nonfinite import NonFiniteError  # noqa: E402
-from rstg_pyg.train.pretrain import pretrain  # noqa: E402
-from rstg_pyg.train.processes import Peers  # noqa: E402
-from rstg_pyg.train.results import (  # noqa: E402
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints, check_resumable  # noqa: E402
+from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves  # noqa: E402
+from rstg_pyg.train.run_folder.results import (  # noqa: E402
     check_writable,
     device_name,
     environment,
@@ -41,7 +38,8 @@ from rstg_pyg.train.results import (  # noqa: E402
     write_json,
     write_text,
 )
-from rstg_pyg.train.schema import Config  # noqa: E402
+from rstg_pyg.train.run_folder.weights import load_weights, read_weights  # noqa: E402
+from rstg_pyg.train.schema.config import Config  # noqa: E402
 from rstg_pyg.train.settings import (  # noqa: E402
     available_configs,
     config_hash,
@@ -49,16 +47,18 @@ from rstg_pyg.train.settings import (  # noqa: E402
     to_dict,
     to_yaml,
 )
-from rstg_pyg.train.task import VideoTask  # noqa: E402
-from rstg_pyg.train.trainer import (  # noqa: E402
+from rstg_pyg.train.training.nonfinite import NonFiniteError  # noqa: E402
+from rstg_pyg.train.training.pretrain import pretrain  # noqa: E402
+from rstg_pyg.train.training.processes import Peers  # noqa: E402
+from rstg_pyg.train.training.task import VideoTask  # noqa: E402
+from rstg_pyg.train.training.trainer import (  # noqa: E402
     eval_loader,
     make_trainer,
     prepare_model,
     prepare_torch,
     train_loader,
 )
-from rstg_pyg.train.watch import Interrupted, Meter, StopOnSignal  # noqa: E402
-from rstg_pyg.train.weights import load_weights, read_weights  # noqa: E402
+from rstg_pyg.train.training.watch import Interrupted, Meter, StopOnSignal  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from torch_geometric.data import Data  # noqa: E402
 
 from rstg_pyg import RSTG  # noqa: E402
 from rstg_pyg.train.benchmarking.baselines import GraphLSTM  # noqa: E402
-from rstg_pyg.train.results import environment, write_json  # noqa: E402
+from rstg_pyg.train.run_folder.results import environment, write_json  # noqa: E402
 
 #: How much of a sensor's reading stays for the next step, how much its neighbours send on, and the
 #: standard deviation of the noise of a reading.

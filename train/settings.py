@@ -13,9 +13,9 @@ import yaml
 from pydantic import ValidationError
 
 from rstg_pyg.train.errors import UserError, nearest
-from rstg_pyg.train.schema import Config
-from rstg_pyg.train.sections import Section, section_of
-from rstg_pyg.train.yaml_files import MOST_CHARACTERS, YAMLError, load_yaml
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.schema.sections import Section, section_of
+from rstg_pyg.train.schema.yaml_files import MOST_CHARACTERS, YAMLError, load_yaml
 
 #: Keys that say which kind of section it is.
 _KINDS = ("kind", "dataset")

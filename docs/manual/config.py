@@ -8,10 +8,10 @@ from typing import Any
 
 from sphinx.pycode import ModuleAnalyzer
 
-from rstg_pyg.train.schema import Config
+from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.settings import CONFIG_FOLDER, available_configs
 
-_MODULES = ("rstg_pyg.train.schema", "rstg_pyg.train.model_schema")
+_MODULES = ("rstg_pyg.train.schema.config", "rstg_pyg.train.schema.model")
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
 #: The bound of all whole numbers, which need not be said each time; and how others are written.
 _MOST, _POWERS = 2**31 - 1, {2**32: "2^32"}

@@ -37,8 +37,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     # The configs belong to the training room, which the rest of this package does not know.
     from rstg_pyg.train.assemble import build_model
     from rstg_pyg.train.errors import UserError
+    from rstg_pyg.train.run_folder.weights import write_weights
     from rstg_pyg.train.settings import load_config
-    from rstg_pyg.train.weights import write_weights
 
     try:
         config = load_config(arguments.cfg, arguments.overrides, demo=False)

@@ -30,7 +30,7 @@ def rows(markdown):
 
 
 def test_configs_have_every_key_with_its_default(manual):
-    from rstg_pyg.train.schema import Config
+    from rstg_pyg.train.schema.config import Config
 
     found = manual.config_reference()
     keys = {row[0].strip("`"): row for row in rows(found)}
@@ -78,7 +78,7 @@ def test_results_are_those_of_the_committed_runs(manual):
         ("[the rooms](../../train)", "the rooms (`train/`)"),
         ("[README](../../README.md)", "`README.md`"),
         ("[a page](../faq.md)", None),
-        ("[a file](../../train/schema.py)", None),
+        ("[a file](../../train/schema/config.py)", None),
         ("[elsewhere](https://example.org/a/)", None),
     ],
 )

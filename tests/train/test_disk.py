@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rstg_pyg.train import prepare, watch
-from rstg_pyg.train.checkpoints import Checkpoints, read_checkpoint
+from rstg_pyg.train import prepare
 from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.data.packed import STORE, PackedVideos
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints, read_checkpoint
+from rstg_pyg.train.training import watch
 
 TINY = """
 name: tiny

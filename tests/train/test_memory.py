@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 
 from rstg_pyg.train.assemble import build_dataset, build_model
-from rstg_pyg.train.checkpoints import Checkpoints
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints
 from rstg_pyg.train.settings import load_config
-from rstg_pyg.train.task import VideoTask
-from rstg_pyg.train.trainer import eval_loader, make_trainer, train_loader
-from rstg_pyg.train.watch import Meter
+from rstg_pyg.train.training.task import VideoTask
+from rstg_pyg.train.training.trainer import eval_loader, make_trainer, train_loader
+from rstg_pyg.train.training.watch import Meter
 
 TINY = """
 name: tiny

@@ -16,9 +16,9 @@ from rstg_pyg.train.data.sources import FrameSource, open_video
 from rstg_pyg.train.data.videos import VideoFile
 from rstg_pyg.train.predict import main
 from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.run_folder.weights import write_weights
 from rstg_pyg.train.settings import parse_config, to_dict
-from rstg_pyg.train.task import VideoTask
-from rstg_pyg.train.weights import write_weights
+from rstg_pyg.train.training.task import VideoTask
 
 NAMES = ["Moving something up", "Moving something down", "Something, anything"]
 VALUES = {

@@ -9,7 +9,7 @@ import pytest
 
 import rstg_pyg.train.reproduce
 from rstg_pyg.train.reproduce import ROWS, chosen_rows, main, make_jobs
-from rstg_pyg.train.syncmnist_rows import ABLATIONS
+from rstg_pyg.train.reproducing.rows import ABLATIONS
 
 TINY = [
     *("data.digits=builtin", "data.train_videos=96", "data.val_videos=16", "data.test_videos=40"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import rstg_pyg.train.run
-from rstg_pyg.train.results import run_to_resume
 from rstg_pyg.train.run import main
+from rstg_pyg.train.run_folder.results import run_to_resume
 
 TINY = """
 name: tiny

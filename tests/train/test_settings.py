@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train.assemble import build_model
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema import Config
+from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.settings import (
     available_configs,
     config_hash,

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rstg_pyg.train.checkpoints import write_atomically
 from rstg_pyg.train.data.mini_scenes import EVENTS, Array, Body, Draws, Stage, smooth_noise
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder.checkpoints import write_atomically
 
 SPLITS = ("train", "validation", "test")
 

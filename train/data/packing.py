@@ -19,12 +19,6 @@ import lmdb
 import PIL
 import torch
 
-from rstg_pyg.train.checkpoints import (
-    cannot_be_written,
-    flush_folder,
-    remove_leftovers,
-    write_atomically,
-)
 from rstg_pyg.train.data.label_files import LabelFiles
 from rstg_pyg.train.data.labels import read_annotations
 from rstg_pyg.train.data.packed import (
@@ -39,6 +33,12 @@ from rstg_pyg.train.data.packed import (
 from rstg_pyg.train.data.parallel import in_processes
 from rstg_pyg.train.data.sources import FrameSource, open_source
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder.checkpoints import (
+    cannot_be_written,
+    flush_folder,
+    remove_leftovers,
+    write_atomically,
+)
 
 try:
     import fcntl

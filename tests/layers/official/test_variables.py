@@ -19,8 +19,8 @@ from rstg_pyg.official import ConversionError, load_variables
 from rstg_pyg.official.__main__ import main
 from rstg_pyg.train.assemble import build_model, normalise
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder.weights import load_weights, read_weights
 from rstg_pyg.train.settings import load_config
-from rstg_pyg.train.weights import load_weights, read_weights
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tf_checkpoint"
 PREFIX = "model_2.ckpt"
@@ -377,7 +377,7 @@ def test_the_command_without_tensorflow(checkpoint, tmp_path, monkeypatch, no_te
 
 
 def test_the_command_without_the_training_room(weights, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rstg_pyg.train.weights", None)
+    monkeypatch.setitem(sys.modules, "rstg_pyg.train.run_folder.weights", None)
     fails(capsys, "weights.npz", message='pip install "rstg_pyg[train]"')
 
 

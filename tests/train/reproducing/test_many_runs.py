@@ -1,0 +1,160 @@
+"""The scheduling, with scripts in place of trainings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.reproducing.many_runs import Job, run_jobs
+from rstg_pyg.train.settings import load_config, to_dict
+
+CFG = "syncmnist/ours.yaml"
+
+
+class Script(Job):
+    """Writes its results after running a line of Python."""
+
+    def command(self):
+        line = self.title if "\n" in self.title else "pass"
+        return [sys.executable, "-c", f"{line}\n{self.write()}"]
+
+    def write(self):
+        results = json.dumps({"config": to_dict(load_config(self.cfg, list(self.overrides)))})
+        return textwrap.dedent(f"""
+            import pathlib, sys
+            folder = pathlib.Path({str(self.folder)!r})
+            with open(folder.parent / "ran.txt", "a") as file:
+                file.write(folder.name + " ")
+            (folder / "results.json").write_text({results!r})
+        """)
+
+
+def script(tmp_path, name, line=None, *overrides):
+    return Script(name if line is None else f"{line}\n", tmp_path / name, CFG, overrides)
+
+
+def ran(tmp_path):
+    return (tmp_path / "ran.txt").read_text().split()
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_runs_what_is_not_done(tmp_path, parallel):
+    jobs = [script(tmp_path, name) for name in "abc"]
+    ended = []
+    assert run_jobs(jobs[:1], parallel)
+    assert run_jobs(jobs, parallel, lambda: ended.append(1))
+    assert sorted(ran(tmp_path)) == ["a", "b", "c"] and len(ended) == 2
+    if parallel == 1:
+        assert ran(tmp_path) == ["a", "b", "c"]
+
+
+def test_two_at_once(tmp_path):
+    """Each waits for the other."""
+    lines = []
+    for mine, other in ("ab", "ba"):
+        lines.append(
+            f"import pathlib, time\nopen({str(tmp_path / mine)!r} + '.here', 'w')\n"
+            f"while not pathlib.Path({str(tmp_path / other)!r} + '.here').exists(): time.sleep(0.01)\n"
+        )
+    assert run_jobs([script(tmp_path, n, line) for n, line in zip("ab", lines)], 2)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
+    jobs = [script(tmp_path, "a", "print('oh')\nraise SystemExit(7)"), script(tmp_path, "b")]
+    assert not run_jobs(jobs)
+    assert ran(tmp_path) == ["b"]
+    assert "code 7 (oh); see " in capsys.readouterr().out
+
+
+def test_a_mistake_of_the_users_does(tmp_path):
+    line = "print('error: no such digits')\nraise SystemExit(2)"
+    with pytest.raises(UserError, match="^no such digits$"):
+        run_jobs([script(tmp_path, "a", line), script(tmp_path, "b")])
+    assert not (tmp_path / "ran.txt").exists()
+
+
+def test_results_of_another_experiment_are_not_taken(tmp_path):
+    run_jobs([script(tmp_path, "a")])
+    run_jobs([script(tmp_path, "a", None, "data.root=elsewhere", "trainer.threads=3")])
+    assert ran(tmp_path) == ["a"]
+    with pytest.raises(UserError, match=r"train.lr \(0.003 against 0.5\); choose another --out"):
+        run_jobs([script(tmp_path, "a", None, "train.lr=0.5")])
+    (tmp_path / "a/results.json").write_text("{}")
+    with pytest.raises(UserError, match="not the results of a run"):
+        run_jobs([script(tmp_path, "a")])
+
+
+def test_what_was_begun_goes_on_if_there_is_a_checkpoint(tmp_path, capsys):
+    job = script(tmp_path, "a", None, "seed=3")
+    assert Job.command(job)[3:] == ["--cfg", CFG, "seed=3", "--out", str(tmp_path / "a"), "--resume"]
+    (job.folder / "checkpoints").mkdir(parents=True)
+    (job.folder / "checkpoints/.step-10.ckpt.1.tmp").touch()
+    assert not job.begun()
+    (job.folder / "checkpoints/step-5.ckpt").touch()
+    assert run_jobs([job, script(tmp_path, "b")])
+    printed = capsys.readouterr().out
+    assert f"goes on in {tmp_path / 'a'}" in printed and f"begins in {tmp_path / 'b'}" in printed
+
+
+DRIVER = """
+import sys, pathlib
+sys.path.insert(0, {here!r})
+from test_many_runs import script, run_jobs
+folder = pathlib.Path({folder!r})
+line = '''
+import signal, sys, time
+def stop(*_):
+    open({folder!r} + "/saved.txt", "a").write("x")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+open({folder!r} + "/began.txt", "a").write("x")
+deadline = time.time() + {seconds}
+while time.time() < deadline: time.sleep(0.02)
+'''
+try:
+    run_jobs([script(folder, "a", line), script(folder, "b", line)], 2)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def heed_ctrl_c():
+    """What a shell starts in the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(folder, seconds):
+    text = DRIVER.format(here=os.path.dirname(__file__), folder=str(folder), seconds=seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
+    began = folder / "began.txt"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (began.exists() and began.read_text() == "xx"):
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_runs_after_their_step(tmp_path, number):
+    process = start(tmp_path, 60)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "stopping after this step" in output
+    assert (tmp_path / "saved.txt").read_text() == "xx"  # each was asked once
+
+
+def test_after_a_kill_the_runs_go_on_and_nothing_runs_twice(tmp_path, capsys):
+    process = start(tmp_path, 2)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert run_jobs([script(tmp_path, "a"), script(tmp_path, "b")], 2)
+    assert sorted(ran(tmp_path)) == ["a", "b"]
+    assert capsys.readouterr().out.count("going on in another process") == 2

@@ -1,0 +1,96 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run import main
+from rstg_pyg.train.run_folder.confusion import per_class, write_confusion, write_curves
+
+COUNTS = np.array([[7, 2, 1], [0, 4, 0], [0, 0, 0]])
+NAMES = ["Moving, up", "Moving down", "Nothing"]
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_tables(tmp_path):
+    write_confusion(tmp_path, COUNTS, NAMES, "tiny")
+    assert rows(tmp_path / "per_class.csv") == [
+        ["class", "videos", "correct", "accuracy", "most confused with"],
+        ["Moving, up", "10", "7", "0.7000", "Moving down"],
+        ["Moving down", "4", "4", "1.0000", ""],
+        ["Nothing", "0", "0", "", ""],
+    ]
+    assert rows(tmp_path / "confusion.csv")[1:] == [
+        ["Moving, up", "7", "2", "1"], ["Moving down", "0", "4", "0"], ["Nothing", "0", "0", "0"],
+    ]  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "confusion.csv", "confusion.png", "per_class.csv",
+    ]  # fmt: skip
+    assert [row[1] for row in per_class(COUNTS, NAMES)[1:]] == [10, 4, 0]
+
+
+@pytest.mark.parametrize(("count", "pixels_per_class"), [(1, 100), (20, 40), (174, 13)])
+def test_the_picture_has_room_for_every_class(tmp_path, count, pixels_per_class):
+    counts = np.diag(np.full(count, 9))
+    counts[0, -1] += 3
+    names = [f"Pretending to put something behind something else, case {i}" for i in range(count)]
+    write_confusion(tmp_path, counts, names, "a title")
+    with Image.open(tmp_path / "confusion.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert count * pixels_per_class < min(pixels.shape[:2]) < 4000
+    # Wrong ones are red, in the first row at the right.
+    red = np.argwhere((pixels[..., 0] - pixels[..., 2] > 25) & (pixels[..., 0] > 150))
+    blue = np.argwhere(pixels[..., 2] - pixels[..., 0] > 60)
+    assert len(red) and len(blue)
+    assert blue[:, 0].max() - blue[:, 0].min() >= (count - 1) * pixels_per_class
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_confusion(tmp_path / "file", COUNTS, NAMES, "tiny")
+
+
+@pytest.mark.parametrize("lines", [0, 1, 60])
+def test_curves(tmp_path, lines):
+    metrics = tmp_path / "metrics.csv"
+    text = ["step,split,loss,top1,top5,lr,videos_per_second,data_share"]
+    text += [f"{20 * i},train,{2 / (i + 1)},0.5,0.9,0.001,100,0.1" for i in range(lines)]
+    text += [f"{20 * i},val,{2 / (i + 1)},0.5,0.9,,," for i in range(0, lines, 7)]
+    metrics.write_text("\n".join(text) + "\n")
+    write_curves(metrics)
+    with Image.open(tmp_path / "curves.png") as image:
+        image.load()
+        assert image.width > 1000
+
+
+def test_a_run_and_an_evaluation_leave_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(
+        "data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, "
+        "canvas_size: 16, digit_size: 8, max_step: 3, train_videos: 64, val_videos: 8, "
+        "test_videos: 30}\n"
+        "model:\n  backbone: {filters: [4], padding: 1}\n"
+        "  rstg: {hidden_channels: 4, scales: [2, 1], num_rounds: 1}\n"
+        "train: {epochs: 1, batch_size: 16, validate_every: 2, log_every: 1}\n"
+        "trainer: {accelerator: cpu, progress_bar: false}\n"
+    )
+    assert main(["--cfg", "tiny.yaml", "--out", "a"]) == 0
+    checkpoint = "a/checkpoints/last.ckpt"
+    assert main(["--cfg", "tiny.yaml", "--evaluate", checkpoint, "--out", "b"]) == 0
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    table = rows(tmp_path / "a" / "confusion.csv")
+    counts = np.array([row[1:] for row in table[1:]], int)
+    assert table[0][1:] == ["1+0", "2+0", "2+1", "none"] == [row[0] for row in table[1:]]
+    assert counts.sum() == results["num_videos"] == 30
+    assert counts.trace() / 30 == pytest.approx(results["top1"])
+    for name in ("confusion.csv", "per_class.csv"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    assert (tmp_path / "a" / "curves.png").is_file() and not (tmp_path / "b" / "curves.png").exists()
+    assert (tmp_path / "b" / "confusion.png").is_file()

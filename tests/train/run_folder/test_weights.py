@@ -1,0 +1,214 @@
+"""Weights for evaluation: whole, of this very model, or an error in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder.weights import load_weights, read_weights, write_weights
+from rstg_pyg.train.settings import parse_config, to_dict
+
+
+def config_of(rstg=(), data=(), **model):
+    rstg = {"hidden_channels": 4, "scales": [2, 1], "num_rounds": 2, **dict(rstg)}
+    model = {"backbone": {"filters": [3, 4]}, **model, "rstg": rstg}
+    data = {"frame_size": 32, **dict(data)}
+    return parse_config({"name": "x", "data": data, "model": model}, "x.yaml")
+
+
+@pytest.fixture
+def config():
+    return config_of()
+
+
+@pytest.fixture
+def model(config):
+    torch.manual_seed(0)
+    return build_model(config, 5)
+
+
+@pytest.fixture
+def path(tmp_path, model, config):
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, model, config, "a test")
+    return path
+
+
+def refused(path, config, message):
+    with pytest.raises(UserError, match=message) as e:
+        read_weights(path, config)
+    assert str(e.value).startswith(f"{path}: ") and len(str(e.value).splitlines()) == 1
+
+
+def test_round_trip(path, model, config):
+    found = read_weights(path, config)
+    assert found["global_step"] == 0
+    assert found["config"] == {key: to_dict(config)[key] for key in ("model", "data")}
+    assert found["state_dict"].keys() == model.state_dict().keys()
+    other = build_model(config, 5)
+    load_weights(other, found["state_dict"], path)
+    for key, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_what_the_file_says(path):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "pt"
+    told = json.loads(metadata["rstg_pyg"])
+    assert told["made_from"] == "a test" and set(told["config"]) == {"model", "data"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rstg": {"num_rounds": 3}}, r"model.rstg.num_rounds \(2 against 3\)"),
+        ({"rstg": {"published": True}}, r"model.rstg.published \(False against True\)"),
+        ({"backbone": {"filters": [3, 5]}}, r"model.backbone.filters \(\[3, 4\] against \[3, 5\]\)"),
+        ({"combine": "plus"}, r"model.combine \('serial' against 'plus'\)"),
+        ({"pool_window": 14}, r"model.pool_window \(None against 14\)"),
+        ({"data": {"mean": 12.0}}, r"data.mean \(0.0 against 12.0\)"),
+        ({"data": {"std": 2.0}}, r"data.std \(1.0 against 2.0\)"),
+        ({"data": {"num_classes": 9}}, r"data.num_classes \(10 against 9\)"),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_key(path, changes, message):
+    refused(path, config_of(**changes), f"another config; checkpoint against now: .*{message}")
+
+
+def test_other_settings_may_differ(path):
+    data = {"seed": 3, "test_videos": 7, "root": "somewhere", "max_step": 2}
+    config = config_of(data=data, dropout=0.5)
+    assert read_weights(path, config)["state_dict"]
+
+
+def test_many_differences_are_summed_up(path):
+    rstg = {"num_rounds": 3, "heads": 2, "attention": "dot", "cell": "gru", "positions": False}
+    refused(path, config_of(rstg={**rstg, "residual": True, "norm": "layer"}), "and 2 more")
+
+
+def test_files_that_are_no_weights(tmp_path, config):
+    path = tmp_path / "x.safetensors"
+    refused(path, config, "there is no such file")
+    for content in (b"", b"x", b"\0" * 100, b"\xff" * 100, b"PK\x03\x04 zip"):
+        path.write_bytes(content)
+        refused(path, config, "not a whole safetensors file")
+    path.unlink()
+    path.mkdir()
+    refused(path, config, "there is no such file")
+
+
+def test_a_truncated_file(path, config):
+    raw = path.read_bytes()
+    for length in {0, 1, 7, 8, 9, len(raw) // 2, len(raw) - 1, *range(10, len(raw), 997)}:
+        path.write_bytes(raw[:length])
+        refused(path, config, "not a whole safetensors file")
+    path.write_bytes(raw + b"more")
+    refused(path, config, "not a whole safetensors file")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {},
+        {"format": "pt"},
+        {"rstg_pyg": "{}"},
+        {"rstg_pyg": "[]"},
+        {"rstg_pyg": "null"},
+        {"rstg_pyg": '{"config": 3}'},
+        {"rstg_pyg": '{"config": {"model": {}}}'},
+        {"rstg_pyg": '{"config": {"model": null, "data": {}}}'},
+        {"rstg_pyg": "[" * 100_000},
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_file_without_our_metadata(tmp_path, config, model, metadata):
+    path = tmp_path / "theirs.safetensors"
+    save_file(model.state_dict(), path, metadata)
+    refused(path, config, "does not say which model it is for")
+
+
+def test_metadata_that_is_not_json(tmp_path, config, model):
+    path = tmp_path / "theirs.safetensors"
+    save_file(model.state_dict(), path, {"rstg_pyg": "not json"})
+    refused(path, config, "not a whole safetensors file")
+
+
+def test_the_name_must_end_with_safetensors(tmp_path, model, config):
+    for name in ("weights.pt", "weights", "weights.safetensors.bak"):
+        with pytest.raises(UserError, match="expected a name that ends with .safetensors"):
+            write_weights(tmp_path / name, model, config, "a test")
+        assert not (tmp_path / name).exists()
+
+
+def test_a_place_that_cannot_be_written(tmp_path, model, config):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written .*choose another place"):
+        write_weights(tmp_path / "file" / "x.safetensors", model, config, "a test")
+    write_weights(tmp_path / "new" / "folder" / "x.safetensors", model, config, "a test")
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["x.safetensors"]
+
+
+def test_a_file_is_replaced_whole(path, model, config):
+    with torch.no_grad():
+        model.lin.bias.fill_(7)
+    write_weights(path, model, config, "again")
+    assert (read_weights(path, config)["state_dict"]["lin.bias"] == 7).all()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite(path, model, config, value):
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights["head.rstg.last_cell.weight_hh_l0"][0, 0] = value
+    weights["lin.bias"][:] = 9
+    with pytest.raises(UserError, match="head.rstg.last_cell.weight_hh_l0 holds values that are not"):
+        load_weights(model, weights, path)
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("backbone.stages.conv0.conv.bias"), "Missing key.*conv0.conv.bias"),
+        (lambda w: w.update(extra=torch.zeros(2)), "Unexpected key.*extra"),
+        (lambda w: w.update({"backbone.stages.conv0.conv.bias": torch.zeros(9)}), "size mismatch"),
+    ],
+)
+def test_weights_that_do_not_fit(path, model, change, message):
+    weights = dict(model.state_dict())
+    change(weights)
+    with pytest.raises(UserError, match=f"do not fit the config's model .*{message}") as e:
+        load_weights(model, weights, path)
+    assert len(str(e.value).splitlines()) == 1 and len(str(e.value)) < 600
+
+
+def test_another_number_of_classes(path, config):
+    weights = read_weights(path, config)["state_dict"]
+    with pytest.raises(UserError, match="5 classes, but the data has 6|do not fit the config's model"):
+        load_weights(build_model(config, 6), weights, path)
+
+
+def test_a_checkpoint_of_a_run(tmp_path, model, config):
+    """The network's part of it, without what belongs to the training."""
+    path = tmp_path / "last.ckpt"
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    content = {
+        "config": to_dict(config), "origin": "test", "global_step": 7, "label_names": ["a"],
+        "state_dict": {**weights, "train_metrics.loss.value": torch.zeros(1)},
+    }  # fmt: skip
+    torch.save(content, path)
+    found = read_weights(path, config)
+    assert found["state_dict"].keys() == model.state_dict().keys()
+    assert (found["global_step"], found["origin"], found["label_names"]) == (7, "test", ["a"])
+    refused(path, config_of(rstg={"num_rounds": 3}), "model.rstg.num_rounds .2 against 3")
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(path, config, "not a whole checkpoint")
+    refused(Path("nowhere.ckpt"), config, "there is no such checkpoint")

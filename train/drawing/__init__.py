@@ -1,0 +1,1 @@
+"""Pictures: clips, and what the nodes of a graph attend to."""

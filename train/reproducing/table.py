@@ -1,0 +1,320 @@
+"""The SyncMNIST table beside the paper's, from the ``results.json`` of runs and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.report import read_run
+from rstg_pyg.train.reproducing.many_runs import experiment_differences
+from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.run_folder.checkpoints import write_atomically
+from rstg_pyg.train.run_folder.results import write_text
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.settings import to_dict
+
+NOT_MEASURED = "not measured"
+_PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}
+_PAPERS_VIDEOS |= {"digit_size": 28, "max_step": 10}
+_COLOURS = {"here": "#c8553d", "paper": "#4a6d8c"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of a row with one number of digits, which differ in their seeds only.
+
+    Attributes:
+        row: The row.
+        digits: Digits of a video.
+        runs: What :func:`rstg_pyg.train.report.read_run` gives, by seed.
+    """
+
+    row: Row
+    digits: int
+    runs: tuple[dict[str, Any], ...]
+
+    @property
+    def values(self) -> list[float]:
+        """Top-1 of every run, in percent."""
+        return [100 * run["top1"] for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds, if there are several."""
+        return statistics.stdev(self.values) if len(self.runs) > 1 else None
+
+    def text(self) -> str:
+        """``94.1``, or ``94.1 ± 0.6 (2 seeds)``."""
+        if self.spread is None:
+            return f"{self.mean:.1f}"
+        return f"{self.mean:.1f} ± {self.spread:.1f} ({len(self.runs)} seeds)"
+
+
+Cells = dict[tuple[str, int], Cell]
+
+
+def run_folder(out: Path, digits: int, row: Row, seed: int) -> Path:
+    """Where a run of the table is written."""
+    return out / f"{digits}digits" / row.name / f"seed{seed}"
+
+
+def read_cells(out: Path) -> Cells:
+    """The cells that have results, by name of the row and number of digits.
+
+    Raises:
+        UserError: If a file is damaged, or runs of a cell differ in more than the seed.
+    """
+    cells = {}
+    for digits in DIGITS:
+        for row in [*ROWS.values(), *ABLATIONS.values()]:
+            files = sorted(run_folder(out, digits, row, 0).parent.glob("seed*/results.json"))
+            runs = sorted((read_run(path.parent) for path in files), key=lambda run: run["seed"])
+            for run in runs[1:]:
+                changed = experiment_differences(*(_experiment(r) for r in (runs[0], run)))
+                if changed:
+                    raise UserError(
+                        f"{files[0].parent.parent}: the runs of a row must differ in the seed only; "
+                        f"they differ in {', '.join(changed[:3])}"
+                    )
+            if runs:
+                cells[row.name, digits] = Cell(row, digits, tuple(runs))
+    return cells
+
+
+def _experiment(run: dict[str, Any]) -> dict[str, Any]:
+    return to_dict(run["config"]) | {"seed": 0, "digits": run.get("data"), "steps": run["steps"]}
+
+
+def write_table(out: Path, size: str) -> str:
+    """Writes ``table.md``, ``table.csv`` and ``table.png``; returns the Markdown.
+
+    Raises:
+        UserError: See :func:`read_cells`; or if a file cannot be written.
+    """
+    cells = read_cells(out)
+    text = markdown(cells, size)
+    write_text(out / "table.csv", as_csv(cells))
+    figure = draw(cells, size)
+    write_atomically(out / "table.png", lambda p: FigureCanvasAgg(figure).print_png(str(p)))
+    write_text(out / "table.md", text)
+    return text
+
+
+def markdown(cells: Cells, size: str) -> str:
+    """The table, what its order says, the ablation, and how everything was measured."""
+    head = ["model"]
+    for digits in DIGITS:
+        head += [f"{digits} digits, paper", f"{digits} digits, here"]
+    lines = [
+        f"# SyncMNIST, size {size}",
+        "",
+        f"| {' | '.join([*head, 'parameters', 'minutes', 'what it is'])} |",
+        f"|---|{'---:|' * (len(head) + 1)}---|",
+    ]
+    for row in ROWS.values():
+        texts = [row.title]
+        for digits in DIGITS:
+            cell = cells.get((row.name, digits))
+            paper = row.paper.get(digits)
+            texts += ["-" if paper is None else f"{paper:.1f}"]
+            texts += [NOT_MEASURED if cell is None else cell.text()]
+        mine = [cells[row.name, digits] for digits in DIGITS if (row.name, digits) in cells]
+        counts = dict.fromkeys(f"{cell.runs[0]['parameters']:,}" for cell in mine)
+        minutes = [statistics.fmean(r["seconds"] / 60 for r in cell.runs) for cell in mine]
+        texts += [" / ".join(counts), " / ".join(f"{m:.1f}" for m in minutes), row.what]
+        lines.append(f"| {' | '.join(texts)} |")
+    lines += ["", "Top-1 in percent, ± standard deviation over seeds.", *_comparable(cells), ""]
+    for digits in DIGITS:
+        found = order(cells, digits)
+        lines += [f"## The order, {digits} digits", "", *(f"- {line}" for line in found), ""] * bool(
+            found
+        )
+        lines += ablation(cells, digits)
+    return "\n".join([*lines, *_measured(cells)]).rstrip() + "\n"
+
+
+def _comparable(cells: Cells) -> list[str]:
+    """Says so if the videos are not the paper's."""
+    for cell in cells.values():
+        data = cell.runs[0]["config"].data
+        changed = [
+            f"{k}={getattr(data, k)}" for k, v in _PAPERS_VIDEOS.items() if getattr(data, k) != v
+        ]
+        if changed:
+            return [
+                f"The videos are not the paper's ({', '.join(changed)}): the order of the rows "
+                f"compares, the numbers do not."
+            ]
+    return []
+
+
+def standard_error(cell: Cell, spread: float | None) -> float:
+    r"""Of a cell's mean, in points: that of :math:`n` test videos, and that of the seeds.
+
+    .. math:: \sqrt{p (1 - p) / n + s^2 / k}
+
+    with :math:`s` the standard deviation over seeds, pooled over the table, and :math:`k` seeds. (All
+    seeds see the same test videos.)
+    """
+    share, videos = cell.mean / 100, cell.runs[0]["num_videos"]
+    squared = 1e4 * share * (1 - share) / videos
+    return math.sqrt(squared + (0.0 if spread is None else spread**2 / len(cell.runs)))
+
+
+def pooled_spread(cells: Sequence[Cell]) -> float | None:
+    """The standard deviation over seeds, pooled over the cells with several."""
+    several = [cell for cell in cells if len(cell.runs) > 1]
+    freedom = sum(len(cell.runs) - 1 for cell in several)
+    if not freedom:
+        return None
+    return math.sqrt(sum((len(c.runs) - 1) * statistics.variance(c.values) for c in several) / freedom)
+
+
+def order(cells: Cells, digits: int) -> list[str]:
+    """Whether neighbours in the paper's order keep it: one sentence for each pair.
+
+    A difference counts if it is more than two standard errors.
+    """
+    here = [cell for (name, d), cell in cells.items() if d == digits and name in ROWS]
+    spread = pooled_spread(here)
+    ranked = sorted((c for c in here if digits in c.row.paper), key=lambda c: c.row.paper[digits])
+    pairs = list(zip(ranked, ranked[1:]))
+    ours = cells.get(("ours", digits))
+    best = cells.get(("positional", digits))
+    if ours is not None and best is not None:
+        pairs.append((best, ours))
+    lines = []
+    for low, high in pairs:
+        difference = high.mean - low.mean
+        error = math.hypot(standard_error(low, spread), standard_error(high, spread))
+        verdict = "cannot be told" if abs(difference) <= 2 * error else "holds"
+        verdict = "is the other way round" if difference < -2 * error else verdict
+        lines.append(
+            f"{high.row.title} above {low.row.title}: {verdict} ({difference:+.1f} points, standard "
+            f"error {error:.1f})"
+        )
+    if lines and spread is None:
+        lines.append("One seed each: the standard errors are those of the test videos alone.")
+    return lines
+
+
+def ablation(cells: Cells, digits: int) -> list[str]:
+    """Ours with one change each, as lines of Markdown; nothing if none is measured."""
+    ours = cells.get(("ours", digits))
+    found = [c for row in ABLATIONS.values() if (c := cells.get((row.name, digits))) is not None]
+    if not found:
+        return []
+    lines = [f"## Ours with one change, {digits} digits", ""]
+    lines += ["| change | top-1 | difference | minutes | override |", "|---|---:|---:|---:|---|"]
+    if ours is not None:
+        lines.append(f"| none | {ours.text()} | | {_minutes(ours)} | |")
+    for cell in found:
+        difference = NOT_MEASURED if ours is None else f"{cell.mean - ours.mean:+.1f}"
+        lines.append(
+            f"| {cell.row.title} | {cell.text()} | {difference} | {_minutes(cell)} | "
+            f"`{cell.row.what}` |"
+        )
+    return [*lines, ""]
+
+
+def _minutes(cell: Cell) -> str:
+    return f"{statistics.fmean(run['seconds'] for run in cell.runs) / 60:.1f}"
+
+
+def _measured(cells: Cells) -> list[str]:
+    """How the runs were measured, as lines of Markdown."""
+    runs = [run for cell in cells.values() for run in cell.runs]
+    if not runs:
+        return [f"Nothing is measured yet: every cell is '{NOT_MEASURED}'."]
+    lines = ["## How it was measured", ""]
+    for what, values in (
+        ("test", [run["protocol"] for run in runs]),
+        ("data", [run.get("data", "unknown") for run in runs]),
+        ("training videos", [_seen(run["config"]) for run in runs]),
+        ("machine", [run["device"] for run in runs]),
+        ("torch", [run.get("versions", {}).get("torch", "unknown") for run in runs]),
+    ):
+        lines.append(f"- {what}: {'; '.join(dict.fromkeys(values))}")
+    return lines
+
+
+def _seen(config: Config) -> str:
+    times = f", {config.train.epochs} times" if config.train.epochs > 1 else ""
+    return f"{config.data.train_videos:,}{times}"
+
+
+def as_csv(cells: Cells) -> str:
+    """One line for every row and number of digits, also of those that are not measured."""
+    columns = ["row", "digits", "paper", "mean", "std", "seeds", "values", "test_videos"]
+    columns += ["training_videos", "parameters", "steps", "seconds", "data", "device"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for digits in DIGITS:
+        for row in [*ROWS.values(), *ABLATIONS.values()]:
+            cell = cells.get((row.name, digits))
+            line = {"row": row.name, "digits": digits, "paper": row.paper.get(digits, "")}
+            if cell is not None:
+                first = cell.runs[0]
+                line |= {
+                    "mean": f"{cell.mean:.3f}",
+                    "std": "" if cell.spread is None else f"{cell.spread:.3f}",
+                    "seeds": " ".join(str(run["seed"]) for run in cell.runs),
+                    "values": " ".join(f"{value:.3f}" for value in cell.values),
+                    "test_videos": first["num_videos"],
+                    "training_videos": first["config"].data.train_videos * first["config"].train.epochs,
+                    "parameters": first["parameters"],
+                    "steps": first["steps"],
+                    "seconds": f"{statistics.fmean(run['seconds'] for run in cell.runs):.1f}",
+                    "data": first.get("data", ""),
+                    "device": first["device"],
+                }
+            elif row.name not in ROWS:
+                continue
+            writer.writerow(line)
+    return text.getvalue()
+
+
+def draw(cells: Cells, size: str) -> Figure:
+    """Every run as a dot, means as bars, the paper's numbers as diamonds."""
+    figure = Figure((11, 4.6), dpi=130, facecolor="white", layout="constrained")
+    rows = list(ROWS.values())
+    for axes, digits in zip(figure.subplots(1, len(DIGITS), sharey=True), DIGITS):
+        for y, row in enumerate(rows):
+            cell = cells.get((row.name, digits))
+            paper = row.paper.get(digits)
+            if cell is not None:
+                axes.barh(y, cell.mean, height=0.62, color="#f1d5cd")
+                axes.plot(cell.values, [y] * len(cell.values), "o", color=_COLOURS["here"], ms=5)
+                axes.text(1.5, y, cell.text(), va="center", fontsize=8)
+            else:
+                axes.text(1.5, y, NOT_MEASURED, va="center", fontsize=8, color="#999999")
+            if paper is not None:
+                axes.plot(paper, y, "D", mfc="white", mec=_COLOURS["paper"], ms=6)
+        axes.set_yticks(range(len(rows)), [row.title for row in rows])
+        axes.set_xlim(0, 102)
+        axes.set_xlabel("top-1, %")
+        axes.set_title(f"{digits} digits (size {size})", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
+        axes.set_axisbelow(True)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.plot([], [], "o", color=_COLOURS["here"], label="a run")
+    axes.plot([], [], "D", mfc="white", mec=_COLOURS["paper"], label="paper")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure

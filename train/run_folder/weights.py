@@ -1,0 +1,146 @@
+"""Weights of a network for evaluation: from a checkpoint of a run, or from a safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder.checkpoints import (
+    other_config,
+    read_checkpoint,
+    saved_config,
+    write_atomically,
+)
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.settings import differences, to_dict
+
+#: Settings of the data that the weights depend on.
+_DATA = ("num_classes", "mean", "std")
+#: Settings of the model that its weights do not depend on.
+_FREE = ("model.backbone.weights", "model.grad_checkpointing", "model.dropout")
+_METADATA = "rstg_pyg"
+
+
+def open_weights(path: Path) -> dict[str, Any]:
+    """Reads weights with the config that they were made for.
+
+    Args:
+        path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
+
+    Returns:
+        ``config``, ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` as
+        far as they are known.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    found = read_checkpoint(path)
+    weights, names = found["state_dict"], found.get("label_names", [])
+    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (its weights are not all named tensors)")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (its label_names are not all texts)")
+    weights = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
+    return {**found, "state_dict": weights}
+
+
+def read_weights(path: Path, config: Config) -> dict[str, Any]:
+    """Reads weights and makes sure that they were made for the config's model.
+
+    Args:
+        path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
+        config: The experiment.
+
+    Returns:
+        What :func:`open_weights` returns.
+
+    Raises:
+        UserError: If the file cannot be read or its model is another; the message names the keys.
+    """
+    found = open_weights(path)
+    wanted = to_dict(config)
+    saved = saved_config(found["config"], path)
+    changed = differences(saved["model"], wanted["model"], "model.")
+    for key in _DATA:
+        pair = saved["data"].get(key), wanted["data"].get(key)
+        changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
+    changed = [line for line in changed if not line.startswith(_FREE)]
+    if changed:
+        hint = ""
+        if config.data.dataset == "something" and config.data.root is None:
+            hint = "\n(data.root is not given, so a config's section 'demo' counts)"
+        raise UserError(other_config(path, changed) + hint)
+    return found
+
+
+def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from: str) -> None:
+    """Writes the weights of a network as safetensors, with the config they belong to.
+
+    Args:
+        path: The file, ``.safetensors``.
+        model: The network.
+        config: The experiment; model and data settings are kept.
+        made_from: Where the weights come from, in words.
+
+    Raises:
+        UserError: If the name has another ending, or the file cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: expected a name that ends with .safetensors")
+    from safetensors.torch import save
+
+    values = to_dict(config)
+    metadata = {"config": {"model": values["model"], "data": values["data"]}, "made_from": made_from}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", _METADATA: json.dumps(metadata)}
+    write_atomically(path, lambda p: p.write_bytes(save(tensors, metadata)))
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Puts weights into the network, all of them.
+
+    Raises:
+        UserError: If some are missing, left over, have another shape, or are not finite.
+    """
+    broken = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds values that are not finite")
+    last = weights.get("lin.weight")
+    classes = last.size(0) if last is not None and last.dim() == 2 else model.num_classes
+    if classes != model.num_classes:
+        raise UserError(
+            f"{path}: made for {classes} classes, but the data has {model.num_classes}; give the data "
+            f"set (or the label file) that it belongs to"
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())[:300]
+        raise UserError(f"{path}: its weights do not fit the config's model ({reason})") from e
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {})[_METADATA])["config"]
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not all(isinstance(config[key], dict) for key in ("model", "data")):
+            raise KeyError("model")
+        return {"state_dict": weights, "global_step": 0, "config": config}
+    except (KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"{path}: expected weights written by rstg_pyg (python -m rstg_pyg.official); this file "
+            f"does not say which model it is for"
+        ) from None
+    except (SafetensorError, OSError, ValueError) as e:
+        raise UserError(f"{path}: not a whole safetensors file ({e})") from e

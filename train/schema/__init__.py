@@ -1,0 +1,1 @@
+"""What a config may say: every key, its type and its default."""

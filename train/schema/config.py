@@ -1,0 +1,226 @@
+"""The schema of a config: every key, its type and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Tag, model_validator
+
+from rstg_pyg.train.schema.model import ModelConfig
+from rstg_pyg.train.schema.sections import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+    Seed,
+    chosen,
+)
+
+
+class SyncMNISTConfig(Section):
+    """Generated videos of digits; see :class:`rstg_pyg.train.data.syncmnist.SyncMNIST`."""
+
+    dataset: Literal["syncmnist"] = "syncmnist"
+    root: str | None = None
+    digits: Literal["auto", "mnist", "builtin"] = "auto"
+    seed: Seed = 0
+    num_digits: PositiveInt = 5
+    num_classes: PositiveInt = 10
+    num_frames: PositiveInt = 10
+    frame_size: PositiveInt = 64
+    canvas_size: PositiveInt = 100
+    digit_size: PositiveInt = 28
+    max_step: PositiveInt = 10
+    none_probability: Fraction | None = None
+    train_videos: PositiveInt = 600_000
+    val_videos: PositiveInt = 2_000
+    test_videos: PositiveInt = 10_000
+    #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
+    mean: float = 0.0
+    std: Positive = 1.0
+    #: 0: whole batches on the model's device; otherwise DataLoader workers, video by video.
+    num_workers: NonNegativeInt = 0
+
+    @property
+    def channels(self) -> int:
+        """Channels of a clip: grey."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """Side of a clip, in pixels."""
+        return self.frame_size
+
+
+class MiniSomethingConfig(Section):
+    """The built-in data; see :func:`rstg_pyg.train.data.mini_something.write_mini_something`."""
+
+    train: PositiveInt = 4_000
+    validation: PositiveInt = 1_000
+    size: PositiveInt = 64
+    num_frames: PositiveInt = 12
+    seed: Seed = 0
+    shake: NonNegative = 0.03
+    noise: NonNegative = 12.0
+    distractors: NonNegativeInt = 1
+
+
+class SomethingConfig(Section):
+    """Videos of Something-Something; see :class:`rstg_pyg.train.data.something.SomethingSomething`."""
+
+    dataset: Literal["something"]
+    #: The folder with the label files and the videos' folder; none: the built-in mini-something.
+    root: str | None = None
+    #: What the built-in data are like.
+    builtin: MiniSomethingConfig = MiniSomethingConfig()
+    annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
+    source: Literal["auto", "frames", "video", "packed"] = "auto"
+    seed: Seed = 0
+    num_frames: PositiveInt = 32
+    short_side: PositiveInt = 256
+    crop_size: PositiveInt = 224
+    #: Frames of a training clip: evenly spaced (published), or one of each segment at random (TSN).
+    sampling: Literal["uniform", "segments"] = "uniform"
+    crop: Literal["random", "multiscale"] = "random"
+    #: Largest shift of the brightness of a training clip, as a share of the whole range.
+    brightness: Fraction = 0.1
+    #: Mirrors half of the training clips, with the classes of directions exchanged.
+    flip: bool = False
+    #: Gives the frames of every clip in random order: what is the order of time worth?
+    shuffle_time: bool = False
+    #: Clips of a video in evaluation.
+    protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
+    mean: float = 114.75
+    std: Positive = 57.375
+    #: Processes that read videos.
+    num_workers: NonNegativeInt = 4
+    #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
+    on_error: Literal["raise", "skip"] = "raise"
+
+    @property
+    def channels(self) -> int:
+        """Channels of a clip: red, green, blue."""
+        return 3
+
+    @property
+    def size(self) -> int:
+        """Side of a clip, in pixels."""
+        return self.crop_size
+
+
+Data = Annotated[
+    Annotated[SyncMNISTConfig, Tag("syncmnist")] | Annotated[SomethingConfig, Tag("something")],
+    chosen("dataset", "syncmnist", {"syncmnist": "syncmnist", "something": "something"}),
+]
+
+
+class PretrainConfig(Section):
+    """Training of the filters alone before the main training.
+
+    See :mod:`rstg_pyg.train.training.pretrain`.
+    """
+
+    steps: NonNegativeInt = 0
+    batch_size: PositiveInt = 128
+    lr: Positive = 4e-3
+
+
+class TrainConfig(Section):
+    """Optimisation."""
+
+    epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    #: Videos of a step, all processes and accumulated parts together.
+    batch_size: PositiveInt = 64
+    #: The batch size that ``lr`` is meant for: another one scales the rate in proportion.
+    base_batch: PositiveInt | None = None
+    #: Parts of a batch that go through the network one after the other.
+    accumulate: PositiveInt = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    momentum: Fraction = 0.9
+    beta2: Fraction = 0.999
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Fraction = 0.05
+    clip: Positive | None = 1.0
+    label_smoothing: Fraction = 0.0
+    #: Steps between validations; each writes checkpoints.
+    validate_every: PositiveInt = 1_000
+    log_every: PositiveInt = 20
+
+
+class TrainerConfig(Section):
+    """Where and how the training runs; goes to Lightning's ``Trainer``."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: PositiveInt | Literal["auto"] = 1
+    num_nodes: PositiveInt = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    deterministic: bool = True
+    #: Keeps feature maps channels last (faster for 3-D convolutions on a GPU with mixed precision).
+    channels_last: bool = False
+    #: Compiles the network with ``torch.compile``.
+    compile: bool = False
+    #: CPU threads; torch's own choice if not given.
+    threads: Annotated[PositiveInt, Field(le=4096)] | None = None
+    progress_bar: bool = True
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    #: Also the name of the run folder.
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")
+    seed: Seed = 0
+    data: Data = SyncMNISTConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    train: TrainConfig = TrainConfig()
+    trainer: TrainerConfig = TrainerConfig()
+
+    @property
+    def lr(self) -> float:
+        """The learning rate for the batch size of this config."""
+        train = self.train
+        return train.lr * (train.batch_size / (train.base_batch or train.batch_size))
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.train.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"train.accumulate: expected a divisor of train.batch_size={self.train.batch_size} "
+                f"(got {self.train.accumulate})"
+            )
+        backbone, rstg = self.model.backbone, self.model.rstg
+        size = self.data.size
+        sides = backbone.map_sides(size)
+        if self.pretrain.steps and self.data.dataset != "syncmnist":
+            raise ValueError("pretrain.steps: the filters can be trained alone on SyncMNIST only")
+        if self.pretrain.steps and backbone.kind != "simple_conv":
+            raise ValueError("pretrain.steps: only the filters of a simple_conv can be trained alone")
+        one = self.train.batch_size == self.train.accumulate
+        if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
+            raise ValueError(
+                "model.rstg.out_norm: a batch norm of the head's vector needs more than one video at a "
+                "time; use a larger train.batch_size, fewer parts (train.accumulate), or out_norm=layer"
+            )
+        if rstg is None or sides is None:
+            return self
+        sides["head"] = list(sides.values())[-1]
+        finest = max(max(s) if isinstance(s, tuple) else s for s in rstg.scales)
+        for place in rstg.places:
+            if place not in sides:
+                raise ValueError(
+                    f"model.rstg.places: expected some of {', '.join(sides)} (got {place!r})"
+                )
+            if sides[place] < finest:
+                raise ValueError(
+                    f"model.rstg.scales: a scale of {finest} does not fit the feature map of "
+                    f"{sides[place]} x {sides[place]} cells that frames of {size} pixels give; use "
+                    f"coarser scales, fewer poolings or larger frames"
+                )
+        return self

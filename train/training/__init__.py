@@ -1,0 +1,1 @@
+"""One training: the task, Lightning's trainer, and what watches over both."""

@@ -1,0 +1,125 @@
+"""Training the filters alone, before the graph: which digit is where?"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rstg_pyg import VideoClassifier
+from rstg_pyg.train.assemble import build_dataset, normalise
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.training.nonfinite import Guard
+
+#: Weight of the cells without a digit, of which there are many more.
+_BACKGROUND = 0.1
+
+
+def pretrain(
+    model: VideoClassifier, config: Config, device: torch.device, folder: Path
+) -> dict[str, float]:
+    """Trains the backbone to tell which digit is centred in which cell of its map, and where.
+
+    Single frames of training digits; the labels of the main task are not used.
+
+    Args:
+        model: The network.
+        config: The experiment.
+        device: Where to train.
+        folder: The run folder, for a step that is not finite.
+
+    Returns:
+        ``steps``, ``loss`` and ``accuracy`` (share of digits recognised in their cell) of the last
+        step, and ``seconds``.
+
+    Raises:
+        NonFiniteError: If a loss or a gradient is NaN or infinite.
+    """
+    begin = time.perf_counter()
+    settings = config.pretrain
+    frames = build_dataset(config, "train", num_frames=1, seed=config.data.seed + 1).to(device)
+    filters = Filters(model.backbone, config).to(device)
+    guard = Guard(filters, filters.loss, "filters", config, "32-true", folder)
+    optimizer = torch.optim.AdamW(filters.parameters(), lr=settings.lr)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
+    for step in range(settings.steps):
+        items = torch.arange(settings.batch_size, device=device) + step * settings.batch_size
+        videos = frames.videos(items)
+        batch = videos.clips, videos.classes, videos.corners
+        guard.before(batch, items)
+        loss, accuracy = filters(*batch)
+        guard.after(loss)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(filters.backbone.parameters(), 1.0)
+        norm = norm + torch.nn.utils.clip_grad_norm_(filters.readout.parameters(), math.inf)
+        guard.check(norm, step + 1, frames)
+        optimizer.step()
+        scheduler.step()
+    return {
+        "steps": settings.steps,
+        "loss": float(loss.detach()),
+        "accuracy": float(accuracy),
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+class Filters(torch.nn.Module):
+    """A backbone with a linear readout per cell, thrown away afterwards: the class of the digit centred
+    there (or none) and how far the centre is off the cell's.
+
+    Losses: cross-entropy, in which a digit counts for the cells around its centre by their distance,
+    and the squared error of the offsets.
+
+    Args:
+        backbone: The filters.
+        config: The experiment.
+    """
+
+    def __init__(self, backbone: torch.nn.Module, config: Config):
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        width = backbone.channels[list(backbone.stages)[-1]]
+        self.readout = torch.nn.Conv2d(width, 1 + 3 * config.data.num_classes, 1)
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        """The loss alone."""
+        return self(*batch)[0]
+
+    def forward(self, clips: Tensor, digits: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and share of digits recognised.
+
+        Args:
+            clips: Single frames ``[B, 1, 1, H, W]`` uint8.
+            digits: The digits' classes ``[B, D]``.
+            corners: Their top-left pixels ``[B, 1, D, 2]``.
+        """
+        maps = self.readout(self.backbone(normalise(clips, self.config))[:, :, 0])  # [B, 1 + 3 K, h, w]
+        data, backbone = self.config.data, self.config.model.backbone
+        classes, side = data.num_classes, maps.size(-1)
+        _, first, stride = backbone.maps(data.frame_size)[-1]
+        pixels = (corners[:, 0] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
+        cell = torch.arange(side, device=maps.device)
+        off = ((pixels.float() - first) / stride).unsqueeze(-1) - cell  # [B, D, 2, side], in cells
+        near = (1 - off.abs()).clamp(min=0)
+        near = near[:, :, 0, :, None] * near[:, :, 1, None, :]  # [B, D, h, w]
+        touched = (near > 0).float()
+        offsets = torch.stack([touched * off[:, :, 0, :, None], touched * off[:, :, 1, None, :]])
+
+        def by_class(x: Tensor) -> Tensor:  # [*, B, D, h, w] to [*, B, K, h, w]
+            index = digits[:, :, None, None].expand(x.shape)
+            shape = (*x.shape[:-3], classes, side, side)
+            return torch.zeros(shape, device=x.device).scatter(-3, index, x)
+
+        target, mask = by_class(near), by_class(touched)
+        logits = maps[:, : classes + 1].log_softmax(1)
+        empty = (1 - target.sum(1)).clamp(min=0)
+        loss = -(target * logits[:, 1:]).sum() - _BACKGROUND * (empty * logits[:, 0]).sum()
+        errors = maps[:, classes + 1 :].unflatten(1, (2, classes)).transpose(0, 1) - by_class(offsets)
+        loss = loss + (mask * errors.square()).sum()
+        score = torch.einsum("bkhw,bdhw->bdk", logits[:, 1:], near)
+        return loss / digits.numel(), (score.argmax(-1) == digits).float().mean()

@@ -1,0 +1,266 @@
+"""The training task for Lightning: loss, metrics, optimiser, schedule."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from rstg_pyg import VideoClassifier
+from rstg_pyg.train.assemble import normalise
+from rstg_pyg.train.data.loaders import VideoLoader, video_names
+from rstg_pyg.train.data.skipped import UNREAD
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.settings import to_dict
+from rstg_pyg.train.training.nonfinite import Guard, NonFiniteError
+from rstg_pyg.train.training.offender import broken_tensor
+
+
+class MeanLoss(Metric):
+    """The mean of all losses, NaN if one of them is.
+
+    torchmetrics' own ``MeanMetric`` leaves NaN out, so that its mean looks healthy, and reads back from
+    the device at every update to find out. The names of the states are the same as there.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor) -> None:
+        """Adds the losses of a batch."""
+        self.mean_value += losses.sum()
+        self.weight += losses.numel()
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        return self.mean_value / self.weight
+
+
+class VideoTask(pl.LightningModule):
+    """Classifies videos with cross-entropy.
+
+    Args:
+        model: The network.
+        config: The experiment.
+        total_steps: Optimiser steps of the whole training, for the schedule.
+        origin: Which data this is, for the checkpoints.
+        label_names: The names of the classes, for the checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: VideoClassifier,
+        config: Config,
+        total_steps: int,
+        origin: str,
+        label_names: list[str],
+    ):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.total_steps = total_steps
+        self.origin = origin
+        self.label_names = label_names
+        self.train_metrics = self._metrics()
+        self.train_metrics.persistent(True)  # half-filled at a checkpoint
+        self.eval_metrics = self._metrics()
+        self.confusion = MulticlassConfusionMatrix(model.num_classes, validate_args=False)
+        self.sound: list[Tensor] = []  # which losses of an evaluation are finite, batch by batch
+
+    def _metrics(self) -> MetricCollection:
+        classes, five = self.model.num_classes, min(5, self.model.num_classes)
+        # Checking the arguments would read back from the device, too.
+        return MetricCollection(
+            {
+                "loss": MeanLoss(),
+                "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
+                "top5": MulticlassAccuracy(classes, average="micro", top_k=five, validate_args=False),
+            },
+            compute_groups=False,
+        )
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits of byte clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``.
+
+        The clips of a video go through the network a few at a time, as many as in training.
+        """
+        if clips.dim() == 5:
+            return self.model(normalise(clips, self.config))
+        train = self.config.train
+        parts = clips.flatten(0, 1).split(max(train.batch_size // train.accumulate, 1))
+        logits = torch.cat([self.model(normalise(part, self.config)) for part in parts])
+        return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
+
+    def loss(self, clips: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return self._cross_entropy(self(clips), labels)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if _blank(labels):
+            return 0 * logits.sum()
+        return F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
+
+    def on_train_start(self) -> None:
+        """Begins to look at every step."""
+        folder, precision = Path(self.trainer.default_root_dir), self.trainer.precision
+        self.guard = Guard(self.model, self.loss, "video", self.config, precision, folder)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loader: VideoLoader = self.trainer.train_dataloader
+        self.guard.before(batch, loader.visits(loader.step - 1))
+        clips, labels = batch
+        logits = self(clips)
+        loss = self._cross_entropy(logits, labels)
+        self.guard.after(loss)
+        _update(self.train_metrics, logits.detach(), labels)
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradients by their norm, which says whether they are finite.
+
+        Raises:
+            NonFiniteError: If a loss or a gradient of the step is not finite.
+        """
+        trainer = self.trainer
+        parameters = trainer.precision_plugin.main_params(optimizer)
+        clip = math.inf if gradient_clip_val is None else gradient_clip_val
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        self.guard.check(
+            norm,
+            trainer.global_step + 1,
+            trainer.train_dataloader.dataset,
+            getattr(trainer.precision_plugin, "scaler", None),
+            trainer.global_rank,
+        )
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds a batch to the metrics."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds a batch to the metrics and to the confusion matrix."""
+        logits = self._evaluate(batch)
+        if not _blank(batch[1]):
+            self.confusion.update(logits, batch[1])
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        clips, labels = batch
+        logits = self(clips)
+        self.sound.append(_update(self.eval_metrics, logits, labels).isfinite())
+        return logits
+
+    def _begin_evaluation(self) -> None:
+        self.eval_metrics.reset()
+        self.sound = []
+
+    def _results(self, what: str, loader: VideoLoader) -> dict[str, float]:
+        """The metrics of the videos of all processes.
+
+        Raises:
+            NonFiniteError: If the network's output is not finite.
+        """
+        values = {k: float(v) for k, v in self.eval_metrics.compute().items()}
+        if not math.isfinite(values["loss"]):
+            visits = []
+            for step, sound in enumerate(self.sound):
+                asked = loader.visits(step)
+                if len(asked) == len(sound):
+                    visits += asked[~sound.cpu()].tolist()
+                elif not sound.all():  # some could not be read: the whole batch is named
+                    visits += asked.tolist()
+            names = video_names(loader.dataset, visits[:16])
+            broken = broken_tensor(self.model)
+            where = f"; module '{broken.module}': {broken.what}" if broken is not None else ""
+            raise NonFiniteError(
+                f"{what} after step {self.trainer.global_step}: the loss is {values['loss']}{where}\n"
+                f"videos without a finite loss: {len(visits)} of {sum(map(len, self.sound))}"
+                f" ({', '.join(names)}{' and more' if len(visits) > 16 else ''})"
+            )
+        return values
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the metrics afresh."""
+        self._begin_evaluation()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics (in the progress bar, too)."""
+        values = self._results("validation", self.trainer.val_dataloaders)
+        self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True, logger=True)
+
+    def on_test_epoch_start(self) -> None:
+        """Starts the metrics afresh."""
+        self._begin_evaluation()
+        self.confusion.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Computes the metrics, of the videos of all processes."""
+        self.test_confusion = self.confusion.compute().cpu().numpy()  # [classes, predicted classes]
+        self.test_results = self._results("test", self.trainer.test_dataloaders)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Weight decay on matrices only; warm-up, then cosine or constant."""
+        train = self.config.train
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": train.weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        if train.optimizer == "adamw":
+            betas = (train.momentum, train.beta2)
+            optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=betas)
+        else:
+            optimizer = torch.optim.SGD(
+                groups, lr=self.config.lr, momentum=train.momentum, nesterov=train.momentum > 0
+            )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step, as a share of ``train.lr``."""
+        train = self.config.train
+        warmup = max(1, round(train.warmup * self.total_steps))
+        rate = min(1.0, (step + 1) / warmup)
+        if train.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+        return rate
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts config, kind of data and names of the classes beside the weights."""
+        checkpoint["config"] = to_dict(self.config)
+        checkpoint["origin"] = self.origin
+        checkpoint["label_names"] = self.label_names
+
+
+def _blank(labels: Tensor) -> bool:
+    """Whether no video of a batch could be read, see :class:`VideoLoader`."""
+    return len(labels) == 1 and int(labels) == UNREAD
+
+
+def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
+    """Adds a batch; its losses, one for every video that could be read."""
+    if _blank(labels):
+        return logits.new_zeros(0)
+    logits = logits.float()
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    metrics["loss"].update(losses)
+    metrics["top1"].update(logits, labels)
+    metrics["top5"].update(logits, labels)
+    return losses

@@ -1,0 +1,106 @@
+"""Lightning's trainer, the loaders, and torch's settings, as a config asks for them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder.checkpoints import AtomicCheckpointIO
+from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.training.watch import Events, Progress
+
+
+def prepare_torch(config: Config) -> None:
+    """Seeds, threads, and less talk from the libraries."""
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator: there is no GPU here; use auto or cpu")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+
+def prepare_model(model: torch.nn.Module, config: Config) -> None:
+    """Memory layout and compilation as the config asks for."""
+    if config.trainer.channels_last:
+        model.to(memory_format=torch.channels_last_3d)
+    if config.trainer.compile:
+        model.compile()
+
+
+def train_loader(config: Config, dataset) -> VideoLoader:
+    """Batches (parts of them where gradients are accumulated) for the whole training."""
+    settings = config.train
+    loader = VideoLoader(
+        dataset,
+        settings.batch_size // settings.accumulate,
+        shuffle=True,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+    )
+    whole = len(dataset) // settings.batch_size * settings.accumulate
+    loader.steps_per_epoch = whole or loader.steps_per_epoch
+    steps = loader.steps_per_epoch * settings.epochs // settings.accumulate
+    if settings.max_steps is not None:
+        steps = min(steps, settings.max_steps)
+    loader.steps = max(steps, 1) * settings.accumulate
+    return loader
+
+
+def eval_loader(config: Config, dataset, trainer: pl.Trainer) -> VideoLoader:
+    """Batches that go through a data set once; of as many clips as fit in training, twice."""
+    clips = 2 * config.train.batch_size // config.train.accumulate
+    return VideoLoader(
+        dataset,
+        max(clips // getattr(dataset, "num_clips", 1), trainer.world_size),
+        num_workers=config.data.num_workers,
+        rank=trainer.global_rank,
+        num_ranks=trainer.world_size,
+    )
+
+
+def make_trainer(
+    config: Config,
+    folder: Path,
+    callbacks: list[pl.Callback],
+    validate_every: int | None,
+    step: int = 0,
+) -> pl.Trainer:
+    """Lightning's trainer as the config asks for, for a run that goes on from a step."""
+    settings = config.trainer
+    if settings.progress_bar:
+        callbacks = [*callbacks, Progress(refresh_rate=10)]
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,
+            deterministic=settings.deterministic or None,
+            max_epochs=1,  # the loader itself runs through all epochs
+            val_check_interval=validate_every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=config.train.clip,
+            accumulate_grad_batches=config.train.accumulate,
+            log_every_n_steps=config.train.log_every,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=Events(folder, step),
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=settings.progress_bar,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, pl.utilities.exceptions.MisconfigurationException) as e:
+        raise UserError(f"trainer: {e}") from e

@@ -1,0 +1,286 @@
+"""What a training says while it runs, what it writes down, and how it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints, cannot_be_written, write_atomically
+
+COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; what was learned is saved."""
+
+
+class Meter(pl.Callback):
+    """Measures, shows and writes down loss, accuracy, speed and the share of time spent on data.
+
+    Writes one row of ``metrics.csv`` every ``log_every`` steps (means since the row before) and one
+    per validation. When a run is resumed, rows of steps that will be done again are removed.
+
+    Args:
+        path: The CSV file.
+        log_every: Steps between rows.
+        batch_size: Videos per step, all processes together.
+        loader: Tells how long each batch was waited for.
+    """
+
+    def __init__(self, path: Path, log_every: int, batch_size: int, loader: VideoLoader):
+        self.path = path
+        self.log_every = log_every
+        self.batch_size = batch_size
+        self.loader = loader
+        self.steps: list[tuple[float, float]] = []  # (seconds waiting, seconds in all) of each step
+        self.seconds = 0.0  # time of earlier parts of the run, filters trained alone included
+        self.clock = 0.0
+        self.pretraining: dict[str, float] | None = None  # what came out of training the filters alone
+
+    def state_dict(self) -> dict[str, Any]:
+        """The training time so far, and what came before."""
+        seconds = self.seconds + sum(total for _, total in self.steps)
+        return {"seconds": seconds, "pretraining": self.pretraining}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores them."""
+        self.seconds = state_dict["seconds"]
+        self.pretraining = state_dict.get("pretraining")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins ``metrics.csv``, or cuts it off at the step where the run goes on."""
+        if trainer.is_global_zero:
+            rows = []
+            if trainer.global_step > 0 and self.path.is_file():
+                rows = [row for row in _read_rows(self.path) if int(row["step"]) <= trainer.global_step]
+            write_atomically(self.path, lambda p: p.write_bytes(_header() + _rows(rows)))
+        self.clock = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Measures a step; every so often shows and writes."""
+        parts = trainer.accumulate_grad_batches
+        if (batch_idx + 1) % parts != 0:
+            return
+        now = time.perf_counter()
+        self.steps.append((sum(self.loader.waits[-parts:]), now - self.clock))
+        self.clock = now
+        step = trainer.global_step
+        if step % self.log_every == 0:
+            values = {k: float(v) for k, v in pl_module.train_metrics.compute().items()}
+            pl_module.train_metrics.reset()
+            recent = self.steps[-self.log_every :]
+            waited, total = (sum(column) for column in zip(*recent))
+            values["videos_per_second"] = self.batch_size * len(recent) / total
+            values["data_share"] = waited / total
+            values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            shown = {"loss": "loss", "acc": "top1", "videos/s": "videos_per_second"}
+            pl_module.log_dict(
+                {name: values[key] for name, key in shown.items()}, prog_bar=True, logger=False
+            )
+            self._log(trainer, "train", values)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the validation's row; its time does not count as training."""
+        if not trainer.sanity_checking:
+            values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
+            self._log(trainer, "val", values)
+            if trainer.is_global_zero:
+                print(
+                    f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
+                    f"top-1 {values['top1']:.2%}",
+                    flush=True,
+                )
+        self.clock = time.perf_counter()
+
+    def summary(self) -> dict[str, float]:
+        """Speed and waiting of the whole training.
+
+        ``data_share`` is time waited over time in all; ``worst_data_share`` that of the worst step;
+        ``slow_data_steps`` the share of steps that waited for more than a tenth of their time.
+        """
+        if not self.steps:
+            return {"train_seconds": self.seconds}
+        waited, total = (sum(column) for column in zip(*self.steps))
+        return {
+            "train_seconds": self.seconds + total,
+            "videos_per_second": self.batch_size * len(self.steps) / total,
+            "step_ms": 1e3 * statistics.median(t for _, t in self.steps),
+            "data_ms": 1e3 * statistics.median(w for w, _ in self.steps),
+            "data_share": waited / total,
+            "worst_data_share": max(w / t for w, t in self.steps),
+            "slow_data_steps": sum(w > 0.1 * t for w, t in self.steps) / len(self.steps),
+        }
+
+    def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        row = {"step": trainer.global_step, "split": split}
+        row |= {key: f"{values[key]:.6g}" for key in COLUMNS[2:] if key in values}
+        _append(self.path, _rows([row]))
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
+
+
+def _header() -> bytes:
+    return (",".join(COLUMNS) + "\r\n").encode()
+
+
+def _rows(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, COLUMNS).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``, but not one of which only a part was written."""
+    text = path.read_bytes().decode(errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    rows = csv.DictReader(io.StringIO(whole, newline=""))
+    return [row for row in rows if (row.get("step") or "").isdigit()]
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Writes data to the end of a file and flushes it: all of it, or nothing.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    try:
+        with open(path, "rb+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as e:
+        raise cannot_be_written(path, e) from e
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard's event files. What was logged after the step that a run goes on from is hidden
+    there: it will be logged again.
+
+    TensorBoard writes in a thread, and raises what went wrong there at the next call, as one of its own
+    errors or TensorFlow's; here all of them are the user's, and the thread prints no traceback.
+
+    Args:
+        folder: The run folder.
+        step: The step that the run goes on from.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        super().__init__(folder, name="", version="tensorboard", purge_step=step + 1)
+        threading.excepthook = _of_threads
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Logs numbers."""
+        self._write(lambda: super(Events, self).log_metrics(metrics, step))
+
+    def save(self) -> None:
+        """Flushes the file."""
+        self._write(super().save)
+
+    def finalize(self, status: str) -> None:
+        """Closes the file."""
+        self._write(lambda: super(Events, self).finalize(status))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as e:
+            cause = e.__cause__ or e  # Lightning's error says nothing
+            number = getattr(cause, "errno", None)
+            reason = os.strerror(number) if number else str(cause).splitlines()[0]
+            raise cannot_be_written(Path(self.log_dir), OSError(number, reason)) from e
+
+
+def _of_threads(arguments: Any) -> None:
+    if type(arguments.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(arguments)
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's progress bar without what says nothing here (one epoch, the logger's version)."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Names the bar."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("training")
+
+
+class StopOnSignal(pl.Callback):
+    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`. Several
+    processes stop together, after a step that is logged.
+
+    A second signal stops at once.
+
+    Args:
+        checkpoints: Saves the run.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+        self._restore()
+        print("\nstopping after this step; press Ctrl-C again to stop at once", flush=True)
+
+    def _restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Saves and stops if asked; if a validation comes next, that is the place to stop."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+            return
+        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps != 0:
+            return  # asking the other processes takes time
+        if (batch_idx + 1) % trainer.val_check_batch != 0 and self._is_asked(trainer):
+            self.checkpoints.save(trainer)
+            raise Interrupted
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops if asked; the validation has just saved."""
+        if not trainer.sanity_checking and self._is_asked(trainer):
+            raise Interrupted
+
+    def _is_asked(self, trainer: pl.Trainer) -> bool:
+        """Whether any process is: one alone must not leave the step in which the others wait for it."""
+        if trainer.world_size == 1:
+            return self.asked
+        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        self._restore()
