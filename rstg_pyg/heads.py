@@ -5,7 +5,7 @@ from typing import Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from rstg_pyg.histories import reset_cell
+from rstg_pyg.cells import Cell, reset_cell
 from rstg_pyg.norm import ChannelBatchNorm
 from rstg_pyg.running import MeanState, running_mean
 
@@ -58,7 +58,7 @@ class LSTMHead(torch.nn.Module):
         self.map_size = (map_size, map_size) if isinstance(map_size, int) else map_size
         cells = 1 if self.map_size is None else self.map_size[0] * self.map_size[1]
         self.norm = ChannelBatchNorm(channels, channel_dim=1) if in_norm else None
-        self.lstm = torch.nn.LSTM(channels * cells, self.out_channels, batch_first=True)
+        self.lstm = Cell("LSTM", channels * cells, self.out_channels)
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -88,13 +88,11 @@ class LSTMHead(torch.nn.Module):
                 f"(got {x.size(3)} x {x.size(4)})"
             )
         x = x if self.norm is None else self.norm(x)
-        x = x.transpose(1, 2)  # [B, T, C, H, W]
+        x = x.permute(2, 0, 1, 3, 4)  # [T, B, C, H, W]
         x = x.mean(dim=(3, 4)) if self.map_size is None else x.flatten(2)
         cell, mean = (None, None) if state is None else state
-        if x.is_cuda:
-            self.lstm.flatten_parameters()
         out, cell = self.lstm(x, cell)
-        out, mean = running_mean(out, 1, mean)
+        out, mean = running_mean(out, 0, mean)
         return out, (cell, mean)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,24 +1,12 @@
-"""Recurrent cells: fresh weights, and one call over the histories of nodes that come and go."""
+"""One call of a recurrent cell over the histories of nodes that come and go."""
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch_geometric.nn.inits import glorot
 
-#: What a recurrent cell carries from one chunk of frames to the next.
-CellState = Union[Tensor, Tuple[Tensor, Tensor]]
-
-
-def reset_cell(cell: torch.nn.RNNBase):
-    """Draws a cell's weights anew: Glorot uniform, every gate by itself; biases zero."""
-    for name, parameter in cell.named_parameters():
-        if name.startswith("weight"):
-            for gate in parameter.split(cell.hidden_size):
-                glorot(gate)
-        else:
-            torch.nn.init.zeros_(parameter)
+from rstg_pyg.cells import Cell, CellState
 
 
 class Histories:
@@ -58,13 +46,11 @@ class Histories:
         self.back = self.order.argsort()
         self.sizes = torch.bincount(step).cpu()  # how many histories reach each step
 
-    def run(
-        self, cell: torch.nn.RNNBase, x: Tensor, state: Optional[CellState]
-    ) -> Tuple[Tensor, CellState]:
+    def run(self, cell: Cell, x: Tensor, state: Optional[CellState]) -> Tuple[Tensor, CellState]:
         r"""Runs a cell over all histories.
 
         Args:
-            cell (torch.nn.LSTM or torch.nn.GRU): The cell.
+            cell (Cell): The cell.
             x (torch.Tensor): The rows, :math:`(R, C)`.
             state (torch.Tensor or tuple, optional): The state of the nodes before,
                 :math:`(1, M, C)`; nodes beyond are new and start from zero.
@@ -72,7 +58,7 @@ class Histories:
         Returns:
             The rows, and the state of all nodes after. A node without a row keeps its state.
         """
-        is_lstm = isinstance(cell, torch.nn.LSTM)
+        is_lstm = cell.mode == "LSTM"
         if state is None:
             state = x.new_zeros(1, 0, cell.hidden_size)
             state = (state, state) if is_lstm else state

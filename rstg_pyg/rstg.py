@@ -7,14 +7,14 @@ from torch import Tensor
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj
 
+from rstg_pyg.cells import Cell, CellState, reset_cell
 from rstg_pyg.checks import check_keywords
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.histories import CellState, reset_cell
 from rstg_pyg.masks import MaskedFrames
 from rstg_pyg.sequences import DenseFrames, FlatFrames, check_norms
 
-_CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+_CELLS = {"lstm": "LSTM", "gru": "GRU"}
 
 
 class RSTG(torch.nn.Module):
@@ -120,6 +120,8 @@ class RSTG(torch.nn.Module):
         self.residual = residual
         self.shared_rounds = shared_rounds
         self.time_rounds = _time_rounds(time_stages, num_rounds)
+        # Compilers take bools for what they are, but numbers for symbols, and look in vain for those.
+        self._time_first = [k in self.time_rounds for k in range(num_rounds)]
 
         dim = hidden_channels
         self.lin_in = None
@@ -130,13 +132,13 @@ class RSTG(torch.nn.Module):
         self.in_norm = None if in_norm is None else in_norm(dim)
         own = 1 if shared_rounds else num_rounds
         self.cells = torch.nn.ModuleList(
-            _CELLS[cell](dim, dim) for _ in range(min(own, len(self.time_rounds)))
+            Cell(_CELLS[cell], dim, dim) for _ in range(min(own, len(self.time_rounds)))
         )
         self.convs = torch.nn.ModuleList(
             RSTGConv(dim, dim, act_last=not residual, **kwargs)
             for _ in range(own if space_stages else 0)
         )
-        self.last_cell = None if time_stages == "none" else _CELLS[cell](dim, dim)
+        self.last_cell = None if time_stages == "none" else Cell(_CELLS[cell], dim, dim)
         if residual:
             self.cell_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.cells)
             self.conv_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.convs)
@@ -238,8 +240,8 @@ class RSTG(torch.nn.Module):
             x = frames.norm(self.in_norm, x)
         x = frames.start(x)
         for k in range(self.num_rounds):
-            if k in self.time_rounds:
-                i = 0 if self.shared_rounds else self.time_rounds.index(k)
+            if self._time_first[k]:
+                i = 0 if self.shared_rounds else sum(self._time_first[:k])
                 norm = self.cell_norms[i] if self.residual else None
                 x = self._time(frames, self.cells[i], norm, x, next(memory), after)
             if self.space_stages:
@@ -256,8 +258,6 @@ class RSTG(torch.nn.Module):
 
     def _time(self, frames, cell, norm, x: Tensor, state: Optional[CellState], after: List[CellState]):
         """One time stage over the histories of all nodes; appends the new state to ``after``."""
-        if x.is_cuda:
-            cell.flatten_parameters()
         z, state = frames.time(cell, x if norm is None else norm(x), state)
         after.append(state)
         return z if norm is None else x + z

@@ -13,7 +13,8 @@ from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj
 from torch_geometric.utils import is_torch_sparse_tensor
 
-from rstg_pyg.histories import CellState, Histories
+from rstg_pyg.cells import Cell, CellState
+from rstg_pyg.histories import Histories
 
 #: One value for all frames, or one per frame.
 PerFrame = Union[Tensor, Sequence[Tensor]]
@@ -140,9 +141,7 @@ class DenseFrames:
         """One space stage in every frame."""
         return conv(x, *self.graph, **self.extras)
 
-    def time(
-        self, cell: torch.nn.RNNBase, x: Tensor, state: Optional[CellState]
-    ) -> Tuple[Tensor, CellState]:
+    def time(self, cell: Cell, x: Tensor, state: Optional[CellState]) -> Tuple[Tensor, CellState]:
         """One time stage over the histories of all nodes."""
         z, state = cell(x.flatten(1, 2), state)  # [T, B * N, C]
         return z.view(x.shape), state
@@ -236,9 +235,7 @@ class FlatFrames:
         """One space stage in every frame."""
         return conv(x, *self.graph, **self.extras)
 
-    def time(
-        self, cell: torch.nn.RNNBase, x: Tensor, state: Optional[CellState]
-    ) -> Tuple[Tensor, CellState]:
+    def time(self, cell: Cell, x: Tensor, state: Optional[CellState]) -> Tuple[Tensor, CellState]:
         """One time stage over the histories of all nodes."""
         return self.histories.run(cell, x, state)
 

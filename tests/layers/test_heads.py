@@ -17,7 +17,7 @@ def test_lstm_over_the_frames_of_a_map(map_size):
     for t in range(6):
         frame = x[:, :, t]
         frames.append(frame.mean((2, 3)) if map_size is None else frame.reshape(2, -1))
-    expected = head.lstm(torch.stack(frames, dim=1))[0].mean(dim=1)
+    expected = head.lstm(torch.stack(frames))[0].mean(dim=0)
     torch.testing.assert_close(head(x), expected)
     assert head.lstm.input_size == (4 if map_size is None else 24)
 

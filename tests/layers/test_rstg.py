@@ -35,7 +35,7 @@ def clip(steps=STEPS, channels=4, seed=1):
 
 def single_step(cell):
     """The one-frame cell of torch with the weights of a sequence cell."""
-    kind = torch.nn.LSTMCell if isinstance(cell, torch.nn.LSTM) else torch.nn.GRUCell
+    kind = torch.nn.LSTMCell if cell.mode == "LSTM" else torch.nn.GRUCell
     step = kind(cell.input_size, cell.hidden_size).double()
     step.load_state_dict({k.removesuffix("_l0"): v for k, v in cell.state_dict().items()})
     return step

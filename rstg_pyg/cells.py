@@ -1,0 +1,174 @@
+"""The recurrent cells of time stages: torch's own kernels, also inside a compiled graph.
+
+``torch.compile`` does not look into :class:`torch.nn.LSTM` and :class:`torch.nn.GRU`: the graph breaks
+before and after each. Made to look (``torch._dynamo.config.allow_rnn``), it writes out the step of
+every frame, which takes longer to compile, again for another number of frames, and to train. So a
+compiled graph holds a cell as one operation that is not looked into, and what runs is what runs in
+eager mode (cuDNN, oneDNN).
+"""
+
+from typing import List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch_geometric.nn.inits import glorot
+
+from rstg_pyg.fast.autograd import autocast_to
+
+#: What a recurrent cell carries from one chunk of frames to the next.
+CellState = Union[Tensor, Tuple[Tensor, Tensor]]
+
+
+class Cell(torch.nn.RNNBase):
+    r"""One layer of :class:`torch.nn.LSTM` or :class:`torch.nn.GRU`: the same parameters and numbers,
+    and no graph break in :func:`torch.compile`.
+
+    Args:
+        mode (str): ``"LSTM"`` or ``"GRU"``.
+        in_channels (int): Size of each input sample.
+        hidden_channels (int): Size of each output sample and of the state.
+
+    Shapes:
+        - **input:** sequences :math:`(T, M, C)`, or packed ones; the state before,
+          :math:`(1, M, D)` or of an LSTM a pair of it *(optional, zeros)*
+        - **output:** sequences :math:`(T, M, D)`, or packed ones; the state after
+
+    Raises:
+        ValueError: If the state is of another cell or of other sequences.
+    """
+
+    def __init__(self, mode: str, in_channels: int, hidden_channels: int):
+        super().__init__(mode, in_channels, hidden_channels)
+
+    def forward(
+        self, x: Union[Tensor, PackedSequence], state: Optional[CellState] = None
+    ) -> Tuple[Union[Tensor, PackedSequence], CellState]:
+        """Runs the forward pass of the module."""
+        rows, sizes = (x.data, x.batch_sizes) if isinstance(x, PackedSequence) else (x, None)
+        memory = self._memory(rows, sizes, state)
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        if _opaque():
+            out, after = torch.ops.rstg_pyg.cell(
+                rows, sizes, torch.cat(memory), weights, self.training, autocast_to(rows)
+            )
+            after = after.split(1)
+        else:
+            if rows.is_cuda:
+                self.flatten_parameters()
+            out, *after = _run(rows, sizes, memory, weights, self.training)
+        out = out if sizes is None else PackedSequence(out, sizes)
+        return out, (tuple(after) if self.mode == "LSTM" else after[0])
+
+    def _memory(
+        self, rows: Tensor, sizes: Optional[Tensor], state: Optional[CellState]
+    ) -> List[Tensor]:
+        """The parts of the state, of sequences that begin zeros."""
+        parts = 2 if self.mode == "LSTM" else 1
+        if state is None:
+            count = rows.size(1) if sizes is None else int(sizes[0])
+            return [rows.new_zeros(1, count, self.hidden_size)] * parts
+        memory = [state] if isinstance(state, Tensor) else list(state)
+        found = [list(part.shape) for part in memory]
+        if sizes is None and found != [[1, rows.size(1), self.hidden_size]] * parts:
+            raise ValueError(
+                f"Expected the state of a stream of the same batch and size, for {self.mode} {parts} "
+                f"of shape {[1, rows.size(1), self.hidden_size]} (got {found}); a new stream begins "
+                "with none"
+            )
+        return memory
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.mode!r}, {super().extra_repr()}"
+
+
+def reset_cell(cell: Cell):
+    """Draws a cell's weights anew: Glorot uniform, every gate by itself; biases zero."""
+    for name, parameter in cell.named_parameters():
+        if name.startswith("weight"):
+            for gate in parameter.split(cell.hidden_size):
+                glorot(gate)
+        else:
+            torch.nn.init.zeros_(parameter)
+
+
+def _opaque() -> bool:
+    """Whether a compiled graph is being made, and not a program that shall run without this package."""
+    if not hasattr(torch.compiler, "is_exporting"):  # before 2.7, where strict export sets this
+        return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
+    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+
+
+def _run(
+    x: Tensor, sizes: Optional[Tensor], memory: Sequence[Tensor], weights: List[Tensor], train: bool
+) -> Tuple[Tensor, ...]:
+    """Outputs and the parts of the new state, by torch's kernel."""
+    kernel = torch.lstm if len(memory) == 2 else torch.gru
+    memory = tuple(memory) if len(memory) == 2 else memory[0]
+    how = (True, 1, 0.0, train, False)  # with biases, one layer, no dropout, one direction
+    if sizes is None:
+        return kernel(x, memory, weights, *how, False)  # time first
+    return kernel(x, sizes, memory, weights, *how)
+
+
+# The operation of compiled graphs. The parts of a state lie in one tensor [parts, M, D], and no two
+# tensors that it gives share memory. Compiled graphs have no autocast: its type comes as an argument.
+torch.library.define(
+    "rstg_pyg::cell",
+    "(Tensor x, Tensor? sizes, Tensor state, Tensor[] weights, bool train, ScalarType? autocast) -> "
+    "(Tensor, Tensor)",
+)
+torch.library.define(
+    "rstg_pyg::cell_backward",
+    "(Tensor grad, Tensor grad_state, Tensor x, Tensor? sizes, Tensor state, Tensor[] weights, "
+    "ScalarType? autocast) -> (Tensor, Tensor, Tensor[])",
+)
+
+
+def _cell(x, sizes, state, weights, train, autocast):
+    with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
+        out, *after = _run(x, sizes, state.split(1), weights, train)
+    kind = x.dtype if autocast is None else autocast
+    return out.to(kind).contiguous(), torch.cat(after).to(kind)
+
+
+@torch.library.register_fake("rstg_pyg::cell")
+def _cell_shapes(x, sizes, state, weights, train, autocast):
+    kind = x.dtype if autocast is None else autocast
+    out = x.new_empty((*x.shape[:-1], state.size(-1)), dtype=kind)
+    return out, x.new_empty(state.shape, dtype=kind)
+
+
+def _cell_backward(grad, grad_state, x, sizes, state, weights, autocast):
+    """Computes the forward pass once more: what a kernel keeps for its backward pass is its secret."""
+    inputs = [value.detach().requires_grad_() for value in (x, state, *weights)]
+    with torch.enable_grad():
+        out = _cell(inputs[0], sizes, inputs[1], inputs[2:], True, autocast)
+    grads = torch.autograd.grad(out, inputs, (grad, grad_state))
+    grads = [value.clone(memory_format=torch.contiguous_format) for value in grads]
+    return grads[0], grads[1], grads[2:]
+
+
+@torch.library.register_fake("rstg_pyg::cell_backward")
+def _cell_backward_shapes(grad, grad_state, x, sizes, state, weights, autocast):
+    x, state, *weights = (value.new_empty(value.shape) for value in (x, state, *weights))
+    return x, state, weights
+
+
+def _keep(ctx, inputs, output):
+    x, ctx.sizes, state, weights, _, ctx.autocast = inputs
+    ctx.save_for_backward(x, state, *weights)
+
+
+def _differentiate(ctx, grad, grad_state):
+    x, state, *weights = ctx.saved_tensors
+    x, state, weights = torch.ops.rstg_pyg.cell_backward(
+        grad, grad_state, x, ctx.sizes, state, weights, ctx.autocast
+    )
+    return x, None, state, weights, None, None
+
+
+torch.library.impl("rstg_pyg::cell", "CompositeExplicitAutograd", _cell)
+torch.library.impl("rstg_pyg::cell_backward", "CompositeExplicitAutograd", _cell_backward)
+torch.library.register_autograd("rstg_pyg::cell", _differentiate, setup_context=_keep)
