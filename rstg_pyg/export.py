@@ -4,10 +4,11 @@ import contextlib
 import importlib.util
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 #: What writing ONNX needs besides torch.
 ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -64,9 +65,7 @@ def export_program(
             f"Expected a network that can be exported for any number of frames (got, from torch: "
             f"{reason}); use any_frames=False for {clip.size(2)} frames"
         ) from e
-    for node in program.graph.nodes:  # they name files of this machine
-        node.meta.pop("stack_trace", None)
-    return program
+    return _without_traces(program)
 
 
 def export_onnx(
@@ -97,25 +96,147 @@ def export_onnx(
         ImportError: If a package is missing.
         ValueError: See :func:`export_program`.
     """
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f'Writing ONNX needs {" and ".join(missing)}: pip install "rstg_pyg[export]"')
-    import onnx
-
+    onnx = _onnx()
     if isinstance(model, torch.nn.Module):
         model = export_program(model, clip, any_frames=any_frames)
     with _frames_left_open(any_frames):
-        program = torch.onnx.export(
-            model, dynamo=True, input_names=["clip"], output_names=["logits"], verbose=False
-        )
-    out = program.model_proto
-    for node in out.graph.node:  # notes on where each comes from: half of the file
-        del node.metadata_props[:]
+        out = _to_onnx(model, ["clip"], ["logits"])
     for value in (*out.graph.input, *out.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     if any_frames:
         out.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "frames"
-    if bfloat16_weights:
+    _save_onnx(onnx, out, path, bfloat16_weights, metadata)
+
+
+class _StreamStep(torch.nn.Module):
+    r"""One step of a stream with nothing but tensors: the next frames and the state go in, the logits
+    of all frames so far and the new state come out. A stream begins with a state of zeros.
+
+    Args:
+        model (torch.nn.Module): A network with ``stream`` and ``streams``, as
+            :class:`~rstg_pyg.VideoClassifier`, in evaluation mode.
+        frames (torch.Tensor): An example of the frames of one step, :math:`(B, C, T, H, W)`.
+
+    Raises:
+        ValueError: If the network looks across frames otherwise than by its cells, or the example has
+            another shape.
+    """
+
+    def __init__(self, model: torch.nn.Module, frames: Tensor):
+        super().__init__()
+        self.model = model
+        leaves, self.structure = tree_flatten(model.stream(frames)[1])
+        self.held = [i for i, leaf in enumerate(leaves) if leaf is not None]
+        # Numbers of frames, too, are tensors here.
+        self.beginning = [torch.zeros_like(torch.as_tensor(leaves[i])) for i in self.held]
+        self.eval()
+
+    def forward(self, frames: Tensor, *state: Tensor) -> Tuple[Tensor, ...]:
+        """Logits, and the tensors of the state."""
+        leaves: List[Optional[Tensor]] = [None] * self.structure.num_leaves
+        for i, value in zip(self.held, state):
+            leaves[i] = value
+        logits, after = self.model.stream(frames, tree_unflatten(leaves, self.structure))
+        leaves = tree_flatten(after)[0]
+        return (logits, *(leaves[i] for i in self.held))
+
+
+def export_stream(model: torch.nn.Module, frames: Tensor) -> torch.export.ExportedProgram:
+    r"""Captures one step of :meth:`~rstg_pyg.VideoClassifier.stream` with :func:`torch.export.export`.
+
+    The program takes the next frames and the tensors of the state, and gives the logits of all frames
+    so far and the tensors of the new state. A stream begins with zeros; they are in the program, beside
+    the example: ``program.example_inputs[0][1:]``.
+
+    Args:
+        model (torch.nn.Module): The network, in evaluation mode: a :class:`~rstg_pyg.VideoClassifier`
+            that streams.
+        frames (torch.Tensor): An example of what a step gets, :math:`(B, C, T, H, W)`, for a camera
+            one frame; the values do not matter. The program is for this batch and number of frames.
+
+    Raises:
+        ValueError: If the network is in training mode or looks across frames otherwise than by its
+            cells, or if the example has another shape.
+
+    Example:
+        >>> backbone = rstg_pyg.backbones.SimpleConv(3, (8, 8))
+        >>> model = VideoClassifier(backbone, 174, head=RSTGBlock(8, to="vec"))
+        >>> program = export_stream(model.eval(), torch.zeros(1, 3, 1, 32, 32))
+        >>> state, step = program.example_inputs[0][1:], program.module()
+        >>> for frame in torch.rand(5, 1, 3, 1, 32, 32):
+        ...     logits, *state = step(frame, *state)
+    """
+    step = _StreamStep(model, frames)
+    with torch.no_grad(), _frames_left_open(False):
+        program = torch.export.export(step, (frames, *step.beginning), strict=False)
+    return _without_traces(program)
+
+
+def export_stream_onnx(
+    model: Union[torch.nn.Module, torch.export.ExportedProgram],
+    frames: Tensor,
+    path: Union[str, Path],
+    *,
+    bfloat16_weights: bool = False,
+    metadata: Optional[Dict[str, str]] = None,
+) -> None:
+    r"""Writes one step of a stream as ONNX, with inputs ``frames``, ``state0``, ``state1``, ..., and
+    outputs ``logits``, ``next0``, ``next1``, ..., which are the states of the next step. A stream
+    begins with zeros.
+
+    Args:
+        model (torch.nn.Module or torch.export.ExportedProgram): The network, in evaluation mode, or
+            what :func:`export_stream` made of it.
+        frames (torch.Tensor): An example, see :func:`export_stream`.
+        path (str or Path): The file.
+        bfloat16_weights (bool, optional): See :func:`export_onnx`. (default: :obj:`False`)
+        metadata (dict, optional): Strings that are written to the file. (default: :obj:`None`)
+
+    Raises:
+        ImportError: If a package is missing.
+        ValueError: See :func:`export_stream`.
+    """
+    onnx = _onnx()
+    if isinstance(model, torch.nn.Module):
+        model = export_stream(model, frames)
+    count = len(model.graph_signature.user_inputs) - 1
+    names = [[f"{name}{i}" for i in range(count)] for name in ("state", "next")]
+    with _frames_left_open(False):
+        out = _to_onnx(model, ["frames", *names[0]], ["logits", *names[1]])
+    _save_onnx(onnx, out, path, bfloat16_weights, metadata)
+
+
+def _without_traces(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without the names of files of this machine."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _onnx() -> Any:
+    """The package ``onnx``."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f'Writing ONNX needs {" and ".join(missing)}: pip install "rstg_pyg[export]"')
+    return importlib.import_module("onnx")
+
+
+def _to_onnx(program: torch.export.ExportedProgram, inputs: List[str], outputs: List[str]) -> Any:
+    """The model of ONNX without notes on where each operation comes from, which are half of a file."""
+    program = torch.onnx.export(
+        program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+    )
+    out = program.model_proto
+    for node in out.graph.node:
+        del node.metadata_props[:]
+    return out
+
+
+def _save_onnx(
+    onnx: Any, out: Any, path: Union[str, Path], half: bool, metadata: Optional[Dict[str, str]]
+) -> None:
+    """Checks and writes a model of ONNX."""
+    if half:
         _store_as_bfloat16(out)
     onnx.helper.set_model_props(out, metadata or {})
     onnx.checker.check_model(out)

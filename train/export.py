@@ -3,7 +3,8 @@
 The file takes clips as they are on screen (bytes, ``clip [B, C, T, H, W]``), normalises them and gives
 ``logits [B, classes]``. It runs without this package: ``.onnx`` by onnxruntime and others, ``.pt2`` by
 ``torch.export.load``. Before it gets its name it is run and compared with the network that it was made
-of, on random and on rendered clips.
+of, on random and on rendered clips. With ``--stream`` the file is one step of a stream: the next frame
+and the state go in, the logits of all frames so far and the new state come out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from rstg_pyg.export import ONNX_PACKAGES, export_onnx, export_program  # noqa: E402
+from rstg_pyg.export import (  # noqa: E402
+    ONNX_PACKAGES,
+    export_onnx,
+    export_program,
+    export_stream,
+    export_stream_onnx,
+)
 from rstg_pyg.train.assemble import normalise  # noqa: E402
 from rstg_pyg.train.data.mini_something import MiniSomething  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -47,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parse_arguments(argv)
         predictor = Predictor.load(find_checkpoint(Path(arguments.checkpoint)), "cpu")
-        found = export(predictor, Path(arguments.out), arguments.dtype)
+        found = export(predictor, Path(arguments.out), arguments.dtype, arguments.stream)
         _report(found, arguments.out)
         if arguments.json is not None:
             write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
@@ -75,6 +82,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=tuple(_DTYPES), default="float32",
         help="bfloat16: the whole network in .pt2, the stored weights in .onnx (default: float32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stream", action="store_true",
+        help="one step of a stream: a frame and the state in, logits and the new state out",
     )  # fmt: skip
     parser.add_argument("--json", metavar="OUT", help="also write what was measured to a file")
     arguments = parser.parse_args(argv)
@@ -121,39 +132,56 @@ class FromPixels(torch.nn.Module):
         """``[B, C, T, H, W]`` uint8 to ``[B, classes]`` float32."""
         return self.model(normalise(clip, self.config).to(self.dtype)).float()
 
+    def stream(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The same of the next frames of a stream, and its state."""
+        logits, state = self.model.stream(normalise(frames, self.config).to(self.dtype), state)
+        return logits.float(), state
 
-def export(predictor: Predictor, out: Path, dtype: str) -> dict[str, Any]:
+
+def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) -> dict[str, Any]:
     """Writes a network and checks the file before it gets its name.
 
     Args:
         predictor: The network, on the CPU.
         out: The file, ``.onnx`` or ``.pt2``.
         dtype: ``"float32"`` or ``"bfloat16"``.
+        stream: Whether to write one step of a stream, for one video and a frame at a time.
 
     Returns:
-        What was written (``format``, ``dtype``, ``bytes``, ``input``, ``classes``, ``any_frames``) and
-        how far its logits are from those of the network in float32: ``differences`` by kind of clips,
-        ``largest_logit``, ``same_top1``.
+        What was written (``format``, ``dtype``, ``bytes``, ``input``, ``classes``, ``any_frames``,
+        ``stream``) and how far its logits are from those of the network in float32: ``differences`` by
+        kind of clips, ``largest_logit``, ``same_top1``.
 
     Raises:
-        UserError: If the file cannot be written, or in float32 computes something else.
+        UserError: If the file cannot be written, or in float32 computes something else; or if the
+            network cannot be fed frame by frame.
     """
     clips = example_clips(predictor)
-    with torch.no_grad():
-        wanted = {
-            kind: predictor.model(normalise(clip, predictor.config)) for kind, clip in clips.items()
-        }
     onnx = out.suffix == ".onnx"
     network = FromPixels(predictor.model, predictor.config, torch.float32 if onnx else _DTYPES[dtype])
     network.eval()
-    program, any_frames = capture(network, clips["random"])
-    if not any_frames:
-        del clips["longer"], wanted["longer"]
+    if stream:
+        clips = {kind: clip[:1] for kind, clip in clips.items()}
+        program, any_frames = capture_step(network, clips["random"][:, :, :1]), False
+    else:
+        program, any_frames = capture(network, clips["random"])
+        if not any_frames:
+            del clips["longer"]
+    exact = FromPixels(predictor.model, predictor.config, torch.float32).eval()
+    with torch.no_grad():
+        wanted = {
+            kind: follow(exact.stream, clip) if stream else exact(clip) for kind, clip in clips.items()
+        }
     about = json.dumps(_about(predictor))
     found: dict[str, Any] = {}
 
     def write(path: Path) -> None:
-        if onnx:
+        if onnx and stream:
+            export_stream_onnx(
+                program, clips["random"][:, :, :1], path, bfloat16_weights=dtype == "bfloat16",
+                metadata={"rstg_pyg": about},
+            )  # fmt: skip
+        elif onnx:
             export_onnx(
                 program, clips["random"], path, any_frames=any_frames,
                 bfloat16_weights=dtype == "bfloat16", metadata={"rstg_pyg": about},
@@ -162,7 +190,8 @@ def export(predictor: Predictor, out: Path, dtype: str) -> dict[str, Any]:
             buffer = io.BytesIO()
             torch.export.save(program, buffer, extra_files={"rstg_pyg.json": about})
             path.write_bytes(buffer.getvalue())
-        found.update(bytes=path.stat().st_size, **compare(open_file(path, onnx), clips, wanted))
+        run = open_step(path, onnx) if stream else open_file(path, onnx)
+        found.update(bytes=path.stat().st_size, **compare(run, clips, wanted))
         worst, most = max(found["differences"].values()), found["largest_logit"]
         if dtype == "float32" and not worst <= _ROUNDING * max(1.0, most):
             raise UserError(
@@ -175,6 +204,8 @@ def export(predictor: Predictor, out: Path, dtype: str) -> dict[str, Any]:
     shape = ["batch", *clips["random"].shape[1:]]
     if any_frames:
         shape[2] = "frames"
+    if stream:
+        shape[0], shape[2] = 1, 1
     return {
         "network": predictor.config.name,
         "format": out.suffix[1:],
@@ -182,6 +213,7 @@ def export(predictor: Predictor, out: Path, dtype: str) -> dict[str, Any]:
         "input": shape,
         "classes": len(predictor.names),
         "any_frames": any_frames,
+        "stream": stream,
         "seed": _SEED,
         "packages": {name: package_version(name) for name in _PACKAGES} if onnx else {},
         **found,
@@ -195,6 +227,27 @@ def capture(network: torch.nn.Module, clip: Tensor) -> tuple[torch.export.Export
         return export_program(network, clip), True
     except ValueError:
         return export_program(network, clip, any_frames=False), False
+
+
+def capture_step(network: FromPixels, frame: Tensor) -> torch.export.ExportedProgram:
+    """One step of a stream.
+
+    Raises:
+        UserError: If the network looks across frames otherwise than by its cells.
+    """
+    try:
+        return export_stream(network, frame)
+    except ValueError as e:
+        raise UserError(f"--stream: {e}") from e
+
+
+def follow(step: Callable[[Tensor, Any], tuple[Tensor, Any]], clip: Tensor) -> Tensor:
+    """The logits ``[T, classes]`` after every frame of a clip ``[1, C, T, H, W]``."""
+    state, found = None, []
+    for frame in clip.split(1, dim=2):
+        logits, state = step(frame, state)
+        found.append(logits)
+    return torch.cat(found)
 
 
 def example_clips(predictor: Predictor) -> dict[str, Tensor]:
@@ -218,12 +271,41 @@ def open_file(path: Path, onnx: bool) -> Callable[[Tensor], Tensor]:
     if not onnx:
         with open(path, "rb") as file:
             return torch.export.load(file).module()
+    session = _session(path)
+    return lambda clip: torch.from_numpy(session.run(["logits"], {"clip": clip.numpy()})[0])
+
+
+def open_step(path: Path, onnx: bool) -> Callable[[Tensor], Tensor]:
+    """What the file computes frame by frame, see :func:`follow`."""
+    if onnx:
+        session = _session(path)
+        names = [value.name for value in session.get_inputs()]
+        kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+        beginning = [np.zeros(x.shape, kinds[x.type]) for x in session.get_inputs()[1:]]
+
+        def step(frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+            values = [frame.numpy(), *(beginning if state is None else state)]
+            logits, *state = session.run(None, dict(zip(names, values, strict=True)))
+            return torch.from_numpy(logits), state
+
+    else:
+        with open(path, "rb") as file:
+            program = torch.export.load(file)
+        module, start = program.module(), program.example_inputs[0][1:]
+
+        def step(frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+            logits, *state = module(frame, *(start if state is None else state))
+            return logits, state
+
+    return lambda clip: follow(step, clip)
+
+
+def _session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda clip: torch.from_numpy(session.run(["logits"], {"clip": clip.numpy()})[0])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @torch.no_grad()
@@ -255,9 +337,11 @@ def _about(predictor: Predictor) -> dict[str, Any]:
 
 def _report(found: dict[str, Any], out: str) -> None:
     shape = ", ".join(map(str, found["input"]))
+    what = "frames uint8 [{}] and state to logits float32 [1, {}] and state"
+    what = what if found["stream"] else "clip uint8 [{}] to logits float32 [batch, {}]"
     print(
-        f"{out}: {found['network']} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; clip uint8 "
-        f"[{shape}] to logits float32 [batch, {found['classes']}]"
+        f"{out}: {found['network']} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; "
+        + what.format(shape, found["classes"])
     )
     runner = f"onnxruntime {found['packages']['onnxruntime']}" if found["packages"] else "torch"
     print(f"run by {runner}; largest difference from the network in float32:")
@@ -271,7 +355,9 @@ def _report(found: dict[str, Any], out: str) -> None:
         print(f"  {difference:.1e}  {words[kind]}")
     same = "is the same for all clips" if found["same_top1"] else "differs for some clip"
     print(f"logits are up to {found['largest_logit']:.2g}; the best class {same}")
-    if not found["any_frames"]:
+    if found["stream"]:
+        print("compared after every frame of a clip; a stream begins with a state of zeros")
+    elif not found["any_frames"]:
         print(f"for clips of {frames} frames: this network cannot be exported for any number")
 
 

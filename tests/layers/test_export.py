@@ -16,7 +16,13 @@ from rstg_pyg import (
     published_arguments,
 )
 from rstg_pyg.backbones import SimpleConv, TorchvisionVideo
-from rstg_pyg.export import ONNX_PACKAGES, export_onnx, export_program
+from rstg_pyg.export import (
+    ONNX_PACKAGES,
+    export_onnx,
+    export_program,
+    export_stream,
+    export_stream_onnx,
+)
 from rstg_pyg.fast import space
 
 pytestmark = pytest.mark.skipif(
@@ -160,6 +166,76 @@ def test_a_backbone_with_a_fixed_number_of_frames():
     for batch in (1, 3):
         x = clips((batch, 3, 4, 32, 32))
         torch.testing.assert_close(program(x), model(x))
+
+
+STREAMS = {
+    "typed": NETWORKS["typed"],
+    "gru": NETWORKS["gru"],
+    "lstm head": lambda: dict(head=LSTMHead(6), combine="plus"),
+    "everywhere": lambda: dict(blocks={"conv0": RSTGBlock(6, 4, (2, 1), out_norm=None)}, **vec()),
+}
+
+
+def stream_network(name):
+    torch.manual_seed(0)
+    return VideoClassifier(SimpleConv(3, (6, 6), padding=1), 5, **STREAMS[name]()).eval()
+
+
+def follow(step, state, steps):
+    """Logits after every step of a stream; the state goes from one to the next."""
+    found = []
+    for frames in steps:
+        logits, *state = step(frames, *state)
+        found.append(logits)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (2, 3)])
+@torch.no_grad()
+def test_a_step_of_a_stream_gives_the_logits_of_all_frames_so_far(name, batch, frames, tmp_path):
+    model, x = stream_network(name), clips((batch, 3, 5 * frames, 16, 16))
+    torch.export.save(export_stream(model, x[:, :, :frames]), tmp_path / "x.pt2")
+    assert HERE not in (tmp_path / "x.pt2").read_bytes()
+    program = torch.export.load(tmp_path / "x.pt2")
+    found = follow(program.module(), program.example_inputs[0][1:], x.split(frames, dim=2))
+    wanted = [model(x[:, :, :seen]) for seen in range(frames, 5 * frames + 1, frames)]
+    torch.testing.assert_close(found, torch.stack(wanted))
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", STREAMS)
+@torch.no_grad()
+def test_onnx_of_a_step_of_a_stream(name, tmp_path):
+    import numpy as np
+    import onnxruntime
+
+    model, x = stream_network(name), clips((1, 3, 6, 16, 16))
+    export_stream_onnx(model, x[:, :, :1], tmp_path / "x.onnx", metadata={"about": "a test"})
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    inputs, outputs = session.get_inputs(), [value.name for value in session.get_outputs()]
+    count = len(inputs) - 1
+    assert [value.name for value in inputs] == ["frames", *(f"state{i}" for i in range(count))]
+    assert outputs == ["logits", *(f"next{i}" for i in range(count))]
+    assert session.get_modelmeta().custom_metadata_map == {"about": "a test"}
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+    state = [np.zeros(value.shape, kinds[value.type]) for value in inputs[1:]]
+
+    def step(frames, *state):
+        values = zip(inputs, (frames.numpy(), *state), strict=True)
+        logits, *state = session.run(None, {value.name: given for value, given in values})
+        return torch.from_numpy(logits), *state
+
+    wanted = [model(x[:, :, :seen]) for seen in range(1, 7)]
+    found = follow(step, state, x.split(1, dim=2))
+    torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_that_looks_across_frames_has_no_step():
+    with pytest.raises(ValueError, match="looks across frames: the head"):
+        export_stream(network("homogeneous"), CLIP[:, :, :1])
+    with pytest.raises(ValueError, match="evaluation mode"):
+        export_stream(network("plain").train(), CLIP[:, :, :1])
 
 
 def test_mistakes_are_named(monkeypatch, tmp_path):

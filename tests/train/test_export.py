@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train import export
 from rstg_pyg.train.assemble import build_model, normalise
 from rstg_pyg.train.export import main
@@ -82,6 +83,29 @@ def test_a_checkpoint_as_onnx(run, tmp_path, capsys):
     about = json.loads(session.get_modelmeta().custom_metadata_map["rstg_pyg"])
     assert about["classes"] == NAMES and about["frames"] == 3 and about["size"] == 16
     assert session.get_inputs()[0].type == "tensor(uint8)"
+
+
+@pytest.mark.parametrize("name", ["x.pt2", "x.onnx"])
+def test_a_step_of_a_stream(run, tmp_path, capsys, name):
+    if name == "x.onnx":
+        pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+        pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    out, figures = tmp_path / name, tmp_path / "x.json"
+    assert main([str(run), "--out", str(out), "--stream", "--json", str(figures)]) == 0
+    printed = capsys.readouterr().out
+    assert "frames uint8 [1, 1, 1, 16, 16] and state to logits float32 [1, 4] and state" in printed
+    assert "a stream begins with a state of zeros" in printed
+    found = json.loads(figures.read_text())
+    assert found["stream"] and set(found["differences"]) == {"random", "longer", "rendered"}
+    assert max(found["differences"].values()) < 1e-5 * found["largest_logit"]
+
+
+def test_a_network_that_looks_across_frames_has_no_step(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(SimpleConv, "per_frame", False)
+    assert main([str(run), "--out", str(tmp_path / "x.pt2"), "--stream"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --stream: Expected a network that sees single frames")
+    assert "give it the whole clip" in error and error.count("\n") == 1
 
 
 def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, monkeypatch):
