@@ -11,7 +11,7 @@ from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
 from rstg_pyg.rstg import RSTG, CellState
-from rstg_pyg.running import MeanState, running_mean
+from rstg_pyg.running import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the cells' state and, on the way to a vector, the mean of the nodes.
 State = Tuple[List[CellState], Optional[MeanState]]
@@ -57,7 +57,8 @@ class RSTGBlock(torch.nn.Module):
         - **output:** :math:`(B, C_{out}, T, H, W)` or, with ``to="vec"``, :math:`(B, C_{out})`
 
     Raises:
-        ValueError: If ``to`` is unknown, the map has other channels, or a scale is finer than it.
+        ValueError: If ``to`` is unknown, the map has other channels, a scale is finer than it, or
+            ``lengths`` are given to a block with a graph or a norm over all frames.
 
     Example:
         >>> block = RSTGBlock(64, hidden_channels=32)
@@ -220,14 +221,22 @@ class RSTGBlock(torch.nn.Module):
             **kwargs,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Union[Tensor, Sequence[int], None] = None) -> Tensor:
         """Runs the forward pass of the module.
 
         Args:
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
+            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`. Those
+                beyond change nothing in a vector or in the map of the frames before, which needs a
+                block that :attr:`streams`. (default: :obj:`None`, all :math:`T`)
         """
+        if lengths is not None and not self.streams:
+            raise ValueError(
+                "Expected a block that sees single frames but for its cells with 'lengths' (got a "
+                "graph or a norm over all frames, which would count the frames beyond)"
+            )
         nodes = self.nodes(x)
-        return self._back(nodes.mean(dim=1) if self.unpool is None else nodes, x)
+        return self._back(mean_over_frames(nodes, 1, lengths) if self.unpool is None else nodes, x)
 
     def extra_repr(self) -> str:
         """The arguments that the parts below do not show."""

@@ -1,7 +1,7 @@
 """A video classifier from any backbone with named stages and RSTG blocks."""
 
 import contextlib
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.utils.checkpoint
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rstg_pyg.block import RSTGBlock, State
-from rstg_pyg.running import MeanState, running_mean
+from rstg_pyg.running import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the states of the blocks, of the head, and the mean of the last map.
 StreamState = Tuple[Dict[str, State], Any, Optional[MeanState]]
@@ -33,7 +33,8 @@ class VideoClassifier(torch.nn.Module):
 
     A head is an RSTG-to-vec block or any other module that makes a vector of :obj:`out_channels`
     from a map of :obj:`channels`, both its attributes; frames can be streamed through it if it has
-    ``streams`` and ``stream`` as :class:`RSTGBlock` has. :class:`LSTMHead` is an example.
+    ``streams`` and ``stream`` as :class:`RSTGBlock` has, and clips may have different lengths if its
+    ``forward`` takes ``lengths``. :class:`LSTMHead` is an example.
 
     Args:
         backbone (torch.nn.Module): The backbone.
@@ -59,7 +60,8 @@ class VideoClassifier(torch.nn.Module):
 
     Raises:
         ValueError: If a block names a stage that does not exist, has other channels than its stage,
-            or goes to the wrong kind of output, or if the clips have another number of dimensions.
+            or goes to the wrong kind of output, if the clips have another number of dimensions, or if
+            ``lengths`` are given to a network that looks across frames otherwise than by its cells.
 
     Example:
         >>> backbone = rstg_pyg.backbones.SimpleConv(1, (16, 16, 16))
@@ -172,6 +174,15 @@ class VideoClassifier(torch.nn.Module):
             return "the head (its graph, a norm over all frames, or no 'stream')"
         return None
 
+    def _check_frames(self, instead: str) -> None:
+        """Refuses networks that look across frames otherwise than by their cells."""
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise ValueError(
+                f"Expected a network that sees single frames but for its cells (got one that looks "
+                f"across frames: {obstacle}); {instead}"
+            )
+
     @torch.no_grad()
     def stream(self, frames: Tensor, state: Optional[StreamState] = None) -> Tuple[Tensor, StreamState]:
         r"""Logits after each further piece of a clip, the same as of all frames so far at once.
@@ -191,12 +202,7 @@ class VideoClassifier(torch.nn.Module):
             ValueError: If a part of the network looks across frames otherwise than by its cells, or the
                 frames have another shape.
         """
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            raise ValueError(
-                f"Expected a network that sees single frames but for its cells (got one that looks "
-                f"across frames: {obstacle}); give it the whole clip"
-            )
+        self._check_frames("give it the whole clip")
         if self.training:
             raise ValueError("Expected evaluation mode for a stream: call eval() first")
         if frames.dim() != 5 or frames.size(2) == 0:
@@ -226,23 +232,34 @@ class VideoClassifier(torch.nn.Module):
             x = x + self.blocks[self.block_after[name]](x)
         return x
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, clip: Tensor, lengths: Union[Tensor, Sequence[int], None] = None) -> Tensor:
         """Logits of every video.
 
         Args:
             clip (torch.Tensor): Clips :math:`(B, C, T, H, W)` or :math:`(B, L, C, T, H, W)`,
                 normalised as the backbone wants.
+            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)` or
+                :math:`(B, L)`: what is in those beyond changes nothing. For networks whose frames can
+                be fed one by one (:attr:`streams`); in training, batch norms count all frames.
+                (default: :obj:`None`, all :math:`T`)
         """
+        if lengths is not None:
+            self._check_frames("give it clips of one length")
         if clip.dim() == 6:
-            return self(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).mean(dim=1)
+            if lengths is not None:
+                lengths = torch.as_tensor(lengths).flatten()
+            return self(clip.flatten(0, 1), lengths).unflatten(0, clip.shape[:2]).mean(dim=1)
         if clip.dim() != 5:
             raise ValueError(
                 f"Expected clips to have shape [B, C, T, H, W] or [B, L, C, T, H, W] "
                 f"(got {list(clip.shape)})"
             )
         x = self.features(clip)
-        vector = None if self.head is None else self.head(x)
-        average = x.mean(dim=2) if self.head is None or self.combine == "plus" else None
+        vector = average = None
+        if self.head is not None:
+            vector = self.head(x) if lengths is None else self.head(x, lengths)
+        if self.head is None or self.combine == "plus":
+            average = mean_over_frames(x, 2, lengths)
         return self._classify(vector, average)
 
     def _classify(self, vector: Optional[Tensor], average: Optional[Tensor]) -> Tensor:

@@ -1,13 +1,13 @@
 """Heads without a graph: what RSTG-to-vec is compared with."""
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
-from rstg_pyg.cells import Cell, reset_cell
+from rstg_pyg.cells import Cell, CellState, reset_cell
 from rstg_pyg.norm import ChannelBatchNorm
-from rstg_pyg.running import MeanState, running_mean
+from rstg_pyg.running import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the cell's state and the mean of its outputs over frames.
 LSTMState = Tuple[Tuple[Tensor, Tensor], MeanState]
@@ -77,6 +77,13 @@ class LSTMHead(torch.nn.Module):
         Returns:
             (torch.Tensor, tuple): The vector :math:`(B, D)` of all frames so far, and the state.
         """
+        cell, mean = (None, None) if state is None else state
+        out, cell = self._run(x, cell)
+        out, mean = running_mean(out, 0, mean)
+        return out, (cell, mean)
+
+    def _run(self, x: Tensor, state: Optional[CellState] = None) -> Tuple[Tensor, CellState]:
+        """The outputs ``[T, B, D]`` of the cell for a map, and its state."""
         if x.dim() != 5 or x.size(1) != self.channels:
             raise ValueError(
                 f"Expected the feature map to have shape [B, {self.channels}, T, H, W] "
@@ -90,18 +97,19 @@ class LSTMHead(torch.nn.Module):
         x = x if self.norm is None else self.norm(x)
         x = x.permute(2, 0, 1, 3, 4)  # [T, B, C, H, W]
         x = x.mean(dim=(3, 4)) if self.map_size is None else x.flatten(2)
-        cell, mean = (None, None) if state is None else state
-        out, cell = self.lstm(x, cell)
-        out, mean = running_mean(out, 0, mean)
-        return out, (cell, mean)
+        return self.lstm(x, state)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Union[Tensor, Sequence[int], None] = None) -> Tensor:
         """Runs the forward pass of the module.
 
         Args:
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
+            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`; those
+                beyond change nothing. (default: :obj:`None`, all :math:`T`)
         """
-        return self.stream(x)[0]
+        if lengths is None:
+            return self.stream(x)[0]
+        return mean_over_frames(self._run(x)[0].transpose(0, 1), 1, lengths)
 
     def extra_repr(self) -> str:
         """The arguments that the parts below do not show."""

@@ -5,6 +5,7 @@ from typing import Optional, Sequence, Union
 import torch
 from torch import Tensor
 
+from rstg_pyg.running import first_frames
 from rstg_pyg.sequences import FlatFrames, PerFrame, check_edges, over_frames
 
 
@@ -134,13 +135,5 @@ def _present(x: Tensor, mask: Optional[Tensor], lengths: Union[Tensor, Sequence[
             )
         present = mask
     if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=x.device)
-        wrong = lengths.shape != (clips,) or lengths.is_floating_point()
-        if wrong or bool(((lengths < 0) | (lengths > frames)).any()):
-            raise ValueError(
-                f"Expected 'lengths' to hold {clips} numbers of frames from 0 to {frames} "
-                f"(got {lengths.tolist()})"
-            )
-        first = torch.arange(frames, device=x.device) < lengths.view(-1, 1)  # [B, T]
-        present = present & first.unsqueeze(-1)
+        present = present & first_frames(lengths, clips, frames, x.device).unsqueeze(-1)
     return present
