@@ -2,8 +2,8 @@
 
 ``torch.compile`` does not look into :class:`torch.nn.LSTM` and :class:`torch.nn.GRU`: the graph breaks
 before and after each. Made to look (``torch._dynamo.config.allow_rnn``), it writes out the step of
-every frame, which takes longer to compile, again for another number of frames, and to train. So a
-compiled graph holds a cell as one operation that is not looked into, and what runs is what runs in
+every frame, which takes several times as long to compile, and again for another number of frames. So
+a compiled graph holds a cell as one operation that is not looked into, and what runs is what runs in
 eager mode (cuDNN, oneDNN).
 """
 

@@ -251,9 +251,8 @@ def _frames_left_open(wanted: bool) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        # About torch's own code: its loop over time, and its cells' list of weights.
+        # About torch's own loop over time.
         warnings.filterwarnings("ignore", message=".*_check_is_size", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="(?s).*_flat_weights.*assigned during export")
         if wanted:
             try:
                 from torch.export import _patches
