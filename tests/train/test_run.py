@@ -9,42 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny_run import write_tiny
 
 import rstg_pyg.train.run
 from rstg_pyg.train.run import main
 from rstg_pyg.train.run_folder.results import run_to_resume
 
-TINY = """
-name: tiny
-data:
-  digits: builtin
-  num_digits: 2
-  num_classes: 3
-  num_frames: 3
-  frame_size: 16
-  canvas_size: 16
-  digit_size: 8
-  max_step: 3
-  none_probability: 0.0
-  train_videos: 64
-  val_videos: 24
-  test_videos: 30
-  mean: 20.0
-  std: 50.0
-model:
-  backbone: {filters: [8, 16], padding: 1}
-  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
-  dropout: 0.1
-pretrain: {steps: 2, batch_size: 16}
-train: {epochs: 5, batch_size: 16, lr: 0.003, validate_every: 5, log_every: 5, warmup: 0.1}
-trainer: {accelerator: cpu, progress_bar: false}
-"""
+CONFIG = {
+    "model": {"dropout": 0.1},
+    "pretrain": {"steps": 2, "batch_size": 16},
+    "train": {"epochs": 5, "validate_every": 5, "log_every": 5, "warmup": 0.1},
+}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    write_tiny(tmp_path, **CONFIG)
     return tmp_path
 
 
