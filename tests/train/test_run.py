@@ -289,22 +289,6 @@ def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
     assert "do not fit the config's model" in error and "lin.bias" in error
 
 
-def test_the_newest_run_is_resumed(folder):
-    for i, name in enumerate(["tiny", "tiny-2", "tiny-3", "tiny-other"]):
-        path = Path("runs") / name / "checkpoints" / "step-5.ckpt"
-        path.parent.mkdir(parents=True)
-        torch.save({"config": {}, "origin": "", "global_step": 5, "state_dict": {}}, path)
-        os.utime(path, (i, i))
-    newest = Path("runs/tiny-3")
-    assert run_to_resume("tiny", None, "") == (newest, newest / "checkpoints/step-5.ckpt")
-    (newest / "checkpoints/step-5.ckpt").unlink()
-    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
-    (newest / "config.yaml").touch()  # it was killed before its first checkpoint
-    assert run_to_resume("tiny", None, "") == (newest, None)
-    (newest / "results.json").touch()  # it only evaluated
-    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
-
-
 def test_accumulated_parts_give_the_same_weights(folder):
     quick = ("train.max_steps=6", "pretrain.steps=0", "model.dropout=0", "train.validate_every=3")
     assert run(*quick, "--out", "whole") == 0

@@ -8,7 +8,6 @@ import torch
 from helpers.tiny_run import write_tiny
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchmetrics import MeanMetric
 
 import rstg_pyg.train.replay
 import rstg_pyg.train.training.task
@@ -16,7 +15,7 @@ from rstg_pyg.train.assemble import build_dataset, build_model
 from rstg_pyg.train.run import main
 from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.training.nonfinite import LEAST_SCALE, Guard, NonFiniteError, read_step
-from rstg_pyg.train.training.task import MeanLoss, VideoTask
+from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import train_loader
 
 CONFIG = {
@@ -317,19 +316,6 @@ def test_one_number_is_read_back_per_step(folder, monkeypatch):
 
 
 # What an evaluation says.
-
-
-def test_the_mean_loss_hides_nothing():
-    ours, theirs = MeanLoss(), MeanMetric()
-    for losses in torch.rand(4, 3), torch.rand(2, 3):
-        ours.update(losses)
-        theirs.update(losses)
-    assert ours.compute() == pytest.approx(float(theirs.compute()))
-    ours.persistent(True)
-    theirs.persistent(True)
-    assert ours.state_dict().keys() == theirs.state_dict().keys()  # checkpoints from before go on
-    ours.update(torch.tensor([1.0, float("nan")]))
-    assert ours.compute().isnan()
 
 
 def test_an_evaluation_that_is_not_finite_names_the_videos(folder, capsys):
