@@ -11,7 +11,6 @@ import pytest
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.glob("*.npz"))
-GRAPHS = [path for path in FILES if path.name.startswith("g")]
 
 
 def test_there_are_recordings():
