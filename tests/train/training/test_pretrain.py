@@ -5,6 +5,7 @@ import torch
 from helpers.tiny_run import tiny_config
 
 from rstg_pyg.train.assemble import build_dataset, build_model, normalise
+from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training.pretrain import Filters, pretrain
 
@@ -47,8 +48,12 @@ def by_hand(filters, config, clips, digits, corners):
 
 @pytest.mark.parametrize(
     "sections",
-    [{}, {"data": {"frame_size": 24}}, {"model": {"backbone": {"pool": False, "padding": 0}}}],
-    ids=["", "larger than the canvas", "every pixel"],
+    [
+        {"model": {"backbone": {"filters": [4, 4, 8]}}},
+        {"data": {"frame_size": 24}},
+        {"model": {"backbone": {"pool": False, "padding": 0}}},
+    ],
+    ids=["three stages", "larger than the canvas", "every pixel"],
 )
 def test_the_loss(sections):
     config, model = made(**sections)
@@ -80,3 +85,13 @@ def test_only_the_filters_learn_and_they_recognise_digits(tmp_path):
     one_step = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"steps": 1})})
     first = pretrain(again, one_step, torch.device("cpu"), tmp_path)
     assert found["loss"] < 0.7 * first["loss"]
+
+
+def test_every_step_has_videos_of_its_own(tmp_path, monkeypatch):
+    config, model = made(pretrain={"steps": 3, "batch_size": 4})
+    seen, videos = [], SyncMNIST.videos
+    monkeypatch.setattr(
+        SyncMNIST, "videos", lambda self, visits: seen.append(visits.tolist()) or videos(self, visits)
+    )
+    pretrain(model, config, torch.device("cpu"), tmp_path)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]

@@ -1,3 +1,4 @@
+import logging
 import types
 
 import pytest
@@ -78,6 +79,8 @@ def test_torch_is_prepared(monkeypatch):
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        assert logging.getLogger(name).level == logging.WARNING
     prepare_torch(config_of(trainer={"threads": None}))
     assert torch.get_num_threads() == 1
 

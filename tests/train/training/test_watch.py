@@ -1,11 +1,12 @@
 import csv
+import signal
 import types
 
 import pytest
 import torch
 
 from rstg_pyg.train.training import watch
-from rstg_pyg.train.training.watch import Meter
+from rstg_pyg.train.training.watch import Interrupted, Meter, StopOnSignal
 
 
 class Metrics:
@@ -152,3 +153,67 @@ def test_a_row_of_which_only_a_part_was_written_is_none(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"step,split\r\n1,val\r\n2")  # the process was killed in the middle of 20
     assert [row["step"] for row in watch._read_rows(path)] == ["1"]
+
+
+class Stopped:
+    """A training of which a signal came; a validation every four batches."""
+
+    def __init__(self, parts=1, processes=1, asked=True):
+        self.saved = []
+        self.stop = StopOnSignal(types.SimpleNamespace(save=lambda trainer: self.saved.append(trainer)))
+        self.stop.asked = asked
+        decide = types.SimpleNamespace(reduce_boolean_decision=lambda asked, all: not all)
+        self.trainer = types.SimpleNamespace(
+            accumulate_grad_batches=parts, world_size=processes, global_step=0, log_every_n_steps=2,
+            val_check_batch=4, sanity_checking=False, strategy=decide,
+        )  # fmt: skip
+
+    def batch(self, number):
+        """Whether the training stops after this batch, from 0."""
+        self.trainer.global_step = (number + 1) // self.trainer.accumulate_grad_batches
+        return self._stops(lambda: self.stop.on_train_batch_end(self.trainer, None, None, None, number))
+
+    def validation(self):
+        return self._stops(lambda: self.stop.on_validation_end(self.trainer, None))
+
+    def _stops(self, call):
+        try:
+            call()
+        except Interrupted:
+            return True
+        return False
+
+
+def test_a_signal_stops_after_the_step_or_the_validation_that_is_next():
+    run = Stopped()
+    assert [run.batch(i) for i in range(8)] == [True, True, True, False] * 2
+    assert len(run.saved) == 6
+    assert run.validation() and len(run.saved) == 6  # it has saved by itself
+    run.trainer.sanity_checking = True
+    assert not run.validation()
+    run = Stopped(asked=False)
+    assert not any(run.batch(i) for i in range(8)) and not run.validation() and not run.saved
+
+
+def test_a_signal_stops_after_whole_steps():
+    assert [Stopped(parts=3).batch(i) for i in range(6)] == [False, False, True] * 2
+
+
+def test_processes_ask_each_other_after_steps_that_are_logged():
+    run = Stopped(processes=2, asked=False)  # but the other one was
+    run.trainer.val_check_batch = 5
+    assert [run.batch(i) for i in range(6)] == [False, True] * 3
+    assert run.validation()
+
+
+def test_a_second_signal_is_not_caught(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    run = Stopped(asked=False)
+    run.stop.on_train_start(run.trainer, None)
+    assert signal.getsignal(signal.SIGTERM) == run.stop._ask == signal.getsignal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    assert run.stop.asked and "press Ctrl-C again to stop at once" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+    run.stop.on_train_start(run.trainer, None)
+    run.stop.teardown(run.trainer, None, "fit")
+    assert signal.getsignal(signal.SIGTERM) == before
