@@ -167,8 +167,9 @@ class RSTGBlock(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether :meth:`stream` gives the numbers of the whole clip: all but the cells sees single
-        frames. A norm over all frames forbids it, such as :class:`~rstg_pyg.ZeroInitNorm` after a map.
+        """Whether :meth:`stream` gives the numbers of the whole clip. For this all but the cells has to
+        see single frames; a norm over all frames forbids it, such as :class:`~rstg_pyg.ZeroInitNorm`
+        after a map.
         """
         if not isinstance(self.rstg, RSTG):
             return False

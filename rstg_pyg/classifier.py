@@ -156,8 +156,8 @@ class VideoClassifier(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether frames can be fed one by one: the backbone sees single frames (``per_frame``), and so
-        do the blocks and the head but for the cells of their graphs.
+        """Whether frames can be fed one by one. For this the backbone has to see single frames
+        (``per_frame``), and so have the blocks and the head but for the cells of their graphs.
         """
         return self._obstacle() is None
 
