@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import reset
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
+from rstg_pyg.parts import make_norm
 from rstg_pyg.rstg import RSTG, CellState
 from rstg_pyg.running import MeanState, running_mean
 
@@ -120,7 +121,7 @@ class RSTGBlock(torch.nn.Module):
                 hidden_channels, out_channels, weight_initializer="glorot", bias_initializer="zeros"
             )
         self.unpool = AreaUnpool(scales) if to == "map" else None
-        self.norm = None if out_norm is None else out_norm(out_channels)
+        self.norm = None if out_norm is None else make_norm(out_norm, out_channels)
 
     def _make_graph(self) -> None:
         """The graph follows from the arguments, so it is in buffers that no ``state_dict`` holds."""

@@ -42,6 +42,7 @@ def check_inputs(
     edge_weight: Optional[Tensor],
     has_attention: bool,
     edges: Optional[Tuple[int, ...]],
+    batch: Optional[Tensor] = None,
 ) -> None:
     """Checks the inputs of a space stage.
 
@@ -58,6 +59,7 @@ def check_inputs(
         edge_weight: Weights of the logits.
         has_attention: Whether there are logits.
         edges: Shape of the edges: ``(E,)``, or ``(N, N)`` for all pairs. ``None`` if not known.
+        batch: The graph of every target node.
 
     Raises:
         ValueError: If something does not fit.
@@ -108,6 +110,11 @@ def check_inputs(
         raise ValueError(
             f"Expected 'edge_attr' exactly if 'edge_dim' is set (got {_shape(edge_attr)}, 'edge_dim' "
             f"is {edge_dim}); numbers that weigh the attention are 'edge_weight'"
+        )
+    if batch is not None and (batch.shape != x[1].shape[-2:-1] or batch.is_floating_point()):
+        raise ValueError(
+            f"Expected 'batch' to give the graph, an integer, of each of the {x[1].size(-2)} nodes "
+            f"(got {_shape(batch)}, {batch.dtype})"
         )
     if edge_weight is not None and not has_attention:
         raise ValueError(

@@ -1,6 +1,7 @@
 """A video classifier from any backbone with named stages and RSTG blocks."""
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import torch
@@ -80,6 +81,12 @@ class VideoClassifier(torch.nn.Module):
         grad_checkpointing: bool = False,
     ):
         super().__init__()
+        if not isinstance(getattr(backbone, "channels", None), Mapping):
+            raise ValueError(
+                f"Expected a backbone whose 'channels' is a dictionary from the names of its stages to "
+                f"their channels (got '{type(backbone).__name__}'); 'backbones.TorchvisionVideo' "
+                f"makes one of a network of torchvision"
+            )
         blocks = blocks or {}
         stages = list(backbone.channels)
         places = getattr(backbone, "places", {})

@@ -245,6 +245,7 @@ class RSTGConv(MessagePassing):
             edge_weight,
             self.attend is not None,
             count_edges(edge_index),
+            batch,
         )
         if x_dst.dim() > 2 and (is_sparse(edge_index) or batch is not None):
             raise ValueError(

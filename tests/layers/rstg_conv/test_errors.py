@@ -66,6 +66,7 @@ def test_rstg_conv_out_channels_error():
         ({"edge_dim": 3}, (6, 4), {}, r"'edge_dim' is set \(got none, 'edge_dim' is 3\)"),
         ({"num_node_types": 3}, (6, 4), {}, r"'node_type' to give one of 3 types .*\(got none\)"),
         ({"attention": None}, (6, 4), {"edge_weight": (10,)}, "Expected no 'edge_weight'"),
+        ({}, (6, 4), {"batch": (5,)}, r"'batch' to give .* 6 nodes \(got \[5\], torch.float32"),
     ],
 )
 def test_rstg_conv_input_errors(options, x, inputs, message):
