@@ -14,51 +14,37 @@ from torch import Tensor
 from rstg_pyg.backbones.resnet import VideoResNet
 from rstg_pyg.backbones.weight_files import WeightsError, read_weights, unwrap
 from rstg_pyg.backbones.weight_layouts import translate
+from rstg_pyg.backbones.weight_report import Report
 
 #: Caffe2 blobs that are no weights.
 _COUNTERS = ("lr", "model_iter", "epoch", "weight_decay", "weight_decay_bn", "ONE")
 
 
 @dataclass
-class WeightsReport:
-    """What became of every tensor of a file, and of every tensor of the network.
+class WeightsReport(Report):
+    """What became of every tensor of a file, and of every tensor of the network: also ``used``,
+    ``skipped``, ``unused``, ``missing`` and ``mismatched``, as in :class:`rstg_pyg.official.Report`.
 
     Attributes:
         layout: The layout of the names.
-        used: Our tensors by the name of those that they come from.
         inflated: Frames over which a kernel of one frame was spread, by our name.
-        skipped: Why something in the file is not needed, by its name.
         filled: Our tensors that a file with affine layers implies (``affine=True``).
         kept: Our tensors that stayed as they were (``keep_nonlocal=True``).
-        unused: Tensors that nothing here asks for.
-        missing: Our tensors that the file lacks.
-        mismatched: What is wrong with a tensor (shape, values), by its name.
     """
 
-    layout: str
-    used: dict[str, str] = field(default_factory=dict)
+    layout: str = ""
     inflated: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
     filled: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    mismatched: dict[str, str] = field(default_factory=dict)
 
-    def table(self) -> str:
-        """One line per tensor."""
-        lines = [
-            f"used        {theirs} -> {ours}"
-            + (f" (inflated to {self.inflated[ours]} frames)" if ours in self.inflated else "")
-            for theirs, ours in self.used.items()
+    def _lines(self) -> dict[str, list[str]]:
+        lines = super()._lines()
+        used = [
+            line + (f" (inflated to {self.inflated[ours]} frames)" if ours in self.inflated else "")
+            for line, ours in zip(lines.pop("used"), self.used.values())
         ]
-        lines += [f"skipped     {name} ({why})" for name, why in self.skipped.items()]
-        lines += [f"filled      {name} (affine layer)" for name in self.filled]
-        lines += [f"kept        {name}" for name in self.kept]
-        lines += [f"unused      {name}" for name in self.unused]
-        lines += [f"missing     {name}" for name in self.missing]
-        lines += [f"mismatch    {name}: {what}" for name, what in self.mismatched.items()]
-        return "\n".join(lines)
+        own = {"filled": [f"{name} (affine layer)" for name in self.filled], "kept": self.kept}
+        return {"used": used, "skipped": lines.pop("skipped"), **own, **lines}
 
     def __str__(self) -> str:
         return (
@@ -117,7 +103,7 @@ def load_backbone_weights(
         where, source = str(source), read_weights(source)
     state, beside = unwrap(source)
     layout, names = translate(state, layout, where)
-    report = WeightsReport(layout)
+    report = WeightsReport(layout=layout)
     report.skipped.update({name: "beside the weights" for name in beside})
 
     wanted = {
@@ -232,9 +218,10 @@ def _affine(backbone: VideoResNet, seen: set[str]) -> dict[str, Tensor]:
 
 
 def _raise(report: WeightsReport, where: str, affine: bool, allow_unused: bool) -> None:
-    problems, hints = [], []
+    problems, hints = report.problems(allow_unused), []
+    if not problems:
+        return
     if report.missing:
-        problems.append(f"{len(report.missing)} tensors are missing ({_some(report.missing)})")
         nonlocal_ = all(name.startswith("stages.nonlocal") for name in report.missing)
         statistics = all(".running_" in name for name in report.missing)
         if nonlocal_ and not any(name.startswith("stages.nonlocal") for name in report.used.values()):
@@ -243,18 +230,8 @@ def _raise(report: WeightsReport, where: str, affine: bool, allow_unused: bool) 
             hints.append("if the norms of the file are affine layers, set affine")
         elif any(name.startswith("head.") for name in report.missing):
             hints.append("leave out head to load no classifier")
-    if report.mismatched:
-        listed = [f"{name}: {what}" for name, what in report.mismatched.items()]
-        problems.append(f"{len(listed)} tensors do not fit ({_some(listed)})")
-    if report.unused and not allow_unused:
-        problems.append(
-            f"{len(report.unused)} tensors would be left over ({_some(report.unused)}); allow_unused "
-            "leaves them out"
-        )
-        if any("nonlocal" in name for name in report.unused):
-            hints.append("a network with these non-local blocks takes them")
-    if not problems:
-        return
+    if not allow_unused and any("nonlocal" in name for name in report.unused):
+        hints.append("a network with these non-local blocks takes them")
     if not hints:
         shapes = report.missing or report.unused or "expected shape" in problems[0]
         fit = "build the network with the depths, widths and temporal kernels of the file"
@@ -265,7 +242,3 @@ def _raise(report: WeightsReport, where: str, affine: bool, allow_unused: bool) 
     )
     error.report = report
     raise error
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")

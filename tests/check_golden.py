@@ -18,19 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from golden_compare import SHARP_TOLERANCE, TOLERANCE, Comparison, add_gradients, under
+from golden_models import check_checkpoint, check_recipe, check_small
 from torch import Tensor
 
-# Python puts this folder first, where another folder could hide the package; the other parts of this
-# script lie in it.
-_HERE = Path(__file__).resolve().parent
-sys.path = [path for path in sys.path if Path(path).resolve() != _HERE]
-
-from rstg_pyg import official  # noqa: E402
-
-sys.path.append(str(_HERE))
-
-from golden_compare import SHARP_TOLERANCE, TOLERANCE, Comparison, add_gradients, under  # noqa: E402
-from golden_models import check_checkpoint, check_recipe, check_small  # noqa: E402
+from rstg_pyg import official
 
 
 def check(path: Path) -> Comparison:

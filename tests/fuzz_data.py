@@ -17,21 +17,16 @@ from collections import Counter
 from pathlib import Path
 
 import av
+import fuzzing.label_cases  # noqa: F401  (adds its kinds)
 import PIL
 import torch
+from fuzzing.cases import CLASSES, KINDS, LAYOUTS, Case, Templates
+from fuzzing.pool import Outcome, run_cases
 
-# Python puts this folder first, where another folder could hide the package.
-sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
-sys.path.append(str(Path(__file__).resolve().parent))
-
-import fuzzing.label_cases  # noqa: E402, F401  (adds its kinds)
-from fuzzing.cases import CLASSES, KINDS, LAYOUTS, Case, Templates  # noqa: E402
-from fuzzing.pool import Outcome, run_cases  # noqa: E402
-
-from rstg_pyg.train.data import videos  # noqa: E402
-from rstg_pyg.train.data.check import check  # noqa: E402
-from rstg_pyg.train.data.something import SomethingSomething  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
+from rstg_pyg.train.data import videos
+from rstg_pyg.train.data.check import check
+from rstg_pyg.train.data.something import SomethingSomething
+from rstg_pyg.train.errors import UserError
 
 GOOD = ("loaded", "loaded changed", "named")
 SECONDS = 60.0  # for a case

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # what optimisers import when they are first used, in seconds
+from helpers.tiny_run import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rstg_pyg.train import prepare, run
@@ -38,19 +39,11 @@ from rstg_pyg.train.data.packed import STORE, PackedVideos
 from rstg_pyg.train.run_folder import confusion
 from rstg_pyg.train.run_folder.results import environment, write_json
 
-CONFIG = """
-name: tiny
-data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
-  digit_size: 8, max_step: 3, none_probability: 0.0, train_videos: 64, val_videos: 24, test_videos: 30,
-  mean: 20.0, std: 50.0}
-model:
-  backbone: {filters: [8, 16], padding: 1}
-  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
-  dropout: 0.1
-pretrain: {steps: 8, batch_size: 16}
-train: {epochs: 5, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 3, warmup: 0.1}
-trainer: {accelerator: cpu, threads: 1, progress_bar: false}
-"""
+CONFIG = {
+    "model": {"dropout": 0.1},
+    "pretrain": {"steps": 8, "batch_size": 16},
+    "train": {"epochs": 5, "validate_every": 4, "log_every": 3, "warmup": 0.1},
+}
 #: Functions on the stack, innermost meaning first, and what a kill there fell in.
 PLACES = {
     "save_checkpoint": "checkpoint",
@@ -158,7 +151,7 @@ class Training:
 
     def __init__(self, work: Path):
         self.whole = work / "training"  # the run that is left alone
-        (work / "tiny.yaml").write_text(CONFIG)
+        write_tiny(work, **CONFIG)
 
     def start(self, folder: Path, rng: random.Random) -> Victim:
         """A training, or its continuation; some with a data worker."""

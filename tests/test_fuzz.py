@@ -1,6 +1,5 @@
 """A few hundred cases of the two fuzzers; their scripts run thousands (docs/reliability.md)."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,19 +7,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import fuzz_configs
+import fuzz_data
 import pytest
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzz_data, fuzz_configs = load("fuzz_data"), load("fuzz_configs")
 
 
 def test_damaged_data_load_or_are_named():

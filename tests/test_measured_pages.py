@@ -51,6 +51,20 @@ def test_the_syncmnist_page_has_the_table_that_the_committed_runs_give(tmp_path)
     for start in ("| model |", "- Mean + LSTM above", "| change |"):
         begin = table.index(start)
         assert table[begin : table.index("\n\n", begin)] in page
+    longer = re.findall(
+        r"\]\((results/syncmnist/longer/(\w+)\.json)\) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page
+    )
+    assert len(longer) == 4
+    for path, row, short, long, minutes in longer:
+        before = json.loads((results / "mini/3digits" / row / "seed0/results.json").read_text())
+        after = json.loads((ROOT / "docs" / path).read_text())
+        assert (
+            after["config"]["data"]["train_videos"]
+            == 384_000
+            == 4 * before["config"]["data"]["train_videos"]
+        )
+        assert (short, long) == (f"{100 * before['top1']:.1f}", f"{100 * after['top1']:.1f}")
+        assert minutes == f"{after['seconds'] / 60:.1f}"
     trials = re.findall(r"\[([\d.]+) %\]\((results/syncmnist/trials/\S+?\.json)\)", page)
     assert len(trials) == 4
     for percent, path in trials:

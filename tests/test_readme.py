@@ -2,19 +2,13 @@
 figures are those of committed files.
 """
 
-import importlib.util
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import pages
 
 from rstg_pyg.train.errors import UserError
-
-SPEC = importlib.util.spec_from_file_location("pages", Path(__file__).parent / "pages.py")
-pages = sys.modules["pages"] = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(pages)
 
 ROOT, PAGES = pages.ROOT, pages.PAGES
 README = (ROOT / "README.md").read_text()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from rstg_pyg.backbones.weight_report import Report
 from rstg_pyg.block import RSTGBlock
 from rstg_pyg.classifier import VideoClassifier
 from rstg_pyg.official.build import build
@@ -20,40 +20,6 @@ _CANONICAL = "rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell/"
 _OPAQUE = "opaque_kernel"
 #: Two forms of an LSTM, or a constant and ours, agree if they differ by less (absolutely).
 _TOLERANCE = 1e-5
-
-
-@dataclass
-class Report:
-    """What became of every tensor of a file, and of every tensor of the network.
-
-    Attributes:
-        used: Our tensors by the name of the variable that they come from.
-        skipped: Why a variable is not needed, by its name.
-        unused: Variables that nothing here asks for.
-        missing: Variables that the network needs and the file lacks.
-        mismatched: What is wrong with a variable (shape, values), by its name.
-    """
-
-    used: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    mismatched: dict[str, str] = field(default_factory=dict)
-
-    def table(self) -> str:
-        """One line per tensor."""
-        lines = [f"used        {name} -> {ours}" for name, ours in self.used.items()]
-        lines += [f"skipped     {name} ({why})" for name, why in self.skipped.items()]
-        lines += [f"unused      {name}" for name in self.unused]
-        lines += [f"missing     {name}" for name in self.missing]
-        lines += [f"mismatch    {name}: {what}" for name, what in self.mismatched.items()]
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.used)} used, {len(self.skipped)} skipped, {len(self.unused)} unused, "
-            f"{len(self.missing)} missing, {len(self.mismatched)} mismatched"
-        )
 
 
 def convert(
@@ -130,7 +96,9 @@ def load_published(
             report.mismatched[name] = "the positional maps differ from those of the config"
         else:
             report.skipped[name] = reason
-    _raise(report, allow_unused)
+    problems = report.problems(allow_unused)
+    if problems:
+        raise ConversionError(f"the weights do not fit the config: {'; '.join(problems)}", report)
     for variable, value in values:
         variable.from_published(value, tensors)
     return report
@@ -214,23 +182,3 @@ def _same_positions(value: np.ndarray, graphs: list[RSTGBlock]) -> bool:
         for graph in graphs
         if graph.positions
     )
-
-
-def _raise(report: Report, allow_unused: bool) -> None:
-    problems = []
-    if report.missing:
-        problems.append(f"{len(report.missing)} tensors are missing ({_some(report.missing)})")
-    if report.mismatched:
-        listed = [f"{name}: {what}" for name, what in report.mismatched.items()]
-        problems.append(f"{len(listed)} tensors do not fit ({_some(listed)})")
-    if report.unused and not allow_unused:
-        problems.append(
-            f"{len(report.unused)} tensors would be left over ({_some(report.unused)}); allow_unused "
-            "leaves them out"
-        )
-    if problems:
-        raise ConversionError(f"the weights do not fit the config: {'; '.join(problems)}", report)
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")

@@ -39,7 +39,8 @@ def test_regions_nodes_and_edges_of_a_grid(scales):
     assert len(found(ax, Polygon)) == 2 * grid.num_nodes  # filled, and outlined
     assert sum(segments(ax)) == grid.edge_index.size(1) // 2  # both directions are one line
     (nodes,) = found(ax, PathCollection)
-    assert len(nodes.get_offsets()) == grid.num_nodes
+    corners = torch.stack([torch.as_tensor(p.get_xy()[:4]) for p in found(ax, Polygon)[::2]])
+    torch.testing.assert_close(torch.as_tensor(nodes.get_offsets()), corners.mean(1))
     names = [text.get_text() for text in ax.texts]
     pairs = [scale if isinstance(scale, tuple) else (scale, scale) for scale in scales]
     assert names == [f"{rows} {TIMES} {columns}" for rows, columns in pairs]
@@ -137,11 +138,28 @@ def test_arrows_are_the_strongest_edges():
         assert len(ax.lines) == 2 * count  # a ring for each, also where both centres are one place
 
 
+def test_arrows_join_the_outlined_region_with_its_neighbours():
+    """Rings are around the neighbours' centres, of the size of their regions."""
+    ax = plot_attention(GRID, attended(4), arrows=20)
+    source, target = GRID.edge_index
+    box = GRID.region[source[target == 4]]
+    centres, width = (box[:, :2] + box[:, 2:]) / 2, box[:, 2] - box[:, 0]
+    at = torch.tensor([[line.get_xdata()[0], line.get_ydata()[0]] for line in ax.lines])
+    assert len(at) == 2 * len(box)
+    for end in at.split(len(box)):  # edges from the node, then to it
+        torch.testing.assert_close(end.sort(dim=0).values, centres.sort(dim=0).values.to(end))
+    sizes = {line.get_markersize() for line in ax.lines}
+    assert len(sizes) == len(width.unique())
+
+
 def test_mistakes_are_named(monkeypatch):
     with pytest.raises(ValueError, match="without region, node_type"):
         plot_grid(Data(edge_index=GRID.edge_index))
-    with pytest.raises(ValueError, match=r"'node' to be from 0 to 13 \(got 14\)"):
-        plot_grid(GRID, node=14)
+    for node in (-1, 14):
+        with pytest.raises(ValueError, match=rf"'node' to be from 0 to 13 \(got {node}\)"):
+            plot_grid(GRID, node=node)
+    for node in (0, 13):
+        plot_grid(GRID, node=node)
     with pytest.raises(ValueError, match=r"'alpha' to have shape \[90\] \(got \[90, 1\]\)"):
         plot_attention(GRID, torch.rand(90, 1))
     with pytest.raises(ValueError, match=r"'scale' to be from 0 to 2 \(got 3\)"):

@@ -120,6 +120,15 @@ def test_mask_and_graphs_over_time_equal_a_list_of_data(make, form):
     torch.testing.assert_close(out[mask], rows)
 
 
+@pytest.mark.parametrize("edges", [0, 1])
+def test_features_over_time_of_hardly_any_edges(make, edges):
+    model = make(edge_dim=3)
+    edge_index, attr = torch.tensor([[2], [4]])[:, :edges], rand(STEPS, edges, 3)
+    x, mask = rand(BATCH, STEPS, NODES, 4), some()
+    out = model(x, edge_index, attr, mask=mask)
+    torch.testing.assert_close(out, model(x, [edge_index] * STEPS, list(attr), mask=mask))
+
+
 @pytest.mark.parametrize("lead", [(), (STEPS,), (BATCH, STEPS)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 def test_features_of_edges_over_time_against_a_loop_over_frames(make, masked, lead):

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from helpers.tiny_run import ONE_FILTER, tiny_config
 
 from rstg_pyg.train import export
 from rstg_pyg.train.assemble import build_model, normalise
@@ -15,24 +16,13 @@ pytestmark = pytest.mark.skipif(
     reason="needs a torch that exports recurrent cells for any number of frames",
 )
 NAMES = ["one", "two", "three", "four"]
-VALUES = {
-    "name": "tiny",
-    "data": {
-        "digits": "builtin", "num_digits": 2, "num_classes": 3, "num_frames": 3, "frame_size": 16,
-        "canvas_size": 16, "digit_size": 8, "max_step": 3, "mean": 20.0, "std": 50.0,
-    },
-    "model": {
-        "backbone": {"filters": [4], "padding": 1},
-        "rstg": {"hidden_channels": 8, "scales": [2, 1], "num_rounds": 1},
-    },
-}  # fmt: skip
 
 
 @pytest.fixture()
 def run(tmp_path):
     """A run folder with a best checkpoint."""
     torch.manual_seed(0)
-    config = parse_config(VALUES, "test")
+    config = parse_config(tiny_config(model=ONE_FILTER), "test")
     model = build_model(config, len(NAMES))
     for weight in model.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
@@ -108,6 +98,7 @@ def test_mistakes_are_named(run, tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "onnxruntime" else find(n))
+    lacking = {"onnxruntime": None, "onnx": True, "onnxscript": True}  # whatever is installed here
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: lacking[n] if n in lacking else find(n))
     assert main([str(run), "--out", "x.onnx"]) == 2
     assert "ONNX needs onnxruntime; pip install" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.tiny_run import ONE_FILTER, write_tiny
 
 from rstg_pyg.train.assemble import build_dataset, build_model
 from rstg_pyg.train.run_folder.checkpoints import Checkpoints
@@ -15,15 +16,6 @@ from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import eval_loader, make_trainer, train_loader
 from rstg_pyg.train.training.watch import Meter
-
-TINY = """
-name: tiny
-data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 2, frame_size: 8, canvas_size: 16,
-  digit_size: 8, max_step: 3, train_videos: 96, val_videos: 4, test_videos: 4}
-model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 4, scales: [2, 1], num_rounds: 1}}
-train: {batch_size: 4, validate_every: 4, log_every: 2}
-trainer: {accelerator: cpu, progress_bar: false}
-"""
 
 
 def held():
@@ -35,9 +27,9 @@ def held():
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return load_config(str(path))
+    data = {"num_frames": 2, "frame_size": 8, "train_videos": 96, "val_videos": 4}
+    train = {"batch_size": 4, "validate_every": 4, "log_every": 2}
+    return load_config(str(write_tiny(tmp_path, data=data, model=ONE_FILTER, train=train)))
 
 
 class Counter(pl.Callback):

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_run import tiny_config
 from PIL import Image
 
 from rstg_pyg.train.assemble import build_dataset, build_model
@@ -283,14 +284,7 @@ def test_names_come_from_the_checkpoint_or_a_label_file(here, tmp_path, capsys):
 
 
 def test_syncmnist_sees_grey_frames_of_its_size(tmp_path, digits):
-    values = {
-        "name": "digits",
-        "data": {
-            "digits": "builtin", "num_digits": 2, "num_classes": 3, "num_frames": 3, "frame_size": 16,
-            "canvas_size": 16, "digit_size": 8, "max_step": 3, "mean": 20.0, "std": 50.0,
-        },
-        "model": {"backbone": {"filters": [4], "padding": 1}, "rstg": VALUES["model"]["rstg"]},
-    }  # fmt: skip
+    values = tiny_config(model={"rstg": VALUES["model"]["rstg"]})
     config, _ = write_checkpoint(tmp_path / "x.ckpt", values, ["1+0", "2+0", "2+1", "none"])
     clip, _ = build_dataset(config, "test")[5]
     folder = tmp_path / "clip"

@@ -9,42 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny_run import write_tiny
 
 import rstg_pyg.train.run
 from rstg_pyg.train.run import main
 from rstg_pyg.train.run_folder.results import run_to_resume
 
-TINY = """
-name: tiny
-data:
-  digits: builtin
-  num_digits: 2
-  num_classes: 3
-  num_frames: 3
-  frame_size: 16
-  canvas_size: 16
-  digit_size: 8
-  max_step: 3
-  none_probability: 0.0
-  train_videos: 64
-  val_videos: 24
-  test_videos: 30
-  mean: 20.0
-  std: 50.0
-model:
-  backbone: {filters: [8, 16], padding: 1}
-  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
-  dropout: 0.1
-pretrain: {steps: 2, batch_size: 16}
-train: {epochs: 5, batch_size: 16, lr: 0.003, validate_every: 5, log_every: 5, warmup: 0.1}
-trainer: {accelerator: cpu, progress_bar: false}
-"""
+CONFIG = {
+    "model": {"dropout": 0.1},
+    "pretrain": {"steps": 2, "batch_size": 16},
+    "train": {"epochs": 5, "validate_every": 5, "log_every": 5, "warmup": 0.1},
+}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    write_tiny(tmp_path, **CONFIG)
     return tmp_path
 
 
@@ -306,22 +287,6 @@ def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
     torch.save(checkpoint, "less.ckpt")
     error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--evaluate", "less.ckpt")
     assert "do not fit the config's model" in error and "lin.bias" in error
-
-
-def test_the_newest_run_is_resumed(folder):
-    for i, name in enumerate(["tiny", "tiny-2", "tiny-3", "tiny-other"]):
-        path = Path("runs") / name / "checkpoints" / "step-5.ckpt"
-        path.parent.mkdir(parents=True)
-        torch.save({"config": {}, "origin": "", "global_step": 5, "state_dict": {}}, path)
-        os.utime(path, (i, i))
-    newest = Path("runs/tiny-3")
-    assert run_to_resume("tiny", None, "") == (newest, newest / "checkpoints/step-5.ckpt")
-    (newest / "checkpoints/step-5.ckpt").unlink()
-    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
-    (newest / "config.yaml").touch()  # it was killed before its first checkpoint
-    assert run_to_resume("tiny", None, "") == (newest, None)
-    (newest / "results.json").touch()  # it only evaluated
-    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
 
 
 def test_accumulated_parts_give_the_same_weights(folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_run import ONE_FILTER, write_tiny
 from safetensors.torch import save_file
 
 from rstg_pyg.official.__main__ import main as convert
@@ -24,14 +25,6 @@ from rstg_pyg.train.run import main as run
 from rstg_pyg.train.settings import parse_config, to_dict
 
 MARK = "code-was-run"
-CONFIG = """
-name: tiny
-data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
-  digit_size: 8, max_step: 3, train_videos: 64, val_videos: 24, test_videos: 30}
-model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 8, scales: [1], num_rounds: 1}}
-train: {batch_size: 16, max_steps: 1}
-trainer: {accelerator: cpu, progress_bar: false, threads: 1}
-"""
 RESNET = ("model.backbone={kind: c2d, depths: [1], width: 4, small_stem: true, weights: ~FILE~}",)
 
 
@@ -82,7 +75,7 @@ COMMANDS = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    write_tiny(tmp_path, model=ONE_FILTER, train={"max_steps": 1})
     return tmp_path
 
 

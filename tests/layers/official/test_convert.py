@@ -1,27 +1,15 @@
 """Published weights in our modules: nothing lost, nothing silently wrong, all or nothing."""
 
 import copy
-import json
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.published_models import MODELS, random_variables
 
-from rstg_pyg import (
-    ChannelBatchNorm,
-    RSTGBlock,
-    VideoClassifier,
-    ZeroInitNorm,
-    official,
-    published_arguments,
-)
-from rstg_pyg.backbones import C2D_KERNELS, I3D_KERNELS, SimpleConv, VideoResNet
+from rstg_pyg import official
 from rstg_pyg.official import ConversionError
-from rstg_pyg.published import BiasReLU
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 CELL = "cudnn_lstm/rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell/"
 FLAT, KERNEL, BIAS = (
     "tower/whole_graph_model_final/" + name
@@ -29,138 +17,16 @@ FLAT, KERNEL, BIAS = (
 )
 
 
-@pytest.fixture(scope="module")
-def recorded():
-    with np.load(GOLDEN / "tf_checkpoint" / "expected.npz") as file:
-        data = {name: file[name] for name in file.files}
-    flags = json.loads(str(data["config"]))
-    variables = {name[5:]: value for name, value in data.items() if name.startswith("ckpt/")}
-    return flags, variables, data
-
-
-@pytest.fixture
-def flags(recorded):
-    return recorded[0]
-
-
-@pytest.fixture
-def variables(recorded):
-    return dict(recorded[1])
-
-
 def clips_of(data):
     clips = torch.from_numpy(data["in/frames"]).float().movedim(-1, 1)
     return clips.unflatten(0, (len(data["in/labels"]), -1))
-
-
-def resnet(kernels, **kwargs):
-    return VideoResNet(kernels, depths=(2, 2), width=2, **kwargs)
-
-
-def block(channels, dims, to="map", **kwargs):
-    names = ("attention", "norm", "first_batch_norm", "out_norm")
-    chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
-    return RSTGBlock(channels, dims, to=to, **kwargs, **published_arguments(**chosen))
-
-
-MODELS = {
-    "simple_conv": lambda: VideoClassifier(
-        SimpleConv(1, (4, 4, 8)), 5,
-        head=block(8, 8, "vec", attention="additive", norm=None, first_batch_norm=True),
-    ),
-    "simple_conv_projected": lambda: VideoClassifier(
-        SimpleConv(3, (4, 6)), 5,
-        head=block(6, 8, "vec", attention="additive", norm="batch", first_batch_norm=True,
-                   typed_update=True, num_update_layers=3),
-    ),
-    "i3d": lambda: VideoClassifier(resnet(I3D_KERNELS), 7, pool_window=14),
-    "nonlocal": lambda: VideoClassifier(resnet(I3D_KERNELS, nonlocal_stages=["res2", "res3"]), 7),
-    "i3d_blocks": lambda: VideoClassifier(
-        resnet(I3D_KERNELS), 7,
-        blocks={
-            "res2": block(8, 16, heads=8, positions=False, typed_update=True, out_norm="layer"),
-            "res3": block(16, 16, norm="batch", positions=False, out_norm="batch"),
-        },
-        head=block(16, 8, "vec", attention="additive", positions=False, out_norm="batch"),
-        combine="plus",
-    ),
-    "c2d_block": lambda: VideoClassifier(
-        resnet(C2D_KERNELS), 7,
-        blocks={"res3": block(16, 8, num_update_layers=1, time_stages="last", out_norm="batch")},
-    ),
-    "c2d_head": lambda: VideoClassifier(
-        resnet(C2D_KERNELS), 7, head=block(16, 8, "vec", scales=(4, 1), map_size=4, out_norm="layer"),
-    ),
-}  # fmt: skip
-
-
-def random_variables(model, seed=0):
-    """A value for every variable; float32, as in files."""
-    rng, tensors, out = np.random.default_rng(seed), model.state_dict(), {}
-    for v in official.model_variables(model):
-        value = rng.standard_normal(tuple(v.to_published(tensors).shape)).astype(np.float32)
-        out[v.name] = np.abs(value) if v.name.endswith("variance") else value
-    return out
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_round_trip_of_every_variable(name):
-    model = MODELS[name]()
-    values = random_variables(model)
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.fill_(float("nan"))
-    same, report = official.convert(model, values)
-    assert same is model and not model.training
-    tensors = model.state_dict()
-    for variable in official.model_variables(model):
-        back = variable.to_published(tensors).numpy()
-        np.testing.assert_array_equal(back, values[variable.name], err_msg=variable.name)
-    # Every number of the network comes from exactly one number of the file.
-    ours = {key: t for key, t in tensors.items() if not key.endswith("num_batches_tracked")}
-    assert all(tensor.isfinite().all() for tensor in ours.values())
-    assert sum(t.numel() for t in ours.values()) == sum(v.size for v in values.values())
-    assert set(report.used) == set(values)
-    assert {k for keys in report.used.values() for k in keys.split(", ")} == set(ours)
-    assert str(report) == f"{len(values)} used, 0 skipped, 0 unused, 0 missing, 0 mismatched"
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_names_are_distinct(name):
-    names = [v.name for v in official.model_variables(MODELS[name]())]
-    assert len(set(names)) == len(names) and all(n.startswith("tower/") for n in names)
-
-
-def test_gradients_take_the_same_way_as_weights():
-    """``to_published`` of gradients is the gradient for the published weight."""
-    model = MODELS["simple_conv"]().eval()
-    values = random_variables(model)
-    official.convert(model, values)
-    clip = torch.randn(1, 1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
-    model.double()(clip.double()).square().sum().backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    wanted = {v.name: v for v in official.model_variables(model)}
-    name = "tower/whole_graph_model_final/send_messages_mlp/send_conv1/kernel"
-    assert len(wanted[name].parts) == 4  # sender, its position, receiver, its position
-    gradient = wanted[name].to_published(gradients)
-    for at in [(0, 0, 3, 2), (0, 0, 20, 5), (0, 0, 47, 1), (0, 0, 80, 7)]:
-        losses = []
-        for step in (1e-4, -1e-4):
-            tensors = model.state_dict()
-            value = torch.from_numpy(values[name]).double()
-            value[at] += step
-            wanted[name].from_published(value, tensors)
-            losses.append(model(clip.double()).square().sum().item())
-        assert gradient[at].item() == pytest.approx((losses[0] - losses[1]) / 2e-4, rel=1e-4, abs=1e-7)
 
 
 def without(variables, *endings):
     return {name: v for name, v in variables.items() if not name.endswith(endings)}
 
 
-def test_both_forms_of_an_lstm_give_the_same_network(recorded):
-    flags, variables, data = recorded
+def test_both_forms_of_an_lstm_give_the_same_network(flags, variables, recorded):
     flat = without(variables, f"{CELL}kernel", f"{CELL}bias")
     canonical = without(variables, "opaque_kernel", "opaque_kernel/Momentum")
     logits = []
@@ -168,8 +34,8 @@ def test_both_forms_of_an_lstm_give_the_same_network(recorded):
         model, report = official.convert(flags, values)
         assert (len(report.used), report.missing, report.unused) == (27, [], [])
         with torch.no_grad():
-            logits.append(model(clips_of(data)).numpy())
-        np.testing.assert_allclose(logits[-1], data["out/logits"], atol=2e-6)
+            logits.append(model(clips_of(recorded)).numpy())
+        np.testing.assert_allclose(logits[-1], recorded["out/logits"], atol=2e-6)
     np.testing.assert_array_equal(logits[0], logits[2])
     # The canonical pair alone is used, not only skipped.
     assert set(flat) - set(canonical) == {n for n in flat if "opaque_kernel" in n}
@@ -410,60 +276,6 @@ def test_a_config_that_does_not_fit_the_weights(flags, variables, changes):
     with pytest.raises(ConversionError, match="the weights do not fit the config") as e:
         official.convert({**flags, **changes}, variables)
     assert len(str(e.value)) < 1200 and len(str(e.value).splitlines()) == 1
-
-
-def ours(**kwargs):
-    arguments = {"topology": "complete", "attention": "dot", "after_aggr": BiasReLU, **kwargs}
-    return RSTGBlock(4, scales=(2, 1), to="vec", **arguments)
-
-
-@pytest.mark.parametrize(
-    "kwargs, message",
-    [
-        ({"topology": "grid"}, "in the published form .*model.rstg.published: true"),
-        ({"after_aggr": None}, "in the published form"),
-        ({"residual": True}, "in the published form"),
-        ({"cell": "gru"}, "in the published form"),
-        ({"shared_rounds": False}, "in the published form"),
-        ({"space_stages": False}, "in the published form"),
-        ({"time_stages": "none"}, "in the published form"),
-        ({"after_aggr": partial(torch.nn.LayerNorm)}, "Expected BiasReLU as 'after_aggr'"),
-        ({"norm": torch.nn.LayerNorm}, "Expected a published norm .got LayerNorm"),
-        ({"in_norm": torch.nn.LayerNorm}, "'in_norm' as published_arguments makes it .got LayerNorm"),
-        ({"in_norm": ChannelBatchNorm}, "'in_norm' as published_arguments makes it"),
-        ({"bias": False}, "two send layers, and biases in all layers"),
-        ({"num_send_layers": 3}, "two send layers"),
-        ({"attention_scale": 0.5}, "'attention_scale' to be 1 .*got 0.5"),
-        ({"attention": "additive", "heads": 2}, "dot attention with 2 heads"),
-        ({"out_norm": ZeroInitNorm}, "no norm after the graph with SimpleConv"),
-    ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
-)
-def test_a_network_that_is_not_in_the_published_form(kwargs, message):
-    model = VideoClassifier(SimpleConv(1, (4,)), 3, head=ours(**kwargs))
-    with pytest.raises(ValueError, match=message):
-        official.convert(model, {})
-    if not kwargs.get("out_norm"):
-        with pytest.raises(ValueError, match=message):
-            official.graph_variables(model.head, "", "tower/")
-
-
-def test_a_foreign_norm_after_the_graph():
-    arguments = {**published_arguments(), "out_norm": torch.nn.LayerNorm}
-    head = RSTGBlock(16, 8, to="vec", **arguments)
-    with pytest.raises(ValueError, match="Expected a published norm .got LayerNorm"):
-        official.model_variables(VideoClassifier(resnet(I3D_KERNELS), 3, head=head))
-
-
-def test_a_foreign_backbone():
-    class Toy(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stages = torch.nn.ModuleDict({"a": torch.nn.Identity()})
-            self.channels = {"a": 1}
-
-    with pytest.raises(ValueError, match="Expected a published backbone .got Toy"):
-        official.model_variables(VideoClassifier(Toy(), 3))
 
 
 def test_a_model_on_another_type_receives_the_weights(flags, variables):

@@ -1,25 +1,15 @@
 """The graph against a second computation of the published one, for configurations not recorded."""
 
-import importlib.util
 import json
 from pathlib import Path
 
+import check_golden
 import numpy as np
 import pytest
 import torch
+from helpers import published_reference as reference
 
 from rstg_pyg import official
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load(Path(__file__).parent / "reference.py")
-check_golden = load(Path(__file__).parents[2] / "check_golden.py")
 
 BASE = {
     "dataset": "smt", "dim_h": 224, "dim_w": 224, "dim_map": 6, "num_scales": 3, "use_norm": "LN",
@@ -162,7 +152,7 @@ def test_norms_before_the_graph(norm, dataset, training):
 def test_the_reference_is_the_recorded_code():
     """The second computation itself, against recorded numbers."""
     for name in ("g01_simple_pos_mnist_train", "g03_dot_multihead", "g05_bn_dot_train", "g09_rect_map"):
-        with np.load(check_golden.Path(__file__).parents[2] / "golden" / f"{name}.npz") as file:
+        with np.load(Path(__file__).parents[2] / "golden" / f"{name}.npz") as file:
             data = {key: file[key] for key in file.files}
         flags, variables = json.loads(str(data["config"])), check_golden.under(data, "var/")
         graph = reference.Graph(flags, variables, flags["training"])

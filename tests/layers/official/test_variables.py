@@ -1,6 +1,5 @@
-"""Files of weights: whole, damaged, hostile, missing; and the command that converts them."""
+"""Files of weights: whole, damaged, hostile, missing."""
 
-import builtins
 import json
 import pickle
 import random
@@ -11,32 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import rstg_pyg.train.run
 from rstg_pyg import official
 from rstg_pyg.official import ConversionError, load_variables
-from rstg_pyg.official.__main__ import main
-from rstg_pyg.train.assemble import build_model, normalise
-from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.weights import load_weights, read_weights
-from rstg_pyg.train.settings import load_config
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "tf_checkpoint"
 PREFIX = "model_2.ckpt"
 DATA = f"{PREFIX}.data-00000-of-00001"
-SIZES = ("model.backbone.filters=[16,16,16]", "model.rstg.hidden_channels=16")
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    with np.load(GOLDEN / "expected.npz") as file:
-        return {name: file[name] for name in file.files}
-
-
-@pytest.fixture
-def stored(recorded):
-    return {name[5:]: value for name, value in recorded.items() if name.startswith("ckpt/")}
 
 
 @pytest.fixture
@@ -47,30 +26,18 @@ def small(tmp_path):
     return path
 
 
-@pytest.fixture
-def no_tensorflow(monkeypatch):
-    original = builtins.__import__
-
-    def imports(name, *args, **kwargs):
-        if name.partition(".")[0] == "tensorflow":
-            raise ImportError(f"No module named {name!r}")
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", imports)
-
-
 # npz
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz(tmp_path, stored, save):
+def test_npz(tmp_path, variables, save):
     path = tmp_path / "weights.npz"
-    save(path, **stored)
+    save(path, **variables)
     for given in (path, str(path)):
         found = load_variables(given)
-        assert set(found) == set(stored)
-        assert all(np.array_equal(found[name], value) for name, value in stored.items())
-        assert all(found[name].dtype == value.dtype for name, value in stored.items())
+        assert set(found) == set(variables)
+        assert all(np.array_equal(found[name], value) for name, value in variables.items())
+        assert all(found[name].dtype == value.dtype for name, value in variables.items())
 
 
 def refused(path, message="."):
@@ -169,16 +136,6 @@ def test_strings_are_arrays_but_no_weights(tmp_path, recorded):
 # checkpoints
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A copy of the recorded checkpoint."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name in ("checkpoint", f"{PREFIX}.index", DATA):
-        shutil.copy(GOLDEN / name, folder)
-    return folder
-
-
 def test_checkpoint_paths_that_do_not_exist(tmp_path):
     refused(tmp_path / "nothing", "an .npz file or a TensorFlow V2 checkpoint .no nothing.index there")
     refused(tmp_path / "a" / "b.ckpt", "no b.ckpt.index there")
@@ -225,16 +182,11 @@ def test_npz_needs_no_tensorflow(small, no_tensorflow):
     assert set(load_variables(small)) == {"tower/a/kernel", "tower/b"}
 
 
-@pytest.fixture
-def tensorflow():
-    return pytest.importorskip("tensorflow", reason="reads a TensorFlow checkpoint (extra convert)")
-
-
 @pytest.mark.parametrize("given", ["", PREFIX, f"{PREFIX}.index", DATA])
-def test_a_checkpoint_by_any_of_its_names(tensorflow, checkpoint, stored, given):
+def test_a_checkpoint_by_any_of_its_names(tensorflow, checkpoint, variables, given):
     found = load_variables(checkpoint / given)
-    assert set(found) == set(stored)
-    assert all(np.array_equal(found[name], value) for name, value in stored.items())
+    assert set(found) == set(variables)
+    assert all(np.array_equal(found[name], value) for name, value in variables.items())
     assert found["global_step"].dtype == np.int32
 
 
@@ -250,7 +202,7 @@ def test_a_truncated_checkpoint(tensorflow, checkpoint, name):
 
 
 @pytest.mark.parametrize("name", [f"{PREFIX}.index", DATA])
-def test_a_damaged_checkpoint(tensorflow, checkpoint, stored, name):
+def test_a_damaged_checkpoint(tensorflow, checkpoint, variables, name):
     """TensorFlow's checksums find it, or the byte meant nothing."""
     raw = (checkpoint / name).read_bytes()
     for at in random.Random(1).sample(range(len(raw)), 25):
@@ -260,149 +212,4 @@ def test_a_damaged_checkpoint(tensorflow, checkpoint, stored, name):
         except ConversionError as e:
             assert "not a readable TensorFlow checkpoint" in str(e)
         else:
-            assert all(np.array_equal(found[key], value) for key, value in stored.items())
-
-
-# the command
-
-
-@pytest.fixture
-def weights(tmp_path, stored, monkeypatch):
-    """The checkpoint's tensors as a file, in the folder where the commands run."""
-    monkeypatch.chdir(tmp_path)
-    np.savez("weights.npz", **stored)
-    return tmp_path / "weights.npz"
-
-
-def command(*arguments, cfg="syncmnist_published", out="weights.safetensors", sizes=SIZES):
-    return main([*arguments, "--cfg", cfg, "--out", out, *sizes])
-
-
-def logits(model, config, recorded):
-    clips = torch.from_numpy(recorded["in/frames"]).movedim(-1, 1)
-    with torch.no_grad():
-        return model.eval()(normalise(clips, config)).numpy()
-
-
-def test_the_command_end_to_end(weights, recorded, capsys):
-    assert command("weights.npz", "--report") == 0
-    out, error = capsys.readouterr()
-    assert error == ""
-    assert "27 used, 34 skipped, 0 unused, 0 missing, 0 mismatched: " in out
-    assert "momentum of the optimiser" in out and "second copy of an LSTM" in out
-    assert "46 classes; written to weights.safetensors" in out
-    assert "used        tower/pred/bias -> lin.bias" in out.splitlines()
-
-    config = load_config("syncmnist_published", list(SIZES))
-    found = read_weights(Path("weights.safetensors"), config)
-    assert (found["global_step"], found["config"]["model"]["rstg"]["published"]) == (0, True)
-    model = build_model(config, 46)
-    load_weights(model, found["state_dict"], Path("weights.safetensors"))
-    np.testing.assert_allclose(logits(model, config, recorded), recorded["out/logits"], atol=1e-6)
-
-    arguments = ["--cfg", "syncmnist_published", *SIZES, "--evaluate", "weights.safetensors"]
-    arguments += ["--out", "evaluated", "data.digits=builtin", "data.test_videos=3"]
-    arguments += ["trainer.accelerator=cpu", "trainer.progress_bar=false"]
-    assert rstg_pyg.train.run.main(arguments) == 0
-    results = json.loads(Path("evaluated/results.json").read_text())
-    assert (results["num_videos"], results["steps"]) == (3, 0) and np.isfinite(results["loss"])
-
-    # Another config of the model is refused, by the key that differs.
-    assert rstg_pyg.train.run.main([*arguments, "model.rstg.num_rounds=2"]) == 2
-    assert "model.rstg.num_rounds (3 against 2)" in capsys.readouterr().err
-    assert rstg_pyg.train.run.main([*arguments, "data.mean=12.0"]) == 2
-    assert "data.mean (0.0 against 12.0)" in capsys.readouterr().err
-
-
-def test_the_command_is_quiet_without_report(weights, capsys):
-    assert command("weights.npz") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def fails(capsys, *arguments, message, **kwargs):
-    assert command(*arguments, **kwargs) == 2
-    out, error = capsys.readouterr()
-    lines = error.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in out + error
-    assert message in error, error
-    assert not Path("weights.safetensors").exists()
-    return out
-
-
-def test_mistakes_end_with_code_2_and_one_line(weights, stored, capsys):
-    fails(capsys, "nothing.npz", message="nothing.npz: no such file")
-    fails(capsys, "nothing", message="no nothing.index there")
-    fails(capsys, "weights.npz", cfg="nothing", message="there is no config 'nothing'")
-    fails(capsys, "weights.npz", "model.rstg.heads=x", message="model.rstg.heads")
-    fails(capsys, "weights.npz", out="weights.pt", message="ends with .safetensors")
-    fails(capsys, "weights.npz", out="weights.npz/x.safetensors", message="cannot be written")
-    fails(capsys, "weights.npz", cfg="syncmnist", message="model.rstg.published: true")
-    fails(capsys, "weights.npz", sizes=SIZES[1:], message="do not fit the config")
-    fails(capsys, "weights.npz", "model.rstg.typed_update=true", message="missing")
-    scaled = ("model.rstg.attention=dot", "model.rstg.attention_scale=0.5")
-    fails(capsys, "weights.npz", *scaled, message="'attention_scale' to be 1")
-    fails(capsys, "weights.npz", "model.rstg.num_rounds=0", message="model.rstg.num_rounds")
-
-    Path("bad.npz").write_bytes(weights.read_bytes()[:5000])
-    fails(capsys, "bad.npz", message="not a readable .npz file")
-    np.savez("bad.npz", **{**stored, "tower/pred/bias": np.full(46, np.nan)})
-    fails(capsys, "bad.npz", message="46 of 46 values are not finite")
-    np.savez("bad.npz", **{**stored, "tower/extra": np.zeros(3)})
-    out = fails(capsys, "bad.npz", "--report", message="1 tensors would be left over (tower/extra)")
-    assert "unused      tower/extra" in out.splitlines()
-    np.savez("bad.npz", **{n: v for n, v in stored.items() if n != "tower/conv0/conv2d/bias"})
-    out = fails(capsys, "bad.npz", "--report", message="tensors are missing (tower/conv0/conv2d/bias)")
-    assert "missing     tower/conv0/conv2d/bias" in out.splitlines()
-    np.savez("bad.npz", **{n: v for n, v in stored.items() if n != "tower/pred/bias"})
-    fails(capsys, "bad.npz", message="0 of them named .../pred/bias")
-    np.savez("bad.npz", **{**stored, "tower/b/pred/bias": np.zeros(3)})
-    fails(capsys, "bad.npz", message="2 of them named .../pred/bias")
-
-
-def test_unused_tensors_can_be_left_out(weights, stored, capsys):
-    np.savez("more.npz", **{**stored, "tower/extra": np.zeros(3)})
-    assert command("more.npz", "--allow-unused") == 0
-    assert "27 used, 34 skipped, 1 unused" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("value", [np.zeros(0, "f4"), np.zeros((), "f4"), np.zeros((2, 23), "f4")])
-def test_a_classifier_of_a_strange_shape(weights, stored, capsys, value):
-    np.savez("bad.npz", **{**stored, "tower/pred/bias": value})
-    fails(capsys, "bad.npz", message="")
-
-
-def test_the_command_without_tensorflow(checkpoint, tmp_path, monkeypatch, no_tensorflow, capsys):
-    monkeypatch.chdir(tmp_path)
-    fails(capsys, str(checkpoint), message='pip install "rstg_pyg[convert]"')
-
-
-def test_the_command_without_the_training_room(weights, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rstg_pyg.train.run_folder.weights", None)
-    fails(capsys, "weights.npz", message='pip install "rstg_pyg[train]"')
-
-
-@pytest.mark.parametrize("arguments", [[], ["x.npz"], ["x.npz", "--cfg", "y"], ["x.npz", "--nothing"]])
-def test_the_command_says_how_it_is_called(arguments, capsys):
-    with pytest.raises(SystemExit) as e:
-        main(arguments)
-    assert e.value.code == 2
-    assert "usage: python -m rstg_pyg.official" in capsys.readouterr().err
-
-
-def test_the_command_reads_a_checkpoint(tensorflow, checkpoint, tmp_path, monkeypatch, recorded):
-    monkeypatch.chdir(tmp_path)
-    assert command(str(checkpoint)) == 0
-    config = load_config("syncmnist_published", list(SIZES))
-    model = build_model(config, 46)
-    path = tmp_path / "weights.safetensors"
-    load_weights(model, read_weights(path, config)["state_dict"], path)
-    np.testing.assert_allclose(logits(model, config, recorded), recorded["out/logits"], atol=1e-6)
-
-
-def test_converted_weights_do_not_fit_another_number_of_classes(weights):
-    assert command("weights.npz") == 0
-    path = Path("weights.safetensors")
-    found = read_weights(path, load_config("syncmnist_published", list(SIZES)))
-    model = build_model(load_config("syncmnist_published", list(SIZES)), 45)
-    with pytest.raises(UserError, match="made for 46 classes, but the data has 45"):
-        load_weights(model, found["state_dict"], path)
+            assert all(np.array_equal(found[key], value) for key, value in variables.items())

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_EDGES, NUM_NODES, OPTIONS, make_conv, make_inputs, sparse_adjacencies
+from helpers.conv_cases import (
+    EDGES,
+    NUM_EDGES,
+    NUM_NODES,
+    OPTIONS,
+    make_conv,
+    make_inputs,
+    sparse_adjacencies,
+)
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs, sparse_adjacencies
+from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs, sparse_adjacencies
 
 pytestmark = pytest.mark.usefixtures("path")
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_EDGES, NUM_NODES, TYPES, make_conv
+from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, TYPES, make_conv
 from torch_geometric.nn import HeteroConv, Linear, Sequential, summary, to_hetero
 from torch_geometric.testing import withPackage
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, TYPES, sparse_adjacencies
+from helpers.conv_cases import EDGES, TYPES, sparse_adjacencies
 from torch_geometric import EdgeIndex
 from torch_geometric.utils import to_torch_csc_tensor, to_torch_csr_tensor
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs
+from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs
 from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 
 from rstg_pyg import DenseRSTGConv, RSTGConv

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_EDGES, NUM_NODES, OPTIONS, make_conv, make_inputs, mlp, reference
+from helpers.conv_cases import (
+    EDGES,
+    NUM_EDGES,
+    NUM_NODES,
+    OPTIONS,
+    make_conv,
+    make_inputs,
+    mlp,
+    reference,
+)
 
 from rstg_pyg import RSTGConv
 from rstg_pyg.graphs import multiscale_grid

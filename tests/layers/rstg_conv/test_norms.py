@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_NODES, make_conv, make_inputs, mlp
+from helpers.conv_cases import EDGES, NUM_NODES, make_conv, make_inputs, mlp
 from torch_geometric.data import Batch, Data
 
 from rstg_pyg import JointLayerNorm

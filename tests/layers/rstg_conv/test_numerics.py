@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conv_cases import EDGES, OPTIONS, make_conv, make_inputs
+from helpers.conv_cases import EDGES, OPTIONS, make_conv, make_inputs
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withDevice
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from conv_cases import EDGES, NUM_NODES, OPTIONS, TYPES, make_conv, make_inputs
+from helpers.conv_cases import EDGES, NUM_NODES, OPTIONS, TYPES, make_conv, make_inputs
 
 from rstg_pyg import DenseRSTGConv, JointLayerNorm, RSTGConv
 

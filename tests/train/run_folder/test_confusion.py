@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.tiny_run import ONE_FILTER, write_tiny
 from PIL import Image
 
 from rstg_pyg.train.errors import UserError
@@ -72,15 +73,8 @@ def test_curves(tmp_path, lines):
 
 def test_a_run_and_an_evaluation_leave_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(
-        "data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, "
-        "canvas_size: 16, digit_size: 8, max_step: 3, train_videos: 64, val_videos: 8, "
-        "test_videos: 30}\n"
-        "model:\n  backbone: {filters: [4], padding: 1}\n"
-        "  rstg: {hidden_channels: 4, scales: [2, 1], num_rounds: 1}\n"
-        "train: {epochs: 1, batch_size: 16, validate_every: 2, log_every: 1}\n"
-        "trainer: {accelerator: cpu, progress_bar: false}\n"
-    )
+    train = {"epochs": 1, "validate_every": 2, "log_every": 1}
+    write_tiny(tmp_path, data={"val_videos": 8}, model=ONE_FILTER, train=train)
     assert main(["--cfg", "tiny.yaml", "--out", "a"]) == 0
     checkpoint = "a/checkpoints/last.ckpt"
     assert main(["--cfg", "tiny.yaml", "--evaluate", checkpoint, "--out", "b"]) == 0

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.tiny_run import write_tiny
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchmetrics import MeanMetric
 
 import rstg_pyg.train.replay
 import rstg_pyg.train.training.task
@@ -15,27 +15,24 @@ from rstg_pyg.train.assemble import build_dataset, build_model
 from rstg_pyg.train.run import main
 from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.training.nonfinite import LEAST_SCALE, Guard, NonFiniteError, read_step
-from rstg_pyg.train.training.task import MeanLoss, VideoTask
+from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import train_loader
 
-TINY = """
-name: tiny
-data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
-  digit_size: 8, max_step: 3, train_videos: 64, val_videos: 8, test_videos: 8, mean: 20.0, std: 50.0}
-model:
-  backbone: {filters: [4, 4, 4], padding: 1, pool: false}
-  rstg: {hidden_channels: 4, scales: [2, 1], num_rounds: 1, residual: true}
-  dropout: 0.1
-train: {epochs: 2, batch_size: 16, lr: 0.003, validate_every: 4, log_every: 2, warmup: 0.0,
-  schedule: constant}
-trainer: {accelerator: cpu, progress_bar: false}
-"""
+CONFIG = {
+    "data": {"val_videos": 8, "test_videos": 8},
+    "model": {
+        "backbone": {"filters": [4, 4, 4], "pool": False},
+        "rstg": {"hidden_channels": 4, "num_rounds": 1},
+        "dropout": 0.1,
+    },
+    "train": {"epochs": 2, "validate_every": 4, "log_every": 2, "warmup": 0.0, "schedule": "constant"},
+}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    write_tiny(tmp_path, **CONFIG)
     return tmp_path
 
 
@@ -319,19 +316,6 @@ def test_one_number_is_read_back_per_step(folder, monkeypatch):
 
 
 # What an evaluation says.
-
-
-def test_the_mean_loss_hides_nothing():
-    ours, theirs = MeanLoss(), MeanMetric()
-    for losses in torch.rand(4, 3), torch.rand(2, 3):
-        ours.update(losses)
-        theirs.update(losses)
-    assert ours.compute() == pytest.approx(float(theirs.compute()))
-    ours.persistent(True)
-    theirs.persistent(True)
-    assert ours.state_dict().keys() == theirs.state_dict().keys()  # checkpoints from before go on
-    ours.update(torch.tensor([1.0, float("nan")]))
-    assert ours.compute().isnan()
 
 
 def test_an_evaluation_that_is_not_finite_names_the_videos(folder, capsys):

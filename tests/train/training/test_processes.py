@@ -11,19 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny_run import write_tiny
 
 RUN = Path(__file__).resolve().parents[3] / "train" / "run.py"
-CONFIG = """
-name: tiny
-data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
-  digit_size: 8, max_step: 3, none_probability: 0.0, train_videos: 64, val_videos: 25, test_videos: 33,
-  mean: 20.0, std: 50.0}
-model:
-  backbone: {filters: [8, 16], padding: 1}
-  rstg: {hidden_channels: 16, scales: [2, 1], num_rounds: 2, residual: true}
-train: {epochs: 2, max_steps: 6, batch_size: 16, lr: 0.003, validate_every: 3, log_every: 2}
-trainer: {accelerator: cpu, threads: 1, progress_bar: false}
-"""
+CONFIG = {
+    "data": {"val_videos": 25, "test_videos": 33},
+    "train": {"epochs": 2, "max_steps": 6, "validate_every": 3, "log_every": 2},
+}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
@@ -39,7 +33,7 @@ def run(folder, *arguments, launcher=(sys.executable,)):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "tiny.yaml").write_text(CONFIG)
+    write_tiny(folder, **CONFIG)
     for arguments in (["--out", "one"], ["--out", "two", *TWO]):
         done = run(folder, *arguments)
         assert done.returncode == 0, done.stderr
@@ -128,7 +122,7 @@ def pair(tmp_path):
     started = []
 
     def start(launcher, *arguments):
-        (tmp_path / "tiny.yaml").write_text(CONFIG)
+        write_tiny(tmp_path, **CONFIG)
         started.append(Pair(tmp_path, launcher, *arguments))
         started[0].wait_until_it_learns()
         return started[0]

@@ -13,7 +13,7 @@ from unittest import mock
 
 from rstg_pyg.train.settings import load_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Commands that are not ours to check.
 FOREIGN = ("pip install", "python -m pip", "python -m venv", "python -m pytest", "python -m sphinx",

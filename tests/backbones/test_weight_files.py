@@ -1,0 +1,206 @@
+import builtins
+import collections
+import io
+import os
+import pickle
+import pickletools
+import struct
+
+import numpy as np
+import pytest
+import torch
+from helpers.public_weights import (
+    assert_refused,
+    assert_same,
+    network,
+    random_clip,
+    reference,
+    synthetic,
+)
+
+from rstg_pyg.backbones import load_backbone_weights, read_weights
+
+
+def python2_pickle(content):
+    """The bytes that ``cPickle.dump(content, file, 2)`` of Python 2 with its numpy writes: every
+    string is a byte string, and numpy's module has its old name."""
+
+    class Pickler(pickle._Pickler):
+        dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+
+        def save_string(self, text):
+            data = text if isinstance(text, bytes) else text.encode("latin1")
+            self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+            self.memoize(text)
+
+        dispatch[bytes] = dispatch[str] = save_string
+
+    file = io.BytesIO()
+    Pickler(file, 2).dump(content)
+    return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+@pytest.mark.parametrize("suffix", [".pyth", ".pt", ".pth"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files(tmp_path, suffix, zipped):
+    state = synthetic("slowfast")
+    path = tmp_path / f"weights{suffix}"
+    checkpoint = {"model_state": state, "optimizer_state": {"momentum": [torch.zeros(2)]}, "epoch": 1}
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+    backbone = network()
+    report = load_backbone_weights(backbone, path)
+    assert report.skipped["optimizer_state"] == "beside the weights"
+    assert_same(backbone(random_clip()), reference(state, "slowfast", random_clip()))
+    assert read_weights(path)["epoch"] == 1
+
+
+def test_safetensors_files(tmp_path):
+    torch_files = pytest.importorskip("safetensors.torch")
+    state = synthetic("pytorchvideo")
+    path = tmp_path / "weights.safetensors"
+    torch_files.save_file(state, path)
+    load_backbone_weights(network(), str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert_refused(network(), path, "weights.safetensors: .*cut off")
+
+
+def blobs():
+    content = {name: value.numpy() for name, value in synthetic("caffe2").items()}
+    content.update({f"{name}_momentum": value for name, value in list(content.items())[:3]})
+    content.update(lr=np.array([0.01], dtype=np.float32), model_iter=400000)
+    return content
+
+
+@pytest.mark.parametrize("version", ["python 2", 0, 2, 3, 4, 5])
+@pytest.mark.parametrize("inside", [True, False])
+def test_caffe2_files(tmp_path, version, inside):
+    content = {"blobs": blobs()} if inside else blobs()
+    data = python2_pickle(content) if version == "python 2" else pickle.dumps(content, version)
+    path = tmp_path / "c2_model_iter400000.pkl"
+    path.write_bytes(data)
+    backbone = network()
+    report = load_backbone_weights(backbone, path)
+    assert report.skipped["conv1_w_momentum"] == "momentum of the optimiser"
+    assert report.skipped["lr"] == report.skipped["model_iter"] == "no weight"
+    state = synthetic("caffe2")
+    assert_same(backbone(random_clip()), reference(state, "caffe2", random_clip()))
+
+
+def test_python2_pickle_is_one():
+    opcodes = {op.name for op, _, _ in pickletools.genops(python2_pickle({"a": np.ones(3)}))}
+    assert "BINSTRING" in opcodes and not opcodes & {"BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
+
+
+def test_arrays_of_all_kinds(tmp_path):
+    content = collections.OrderedDict(
+        fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        big=np.arange(4, dtype=">f4"),
+        bits=np.array([True, False]),
+        scalar=np.float64(2.5),
+        strided=np.arange(10)[::3],
+        text="text",
+        nothing=None,
+        numbers=[1, 2.5, (3, True)],
+    )
+    for version in ("python 2", 2, 4, 5):
+        data = python2_pickle(content) if version == "python 2" else pickle.dumps(content, version)
+        (tmp_path / "a.pkl").write_bytes(data)
+        result = read_weights(tmp_path / "a.pkl")
+        assert list(result) == list(content)
+        for name in ("fortran", "big", "bits", "scalar", "strided"):
+            np.testing.assert_array_equal(result[name], content[name])
+            assert result[name].dtype == content[name].dtype
+        assert (result["text"], result["nothing"], result["numbers"]) == (
+            "text",
+            None,
+            [1, 2.5, (3, True)],
+        )
+
+
+class Code:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("kind", [0, 2, 4, "zipped", "not zipped"])
+@pytest.mark.parametrize("first", [True, False])
+def test_code_in_a_file_does_not_run(tmp_path, kind, first):
+    marker, other = tmp_path / "marker", tmp_path / "other"
+    code = {"x": Code(builtins.open, str(marker), "w"), "y": Code(os.system, f"touch {other}")}
+    state = blobs() if isinstance(kind, int) else synthetic("slowfast")
+    content = {**code, **state} if first else {**state, **code}
+    if isinstance(kind, int):
+        path = tmp_path / "weights.pkl"
+        path.write_bytes(pickle.dumps({"blobs": content}, kind))
+        pickle.loads(path.read_bytes())  # what it would do
+    else:
+        path = tmp_path / "weights.pyth"
+        torch.save({"model_state": content}, path, _use_new_zipfile_serialization=kind == "zipped")
+        torch.load(path, weights_only=False)
+    assert marker.exists() and other.exists()
+    marker.unlink()
+    other.unlink()
+    assert_refused(network(), path, rf"{path.name}: refused.*open.*could run code")
+    assert not marker.exists() and not other.exists()
+
+
+@pytest.mark.parametrize(
+    "function, args",
+    [
+        (os.system, ("echo",)),
+        (builtins.eval, ("1",)),
+        (builtins.getattr, ("a", "upper")),
+        (np.load, ("file",)),
+        (np.array, ([1.0],)),
+        (np.dtype, ("O",)),
+        (np.memmap, ("file",)),
+        (pickle.loads, (b"",)),
+    ],
+)
+def test_only_arrays_are_rebuilt(tmp_path, function, args):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"conv1_w": Code(function, *args)}, 2))
+    assert_refused(network(), path, "refused")
+    path.write_bytes(pickle.dumps({"conv1_w": np.array([object], dtype=object)}, 2))
+    assert_refused(network(), path, "refused")
+
+
+def test_a_pickle_cannot_change_the_reader(tmp_path):
+    path = tmp_path / "weights.pkl"
+    # BUILD with attributes on what the name of an array leads to.
+    path.write_bytes(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nN}X\x01\x00\x00\x00aK\x01s\x86b.")
+    assert_refused(network(), path, "weights.pkl")
+    test_caffe2_files(tmp_path, 2, True)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pyth", ".safetensors"])
+def test_broken_files(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    whole = tmp_path / f"whole{suffix}"
+    if suffix == ".pkl":
+        whole.write_bytes(python2_pickle({"blobs": blobs()}))
+    else:
+        torch.save({"model_state": synthetic("slowfast")}, whole)
+    data = whole.read_bytes()
+    path = tmp_path / f"broken{suffix}"
+    backbone = network()
+    for part in (b"", data[:1], data[:5], data[: len(data) // 2], data[:-1], b"hello world\n" * 9):
+        path.write_bytes(part)
+        assert_refused(backbone, path, rf"broken{suffix}: expected a file of weights")
+    assert_refused(backbone, tmp_path / f"absent{suffix}", f"absent{suffix}: no such file")
+    assert_refused(backbone, tmp_path, "no such file")
+
+
+def test_files_without_a_dictionary(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "a.pt")
+    assert_refused(network(), tmp_path / "a.pt", r"a.pt: expected a dictionary of tensors \(got list\)")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.ones(3)))
+    assert_refused(network(), tmp_path / "a.pkl", r"expected a dictionary of tensors \(got ndarray\)")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "b.pt")
+    assert_refused(network(), tmp_path / "b.pt", "torch.nn.modules.linear.Linear")

@@ -1,0 +1,100 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.run_folder import results
+from rstg_pyg.train.run_folder.results import new_run_folder, run_to_resume
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty folder, and a process that is not one of several."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOCAL_RANK", results._FOLDER_VARIABLE):
+        monkeypatch.setenv(name, "0")  # what a run leaves there is undone, too
+        monkeypatch.delenv(name)
+
+
+def test_the_first_free_folder(monkeypatch):
+    assert new_run_folder(None, "a") == Path("runs/a") and Path("runs/a").is_dir()
+    assert not list(Path("runs/a").iterdir())
+    assert new_run_folder(None, "a") == Path("runs/a-2")
+    assert new_run_folder(None, "a") == Path("runs/a-3")
+    assert new_run_folder(None, "b") == Path("runs/b")
+    assert new_run_folder("deep/x", "b") == Path("deep/x")
+
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a process that the first one started
+    assert new_run_folder(None, "b") == Path("deep/x")
+    assert new_run_folder("y", "b") == Path("y") and not Path("y").exists()
+    monkeypatch.delenv(results._FOLDER_VARIABLE)
+    with pytest.raises(UserError, match="--out: name the run folder when several processes"):
+        new_run_folder(None, "b")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.csv", "results.json"])
+def test_a_folder_that_holds_a_run_is_not_taken(name):
+    Path("a").mkdir()
+    Path("a/notes.txt").touch()
+    assert new_run_folder("a", "x") == Path("a")
+    (Path("a") / name).touch()
+    with pytest.raises(UserError, match="--out: a already holds a run; continue it with --resume"):
+        new_run_folder("a", "x")
+
+
+def save(path):
+    path.parent.mkdir(parents=True)
+    torch.save({"config": {}, "origin": "", "global_step": 5, "state_dict": {}}, path)
+    return path
+
+
+def test_the_newest_run_is_resumed():
+    for i, name in enumerate(["tiny", "tiny-2", "tiny-3", "tiny-other"]):
+        path = save(Path("runs") / name / "checkpoints" / "step-5.ckpt")
+        os.utime(path, (i, i))
+    newest = Path("runs/tiny-3")
+    assert run_to_resume("tiny", None, "") == (newest, newest / "checkpoints/step-5.ckpt")
+    (newest / "checkpoints/step-5.ckpt").unlink()
+    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
+    (newest / "config.yaml").touch()  # it was killed before its first checkpoint
+    assert run_to_resume("tiny", None, "") == (newest, None)
+    (newest / "results.json").touch()  # it only evaluated
+    assert run_to_resume("tiny", None, "")[0] == Path("runs/tiny-2")
+
+
+def test_a_given_checkpoint_is_resumed_in_its_folder_or_another(monkeypatch):
+    path = save(Path("runs/x/checkpoints/step-5.ckpt"))
+    assert run_to_resume("other", None, str(path)) == (Path("runs/x").resolve(), path)
+    assert run_to_resume("other", "runs/x", str(path)) == (Path("runs/x"), path)
+    assert run_to_resume("other", "new", str(path)) == (Path("new"), path)
+    Path("full").mkdir()
+    Path("full/metrics.csv").touch()
+    with pytest.raises(UserError, match="full already holds a run"):
+        run_to_resume("other", "full", str(path))
+    with pytest.raises(UserError, match=r"there is no run runs/other\*"):
+        run_to_resume("other", None, "")
+    with pytest.raises(UserError, match="there is no run in nowhere"):
+        run_to_resume("other", "nowhere", "")
+    assert run_to_resume("x", None, "") == (Path("runs/x"), path)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a process that the first one started
+    assert run_to_resume("other", None, "") == (Path("runs/x"), path)
+
+
+def test_what_the_files_say_of_the_machine(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/run.py", "--cfg", "x"])
+    found = json.loads(json.dumps(results.environment(torch.device("cpu"))))
+    assert found["command"] == ["run.py", "--cfg", "x"]
+    assert found["device"].endswith(f", {torch.get_num_threads()} threads")
+    assert found["cpu_count"] == os.cpu_count()
+    assert torch.__version__.startswith(found["versions"]["torch"])
+    assert results.package_version("there-is-no-such-package") == "not installed"
+    assert 0.05 < results.peak_memory()["cpu"] < 100  # GiB
+
+
+def test_json_is_written_whole():
+    results.write_json(Path("a.json"), {"x": [1, 2]})
+    assert Path("a.json").read_text() == '{\n  "x": [\n    1,\n    2\n  ]\n}\n'
+    assert [path.name for path in Path().iterdir()] == ["a.json"]

@@ -1,0 +1,97 @@
+"""The filters alone: their loss cell by cell, and that they learn."""
+
+import pytest
+import torch
+from helpers.tiny_run import tiny_config
+
+from rstg_pyg.train.assemble import build_dataset, build_model, normalise
+from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.settings import parse_config
+from rstg_pyg.train.training.pretrain import Filters, pretrain
+
+
+def made(**sections):
+    """A config, and its network."""
+    config = parse_config(tiny_config(**sections), "test")
+    torch.manual_seed(0)
+    return config, build_model(config, 4)
+
+
+def by_hand(filters, config, clips, digits, corners):
+    """Loss and accuracy, from the docstring."""
+    data = config.data
+    (side, first, stride) = config.model.backbone.maps(data.frame_size)[-1]
+    maps = filters.readout(filters.backbone(normalise(clips, config))[:, :, 0])
+    assert maps.shape == (len(clips), 1 + 3 * data.num_classes, side, side)
+    loss, right = 0.0, 0
+    for b, (kinds, places) in enumerate(zip(digits.tolist(), corners[:, 0])):
+        logs = maps[b, : 1 + data.num_classes].log_softmax(0)
+        scores = torch.zeros(len(kinds), data.num_classes)
+        for y in range(side):
+            for x in range(side):
+                held = 0.0
+                for d, kind in enumerate(kinds):
+                    pixels = (places[d] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
+                    off_y, off_x = ((pixels - first) / stride - torch.tensor([y, x])).tolist()
+                    near = max(0.0, 1 - abs(off_y)) * max(0.0, 1 - abs(off_x))
+                    if near == 0:
+                        continue
+                    held += near
+                    loss -= near * logs[1 + kind, y, x]
+                    shifts = maps[b, 1 + data.num_classes :, y, x]
+                    loss += (shifts[kind] - off_y) ** 2 + (shifts[data.num_classes + kind] - off_x) ** 2
+                    scores[d] += near * logs[1:, y, x].detach()
+                loss -= 0.1 * max(0.0, 1 - held) * logs[0, y, x]
+        right += (scores.argmax(1) == torch.tensor(kinds)).sum().item()
+    return loss / digits.numel(), right / digits.numel()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"backbone": {"filters": [4, 4, 8]}}},
+        {"data": {"frame_size": 24}},
+        {"model": {"backbone": {"pool": False, "padding": 0}}},
+    ],
+    ids=["three stages", "larger than the canvas", "every pixel"],
+)
+def test_the_loss(sections):
+    config, model = made(**sections)
+    videos = build_dataset(config, "train", num_frames=1).videos(torch.arange(5))
+    batch = videos.clips, videos.classes, videos.corners
+    filters = Filters(model.backbone, config)
+    loss, accuracy = filters(*batch)
+    expected, right = by_hand(filters, config, *batch)
+    torch.testing.assert_close(loss, expected)
+    assert accuracy.item() == pytest.approx(right)
+    assert torch.equal(filters.loss(*batch), loss)
+
+
+def test_only_the_filters_learn_and_they_recognise_digits(tmp_path):
+    config, model = made(
+        model={"backbone": {"filters": [16, 16]}}, pretrain={"steps": 60, "batch_size": 64, "lr": 0.02}
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = pretrain(model, config, torch.device("cpu"), tmp_path)
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {name for name in before if name.startswith("backbone.")}
+    assert found["steps"] == 60 and found["seconds"] > 0
+    assert found["accuracy"] > 0.6  # of 3 classes
+
+    again = build_model(config, 4)
+    again.load_state_dict(before)
+    one_step = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"steps": 1})})
+    first = pretrain(again, one_step, torch.device("cpu"), tmp_path)
+    assert found["loss"] < 0.7 * first["loss"]
+
+
+def test_every_step_has_videos_of_its_own(tmp_path, monkeypatch):
+    config, model = made(pretrain={"steps": 3, "batch_size": 4})
+    seen, videos = [], SyncMNIST.videos
+    monkeypatch.setattr(
+        SyncMNIST, "videos", lambda self, visits: seen.append(visits.tolist()) or videos(self, visits)
+    )
+    pretrain(model, config, torch.device("cpu"), tmp_path)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]

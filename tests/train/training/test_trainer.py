@@ -1,0 +1,110 @@
+import logging
+import types
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers.tiny_run import tiny_config
+
+from rstg_pyg.train.assemble import build_dataset
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.settings import parse_config
+from rstg_pyg.train.training.trainer import (
+    eval_loader,
+    make_trainer,
+    prepare_model,
+    prepare_torch,
+    train_loader,
+)
+
+
+def config_of(**sections):
+    return parse_config(tiny_config(**sections), "test")
+
+
+@pytest.mark.parametrize(
+    "train, batch, per_epoch, steps",
+    [
+        ({}, 16, 4, 4),
+        ({"epochs": 3}, 16, 4, 12),
+        ({"batch_size": 20, "epochs": 2}, 20, 3, 6),  # four videos of an epoch are left out
+        ({"batch_size": 20, "accumulate": 5}, 4, 15, 15),  # the same four
+        ({"batch_size": 16, "accumulate": 4, "epochs": 3}, 4, 16, 48),
+        ({"epochs": 3, "max_steps": 7}, 16, 4, 7),
+        ({"epochs": 3, "max_steps": 7, "accumulate": 2}, 8, 8, 14),
+        ({"epochs": 1, "max_steps": 7}, 16, 4, 4),
+        ({"batch_size": 100, "epochs": 2}, 100, 1, 2),  # more than there are videos
+        ({"batch_size": 128, "accumulate": 4}, 32, 2, 4),
+    ],
+    ids=str,
+)
+def test_batches_of_the_whole_training(train, batch, per_epoch, steps):
+    config = config_of(train=train, seed=3)
+    loader = train_loader(config, build_dataset(config, "train"))
+    assert (loader.batch_size, loader.steps_per_epoch, loader.steps) == (batch, per_epoch, steps)
+    assert loader.shuffle and loader.seed == 3
+
+
+@pytest.mark.parametrize(
+    "train, clips, ranks, batch",
+    [
+        ({}, 1, 1, 32),
+        ({"accumulate": 4}, 1, 1, 8),
+        ({"batch_size": 18}, 5, 1, 7),
+        ({}, 100, 1, 1),
+        ({}, 100, 4, 4),
+    ],
+)
+def test_batches_of_an_evaluation(train, clips, ranks, batch):
+    """Twice as many clips as in training, but a video for every process."""
+    config = config_of(train=train)
+    dataset = build_dataset(config, "val")
+    dataset.num_clips = clips
+    loader = eval_loader(
+        config, dataset, types.SimpleNamespace(world_size=ranks, global_rank=ranks - 1)
+    )
+    assert loader.batch_size == batch and not loader.shuffle
+    assert (loader.rank, loader.num_ranks) == (ranks - 1, ranks)
+    assert loader.steps == -(-24 // batch)
+
+
+def test_torch_is_prepared(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="trainer.accelerator: there is no GPU here"):
+        prepare_torch(config_of(trainer={"accelerator": "gpu"}))
+    draws = []
+    for seed in (1, 1, 2):
+        prepare_torch(config_of(seed=seed, trainer={"threads": 2}))
+        draws.append(torch.rand(3))
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        assert logging.getLogger(name).level == logging.WARNING
+    prepare_torch(config_of(trainer={"threads": None}))
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_memory_layout_and_compilation(asked):
+    conv = torch.nn.Conv3d(2, 2, 3)
+    prepare_model(conv, config_of(trainer={"channels_last": asked, "compile": asked}))
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last_3d) == asked
+    assert (conv._compiled_call_impl is not None) == asked
+
+
+def test_the_trainer_is_made_as_the_config_asks(tmp_path):
+    config = config_of(
+        train={"accumulate": 4, "clip": 0.5, "log_every": 3}, trainer={"precision": "bf16-mixed"}
+    )
+    mine = pl.Callback()
+    trainer = make_trainer(config, tmp_path, [mine], 7)
+    assert (trainer.accumulate_grad_batches, trainer.gradient_clip_val) == (4, 0.5)
+    assert (trainer.log_every_n_steps, trainer.val_check_interval, trainer.max_epochs) == (3, 7, 1)
+    assert (trainer.precision, trainer.num_devices) == ("bf16-mixed", 1)
+    assert mine in trainer.callbacks and trainer.progress_bar_callback is None
+    assert trainer.num_sanity_val_steps == 0 and trainer.default_root_dir == str(tmp_path)
+    bar = make_trainer(config_of(trainer={"progress_bar": True}), tmp_path, [], None)
+    assert bar.progress_bar_callback is not None
+    with pytest.raises(UserError, match="^trainer: .*nonsense"):
+        make_trainer(config_of(trainer={"strategy": "nonsense"}), tmp_path, [], None)
