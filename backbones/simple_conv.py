@@ -61,7 +61,7 @@ class SimpleConv(torch.nn.Module):
         ValueError: If ``pool`` has not one value per stage.
     """
 
-    #: Every frame by itself: clips can be fed as a stream.
+    #: Every frame by itself, so clips can be fed as a stream.
     per_frame = True
 
     def __init__(

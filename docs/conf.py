@@ -27,6 +27,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "exclude-members": "graphs"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -14,7 +14,8 @@ DOCS = Path(__file__).resolve().parent
 _HEAD = """# Cheat sheet
 
 What each layer can do. Every tick stands for a line of code below, which a test runs, and for tests
-that show that it does what it says. A capability without a test cannot stand here
+that show that it does what it says. A capability without a test cannot stand here, so an empty cell
+means that the layer cannot, or that no test shows it
 ([capabilities.yaml](capabilities.yaml), [make_cheatsheet.py](make_cheatsheet.py)).
 """
 

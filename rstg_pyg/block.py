@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import reset
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
+from rstg_pyg.parts import make_norm
 from rstg_pyg.rstg import RSTG, CellState
 from rstg_pyg.running import MeanState, mean_over_frames, running_mean
 
@@ -121,7 +122,7 @@ class RSTGBlock(torch.nn.Module):
                 hidden_channels, out_channels, weight_initializer="glorot", bias_initializer="zeros"
             )
         self.unpool = AreaUnpool(scales) if to == "map" else None
-        self.norm = None if out_norm is None else out_norm(out_channels)
+        self.norm = None if out_norm is None else make_norm(out_norm, out_channels)
 
     def _make_graph(self) -> None:
         """The graph follows from the arguments, so it is in buffers that no ``state_dict`` holds."""
@@ -168,8 +169,9 @@ class RSTGBlock(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether :meth:`stream` gives the numbers of the whole clip: all but the cells sees single
-        frames. A norm over all frames forbids it, such as :class:`~rstg_pyg.ZeroInitNorm` after a map.
+        """Whether :meth:`stream` gives the numbers of the whole clip. For this all but the cells has to
+        see single frames; a norm over all frames forbids it, such as :class:`~rstg_pyg.ZeroInitNorm`
+        after a map.
         """
         if not isinstance(self.rstg, RSTG):
             return False

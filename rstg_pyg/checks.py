@@ -17,10 +17,16 @@ def check_keywords(module: torch.nn.Module, layer: type, kwargs: Dict[str, Any])
 
     Raises:
         TypeError: If the layer has no such argument.
+        ValueError: If it is one of :class:`~torch_geometric.nn.conv.MessagePassing` that has no meaning
+            here.
     """
-    unknown = sorted(set(kwargs) - set(inspect.signature(layer.__init__).parameters))
-    if unknown:
-        raise TypeError(f"{module.__class__.__name__} got an unexpected keyword argument: {unknown}")
+    name, known = module.__class__.__name__, inspect.signature(layer.__init__).parameters
+    for key in sorted(set(kwargs) - set(known)):
+        raise TypeError(f"{name} got an unexpected keyword argument '{key}'")
+    # Nodes are the dimension before the last everywhere, and messages no linear function of them.
+    for key, usual in (("decomposed_layers", (1,)), ("node_dim", (-2, 0))):
+        if kwargs.get(key, usual[0]) not in usual:
+            raise ValueError(f"'{name}' does not support '{key}'={kwargs[key]}")
 
 
 def check_inputs(
@@ -36,6 +42,7 @@ def check_inputs(
     edge_weight: Optional[Tensor],
     has_attention: bool,
     edges: Optional[Tuple[int, ...]],
+    batch: Optional[Tensor] = None,
 ) -> None:
     """Checks the inputs of a space stage.
 
@@ -52,6 +59,7 @@ def check_inputs(
         edge_weight: Weights of the logits.
         has_attention: Whether there are logits.
         edges: Shape of the edges: ``(E,)``, or ``(N, N)`` for all pairs. ``None`` if not known.
+        batch: The graph of every target node.
 
     Raises:
         ValueError: If something does not fit.
@@ -84,16 +92,29 @@ def check_inputs(
         if found != wanted:
             raise ValueError(
                 f"Expected 'pos' to have shape {wanted} (got {found}); 'pos_channels' is {pos_channels}"
+                if wanted is not None
+                else f"Expected no 'pos' (got {found}): 'pos_channels' of the layer is 0"
             )
-    if num_node_types > 1 and (node_type is None or node_type.shape != x[1].shape[-2:-1]):
+    if num_node_types > 1 and (
+        node_type is None
+        or node_type.shape != x[1].shape[-2:-1]
+        or node_type.is_floating_point()
+        or node_type.dtype == torch.bool
+    ):
+        found = "none" if node_type is None else f"{_shape(node_type)}, {node_type.dtype}"
         raise ValueError(
-            f"Expected 'node_type' to give one of {num_node_types} types for each of the "
-            f"{x[1].size(-2)} nodes (got {_shape(node_type)})"
+            f"Expected 'node_type' to give one of {num_node_types} types (an integer) for each of the "
+            f"{x[1].size(-2)} nodes (got {found})"
         )
     if (edge_attr is None) != (edge_dim is None):
         raise ValueError(
             f"Expected 'edge_attr' exactly if 'edge_dim' is set (got {_shape(edge_attr)}, 'edge_dim' "
-            f"is {edge_dim})"
+            f"is {edge_dim}); numbers that weigh the attention are 'edge_weight'"
+        )
+    if batch is not None and (batch.shape != x[1].shape[-2:-1] or batch.is_floating_point()):
+        raise ValueError(
+            f"Expected 'batch' to give the graph, an integer, of each of the {x[1].size(-2)} nodes "
+            f"(got {_shape(batch)}, {batch.dtype})"
         )
     if edge_weight is not None and not has_attention:
         raise ValueError(
@@ -101,14 +122,17 @@ def check_inputs(
         )
     if edges is None:
         return
+    width = None if edge_attr is None else send.lin_edge.in_channels
+    if width == -1:  # lazy
+        width = edge_attr.size(-1) if edge_attr.dim() > len(edges) else 1
     for what, value, wanted in [
-        ("edge_attr", edge_attr, None if edge_attr is None else (*edges, edge_dim)),
+        ("edge_attr", edge_attr, (*edges, width)),
         ("edge_weight", edge_weight, edges),
     ]:
         if value is None:
             continue
         shape = tuple(value.shape)
-        if what == "edge_attr" and edge_dim == 1 and shape == edges:
+        if what == "edge_attr" and width == 1 and shape == edges:
             continue  # viewed as [E, 1]
         if shape[-len(wanted) :] != wanted or shape[: -len(wanted)] not in ((), tuple(lead)):
             raise ValueError(f"Expected '{what}' to have shape {list(wanted)} (got {list(shape)})")

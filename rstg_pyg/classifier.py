@@ -1,6 +1,7 @@
 """A video classifier from any backbone with named stages and RSTG blocks."""
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import torch
@@ -82,6 +83,12 @@ class VideoClassifier(torch.nn.Module):
         grad_checkpointing: bool = False,
     ):
         super().__init__()
+        if not isinstance(getattr(backbone, "channels", None), Mapping):
+            raise ValueError(
+                f"Expected a backbone whose 'channels' is a dictionary from the names of its stages to "
+                f"their channels (got '{type(backbone).__name__}'); 'backbones.TorchvisionVideo' "
+                f"makes one of a network of torchvision"
+            )
         blocks = blocks or {}
         stages = list(backbone.channels)
         places = getattr(backbone, "places", {})
@@ -158,8 +165,8 @@ class VideoClassifier(torch.nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether frames can be fed one by one: the backbone sees single frames (``per_frame``), and so
-        do the blocks and the head but for the cells of their graphs.
+        """Whether frames can be fed one by one. For this the backbone has to see single frames
+        (``per_frame``), and so have the blocks and the head but for the cells of their graphs.
         """
         return self._obstacle() is None
 

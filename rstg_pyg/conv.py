@@ -14,7 +14,7 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, tor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
-from rstg_pyg.checks import as_pair, check_inputs, count_edges, plain_edges
+from rstg_pyg.checks import as_pair, check_inputs, check_keywords, count_edges, plain_edges
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.space import gather_messages
 from rstg_pyg.parts import Norm, make_parts
@@ -69,7 +69,8 @@ class RSTGConv(MessagePassing):
             :math:`\mathbf{g}_i`, in the same way as ``norm``. (default: :obj:`None`)
         dropout (float, optional): Dropout probability of the attention coefficients.
             (default: :obj:`0`)
-        edge_dim (int, optional): Edge feature dimensionality. (default: :obj:`None`)
+        edge_dim (int, optional): Edge feature dimensionality, or :obj:`-1` to derive it from the first
+            call. (default: :obj:`None`, no edge features)
         act_last (bool, optional): If set to :obj:`False`, no ReLU follows the last update layer, as
             suits a residual branch. (default: :obj:`True`)
         residual (bool, optional): If set to :obj:`True`, adds the (if need be projected) target
@@ -128,12 +129,11 @@ class RSTGConv(MessagePassing):
         bias: bool = True,
         **kwargs,
     ):
-        if kwargs.get("decomposed_layers", 1) > 1:
-            raise ValueError(f"'{self.__class__.__name__}' does not support 'decomposed_layers'")
+        check_keywords(self, MessagePassing, kwargs)
         kwargs.setdefault("aggr", "add")
         super().__init__(**kwargs)
         hidden_channels = out_channels if hidden_channels is None else hidden_channels
-        pair = (in_channels, in_channels) if isinstance(in_channels, int) else tuple(in_channels)
+        pair = in_channels if isinstance(in_channels, (tuple, list)) else (in_channels, in_channels)
 
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -245,6 +245,7 @@ class RSTGConv(MessagePassing):
             edge_weight,
             self.attend is not None,
             count_edges(edge_index),
+            batch,
         )
         if x_dst.dim() > 2 and (is_sparse(edge_index) or batch is not None):
             raise ValueError(

@@ -120,7 +120,8 @@ class DenseRSTGConv(torch.nn.Module):
             adj (torch.Tensor): The adjacency :math:`(N, N)` or :math:`(B, N, N)`; only zero or
                 not counts.
             mask (torch.Tensor, optional): Rows of the output to keep, :math:`(B, N)`.
-            edge_attr (torch.Tensor, optional): Pair features :math:`(N, N, D)`.
+            edge_attr (torch.Tensor, optional): Pair features :math:`(N, N, D)`, or
+                :math:`(N, N)` for one.
             pos (torch.Tensor, optional): Positions :math:`(N, P)`.
             node_type (torch.Tensor, optional): Node types :math:`(N)`.
             edge_weight (torch.Tensor, optional): Multiplies the logits, :math:`(N, N)`.
@@ -141,13 +142,15 @@ class DenseRSTGConv(torch.nn.Module):
             self.attend is not None,
             (x.size(-2), x.size(-2)) if isinstance(x, Tensor) and x.dim() >= 2 else None,
         )
-        if not isinstance(adj, Tensor) or adj.shape[-2:] != (x.size(-2), x.size(-2)):
+        dense = isinstance(adj, Tensor) and adj.layout == torch.strided
+        if not dense or adj.shape[-2:] != (x.size(-2), x.size(-2)):
             raise ValueError(
-                f"Expected 'adj' to be a tensor of shape [*, {x.size(-2)}, {x.size(-2)}] (got "
-                f"{list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__})"
+                f"Expected 'adj' to be a dense tensor of shape [*, {x.size(-2)}, {x.size(-2)}] (got "
+                f"{list(adj.shape) if dense else getattr(adj, 'layout', type(adj).__name__)})"
             )
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
         if edge_attr is not None:
+            edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 2 else edge_attr
             hidden = hidden + self.send.lin_edge(edge_attr)
         message = self.send(hidden)  # [*, N, N, C]: receiver, sender
         if self.message_norm is not None:

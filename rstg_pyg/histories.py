@@ -1,12 +1,43 @@
 """One call of a recurrent cell over the histories of nodes that come and go."""
 
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rstg_pyg.cells import Cell, CellState
+
+
+def nodes_of_state(state: Sequence[CellState], stages: int, cell: Cell) -> Optional[int]:
+    """Of how many nodes a state is.
+
+    Args:
+        state: The state, with one entry per time stage.
+        stages: How many time stages there are.
+        cell: One of their cells; all have the same kind and width.
+
+    Raises:
+        ValueError: If it is the state of another network.
+    """
+    if len(state) != stages:
+        raise ValueError(
+            f"Expected 'state' to have one entry for each of {stages} time stages (got {len(state)})"
+        )
+    if stages == 0:
+        return None
+    parts = 2 if cell.mode == "LSTM" else 1
+    entries = [entry if isinstance(entry, (tuple, list)) else (entry,) for entry in state]
+    whole = all(len(entry) == parts for entry in entries)
+    shapes = {tuple(part.shape) if isinstance(part, Tensor) else () for one in entries for part in one}
+    shape = next(iter(shapes))
+    if not whole or len(shapes) > 1 or len(shape) != 3 or shape[::2] != (1, cell.hidden_size):
+        raise ValueError(
+            f"Expected 'state' as returned with 'return_state=True', {parts} tensor(s) of shape [1, "
+            f"nodes, {cell.hidden_size}] for each time stage (got {[len(entry) for entry in entries]} "
+            f"of {sorted(shapes)})"
+        )
+    return shape[1]
 
 
 class Histories:

@@ -10,6 +10,8 @@ from torch_geometric.nn.inits import reset
 from rstg_pyg.checks import check_keywords
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.graphs import space_time_edges
+from rstg_pyg.parts import check_numbers, make_norm
+from rstg_pyg.sequences import edge_tensor
 
 
 class HomogeneousRSTG(torch.nn.Module):
@@ -42,7 +44,7 @@ class HomogeneousRSTG(torch.nn.Module):
         - **output:** nodes :math:`(B, T, N, D)`
 
     Raises:
-        ValueError: If there is no round, or the nodes have another shape than expected.
+        ValueError: If there is no round, or what is given has another shape than expected.
 
     Example:
         >>> grid = rstg_pyg.graphs.multiscale_grid((3, 2, 1))
@@ -63,9 +65,14 @@ class HomogeneousRSTG(torch.nn.Module):
         **kwargs,
     ):
         super().__init__()
-        if num_rounds < 1:
-            raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
+        check_numbers(
+            1, in_channels=in_channels, hidden_channels=hidden_channels, num_rounds=num_rounds
+        )
         check_keywords(self, RSTGConv, kwargs)
+        if kwargs.get("edge_dim") is not None:
+            raise ValueError(
+                f"'{self.__class__.__name__}' does not support 'edge_dim': edges in time have none"
+            )
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.num_rounds = num_rounds
@@ -78,7 +85,7 @@ class HomogeneousRSTG(torch.nn.Module):
             self.lin_in = Linear(
                 in_channels, dim, weight_initializer="glorot", bias_initializer="zeros"
             )
-        self.in_norm = None if in_norm is None else in_norm(dim)
+        self.in_norm = None if in_norm is None else make_norm(in_norm, dim)
         self.convs = torch.nn.ModuleList(
             RSTGConv(dim, dim, act_last=not residual, **kwargs) for _ in range(own)
         )
@@ -111,11 +118,21 @@ class HomogeneousRSTG(torch.nn.Module):
             edge_weight (torch.Tensor, optional): Multiplies the attention logits of the edges inside
                 frames, :math:`(E)`; those between frames have weight one.
         """
-        if x.dim() != 4 or x.size(-1) != self.in_channels:
-            raise ValueError(
-                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)})"
-            )
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.size(-1) != self.in_channels:
+            shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {shape})")
         frames, nodes = x.shape[1:3]
+        edge_index = edge_tensor(edge_index)
+        for name, value, wanted in [
+            ("pos", pos, (nodes, self.convs[0].pos_channels)),
+            ("node_type", node_type, (nodes,)),
+            ("edge_weight", edge_weight, (edge_index.size(1),)),
+        ]:
+            if value is not None and value.shape != wanted:
+                raise ValueError(
+                    f"Expected '{name}' to have shape {list(wanted)}, the same in all frames "
+                    f"(got {list(value.shape)})"
+                )
         edges = space_time_edges(edge_index, nodes, frames)
         pos = None if pos is None else pos.repeat(frames, 1)
         node_type = None if node_type is None else node_type.repeat(frames)

@@ -5,14 +5,43 @@ them, which is why one ``state_dict`` fits both.
 """
 
 import inspect
+from numbers import Integral
 from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch_geometric.nn.inits import reset
 
+from rstg_pyg.fast.autograd import untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import edge_dots
+
+
+def check_numbers(least: int, **values: int) -> None:
+    """Checks that arguments are whole numbers.
+
+    Raises:
+        ValueError: If one is not, or is less than ``least``.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Integral):
+            raise ValueError(f"Expected '{name}' to be a whole number (got {value!r})")
+        if value < least:
+            raise ValueError(f"Expected '{name}' to be at least {least} (got {value})")
+
+
+def make_norm(norm: Callable[[int], torch.nn.Module], channels: int) -> torch.nn.Module:
+    """Makes a norm from a number of channels.
+
+    Raises:
+        ValueError: If it cannot be made, because it is a name, or a module that is there already.
+    """
+    if isinstance(norm, torch.nn.Module) or not callable(norm):
+        raise ValueError(
+            f"Expected a norm to be given by what makes it from a number of channels, such as "
+            f"'torch.nn.LayerNorm' (got {norm!r})"
+        )
+    return norm(channels)
 
 
 class Norm(torch.nn.Module):
@@ -25,7 +54,7 @@ class Norm(torch.nn.Module):
 
     def __init__(self, norm: Callable[[int], torch.nn.Module], channels: int):
         super().__init__()
-        self.module = norm(channels)
+        self.module = make_norm(norm, channels)
         self.takes_batch = "batch" in inspect.signature(self.module.forward).parameters
 
     def reset_parameters(self):
@@ -94,12 +123,14 @@ class SendMLP(torch.nn.Module):
         return self.lin_dst(x) if pos is None else self.lin_dst(x) + self.lin_pos_dst(pos)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """From the sum of the first layer's parts (overwritten: it is as large as all edges) to the
-        message.
+        """From the sum of the first layer's parts to the message. What is as large as all edges is
+        overwritten, unless somebody looks at it: hooks have to see what a module gave.
         """
-        hidden = hidden.relu_()
+        unseen = torch.compiler.is_compiling() or untouched(self, *self.lins)
+        relu = torch.relu_ if unseen else torch.relu
+        hidden = relu(hidden)
         for lin in self.lins:
-            hidden = lin(hidden).relu_()
+            hidden = relu(lin(hidden))
         return hidden
 
 
@@ -222,7 +253,8 @@ class TypedLinear(torch.nn.Module):
         if len(self.lins) == 1:
             return self.lins[0](x)
         blind = torch.compiler.is_compiling() or x.is_meta  # how many are of which type is not known
-        if (blind or x.is_cuda) and x.dim() > 2 and x.size(1) > 1:
+        ours = all(type(lin) is Linear for lin in self.lins)  # not adapters of weights around them
+        if (blind or x.is_cuda) and x.dim() > 2 and x.size(1) > 1 and ours:
             return self.by_node(x, node_type)
         if blind:  # all types for all nodes
             every = torch.stack([lin(x) for lin in self.lins])
@@ -314,17 +346,24 @@ def make_parts(
         ValueError: If a size is out of range, ``attention`` is unknown or ``hidden_channels`` is
             not divisible by ``heads``.
     """
-    for name, value, least in [
-        ("out_channels", out_channels, 1),
-        ("hidden_channels", hidden_channels, 1),
-        ("num_send_layers", num_send_layers, 1),
-        ("num_update_layers", num_update_layers, 1),
-        ("heads", heads, 1),
-        ("pos_channels", pos_channels, 0),
-        ("num_node_types", num_node_types, 1),
-    ]:
-        if value < least:
-            raise ValueError(f"Expected '{name}' to be at least {least} (got {value})")
+    if len(in_channels) != 2:
+        raise ValueError(
+            f"Expected 'in_channels' to be one number, or source's and target's (got {in_channels})"
+        )
+    for channels in in_channels:
+        check_numbers(-1, in_channels=channels)  # -1 while lazy
+    if edge_dim is not None:
+        check_numbers(-1, edge_dim=edge_dim)
+    check_numbers(0, pos_channels=pos_channels)
+    check_numbers(
+        1,
+        out_channels=out_channels,
+        hidden_channels=hidden_channels,
+        num_send_layers=num_send_layers,
+        num_update_layers=num_update_layers,
+        heads=heads,
+        num_node_types=num_node_types,
+    )
     if hidden_channels % heads != 0:
         raise ValueError(
             f"'hidden_channels' (got {hidden_channels}) must be divisible by the number of heads "

@@ -11,7 +11,9 @@ from rstg_pyg.cells import Cell, CellState, reset_cell
 from rstg_pyg.checks import check_keywords
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
+from rstg_pyg.histories import nodes_of_state
 from rstg_pyg.masks import MaskedFrames
+from rstg_pyg.parts import check_numbers, make_norm
 from rstg_pyg.sequences import DenseFrames, FlatFrames, check_norms
 
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
@@ -34,7 +36,7 @@ class RSTG(torch.nn.Module):
     A time stage is one call of a cell over the sequences of all nodes (cuDNN on a GPU), a space
     stage one call of :class:`RSTGConv` over all frames. Both replace the nodes, as published; with
     ``residual=True`` they are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN}
-    (\mathbf{v}))`, which learn much faster from scratch.
+    (\mathbf{v}))`, for many stages trained from scratch.
 
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole (unless ``in_norm`` looks across frames).
@@ -101,8 +103,9 @@ class RSTG(torch.nn.Module):
         **kwargs,
     ):
         super().__init__()
-        if num_rounds < 1:
-            raise ValueError(f"Expected 'num_rounds' to be at least 1 (got {num_rounds})")
+        check_numbers(
+            1, in_channels=in_channels, hidden_channels=hidden_channels, num_rounds=num_rounds
+        )
         if cell not in _CELLS:
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
         check_keywords(self, RSTGConv, kwargs)
@@ -129,7 +132,7 @@ class RSTG(torch.nn.Module):
             self.lin_in = Linear(
                 in_channels, dim, weight_initializer="glorot", bias_initializer="zeros"
             )
-        self.in_norm = None if in_norm is None else in_norm(dim)
+        self.in_norm = None if in_norm is None else make_norm(in_norm, dim)
         own = 1 if shared_rounds else num_rounds
         self.cells = torch.nn.ModuleList(
             Cell(_CELLS[cell], dim, dim) for _ in range(min(own, len(self.time_rounds)))
@@ -201,25 +204,32 @@ class RSTG(torch.nn.Module):
             return_state (bool, optional): If set to :obj:`True`, also returns the state.
         """
         stages = len(self.time_rounds) + (self.last_cell is not None)
-        if state is not None and len(state) != stages:
-            raise ValueError(
-                f"Expected 'state' to have one entry for each of {stages} time stages "
-                f"(got {len(state)})"
-            )
+        known = None if state is None else nodes_of_state(state, stages, self.last_cell)
         values = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
-        flat = x.dim() == 2
-        if x.dim() not in (2, 4) or x.size(-1) != self.in_channels:
+        shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or x.dim() not in (2, 4) or x.size(-1) != self.in_channels:
             raise ValueError(
-                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {list(x.shape)}), or "
-                f"[rows, {self.in_channels}]"
+                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {shape}), or "
+                f"[rows, {self.in_channels}] as 'graphs.join_sequences' makes of lists of Data"
             )
+        flat = x.dim() == 2
         if flat and not (mask is None and lengths is None):
             raise ValueError("Expected 'mask' and 'lengths' only with 'x' [B, T, N, C]: leave rows out")
         if not flat and not (node is None and batch is None):
-            raise ValueError(f"Expected 'node' and 'batch' only with rows (got 'x' {list(x.shape)})")
+            raise ValueError(f"Expected 'node' and 'batch' only with rows (got 'x' {shape})")
+        if not flat and known not in (None, x.size(0) * x.size(2)):
+            raise ValueError(
+                f"Expected 'state' to be of the same {x.size(0)} clips with {x.size(2)} nodes, "
+                f"{x.size(0) * x.size(2)} in all (got {known})"
+            )
         if flat:
-            frames = FlatFrames.from_rows(x, edge_index, edge_attr, node, batch, state, **values)
-        elif mask is None and lengths is None and not isinstance(edge_index, (list, tuple)):
+            frames = FlatFrames.from_rows(x, edge_index, edge_attr, node, batch, known or 0, **values)
+        elif (  # cells of torch want a frame at least
+            mask is None
+            and lengths is None
+            and x.size(1) > 0
+            and not isinstance(edge_index, (list, tuple))
+        ):
             frames = DenseFrames(x, edge_index, edge_attr, **values)
         else:
             frames = MaskedFrames(x, edge_index, edge_attr, mask=mask, lengths=lengths, **values)

@@ -5,7 +5,7 @@ a time stage runs over all histories, and how the nodes come in and go out.
 """
 
 import inspect
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -42,6 +42,24 @@ def over_frames(name: str, value: PerFrame, clips: int, frames: int, own: int) -
     return value.expand(clips, frames, *shape)
 
 
+def edge_tensor(edge_index: Tensor) -> Tensor:
+    """The edges as a plain tensor.
+
+    Raises:
+        ValueError: If they are no integers ``[2, E]``.
+    """
+    if not isinstance(edge_index, Tensor) or is_torch_sparse_tensor(edge_index):
+        found = edge_index.layout if isinstance(edge_index, Tensor) else type(edge_index).__name__
+        raise ValueError(f"Expected 'edge_index' to be a tensor [2, num_edges] (got {found})")
+    edges = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    if edges.dim() != 2 or edges.size(0) != 2 or edges.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            "Expected 'edge_index' to hold integers of shape [2, num_edges] "
+            f"(got {list(edges.shape)}, {edges.dtype})"
+        )
+    return edges
+
+
 def check_edges(edge_index: Tensor, num_nodes: int) -> Tensor:
     """The edges as a plain tensor, of which every end exists.
 
@@ -49,16 +67,7 @@ def check_edges(edge_index: Tensor, num_nodes: int) -> Tensor:
         ValueError: If they are no integers ``[2, E]``.
         IndexError: If they name a node that does not exist.
     """
-    if not isinstance(edge_index, Tensor) or is_torch_sparse_tensor(edge_index):
-        raise ValueError(
-            f"Expected 'edge_index' to be a tensor [2, num_edges] (got {type(edge_index).__name__})"
-        )
-    edges = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
-    if edges.dim() != 2 or edges.size(0) != 2 or edges.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            "Expected 'edge_index' to hold integers of shape [2, num_edges] "
-            f"(got {list(edges.shape)}, {edges.dtype})"
-        )
+    edges = edge_tensor(edge_index)
     if edges.numel() > 0:
         low, high = (int(end) for end in edges.aminmax())
         if low < 0 or high >= num_nodes:
@@ -182,13 +191,11 @@ class FlatFrames:
         edge_attr: Optional[Tensor],
         node: Optional[Tensor],
         batch: Optional[Tensor],
-        state: Optional[List[CellState]],
+        known: int,
         **values: Optional[Tensor],
     ) -> "FlatFrames":
-        """Checks rows as the caller has them."""
-        rows, known = x.size(0), 0
-        if state:
-            known = (state[0] if isinstance(state[0], Tensor) else state[0][0]).size(1)
+        """Checks rows as the caller has them, after frames with ``known`` nodes."""
+        rows = x.size(0)
         if node is None:
             if batch is not None or known not in (0, rows):
                 raise ValueError(

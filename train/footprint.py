@@ -5,7 +5,7 @@ weights, gradients and optimiser state. Mixed precision is counted by autocast's
 needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
 
 With ``--stream FRAMES`` it feeds so many frames to the network one by one instead, and measures what is
-held on the way; see :mod:`rstg_pyg.train.benchmarking.stream_memory`.
+held on the way; see ``train/benchmarking/stream_memory.py``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 _ENABLED = True
+#: Where the modules that a fast path stands for are written.
+_OWN = ("rstg_pyg.", "torch_geometric.nn.aggr.")
 
 
 class plain_paths:
@@ -40,11 +42,18 @@ def eager() -> bool:
     )
 
 
-def unhooked(*modules: Optional[torch.nn.Module]) -> bool:
-    """Whether nobody wants to see these modules being called."""
+def untouched(*modules: Optional[torch.nn.Module]) -> bool:
+    """Whether these modules compute what is written here, and nobody wants to see them being called.
+
+    Not so with hooks, and with modules (or methods ``forward``) that were put in the place of ours, as
+    adapters of weights do.
+    """
+    if torch.nn.modules.module._has_any_global_hook():
+        return False
     return not any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks
+        or module._backward_pre_hooks or "forward" in vars(module)
+        or not type(module).forward.__module__.startswith(_OWN)
         for module in modules
         if module is not None
     )  # fmt: skip

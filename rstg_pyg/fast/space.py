@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.nn import SumAggregation
 from torch_geometric.utils import softmax
 
-from rstg_pyg.fast.autograd import eager, unhooked
+from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.messages import split_edges, weighted_messages
 
 #: Multiply-adds of the edges' product from which on this pays on the CPU. Below (a few nodes, a frame
@@ -84,13 +84,14 @@ def gather_messages(
 def _applies(conv: torch.nn.Module) -> bool:
     """Whether the layer is the common one and nobody looks into it."""
     return (
-        len(conv.send.lins) == 1
+        untouched(conv.send, conv.attend, conv.lin_value, conv.aggr_module)
+        and len(conv.send.lins) == 1
+        and untouched(*conv.send.lins)
         and conv.message_norm is None
         and type(conv.aggr_module) is SumAggregation
         and not conv.explain
         and all(getattr(type(conv), name).__module__ in _OWN for name in _METHODS)
         and not any(hooks for name, hooks in vars(conv).items() if _is_message_hook(name))
-        and unhooked(conv.send, conv.send.lins[0], conv.lin_value, conv.attend, conv.aggr_module)
     )
 
 

@@ -318,3 +318,5 @@ def test_block_errors_of_the_published_form():
         RSTGBlock(4, topology="complete", attention=None)
     with pytest.raises(ValueError, match=r"'out_norm' to be 'auto', a callable or None \(got 'layer'"):
         RSTGBlock(4, out_norm="layer")
+    with pytest.raises(ValueError, match="a norm to be given by what makes it"):
+        RSTGBlock(4, out_norm=torch.nn.LayerNorm(4))

@@ -163,6 +163,8 @@ def test_classifier_state_dict_round_trip(backbone, clip):
 
 
 def test_classifier_errors(backbone):
+    with pytest.raises(ValueError, match=r"whose 'channels' is a dictionary .* \(got 'Conv3d'\)"):
+        VideoClassifier(torch.nn.Conv3d(3, 8, 3), 5)
     with pytest.raises(ValueError, match=r"\['stem', 'res1', 'res2'\] \(got 'res3'\)"):
         VideoClassifier(backbone, 5, blocks={"res3": RSTGBlock(4)})
     with pytest.raises(ValueError, match=r"after stage 'res2' must have 6 channels .*\(got 4\)"):

@@ -241,6 +241,17 @@ def test_dense_lazy():
     assert missing.missing_keys == [] and missing.unexpected_keys == ["lin_res.weight"]
 
 
+@pytest.mark.parametrize("edge_dim", [1, -1])
+def test_dense_one_number_per_pair(edge_dim):
+    """As RSTGConv takes one per edge; not taken for features of the receivers."""
+    dense, x, attr = DenseRSTGConv(4, 8, edge_dim=edge_dim), torch.randn(5, 4), torch.randn(5, 5)
+    adj = torch.ones(5, 5)
+    torch.testing.assert_close(
+        dense(x, adj, edge_attr=attr), dense(x, adj, edge_attr=attr.unsqueeze(-1))
+    )
+    assert dense.send.lin_edge.in_channels == 1
+
+
 def test_dense_float_and_bfloat16():
     _, dense = make_twins(heads=2)
     adj = random_adj(5, 5)
@@ -288,9 +299,9 @@ def test_dense_constructor_errors(kwargs, message):
     [
         ({}, (5, 3), (5, 5), {}, r"'x' to have 4 channels \(got 3\)"),
         ({}, (4,), (5, 5), {}, r"'x' to have shape \[\*, num_nodes, channels\]"),
-        ({}, (5, 4), (5, 4), {}, r"'adj' to be a tensor of shape \[\*, 5, 5\] \(got \[5, 4\]\)"),
+        ({}, (5, 4), (5, 4), {}, r"'adj' to be a dense tensor of shape \[\*, 5, 5\] \(got \[5, 4\]\)"),
         ({}, (2, 5, 4), (2, 4, 4), {}, r"of shape \[\*, 5, 5\] \(got \[2, 4, 4\]\)"),
-        ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"'pos' to have shape None \(got \(5, 2\)\)"),
+        ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"no 'pos' \(got \(5, 2\)\)"),
         ({"pos_channels": 2}, (5, 4), (5, 5), {}, r"'pos' to have shape \(5, 2\) \(got None\)"),
         ({"num_node_types": 3}, (5, 4), (5, 5), {}, "'node_type' to give one of 3 types"),
         ({"norm": JointLayerNorm}, (2, 5, 4), (2, 5, 5), {}, r"one adjacency \[N, N\]"),
@@ -307,8 +318,10 @@ def test_dense_input_type_errors():
     dense, x, adj = DenseRSTGConv(4, 8), torch.randn(5, 4), torch.ones(5, 5)
     with pytest.raises(ValueError, match=r"'x' to be a tensor .* \(got 'ndarray'\)"):
         dense(x.numpy(), adj)
-    with pytest.raises(ValueError, match=r"'adj' to be a tensor of shape .* \(got ndarray\)"):
+    with pytest.raises(ValueError, match=r"'adj' to be a dense tensor .* \(got ndarray\)"):
         dense(x, adj.numpy())
+    with pytest.raises(ValueError, match=r"'adj' to be a dense tensor .* \(got torch.sparse_coo\)"):
+        dense(x, adj.to_sparse())
 
 
 def test_dense_compiles_with_node_types():

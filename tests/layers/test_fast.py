@@ -184,6 +184,34 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert taken(conv, x, edge_index, monkeypatch)
 
 
+class Adapter(torch.nn.Module):
+    """A layer around another one, as adapters for fine-tuning are: it has the weights of that one."""
+
+    def __init__(self, lin):
+        super().__init__()
+        self.lin, self.weight, self.bias = lin, lin.weight, lin.bias
+
+    def forward(self, x):
+        return self.lin(x) + 1
+
+
+@pytest.mark.parametrize("place", ["send.lins.0", "lin_value", "attend.lin_query"])
+@pytest.mark.parametrize("only_forward", [False, True])
+def test_modules_in_the_place_of_ours_are_called(place, only_forward, path):
+    x, conv = torch.randn(2, 5, 4), RSTGConv(4, 8, heads=2)
+    before = conv(x, GRID.edge_index)
+    parent, _, name = place.rpartition(".")
+    lin = conv.get_submodule(place)
+    if only_forward:
+        lin.forward = lambda x: type(lin).forward(lin, x) + 1
+    else:
+        conv.get_submodule(parent)._modules[name] = Adapter(lin)
+    out = conv(x, GRID.edge_index)
+    with plain_paths():
+        torch.testing.assert_close(out, conv(x, GRID.edge_index))
+    assert not torch.allclose(out, before)
+
+
 @pytest.mark.parametrize("heads", [1, 2])
 def test_function_transforms_get_the_plain_formulas(heads):
     conv = RSTGConv(4, 8, heads=heads)

@@ -96,3 +96,22 @@ def test_mistakes():
         HomogeneousRSTG(4, 6, time_stages="all")
     with pytest.raises(ValueError, match=r"\[B, T, N, 4\]"):
         make()(torch.zeros(2, 5, 4), multiscale_grid((2, 1)).edge_index)
+    with pytest.raises(ValueError, match="does not support 'edge_dim'"):
+        HomogeneousRSTG(4, 6, edge_dim=2)
+    with pytest.raises(ValueError, match=r"to be a tensor .* torch.sparse_coo\)"):
+        make()(nodes(2, 3, 5, 4), torch.ones(5, 5).to_sparse())
+
+
+@pytest.mark.parametrize(
+    "options, inputs, message",
+    [
+        ({}, {"edge_index": [multiscale_grid((2, 1)).edge_index] * 3}, "to be a tensor .* list"),
+        ({}, {"edge_weight": torch.ones(15)}, r"'edge_weight' to have shape \[16\], .* \(got \[15\]\)"),
+        ({"pos_channels": 2}, {"pos": torch.ones(3, 5, 2)}, r"'pos' to have shape \[5, 2\], the same"),
+        ({"num_node_types": 2}, {"node_type": torch.zeros(4).long()}, r"shape \[5\], .* \(got \[4\]\)"),
+    ],
+)
+def test_values_that_do_not_fit(options, inputs, message):
+    inputs = {"edge_index": multiscale_grid((2, 1)).edge_index, **inputs}
+    with pytest.raises(ValueError, match=message):
+        make(**options)(nodes(2, 3, 5, 4), **inputs)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rstg_pyg import (
+    RSTG,
     ChannelBatchNorm,
     HomogeneousRSTG,
     JointLayerNorm,
@@ -173,3 +174,29 @@ def test_mistakes_in_a_stream():
     _, state = model.stream(clip())
     with pytest.raises(ValueError, match="stream of the same batch and size"):
         model.stream(clip()[:1], state)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "kwargs, size, message",
+    [
+        ({}, (3, 2, 5), r"the same 2 clips with 5 nodes, 10 in all \(got 15\)"),
+        ({}, (2, 2, 4), r"the same 2 clips with 5 nodes, 10 in all \(got 8\)"),
+        ({"cell": "gru"}, (2, 2, 5), r"2 tensor\(s\) of shape \[1, nodes, 8\]"),
+        ({"hidden_channels": 6}, (2, 2, 5), r"2 tensor\(s\) of shape \[1, nodes, 8\]"),
+    ],
+)
+def test_rstg_state_of_others(kwargs, size, message, masked):
+    """Neither cut nor filled with zeros, where it is of other clips, nodes or another network."""
+    kwargs, edge = {"hidden_channels": 8, **kwargs}, torch.tensor([[0], [1]])
+    _, state = RSTG(4, **kwargs)(torch.randn(*size, 4), edge, return_state=True)
+    mask = torch.ones(2, 3, 5, dtype=torch.bool) if masked else None
+    with pytest.raises(ValueError, match=message):
+        RSTG(4, 8)(torch.randn(2, 3, 5, 4), edge, mask=mask, state=state)
+
+
+def test_rstg_without_frames():
+    model, x, edge = RSTG(4, 8), torch.randn(2, 3, 5, 4), torch.tensor([[0], [1]])
+    empty, state = model(x[:, :0], edge, return_state=True)
+    assert empty.shape == (2, 0, 5, 8)
+    torch.testing.assert_close(model(x, edge, state=state), model(x, edge), atol=1e-6, rtol=1e-5)

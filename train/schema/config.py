@@ -23,16 +23,26 @@ class SyncMNISTConfig(Section):
     """Generated videos of digits; see :class:`rstg_pyg.train.data.syncmnist.SyncMNIST`."""
 
     dataset: Literal["syncmnist"] = "syncmnist"
+    #: The folder with MNIST's four IDX files.
     root: str | None = None
+    #: MNIST, scikit-learn's digits, or (auto) MNIST where it is there or can be downloaded.
     digits: Literal["auto", "mnist", "builtin"] = "auto"
+    #: Another seed, other videos.
     seed: Seed = 0
+    #: Digits in a video, each of another class.
     num_digits: PositiveInt = 5
+    #: Only the digits from 0 to this, less one.
     num_classes: PositiveInt = 10
     num_frames: PositiveInt = 10
+    #: Side of a clip, in pixels: the canvas is resized to it.
     frame_size: PositiveInt = 64
+    #: Side of the canvas on which the digits move, in pixels.
     canvas_size: PositiveInt = 100
+    #: Side of a digit on the canvas, in pixels.
     digit_size: PositiveInt = 28
+    #: Longest step of a digit from frame to frame along an axis, in pixels of the canvas.
     max_step: PositiveInt = 10
+    #: Share of videos in which no two digits move alike; null: as published, 1 / (2 pairs + 2).
     none_probability: Fraction | None = None
     train_videos: PositiveInt = 600_000
     val_videos: PositiveInt = 2_000
@@ -59,11 +69,15 @@ class MiniSomethingConfig(Section):
 
     train: PositiveInt = 4_000
     validation: PositiveInt = 1_000
+    #: Side of the frames, in pixels.
     size: PositiveInt = 64
     num_frames: PositiveInt = 12
     seed: Seed = 0
+    #: Largest displacement of the camera, in sides of the frame (up to 0.2).
     shake: NonNegative = 0.03
+    #: Largest noise of a pixel, in grey levels.
     noise: NonNegative = 12.0
+    #: Largest number of small objects that lie about.
     distractors: NonNegativeInt = 1
 
 
@@ -75,14 +89,19 @@ class SomethingConfig(Section):
     root: str | None = None
     #: What the built-in data are like.
     builtin: MiniSomethingConfig = MiniSomethingConfig()
+    #: Whose label files: of v1, v2, TSM or mmaction; auto finds out.
     annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
+    #: Where frames come from: folders of images, video files, or a packed store; auto: what is there.
     source: Literal["auto", "frames", "video", "packed"] = "auto"
     seed: Seed = 0
     num_frames: PositiveInt = 32
+    #: Frames are resized to this short side, in pixels.
     short_side: PositiveInt = 256
+    #: Side of a clip, in pixels, cut out of the resized frames.
     crop_size: PositiveInt = 224
     #: Frames of a training clip: evenly spaced (published), or one of each segment at random (TSN).
     sampling: Literal["uniform", "segments"] = "uniform"
+    #: Crops of training clips: at random places, or of several sizes as well (TSM).
     crop: Literal["random", "multiscale"] = "random"
     #: Largest shift of the brightness of a training clip, as a share of the whole range.
     brightness: Fraction = 0.1
@@ -92,6 +111,7 @@ class SomethingConfig(Section):
     shuffle_time: bool = False
     #: Clips of a video in evaluation.
     protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
+    #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
     mean: float = 114.75
     std: Positive = 57.375
     #: Processes that read videos.
@@ -131,6 +151,7 @@ class TrainConfig(Section):
     """Optimisation."""
 
     epochs: PositiveInt = 1
+    #: Ends the training after so many steps, if ``epochs`` has not done so before.
     max_steps: PositiveInt | None = None
     #: Videos of a step, all processes and accumulated parts together.
     batch_size: PositiveInt = 64
@@ -139,12 +160,17 @@ class TrainConfig(Section):
     #: Parts of a batch that go through the network one after the other.
     accumulate: PositiveInt = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    #: The highest learning rate.
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
+    #: Of ``sgd``; of ``adamw`` it is beta1.
     momentum: Fraction = 0.9
+    #: Of ``adamw``.
     beta2: Fraction = 0.999
     schedule: Literal["cosine", "constant"] = "cosine"
+    #: The share of all steps in which the rate rises from zero.
     warmup: Fraction = 0.05
+    #: Largest norm of the gradients; null does not clip.
     clip: Positive | None = 1.0
     label_smoothing: Fraction = 0.0
     #: Steps between validations; each writes checkpoints.

@@ -6,7 +6,7 @@ from helpers.conv_cases import EDGES, TYPES, sparse_adjacencies
 from torch_geometric import EdgeIndex
 from torch_geometric.utils import to_torch_csc_tensor, to_torch_csr_tensor
 
-from rstg_pyg import RSTGConv
+from rstg_pyg import RSTG, DenseRSTGConv, HomogeneousRSTG, RSTGConv
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,25 @@ from rstg_pyg import RSTGConv
         ({"pos_channels": -1}, "'pos_channels' to be at least 0"),
         ({"num_node_types": 0}, "'num_node_types' to be at least 1"),
         ({"flow": "sideways"}, "Expected 'flow' to be either"),
+        ({"node_dim": 1}, "'RSTGConv' does not support 'node_dim'=1"),
+        ({"heads": 2.0}, r"'heads' to be a whole number \(got 2.0\)"),
+        ({"edge_dim": -2}, r"'edge_dim' to be at least -1 \(got -2\)"),
+        ({"norm": "layer"}, r"a norm .* such as 'torch.nn.LayerNorm' \(got 'layer'\)"),
+        ({"norm": torch.nn.LayerNorm(8)}, r"a norm to be given by what makes it .* \(got LayerNorm"),
     ],
 )  # fmt: skip
 def test_rstg_conv_constructor_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         RSTGConv(4, 8, **kwargs)
+
+
+@pytest.mark.parametrize("layer", [RSTGConv, DenseRSTGConv, RSTG, HomogeneousRSTG])
+@pytest.mark.parametrize("channels", [None, "8", 8.0, -2])
+def test_rstg_conv_in_channels_errors(layer, channels):
+    with pytest.raises(ValueError, match="'in_channels' to be (a whole number|at least)"):
+        layer(channels, 8)
+    with pytest.raises(ValueError, match="'in_channels' to be one number, or source's and target's"):
+        RSTGConv((4, 4, 4), 8)
 
 
 def test_rstg_conv_out_channels_error():
@@ -42,15 +56,17 @@ def test_rstg_conv_out_channels_error():
         ({}, (6, 5), {}, r"source features 'x' to have 4 channels \(got 5\)"),
         ({}, (2, 6, 3), {}, r"source features 'x' to have 4 channels \(got 3\)"),
         ({}, (4,), {}, r"'x' to have shape \[\*, num_nodes, channels\]"),
-        ({}, (6, 4), {"pos": (6, 2)}, r"'pos' to have shape None \(got \(6, 2\)\)"),
+        ({}, (6, 4), {"pos": (6, 2)}, r"no 'pos' \(got \(6, 2\)\): 'pos_channels' of the layer is 0"),
         ({"pos_channels": 2}, (6, 4), {}, r"'pos' to have shape \(6, 2\) \(got None\)"),
         ({"pos_channels": 2}, (6, 4), {"pos": (6, 3)}, r"shape \(6, 2\) \(got \(6, 3\)\)"),
         ({"pos_channels": 2}, (6, 4), {"pos": (5, 2)}, r"shape \(6, 2\) \(got \(5, 2\)\)"),
         ({"pos_channels": 2}, (6, 4), {"pos": (1, 2)}, r"shape \(6, 2\) \(got \(1, 2\)\)"),
         ({}, (6, 4), {"edge_attr": (10, 3)}, r"'edge_attr' exactly if 'edge_dim' is set"),
+        ({}, (6, 4), {"edge_attr": (10,)}, "that weigh the attention are 'edge_weight'"),
         ({"edge_dim": 3}, (6, 4), {}, r"'edge_dim' is set \(got none, 'edge_dim' is 3\)"),
         ({"num_node_types": 3}, (6, 4), {}, r"'node_type' to give one of 3 types .*\(got none\)"),
         ({"attention": None}, (6, 4), {"edge_weight": (10,)}, "Expected no 'edge_weight'"),
+        ({}, (6, 4), {"batch": (5,)}, r"'batch' to give .* 6 nodes \(got \[5\], torch.float32"),
     ],
 )
 def test_rstg_conv_input_errors(options, x, inputs, message):
@@ -62,8 +78,10 @@ def test_rstg_conv_input_errors(options, x, inputs, message):
 
 def test_rstg_conv_node_type_errors():
     conv = RSTGConv(4, 8, num_node_types=3)
-    with pytest.raises(ValueError, match=r"for each of the 6 nodes \(got \[5\]\)"):
+    with pytest.raises(ValueError, match=r"for each of the 6 nodes \(got \[5\], "):
         conv(torch.randn(6, 4), EDGES, node_type=TYPES[:5])
+    with pytest.raises(ValueError, match=r"one of 3 types \(an integer\) .*torch.float32"):
+        conv(torch.randn(6, 4), EDGES, node_type=TYPES.float())
 
 
 def test_rstg_conv_node_type_out_of_range():

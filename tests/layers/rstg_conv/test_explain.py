@@ -5,7 +5,8 @@ import torch
 from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs
 from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 
-from rstg_pyg import RSTGConv
+from rstg_pyg import DenseRSTGConv, RSTGConv
+from rstg_pyg.fast.linear import Linear
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -70,6 +71,43 @@ def test_rstg_conv_message_hook():
     handle.remove()
     conv(x, EDGES)
     assert seen == [(NUM_EDGES, 8)]
+
+
+@pytest.mark.parametrize("options", [{}, {"heads": 2, "residual": True}, {"num_send_layers": 3}])
+@pytest.mark.parametrize("layer", [RSTGConv, DenseRSTGConv])
+def test_rstg_conv_hooks_of_modules_see_what_a_module_gives(layer, options):
+    """Forward hooks, and full backward hooks, on everything inside: what they keep stays as it was
+    given, nothing is left out, and the numbers are the same.
+    """
+    conv = layer(4, 8, **options)
+    x = torch.randn(2, NUM_NODES, 4, requires_grad=True)
+    edges = EDGES if layer is RSTGConv else torch.ones(NUM_NODES, NUM_NODES)
+
+    def run():
+        out = conv(x, edges)
+        return [out, *torch.autograd.grad(out.square().sum(), [x, *conv.parameters()])]
+
+    expected, given, graded = run(), {}, set()
+    for name, module in conv.named_modules():
+        module.register_forward_hook(
+            lambda module, inputs, out, name=name: given.update({name: (out, out.clone())})
+        )
+        module.register_full_backward_hook(lambda *args, name=name: graded.add(name))
+    torch.testing.assert_close(run(), expected)
+    for name, (out, as_given) in given.items():
+        assert torch.equal(out, as_given), name
+    lins = {name for name, module in conv.named_modules() if isinstance(module, Linear)}
+    assert len(lins) > 6 and lins <= given.keys() and lins <= graded
+
+
+def test_rstg_conv_global_hooks_see_all_modules():
+    conv, seen = RSTGConv(4, 8), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, i, out: seen.append(m))
+    try:
+        conv(torch.randn(NUM_NODES, 4), EDGES)
+    finally:
+        handle.remove()
+    assert {conv.send, *conv.send.lins, conv.aggr_module} <= set(seen)
 
 
 @pytest.mark.parametrize("heads", [1, 2])

@@ -32,6 +32,18 @@ def test_rstg_conv_lazy(attention, in_channels):
     RSTGConv(in_channels, 8, **kwargs).state_dict()  # before the first input
 
 
+@pytest.mark.parametrize("width", [None, 1, 3])
+def test_rstg_conv_lazy_edge_features(width):
+    lazy, x = RSTGConv(-1, 8, edge_dim=-1), torch.randn(NUM_NODES, 4)
+    attr = torch.randn(EDGES.size(1), width) if width else torch.randn(EDGES.size(1))
+    out = lazy(x, EDGES, attr)
+    eager = RSTGConv(4, 8, edge_dim=width or 1)
+    eager.load_state_dict(lazy.state_dict())
+    torch.testing.assert_close(eager(x, EDGES, attr), out)
+    with pytest.raises(ValueError, match=rf"'edge_attr' to have shape \[10, {width or 1}\]"):
+        lazy(x, EDGES, torch.randn(EDGES.size(1), 2))
+
+
 @pytest.mark.usefixtures("path")
 def test_rstg_conv_lazy_bipartite():
     conv = RSTGConv((-1, -1), 8)
