@@ -12,6 +12,7 @@ import hashlib
 import html
 import io
 import json
+import signal
 import statistics
 import sys
 import warnings
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
@@ -26,9 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from rstg_pyg.fast.autograd import plain_paths  # noqa: E402
 from rstg_pyg.train.assemble import build_model  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.results import write_text  # noqa: E402
+from rstg_pyg.train.run_folder.results import output_file, write_text  # noqa: E402
 from rstg_pyg.train.schema.config import Config  # noqa: E402
 from rstg_pyg.train.schema.model import RSTGConfig  # noqa: E402
 from rstg_pyg.train.settings import parse_config, to_dict  # noqa: E402
@@ -68,6 +72,7 @@ COLUMNS = {
 }
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -77,21 +82,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", help="also write the table: .md, .html or .csv")
     parser.add_argument("--no-flops", action="store_true", help="do not build the models to count")
     arguments = parser.parse_args(argv)
-    try:
-        out = None if arguments.out is None else Path(arguments.out)
-        if out is not None and out.suffix not in _SUFFIXES:
-            raise UserError(f"--out: expected a name ending in {', '.join(_SUFFIXES)} (got {out.name})")
-        runs = [read_run(Path(run)) for run in arguments.runs]
-        rows = table(runs, flops=not arguments.no_flops)
-        print(markdown(rows))
-        if out is not None:
-            write_text(out, {".md": markdown, ".html": as_html, ".csv": as_csv}[out.suffix](rows))
-            print(f"\nwritten to {out}")
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    out = None if arguments.out is None else output_file("--out", arguments.out, _SUFFIXES)
+    runs = [read_run(Path(run)) for run in arguments.runs]
+    rows = table(runs, flops=not arguments.no_flops)
+    print(markdown(rows))
+    if out is not None:
+        write_text(out, {".md": markdown, ".html": as_html, ".csv": as_csv}[out.suffix](rows))
+        print(f"\nwritten to {out}")
     return 0
 
 

@@ -8,9 +8,16 @@ from pydantic import Field, Tag, model_validator
 
 from rstg_pyg.train.schema.model import ModelConfig
 from rstg_pyg.train.schema.sections import (
+    Batch,
+    Decay,
+    FewOrNone,
     Fraction,
+    Frames,
+    Many,
     NonNegative,
     NonNegativeInt,
+    Number,
+    Pixels,
     Positive,
     PositiveInt,
     Section,
@@ -28,20 +35,20 @@ class SyncMNISTConfig(Section):
     seed: Seed = 0
     num_digits: PositiveInt = 5
     num_classes: PositiveInt = 10
-    num_frames: PositiveInt = 10
-    frame_size: PositiveInt = 64
-    canvas_size: PositiveInt = 100
-    digit_size: PositiveInt = 28
+    num_frames: Frames = 10
+    frame_size: Pixels = 64
+    canvas_size: Pixels = 100
+    digit_size: Pixels = 28
     max_step: PositiveInt = 10
     none_probability: Fraction | None = None
-    train_videos: PositiveInt = 600_000
-    val_videos: PositiveInt = 2_000
-    test_videos: PositiveInt = 10_000
+    train_videos: Many = 600_000
+    val_videos: Many = 2_000
+    test_videos: Many = 10_000
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
-    mean: float = 0.0
+    mean: Number = 0.0
     std: Positive = 1.0
     #: 0: whole batches on the model's device; otherwise DataLoader workers, video by video.
-    num_workers: NonNegativeInt = 0
+    num_workers: FewOrNone = 0
 
     @property
     def channels(self) -> int:
@@ -57,10 +64,10 @@ class SyncMNISTConfig(Section):
 class MiniSomethingConfig(Section):
     """The built-in data; see :func:`rstg_pyg.train.data.mini_something.write_mini_something`."""
 
-    train: PositiveInt = 4_000
-    validation: PositiveInt = 1_000
+    train: Many = 4_000
+    validation: Many = 1_000
     size: PositiveInt = 64
-    num_frames: PositiveInt = 12
+    num_frames: Frames = 12
     seed: Seed = 0
     shake: NonNegative = 0.03
     noise: NonNegative = 12.0
@@ -78,9 +85,9 @@ class SomethingConfig(Section):
     annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
     source: Literal["auto", "frames", "video", "packed"] = "auto"
     seed: Seed = 0
-    num_frames: PositiveInt = 32
-    short_side: PositiveInt = 256
-    crop_size: PositiveInt = 224
+    num_frames: Frames = 32
+    short_side: Pixels = 256
+    crop_size: Pixels = 224
     #: Frames of a training clip: evenly spaced (published), or one of each segment at random (TSN).
     sampling: Literal["uniform", "segments"] = "uniform"
     crop: Literal["random", "multiscale"] = "random"
@@ -92,10 +99,10 @@ class SomethingConfig(Section):
     shuffle_time: bool = False
     #: Clips of a video in evaluation.
     protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
-    mean: float = 114.75
+    mean: Number = 114.75
     std: Positive = 57.375
     #: Processes that read videos.
-    num_workers: NonNegativeInt = 4
+    num_workers: FewOrNone = 4
     #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
     on_error: Literal["raise", "skip"] = "raise"
 
@@ -123,17 +130,17 @@ class PretrainConfig(Section):
     """
 
     steps: NonNegativeInt = 0
-    batch_size: PositiveInt = 128
+    batch_size: Batch = 128
     lr: Positive = 4e-3
 
 
 class TrainConfig(Section):
     """Optimisation."""
 
-    epochs: PositiveInt = 1
+    epochs: Batch = 1
     max_steps: PositiveInt | None = None
     #: Videos of a step, all processes and accumulated parts together.
-    batch_size: PositiveInt = 64
+    batch_size: Batch = 64
     #: The batch size that ``lr`` is meant for: another one scales the rate in proportion.
     base_batch: PositiveInt | None = None
     #: Parts of a batch that go through the network one after the other.
@@ -141,8 +148,8 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
-    momentum: Fraction = 0.9
-    beta2: Fraction = 0.999
+    momentum: Decay = 0.9
+    beta2: Decay = 0.999
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: Fraction = 0.05
     clip: Positive | None = 1.0
