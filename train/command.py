@@ -27,7 +27,8 @@ _INTERRUPTED, _TERMINATED, _NO_READER = 130, 143, 141
 _TOO_LARGE = re.compile(
     r"not enough memory|alloc_cpu|(can't|cannot|unable to) allocate|out of memory|calculation overflow"
     r"|multiplication overflow|overflow when unpacking|too large to convert|exceeds the limit"
-    r"|array is too big|maximum (supported|allowed) (dimension|size)|invalid shape dimension|storage size"
+    r"|array is too big|maximum (supported|allowed) (dimension|size)|invalid shape dimension"
+    r"|storage size"
     r"|can't start new thread|could not create a primitive|without overflow",
     re.IGNORECASE,
 )

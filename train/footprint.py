@@ -32,6 +32,7 @@ from rstg_pyg.train.run_folder.results import environment, output_file, write_js
 from rstg_pyg.train.schema.config import Config  # noqa: E402
 from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
+from rstg_pyg.train.training.memory import check_memory  # noqa: E402
 
 GIB = 2**30
 
@@ -108,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json is not None:
         output_file("--json", arguments.json, (".json",))
     with sizes_named(config):
+        one = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 1})})
+        check_memory(one, arguments.classes, training=False)  # it is for one clip
         if arguments.stream is not None:
             return _stream(config, arguments)
         parts = footprint(config, arguments.classes)

@@ -20,10 +20,10 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_backbone, build_model  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
+from rstg_pyg.train.command import command, is_too_large  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.settings import parse_config  # noqa: E402
-from rstg_pyg.train.training.nonfinite import describe, read_step, repeat  # noqa: E402
+from rstg_pyg.train.training.nonfinite import check_step, describe, read_step, repeat  # noqa: E402
 from rstg_pyg.train.training.offender import Offender  # noqa: E402
 from rstg_pyg.train.training.pretrain import Filters  # noqa: E402
 from rstg_pyg.train.training.task import VideoTask  # noqa: E402
@@ -59,6 +59,7 @@ def replay(record: dict[str, Any], device: str, where: str) -> Offender | None:
         UserError: If its config or weights are not of this version.
     """
     config = parse_config(record["config"], where)
+    check_step(record, where)
     weights = record["state_dict"]
     if record["kind"] == "filters":
         network = Filters(build_backbone(config), config)
@@ -71,7 +72,16 @@ def replay(record: dict[str, Any], device: str, where: str) -> Offender | None:
     except RuntimeError as e:
         reason = " ".join(str(e).split())[:300]
         raise UserError(f"{where}: its weights do not fit the config's model ({reason})") from e
-    return repeat(network.to(device).train(), loss, record)
+    try:
+        return repeat(network.to(device).train(), loss, record)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as e:
+        if is_too_large(e):
+            raise
+        reason = f"{type(e).__name__}: {e}".splitlines()[0][:200]
+        raise UserError(
+            f"{where}: the step cannot be repeated, its batch or generators do not fit ({reason}); "
+            f"give the file as the training wrote it"
+        ) from e
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ from rstg_pyg.train.settings import (  # noqa: E402
     to_dict,
     to_yaml,
 )
+from rstg_pyg.train.training.memory import check_memory  # noqa: E402
 from rstg_pyg.train.training.nonfinite import NonFiniteError  # noqa: E402
 from rstg_pyg.train.training.pretrain import pretrain  # noqa: E402
 from rstg_pyg.train.training.processes import Peers  # noqa: E402
@@ -124,6 +125,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
             f"{datasets['train'].origin}; give the data it began with"
         )
     names = datasets["train"].label_names
+    check_memory(config, len(names))
     model = build_model(config, len(names))
     if checkpoint_path is None:
         load_pretrained(model, config)
@@ -185,6 +187,7 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     weights = read_weights(checkpoint_path, config)
     prepare_torch(config)
     dataset = build_dataset(config, "test")
+    check_memory(config, len(dataset.label_names), training=False)
     model = build_model(config, len(dataset.label_names))
     load_weights(model, weights["state_dict"], checkpoint_path)
     folder = new_run_folder(out, f"{config.name}-evaluate")

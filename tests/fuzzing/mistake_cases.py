@@ -270,7 +270,8 @@ def _run_cases() -> Iterator[Mistake]:
         "resume into another run": [*resume, CKPT, "--out", "runs/some"],
     }.items():
         yield Mistake("run", what, arguments, names=("checkpoint", "run", "--out", "exclude", "config"))
-    yield from _outputs("run", "out", ["--cfg", "tiny.yaml", "--out", "out"], ("--out",))
+    yield from _outputs("run", "out", ["--cfg", "tiny.yaml", "--out", "out"],
+                        ("--out", "name too long"))  # fmt: skip
     for command in ("run", "show"):
         yield Mistake(command, "data of another kind", ["--cfg", "some.yaml", "data.root=runs",
                       *(["--out", "x.png"] if command == "show" else [])], names=("data.root",))  # fmt: skip
@@ -287,9 +288,9 @@ def _run_cases() -> Iterator[Mistake]:
                       names=("data.root", "~nobody"))  # fmt: skip
         weights = f"model.backbone={{kind: c2d, depths: [1], width: 4, small_stem: true, weights: {value!r}}}"
         yield Mistake("run", f"{name} as weights", ["--cfg", "some.yaml", weights],
-                      names=("model.backbone",))  # fmt: skip
+                      names=("model.backbone", "name too long"))  # fmt: skip
         yield Mistake("run", f"{name} as MNIST", ["--cfg", "tiny.yaml", "data.digits=mnist",
-                      f"data.root={value!r}"], names=("data.root", "data.digits", "~nobody"))  # fmt: skip
+                      f"data.root={value!r}"], names=("data.root", "data.digits", "~nobody", "name too long"))  # fmt: skip
 
 
 _WRONG: tuple[Any, ...] = (None, 7, "x", [], {}, torch.ones(2), [{}], {"x": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def check_fits(path: Path, task: VideoTask, trainer: pl.Trainer) -> None:
         UserError: If something is missing or of another type or shape; the message says what.
     """
     found = read_checkpoint(path)
-    problem = _difference(_wanted(task, trainer), found, "") or _other_steps(found)
+    problem = _difference(_wanted(task, trainer), found, "") or _contradiction(found)
     if problem is not None:
         raise UserError(
             f"{path}: a run cannot go on from it ({problem[:200]}), it was changed or written by "
@@ -120,8 +121,11 @@ def _describe(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _other_steps(found: dict[str, Any]) -> str | None:
-    """Whether the checkpoint's own counts of steps contradict each other."""
+def _contradiction(found: dict[str, Any]) -> str | None:
+    """Whether the checkpoint contradicts itself in its counts of steps, or has no version."""
+    version = found["pytorch-lightning_version"]
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}[a-z0-9.+]{0,40}", version):
+        return f"pytorch-lightning_version: got {version[:40]!r}"
     progress = found["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
     steps = progress["optimizer"]["step"]["total"]["completed"]
     schedule = found["lr_schedulers"][0]["last_epoch"]

@@ -10,6 +10,7 @@ from rstg_pyg.train.schema.model import ModelConfig
 from rstg_pyg.train.schema.sections import (
     Batch,
     Decay,
+    Few,
     FewOrNone,
     Fraction,
     Frames,
@@ -38,7 +39,7 @@ class SyncMNISTConfig(Section):
     num_frames: Frames = 10
     frame_size: Pixels = 64
     canvas_size: Pixels = 100
-    digit_size: Pixels = 28
+    digit_size: Few = 28
     max_step: PositiveInt = 10
     none_probability: Fraction | None = None
     train_videos: Many = 600_000

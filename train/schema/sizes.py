@@ -19,7 +19,7 @@ _GROWING = {
     *("scales", "num_update_layers", "map_size", "filters", "padding", "width", "depths"),
     *("lr", "weight_decay", "attention_scale", "mean"),
 }
-_NAMED = 3
+_NAMED, _FAR = 3, 100
 
 
 @contextlib.contextmanager
@@ -38,9 +38,13 @@ def sizes_named(config: Config) -> Iterator[None]:
 
 
 def largest(config: Config) -> list[str]:
-    """The values that are largest against their defaults, as ``key=value``."""
+    """The values that are largest against their defaults, as ``key=value``; those that are larger than
+    these by far alone, and the batch if none is.
+    """
     found = sorted(_growing(config, ""), reverse=True)
-    return [text for _, text in found[:_NAMED]]
+    least = max(1.0, found[0][0] / _FAR)
+    names = [text for ratio, text in found if ratio > least]
+    return names[:_NAMED] or [f"train.batch_size={config.train.batch_size}"]
 
 
 def _growing(section: BaseModel, prefix: str) -> Iterator[tuple[float, str]]:
