@@ -29,7 +29,10 @@ import torch
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from fuzzing.mistake_cases import Mistake, cases, make_home  # noqa: E402
+from fuzzing.mistake_files import reading_cases, running_cases, writing_cases  # noqa: E402
+from fuzzing.mistake_options import absurd_cases, option_cases  # noqa: E402
+from fuzzing.mistake_values import checkpoint_cases, result_cases  # noqa: E402
+from fuzzing.mistakes import Mistake, make_home  # noqa: E402
 from fuzzing.pool import Outcome, run_cases  # noqa: E402
 
 GOOD = ("named", "done", "stopped")
@@ -56,6 +59,12 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
 }
 
 
+def cases() -> list[Mistake]:
+    """All of them, in a fixed order."""
+    parts = (running_cases, checkpoint_cases, reading_cases, writing_cases, result_cases, option_cases)
+    return [case for part in (*parts, absurd_cases) for case in part()]
+
+
 class Mistakes:
     """Makes and judges the cases.
 
@@ -76,7 +85,8 @@ class Mistakes:
             raise
         os.chdir(before)
         self.mains = {
-            name: importlib.import_module(f"rstg_pyg.{module}").main for name, (module, _) in COMMANDS.items()
+            name: importlib.import_module(f"rstg_pyg.{module}").main
+            for name, (module, _) in COMMANDS.items()
         }
 
     def kind(self, number: int) -> str:
@@ -119,7 +129,10 @@ class Mistakes:
         for path, content in mine.items():
             free = any(fnmatch.fnmatch(path, pattern) for pattern in case.may_change)
             if now.get(path) != content and not free:
-                return "lost", f"{path} is {'changed' if path in now else 'gone'}; exit code {code}; {tail}"
+                return (
+                    "lost",
+                    f"{path} is {'changed' if path in now else 'gone'}; exit code {code}; {tail}",
+                )
         left = [path for path in now if path not in mine and path.endswith(".tmp")]
         if left:
             return "leftover", f"{left[0]}; exit code {code}; {tail}"
@@ -133,7 +146,7 @@ class Mistakes:
         if len(message) > 3000 or (lines and message.count("\n") > 4 and code == 2):
             return "long message", message[:300]
         names = [name for name in case.names if name]
-        if names and not any(name in message for name in names):
+        if code == 2 and names and not any(name in message for name in names):
             return "unnamed", message[:400]
         return ("stopped" if code == 1 else "named"), message[:400]
 
@@ -208,7 +221,9 @@ def run(chosen: list[Mistake]) -> list[Outcome]:
                 outcome = outcome._replace(detail=f"{chosen[outcome.number].what!r}: {outcome.detail}")
             outcomes.append(outcome)
             if outcome.result not in GOOD:
-                print(f"{outcome.number} ({outcome.kind}): {outcome.result}: {outcome.detail}", flush=True)
+                print(
+                    f"{outcome.number} ({outcome.kind}): {outcome.result}: {outcome.detail}", flush=True
+                )
     return outcomes
 
 

@@ -160,7 +160,7 @@ def bench_data(arguments: argparse.Namespace) -> None:
         raise UserError(f"--num-frames: expected at least 1 (got {arguments.num_frames})")
     if arguments.out is not None:
         output_file("--out", arguments.out, (".json",))
-    if arguments.root:
+    if arguments.root is not None:
         _bench_reading(arguments)
     else:
         _bench_making(arguments)

@@ -188,6 +188,8 @@ CHANGES = {
     "pytorch-lightning_version: got 'x'": change("pytorch-lightning_version", value="x"),
     "state_dict.model.lin.weight: expected [4, 4] float32, got [9, 8] float32": change(
         "state_dict", "model.lin.weight", value=torch.ones(9, 8)),
+    "state_dict.model.more: not of this network": change("state_dict", "model.more",
+                                                         value=torch.ones(3)),
     "state_dict.train_metrics.loss.weight is missing": change("state_dict",
                                                               "train_metrics.loss.weight"),
 }  # fmt: skip

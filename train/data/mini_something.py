@@ -287,9 +287,12 @@ def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_threa
             lists.setdefault(split, []).append(line)
     for name, lines in lists.items():
         (folder / _LIST.format(name)).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with ThreadPoolExecutor(num_threads) as pool:
+    pool = ThreadPoolExecutor(num_threads)
+    try:
         for _ in pool.map(lambda job: _write_clip(*job), jobs):
-            pass  # raises what a thread raised, and cancels the rest
+            pass  # raises what a thread raised
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing is waited for but what has begun
 
 
 def _write_clip(folder: Path, clips: MiniSomething, split: str, item: int) -> None:

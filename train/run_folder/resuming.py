@@ -30,7 +30,10 @@ def check_fits(path: Path, task: VideoTask, trainer: pl.Trainer) -> None:
         UserError: If something is missing or of another type or shape; the message says what.
     """
     found = read_checkpoint(path)
-    problem = _difference(_wanted(task, trainer), found, "") or _contradiction(found)
+    problem = _difference(_wanted(task, trainer), found, "")
+    more = [key for key in found["state_dict"] if key not in task.state_dict()]
+    if problem is None:
+        problem = f"state_dict.{more[0]}: not of this network" if more else _contradiction(found)
     if problem is not None:
         raise UserError(
             f"{path}: a run cannot go on from it ({problem[:200]}), it was changed or written by "
