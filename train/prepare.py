@@ -84,12 +84,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     bench_parser = commands.add_parser("bench-data", help="measure how fast clips are made or read")
     bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
-    bench_parser.add_argument("--split", default="train", choices=SPLITS)
-    bench_parser.add_argument("--num-frames", type=int, default=32, help="with --root (default: 32)")
-    bench_parser.add_argument("--annotations", default="auto", choices=("auto", *KINDS))
-    bench_parser.add_argument("--batch-size", type=int, default=None)
+    bench_parser.add_argument("--split", choices=SPLITS, help="with --root (default: train)")
+    bench_parser.add_argument("--num-frames", type=int, help="with --root (default: 32)")
+    bench_parser.add_argument("--annotations", choices=("auto", *KINDS), help="with --root")
+    bench_parser.add_argument("--batch-size", type=int, help="with --cfg (default: the config's)")
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
-    bench_parser.add_argument("--device", default="cpu")
+    bench_parser.add_argument("--device", help="with --cfg (default: cpu)")
     bench_parser.add_argument("--out", metavar="FILE.json", help="also write the figures to a file")
     bench_parser.set_defaults(command=bench_data)
 
@@ -156,11 +156,14 @@ def bench_data(arguments: argparse.Namespace) -> None:
     """Prints how many clips per second a process reads or makes."""
     if not 0 < arguments.seconds < float("inf"):
         raise UserError(f"--seconds: expected a positive number (got {arguments.seconds})")
-    if arguments.num_frames < 1:
-        raise UserError(f"--num-frames: expected at least 1 (got {arguments.num_frames})")
+    reads = arguments.root is not None
+    for option in ("batch_size", "device") if reads else ("split", "num_frames", "annotations"):
+        if getattr(arguments, option) is not None:
+            way = "--cfg" if reads else "--root"
+            raise UserError(f"--{option.replace('_', '-')}: goes with {way}; leave it out")
     if arguments.out is not None:
         output_file("--out", arguments.out, (".json",))
-    if arguments.root is not None:
+    if reads:
         _bench_reading(arguments)
     else:
         _bench_making(arguments)
@@ -169,15 +172,18 @@ def bench_data(arguments: argparse.Namespace) -> None:
 def _bench_reading(arguments: argparse.Namespace) -> None:
     """Training clips per second from every kind of source in a folder."""
     torch.set_num_threads(1)  # as in a worker
+    frames = 32 if arguments.num_frames is None else arguments.num_frames
+    if frames < 1:
+        raise UserError(f"--num-frames: expected at least 1 (got {frames})")
     rates = measure(
         arguments.root,
-        arguments.split,
+        arguments.split or "train",
         arguments.seconds,
-        num_frames=arguments.num_frames,
-        annotations=arguments.annotations,
+        num_frames=frames,
+        annotations=arguments.annotations or "auto",
     )
     print(
-        f"training clips of {arguments.num_frames} frames, crop 224 of short side 256; one process, "
+        f"training clips of {frames} frames, crop 224 of short side 256; one process, "
         f"one thread, {device_name(torch.device('cpu'))}, torch {torch.__version__}"
     )
     for rate in rates:
@@ -199,7 +205,7 @@ def _bench_making(arguments: argparse.Namespace) -> None:
     if batch_size < 1:
         raise UserError(f"--batch-size: expected at least 1 (got {batch_size})")
     try:
-        device = torch.device(arguments.device)
+        device = torch.device(arguments.device or "cpu")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
         raise UserError(

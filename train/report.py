@@ -37,8 +37,12 @@ from rstg_pyg.train.schema.config import Config  # noqa: E402
 from rstg_pyg.train.schema.model import RSTGConfig  # noqa: E402
 from rstg_pyg.train.settings import parse_config, to_dict  # noqa: E402
 
-_NEEDED = ("top1", "top5", "num_videos", "protocol", "seed", "parameters", "steps", "seconds", "device")
-_NEEDED += ("config", "config_hash")
+_NUMBER = (int, float)
+_NEEDED = {"top1": _NUMBER, "top5": _NUMBER, "num_videos": int, "protocol": str, "seed": int}
+_NEEDED |= {"parameters": int, "steps": int, "seconds": _NUMBER, "device": str, "config": dict}
+_NEEDED |= {"config_hash": str}
+_OPTIONAL = {"data": str, "versions": dict}
+_MOST = 1e15  # of a number; JSON has them of any length
 _SUFFIXES = (".md", ".html", ".csv")
 _NOTE = (
     "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
@@ -107,9 +111,16 @@ def read_run(folder: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: not whole JSON ({e})") from e
-    missing = [key for key in _NEEDED if key not in results] if isinstance(results, dict) else _NEEDED
+    there = results if isinstance(results, dict) else {}
+    missing = [key for key in _NEEDED if key not in there]
     if missing:
         raise UserError(f"{path}: expected the results of a run (it has no '{missing[0]}')")
+    for key, kind in {**_NEEDED, **{k: v for k, v in _OPTIONAL.items() if k in results}}.items():
+        value = results[key]
+        number = kind in (int, _NUMBER)
+        if not isinstance(value, kind) or (number and (value is True or not 0 <= value <= _MOST)):
+            shown = "a long number" if isinstance(value, int) else repr(value)[:60]
+            raise UserError(f"{path}: expected the results of a run (its '{key}' is {shown})")
     name = path.stem if path == folder else folder.resolve().name
     return {**results, "config": parse_config(results.get("config"), str(path)), "folder": name}
 
