@@ -74,7 +74,7 @@ def test_lists_of_tsm_and_mmaction(tmp_path, kind):
     assert labels.splits["train"] == [Video("1", 1, frames[0]), Video("23", 0, frames[1])]
     if kind == "tsm":
         assert labels.splits["val"] == [Video("some clip 2", 0, 30)]
-        assert labels.splits["test"] == [Video("9", None), Video("my clip", None)]
+        assert labels.splits["test"] == [Video("9", None, 30), Video("my clip", None, 30)]
     with pytest.raises(UserError, match=f"choose data.annotations={option}"):
         read_annotations(root)
 
