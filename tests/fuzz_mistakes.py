@@ -166,10 +166,11 @@ def _captured(log: Path) -> Iterator[None]:
     """Everything that is printed, also by libraries, goes into a file."""
     sys.stdout.flush(), sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with open(log, "wb", buffering=0) as file:
+    with open(log, "a", encoding="utf-8", buffering=1, errors="backslashreplace") as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
         try:
-            yield
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):  # pytest has others
+                yield
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os.dup2(kept[0], 1), os.dup2(kept[1], 2)

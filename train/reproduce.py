@@ -27,7 +27,7 @@ from rstg_pyg.train.reproducing.figures import write_figures  # noqa: E402
 from rstg_pyg.train.reproducing.many_runs import Job, run_jobs  # noqa: E402
 from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row  # noqa: E402
 from rstg_pyg.train.reproducing.table import run_folder, write_table  # noqa: E402
-from rstg_pyg.train.run_folder.results import named_folder  # noqa: E402
+from rstg_pyg.train.run_folder.results import check_free, named_folder  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
 
 SIZES = ("mini", "base", "full")
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(arguments.runs[0]) / "figures"
         if arguments.out is not None:
             out = named_folder(arguments.out)
+            check_free(out)  # curves.png would be written over
         write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
         print(f"written to {out}")
         return 0

@@ -176,6 +176,8 @@ CHANGES = {
                                                            value=torch.ones(3)),
     "optimizer_states.0.state.0.step is missing": change("optimizer_states", 0, "state", 0,
                                                          value={"momentum_buffer": torch.ones(3)}),
+    "optimizer_states.0.state.0: expected dict, got Tensor": change("optimizer_states", 0, "state", 0,
+                                                                    value=torch.ones(2)),
     "optimizer_states.0.state: there is no parameter 99": change("optimizer_states", 0, "state", 99,
                                                                  value={}),
     "optimizer_states.0.param_groups.0.lr: expected float": change("optimizer_states", 0,

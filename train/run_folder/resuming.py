@@ -79,8 +79,9 @@ class _Optimizer:
         for index, state in found["state"].items():
             if type(index) is not int or not 0 <= index < len(self.parameters):
                 return f"{where}.state: there is no parameter {index!r}"
-            moments = dict.fromkeys(_MOMENTS[self.kind], self.parameters[index])
-            problem = _difference({**step, **moments} if state else {}, state, f"{where}.state.{index}")
+            wanted = dict.fromkeys(_MOMENTS[self.kind], self.parameters[index]) | step
+            empty = isinstance(state, dict) and not state
+            problem = _difference({} if empty else wanted, state, f"{where}.state.{index}")
             if problem is not None:
                 return problem
         return None
