@@ -169,7 +169,7 @@ def _captured(log: Path) -> Iterator[None]:
     with open(log, "a", encoding="utf-8", buffering=1, errors="backslashreplace") as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
         try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):  # pytest has others
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):  # pytest's
                 yield
         finally:
             sys.stdout.flush(), sys.stderr.flush()

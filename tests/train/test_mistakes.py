@@ -174,7 +174,7 @@ CHANGES = {
     "optimizer_states: expected 1 values, got 2": change("optimizer_states", value=[{}, {}]),
     "optimizer_states.0.state.0.exp_avg: expected": change("optimizer_states", 0, "state", 0, "exp_avg",
                                                            value=torch.ones(3)),
-    "optimizer_states.0.state.0.step is missing": change("optimizer_states", 0, "state", 0,
+    "optimizer_states.0.state.0.exp_avg is missing": change("optimizer_states", 0, "state", 0,
                                                          value={"momentum_buffer": torch.ones(3)}),
     "optimizer_states.0.state.0: expected dict, got Tensor": change("optimizer_states", 0, "state", 0,
                                                                     value=torch.ones(2)),

@@ -118,7 +118,8 @@ def output_file(option: str, name: str, suffixes: Sequence[str]) -> Path:
     """
     path = Path(name)
     if path.suffix not in suffixes or name.endswith("/"):
-        raise UserError(f"{option}: expected a name ending in {' or '.join(suffixes)} (got {name or 'nothing'})")
+        wanted = " or ".join(suffixes)
+        raise UserError(f"{option}: expected a name ending in {wanted} (got {name or 'nothing'})")
     if path.name in _OF_A_RUN and (path.parent / "config.yaml").is_file():
         raise UserError(f"{option}: {path} belongs to the run in {path.parent}; choose another name")
     try:

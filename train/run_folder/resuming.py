@@ -130,6 +130,10 @@ def _contradiction(found: dict[str, Any]) -> str | None:
     version = found["pytorch-lightning_version"]
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}[a-z0-9.+]{0,40}", version):
         return f"pytorch-lightning_version: got {version[:40]!r}"
+    before = found["callbacks"]["Meter"].get("pretraining")
+    numbers = isinstance(before, dict) and all(type(n) in (int, float) for n in before.values())
+    if before is not None and not numbers:
+        return "callbacks.Meter.pretraining: expected numbers"
     progress = found["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
     steps = progress["optimizer"]["step"]["total"]["completed"]
     schedule = found["lr_schedulers"][0]["last_epoch"]
