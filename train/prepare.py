@@ -100,6 +100,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     wrong = [text for text in rest if text.startswith("-") or not hasattr(arguments, "overrides")]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if getattr(arguments, "workers", 1) < 1:
+        raise UserError(f"--workers: expected at least 1 (got {arguments.workers})")
     if getattr(arguments, "root", None) is not None:
         if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
             raise UserError("--root: takes no config and no key.path=value; leave one of them out")
@@ -206,7 +208,7 @@ def _bench_making(arguments: argparse.Namespace) -> None:
         raise UserError(f"--batch-size: expected at least 1 (got {batch_size})")
     try:
         device = torch.device(arguments.device or "cpu")
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # "meta" has shapes and no values
     except (RuntimeError, AssertionError) as e:
         raise UserError(
             f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})"

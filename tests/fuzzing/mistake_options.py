@@ -274,7 +274,7 @@ def absurd_cases() -> Iterator[Mistake]:
                     "run",
                     f"absurd: {section}.{name}={text}",
                     ["--cfg", "tiny.yaml", "train.max_steps=1", *more, f"{section}.{name}={text}"],
-                    names=(name, section, "processes"),
+                    names=(name, section, "processes", "frames of"),
                     codes=(0, 1, 2),
                 )
     for extra in (

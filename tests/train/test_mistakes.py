@@ -23,7 +23,9 @@ from rstg_pyg.train.export import main as export
 from rstg_pyg.train.footprint import main as footprint
 from rstg_pyg.train.predict import main as predict
 from rstg_pyg.train.prepare import main as prepare
+from rstg_pyg.train.replay import main as replay
 from rstg_pyg.train.report import main as report
+from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main as run
 from rstg_pyg.train.run_folder.checkpoints import write_atomically
 from rstg_pyg.train.schema.sizes import largest
@@ -295,6 +297,26 @@ def test_what_is_too_large_is_named(folder, capsys, monkeypatch):
                   "data.num_frames=1000000", "data.canvas_size=100000", "train.momentum=1.0",
                   "data.train_videos=2000000000"):  # fmt: skip
         assert value.split("=")[0] in fails(capsys, run, "--cfg", "tiny.yaml", value)
+
+
+LINES = {
+    "--workers: expected at least 1": (prepare, "pack", "--root", "data", "--out", "p", "--workers", "0"),
+    "data.root: ": (prepare, "bench-data", "--root", ""),
+    "--num-frames: goes with --root": (prepare, "bench-data", "--cfg", "tiny.yaml", "--num-frames", "4"),
+    "--device: meta cannot be used": (prepare, "bench-data", "--cfg", "tiny.yaml", "--device", "meta"),
+    "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
+    "leave nothing": (run, "--cfg", "tiny.yaml", "model.rstg={time_stages: [], space_stages: false}"),
+    "pipe: not a step": (replay, "pipe"),
+    "run/metrics.csv: not the metrics": (reproduce, "figures", "run"),
+    "run already holds a run": (reproduce, "figures", "run", "--out", "run"),
+}
+
+
+@pytest.mark.parametrize("message", LINES)
+def test_other_mistakes(folder, capsys, message):
+    os.mkfifo("pipe")
+    Path("run/metrics.csv").write_text("")
+    assert message in fails(capsys, *LINES[message])
 
 
 def test_the_largest_values_against_their_defaults():

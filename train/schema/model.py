@@ -166,7 +166,7 @@ class RSTGConfig(Section):
                 f"model.rstg.hidden_channels (got {self.hidden_channels}) must be divisible by "
                 f"model.rstg.heads (got {self.heads})"
             )
-        if self.time_stages == "none" and not self.space_stages:
+        if self.time_stages in ("none", []) and not self.space_stages:
             raise ValueError(
                 "model.rstg: time_stages=none and space_stages=false leave nothing; use one of them"
             )

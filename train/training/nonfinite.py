@@ -203,6 +203,8 @@ def read_step(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is something else or damaged.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: not a step saved by a training (there is no such file)")
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds for damaged and foreign files
