@@ -300,9 +300,9 @@ def test_what_is_too_large_is_named(folder, capsys, monkeypatch):
 
 
 LINES = {
-    "--workers: expected at least 1": (prepare, "pack", "--root", "data", "--out", "p", "--workers", "0"),
+    "--workers: expected at least 1": (prepare, "pack", "--root", "d", "--out", "p", "--workers", "0"),
     "data.root: ": (prepare, "bench-data", "--root", ""),
-    "--num-frames: goes with --root": (prepare, "bench-data", "--cfg", "tiny.yaml", "--num-frames", "4"),
+    "--num-frames: goes with --root": (prepare, "bench-data", "--cfg", "tiny.yaml", "--num-frames=4"),
     "--device: meta cannot be used": (prepare, "bench-data", "--cfg", "tiny.yaml", "--device", "meta"),
     "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
     "leave nothing": (run, "--cfg", "tiny.yaml", "model.rstg={time_stages: [], space_stages: false}"),
