@@ -1,4 +1,4 @@
-"""A few hundred cases of the two fuzzers; their scripts run thousands (docs/reliability.md)."""
+"""A few cases of the three fuzzers; their scripts run thousands (docs/reliability.md)."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fuzz_configs
 import fuzz_data
+import fuzz_mistakes
 import pytest
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
@@ -39,6 +40,36 @@ def test_the_page_has_the_figures_of_the_results():
         rows.append((name, " | ".join(f"{figure:,}" for figure in figures)))
     assert [name for name, _ in rows] == ["fuzz_data_before", "fuzz_data", "fuzz_configs"]
     assert all(f"](results/{name}.json) | {figures} |" in page for name, figures in rows)
+
+
+def test_mistakes_are_named():
+    cases = [case for case in fuzz_mistakes.cases() if case.command != "benchmark"]
+    outcomes = fuzz_mistakes.run(cases[7::60])
+    assert [outcome for outcome in outcomes if outcome.result not in fuzz_mistakes.GOOD] == []
+    assert {"named", "done"} <= {outcome.result for outcome in outcomes}
+
+
+def test_every_command_has_its_mistakes():
+    commands = {case.command for case in fuzz_mistakes.cases()}
+    assert commands == fuzz_mistakes.COMMANDS.keys()
+    modules = {module.removeprefix("train.") for module, _ in fuzz_mistakes.COMMANDS.values()}
+    text = 'if __name__ == "__main__":'
+    folder = PAGE.parents[1] / "train"
+    assert {path.stem for path in folder.glob("*.py") if text in path.read_text()} == modules - {
+        "official.__main__"
+    }
+
+
+def test_the_page_has_the_figures_of_the_mistakes():
+    page = PAGE.read_text()
+    for name in ("mistakes_before", "mistakes"):
+        found = json.loads((PAGE.parent / "results" / f"{name}.json").read_text())
+        good = [found["results"].get(kind, 0) for kind in fuzz_mistakes.GOOD]
+        figures = " | ".join(str(figure) for figure in [found["cases"], *good, found["failures"]])
+        assert f"](results/{name}.json) | {figures} |" in page
+        if name == "mistakes_before":
+            bad = {k: v for k, v in found["results"].items() if k not in fuzz_mistakes.GOOD}
+            assert all(f"{count} {kind}" in page.replace("\n", " ") for kind, count in bad.items())
 
 
 @pytest.mark.parametrize("what", ["crash", "hang", "memory"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory and says so, each time
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
 
@@ -42,7 +45,8 @@ from rstg_pyg.train.benchmarking.variants import (  # noqa: E402
     switch_variants,
     whole_variants,
 )
-from rstg_pyg.train.run_folder.results import write_text  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
+from rstg_pyg.train.run_folder.results import check_writable, named_folder, write_text  # noqa: E402
 
 #: Largest difference of variants that compute the same function, relative to the largest number; of
 #: half precision, between two orders of rounding.
@@ -187,6 +191,7 @@ def network_rows(quick: bool, device: torch.device = CPU) -> list[dict[str, Any]
     return rows
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -198,10 +203,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION")
     arguments = parser.parse_args(argv)
-    if arguments.threads < 1:
-        parser.error(f"--threads: expected at least 1 (got {arguments.threads})")
+    if not 1 <= arguments.threads <= 4096:
+        parser.error(f"--threads: expected 1 to 4096 (got {arguments.threads})")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: PyTorch sees no CUDA device here; leave it out to measure the CPU")
+    if arguments.out is not None:
+        check_writable(named_folder(arguments.out))
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
     try:
@@ -252,6 +259,8 @@ def earlier_rows(out: str | None, sections: Sequence[str], machine: str) -> list
     if path is None or not path.is_file():
         return []
     rows = from_csv(path.read_text(encoding="utf-8"))
+    if not all({"section", "variant", "ms"} <= row.keys() for row in rows):
+        raise ValueError(f"{path} was not written by this command; choose another folder")
     others = {row.get("machine") for row in rows} - {machine}
     if others:
         raise ValueError(

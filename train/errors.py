@@ -21,6 +21,10 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; what was learned is saved. The message says how to go on."""
+
+
 def printable(text: str) -> str:
     """Text with control characters (but line ends) and lone surrogates escaped, and not too long."""
     if len(text) > _LONGEST:

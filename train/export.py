@@ -15,12 +15,15 @@ import importlib.util
 import io
 import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import numpy as np  # noqa: E402
@@ -35,11 +38,17 @@ from rstg_pyg.export import (  # noqa: E402
     export_stream_onnx,
 )
 from rstg_pyg.train.assemble import normalise  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.mini_something import MiniSomething  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.predictor import Predictor  # noqa: E402
 from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
-from rstg_pyg.train.run_folder.results import environment, package_version, write_json  # noqa: E402
+from rstg_pyg.train.run_folder.results import (  # noqa: E402
+    environment,
+    output_file,
+    package_version,
+    write_json,
+)
 from rstg_pyg.train.schema.config import Config  # noqa: E402
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,20 +58,15 @@ _ROUNDING = 1e-3
 _SEED = 0
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        arguments = parse_arguments(argv)
-        predictor = Predictor.load(find_checkpoint(Path(arguments.checkpoint)), "cpu")
-        found = export(predictor, Path(arguments.out), arguments.dtype, arguments.stream)
-        _report(found, arguments.out)
-        if arguments.json is not None:
-            write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    arguments = parse_arguments(argv)
+    predictor = Predictor.load(find_checkpoint(Path(arguments.checkpoint)), "cpu")
+    found = export(predictor, Path(arguments.out), arguments.dtype, arguments.stream)
+    _report(found, arguments.out)
+    if arguments.json is not None:
+        write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
     return 0
 
 
@@ -90,8 +94,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="OUT", help="also write what was measured to a file")
     arguments = parser.parse_args(argv)
     kind = Path(arguments.out).suffix
-    if kind not in (".onnx", ".pt2"):
-        raise UserError(f"--out: expected a name ending in .onnx or .pt2 (got {arguments.out})")
+    output_file("--out", arguments.out, (".onnx", ".pt2"))
+    if arguments.json is not None:
+        output_file("--json", arguments.json, (".json",))
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if kind == ".onnx" and missing:
         raise UserError(

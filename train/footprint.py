@@ -11,11 +11,14 @@ held on the way; see ``train/benchmarking/stream_memory.py``.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
@@ -23,10 +26,13 @@ import torch  # noqa: E402
 from rstg_pyg import VideoClassifier  # noqa: E402
 from rstg_pyg.train.assemble import build_model, normalise  # noqa: E402
 from rstg_pyg.train.benchmarking.stream_memory import stream_memory  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.results import environment, write_json  # noqa: E402
+from rstg_pyg.train.run_folder.results import environment, output_file, write_json  # noqa: E402
 from rstg_pyg.train.schema.config import Config  # noqa: E402
+from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
+from rstg_pyg.train.training.memory import check_memory  # noqa: E402
 
 GIB = 2**30
 
@@ -83,6 +89,7 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
     }
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -94,16 +101,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
     parser.add_argument("--json", metavar="OUT", help="with --stream: also write the figures to a file")
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        config = load_config(arguments.cfg, arguments.overrides, demo=False)
+    config = load_config(arguments.cfg, arguments.overrides, demo=False)
+    if arguments.classes < 1:
+        raise UserError(f"--classes: expected at least 1 (got {arguments.classes})")
+    if arguments.stream is None and arguments.json is not None:
+        raise UserError("--json: writes the figures of --stream FRAMES; give that, too")
+    if arguments.json is not None:
+        output_file("--json", arguments.json, (".json",))
+    with sizes_named(config):
+        one = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 1})})
+        check_memory(one, arguments.classes, training=False)  # it is for one clip
         if arguments.stream is not None:
             return _stream(config, arguments)
-        if arguments.json is not None:
-            raise UserError("--json: writes the figures of --stream FRAMES; give that, too")
         parts = footprint(config, arguments.classes)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
     clips = config.train.batch_size // config.train.accumulate
     data = config.data
     checkpointing = "on" if config.model.grad_checkpointing else "off"

@@ -8,57 +8,57 @@ checkpoint. Ends with exit code 2 if a video cannot be read; the others are pred
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
 
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
 from rstg_pyg.train.data.sources import FrameSource, open_video  # noqa: E402
 from rstg_pyg.train.drawing.overlay import attention, find_graph, overlay  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.predictor import Predictor  # noqa: E402
 from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
-from rstg_pyg.train.run_folder.results import write_json  # noqa: E402
+from rstg_pyg.train.run_folder.results import output_file, write_json  # noqa: E402
 
 _MOST_LINES = 8  # of a stream
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        arguments = parse_arguments(argv)
-        videos = [path for name in arguments.videos for path in _paths(name)]
-        labels = None if arguments.labels is None else Path(arguments.labels)
-        predictor = Predictor.load(Path(arguments.ckpt), arguments.device, arguments.protocol, labels)
-        print(predictor.describe(), flush=True)
-        if arguments.overlay is not None:
-            find_graph(predictor.model, arguments.place)
-        if arguments.stream and not predictor.model.streams:
-            print(
-                "this network looks across frames: --stream keeps the sampled frames and predicts at "
-                "the end"
-            )
-        answers = []
-        for number, video in enumerate(videos, 1):
-            try:
-                out = _numbered(arguments.overlay, number if len(videos) > 1 else None)
-                answers.append(predict(predictor, video, arguments, out))
-            except UserError as e:
-                print(f"error: {e}", file=sys.stderr, flush=True)
-                answers.append({"video": video, "error": str(e)})
-        if arguments.json is not None:
-            found = {"checkpoint": arguments.ckpt, "protocol": predictor.describe(), "videos": answers}
-            write_json(Path(arguments.json), found)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    arguments = parse_arguments(argv)
+    videos = [path for name in arguments.videos for path in _paths(name)]
+    labels = None if arguments.labels is None else Path(arguments.labels)
+    predictor = Predictor.load(Path(arguments.ckpt), arguments.device, arguments.protocol, labels)
+    print(predictor.describe(), flush=True)
+    if arguments.overlay is not None:
+        find_graph(predictor.model, arguments.place)
+    if arguments.stream and not predictor.model.streams:
+        print(
+            "this network looks across frames: --stream keeps the sampled frames and predicts at "
+            "the end"
+        )
+    answers = []
+    for number, video in enumerate(videos, 1):
+        try:
+            out = _numbered(arguments.overlay, number if len(videos) > 1 else None)
+            answers.append(predict(predictor, video, arguments, out))
+        except UserError as e:
+            print(f"error: {e}", file=sys.stderr, flush=True)
+            answers.append({"video": video, "error": str(e)})
+    if arguments.json is not None:
+        found = {"checkpoint": arguments.ckpt, "protocol": predictor.describe(), "videos": answers}
+        write_json(Path(arguments.json), found)
     return 2 if any("error" in answer for answer in answers) else 0
 
 
@@ -92,11 +92,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.top < 1:
         raise UserError(f"--top: expected at least 1 (got {arguments.top})")
-    if arguments.overlay is not None and Path(arguments.overlay).suffix not in (".gif", ".png"):
-        raise UserError(f"--overlay: expected a name ending in .gif or .png (got {arguments.overlay})")
+    if arguments.overlay is not None:
+        output_file("--overlay", arguments.overlay, (".gif", ".png"))
+        if any(_same_file(arguments.overlay, video) for video in arguments.videos):
+            raise UserError(
+                f"--overlay: {arguments.overlay} is a video to predict; choose another name"
+            )
+    if arguments.json is not None:
+        output_file("--json", arguments.json, (".json",))
     if arguments.place is not None and arguments.overlay is None:
         raise UserError("--place: chooses the graph for --overlay; give that, too")
     return arguments
+
+
+def _same_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _paths(name: str) -> list[str]:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_dataset  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.check import check  # noqa: E402
 from rstg_pyg.train.data.label_files import KINDS, SPLITS  # noqa: E402
 from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
@@ -28,20 +32,22 @@ from rstg_pyg.train.data.throughput import measure  # noqa: E402
 from rstg_pyg.train.drawing.clips import draw_clips  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
-from rstg_pyg.train.run_folder.results import device_name, environment, write_json  # noqa: E402
+from rstg_pyg.train.run_folder.results import (  # noqa: E402
+    device_name,
+    environment,
+    output_file,
+    write_json,
+)
+from rstg_pyg.train.schema.config import SyncMNISTConfig  # noqa: E402
+from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
 from rstg_pyg.train.settings import available_configs, load_config, to_dict  # noqa: E402
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        arguments = parse_arguments(argv)
-        return arguments.command(arguments) or 0
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    arguments = parse_arguments(argv)
+    return arguments.command(arguments) or 0
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -78,12 +84,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     bench_parser = commands.add_parser("bench-data", help="measure how fast clips are made or read")
     bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
-    bench_parser.add_argument("--split", default="train", choices=SPLITS)
-    bench_parser.add_argument("--num-frames", type=int, default=32, help="with --root (default: 32)")
-    bench_parser.add_argument("--annotations", default="auto", choices=("auto", *KINDS))
-    bench_parser.add_argument("--batch-size", type=int, default=None)
+    bench_parser.add_argument("--split", choices=SPLITS, help="with --root (default: train)")
+    bench_parser.add_argument("--num-frames", type=int, help="with --root (default: 32)")
+    bench_parser.add_argument("--annotations", choices=("auto", *KINDS), help="with --root")
+    bench_parser.add_argument("--batch-size", type=int, help="with --cfg (default: the config's)")
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
-    bench_parser.add_argument("--device", default="cpu")
+    bench_parser.add_argument("--device", help="with --cfg (default: cpu)")
     bench_parser.add_argument("--out", metavar="FILE.json", help="also write the figures to a file")
     bench_parser.set_defaults(command=bench_data)
 
@@ -94,7 +100,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     wrong = [text for text in rest if text.startswith("-") or not hasattr(arguments, "overrides")]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    if getattr(arguments, "root", None):
+    if getattr(arguments, "workers", 1) < 1:
+        raise UserError(f"--workers: expected at least 1 (got {arguments.workers})")
+    if getattr(arguments, "root", None) is not None:
         if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
             raise UserError("--root: takes no config and no key.path=value; leave one of them out")
         return arguments
@@ -133,13 +141,12 @@ def _show_progress(done: int, total: int) -> None:
 def show(arguments: argparse.Namespace) -> None:
     """Saves sample clips as a picture or an animation."""
     config = load_config(arguments.cfg, arguments.overrides)
-    path = Path(arguments.out)
-    if path.suffix not in (".png", ".gif"):
-        raise UserError(f"--out: expected a name that ends in .png or .gif (got {path.name})")
+    path = output_file("--out", arguments.out, (".png", ".gif"))
     if arguments.count < 1:
         raise UserError(f"--count: expected at least 1 (got {arguments.count})")
-    dataset = build_dataset(config, arguments.split)
-    samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
+    with sizes_named(config):
+        dataset = build_dataset(config, arguments.split)
+        samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
     captions = [dataset.label_names[label] for _, label in samples]
     write = draw_clips([clip for clip, _ in samples], captions, path.suffix)
     write_atomically(path, write)
@@ -149,9 +156,16 @@ def show(arguments: argparse.Namespace) -> None:
 
 def bench_data(arguments: argparse.Namespace) -> None:
     """Prints how many clips per second a process reads or makes."""
-    if arguments.seconds <= 0:
-        raise UserError("--batch-size and --seconds: expected positive numbers")
-    if arguments.root:
+    if not 0 < arguments.seconds < float("inf"):
+        raise UserError(f"--seconds: expected a positive number (got {arguments.seconds})")
+    reads = arguments.root is not None
+    for option in ("batch_size", "device") if reads else ("split", "num_frames", "annotations"):
+        if getattr(arguments, option) is not None:
+            way = "--cfg" if reads else "--root"
+            raise UserError(f"--{option.replace('_', '-')}: goes with {way}; leave it out")
+    if arguments.out is not None:
+        output_file("--out", arguments.out, (".json",))
+    if reads:
         _bench_reading(arguments)
     else:
         _bench_making(arguments)
@@ -160,15 +174,18 @@ def bench_data(arguments: argparse.Namespace) -> None:
 def _bench_reading(arguments: argparse.Namespace) -> None:
     """Training clips per second from every kind of source in a folder."""
     torch.set_num_threads(1)  # as in a worker
+    frames = 32 if arguments.num_frames is None else arguments.num_frames
+    if frames < 1:
+        raise UserError(f"--num-frames: expected at least 1 (got {frames})")
     rates = measure(
         arguments.root,
-        arguments.split,
+        arguments.split or "train",
         arguments.seconds,
-        num_frames=arguments.num_frames,
-        annotations=arguments.annotations,
+        num_frames=frames,
+        annotations=arguments.annotations or "auto",
     )
     print(
-        f"training clips of {arguments.num_frames} frames, crop 224 of short side 256; one process, "
+        f"training clips of {frames} frames, crop 224 of short side 256; one process, "
         f"one thread, {device_name(torch.device('cpu'))}, torch {torch.__version__}"
     )
     for rate in rates:
@@ -184,12 +201,14 @@ def _bench_reading(arguments: argparse.Namespace) -> None:
 def _bench_making(arguments: argparse.Namespace) -> None:
     """Generated videos per second, in batches and one by one."""
     config = load_config(arguments.cfg, arguments.overrides)
-    batch_size = arguments.batch_size or config.train.batch_size
+    if not isinstance(config.data, SyncMNISTConfig):
+        raise UserError("--cfg: expected generated videos (SyncMNIST); for others give --root FOLDER")
+    batch_size = config.train.batch_size if arguments.batch_size is None else arguments.batch_size
     if batch_size < 1:
-        raise UserError("--batch-size and --seconds: expected positive numbers")
+        raise UserError(f"--batch-size: expected at least 1 (got {batch_size})")
     try:
-        device = torch.device(arguments.device)
-        torch.empty(0, device=device)
+        device = torch.device(arguments.device or "cpu")
+        torch.empty(1, device=device).item()  # "meta" has shapes and no values
     except (RuntimeError, AssertionError) as e:
         raise UserError(
             f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})"

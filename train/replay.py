@@ -7,24 +7,29 @@ Says again where the first number comes from that is not finite. Ends with exit 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
 
 from rstg_pyg.train.assemble import build_backbone, build_model  # noqa: E402
+from rstg_pyg.train.command import command, is_too_large  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
 from rstg_pyg.train.settings import parse_config  # noqa: E402
-from rstg_pyg.train.training.nonfinite import describe, read_step, repeat  # noqa: E402
+from rstg_pyg.train.training.nonfinite import check_step, describe, read_step, repeat  # noqa: E402
 from rstg_pyg.train.training.offender import Offender  # noqa: E402
 from rstg_pyg.train.training.pretrain import Filters  # noqa: E402
 from rstg_pyg.train.training.task import VideoTask  # noqa: E402
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -33,15 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("step", metavar="STEP.pt", help="a file of a run's folder 'nonfinite'")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.device == "gpu" and not torch.cuda.is_available():
-            raise UserError("--device: there is no GPU here; use auto or cpu")
-        record = read_step(Path(arguments.step))
-        gpu = arguments.device != "cpu" and torch.cuda.is_available()
-        found = replay(record, "cuda" if gpu else "cpu", arguments.step)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+    if arguments.device == "gpu" and not torch.cuda.is_available():
+        raise UserError("--device: there is no GPU here; use auto or cpu")
+    record = read_step(Path(arguments.step))
+    gpu = arguments.device != "cpu" and torch.cuda.is_available()
+    found = replay(record, "cuda" if gpu else "cpu", arguments.step)
     print(describe(record, found))
     return 0 if found is None else 1
 
@@ -58,6 +59,7 @@ def replay(record: dict[str, Any], device: str, where: str) -> Offender | None:
         UserError: If its config or weights are not of this version.
     """
     config = parse_config(record["config"], where)
+    check_step(record, where)
     weights = record["state_dict"]
     if record["kind"] == "filters":
         network = Filters(build_backbone(config), config)
@@ -70,7 +72,16 @@ def replay(record: dict[str, Any], device: str, where: str) -> Offender | None:
     except RuntimeError as e:
         reason = " ".join(str(e).split())[:300]
         raise UserError(f"{where}: its weights do not fit the config's model ({reason})") from e
-    return repeat(network.to(device).train(), loss, record)
+    try:
+        return repeat(network.to(device).train(), loss, record)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as e:
+        if is_too_large(e):
+            raise
+        reason = f"{type(e).__name__}: {e}".splitlines()[0][:200]
+        raise UserError(
+            f"{where}: the step cannot be repeated, its batch or generators do not fit ({reason}); "
+            f"give the file as the training wrote it"
+        ) from e
 
 
 if __name__ == "__main__":

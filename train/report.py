@@ -12,6 +12,7 @@ import hashlib
 import html
 import io
 import json
+import signal
 import statistics
 import sys
 import warnings
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
@@ -26,15 +29,20 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from rstg_pyg.fast.autograd import plain_paths  # noqa: E402
 from rstg_pyg.train.assemble import build_model  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.results import write_text  # noqa: E402
+from rstg_pyg.train.run_folder.results import output_file, write_text  # noqa: E402
 from rstg_pyg.train.schema.config import Config  # noqa: E402
 from rstg_pyg.train.schema.model import RSTGConfig  # noqa: E402
 from rstg_pyg.train.settings import parse_config, to_dict  # noqa: E402
 
-_NEEDED = ("top1", "top5", "num_videos", "protocol", "seed", "parameters", "steps", "seconds", "device")
-_NEEDED += ("config", "config_hash")
+_NUMBER = (int, float)
+_NEEDED = {"top1": _NUMBER, "top5": _NUMBER, "num_videos": int, "protocol": str, "seed": int}
+_NEEDED |= {"parameters": int, "steps": int, "seconds": _NUMBER, "device": str, "config": dict}
+_NEEDED |= {"config_hash": str}
+_OPTIONAL = {"data": str, "versions": dict}
+_MOST = 1e15  # of a number; JSON has them of any length
 _SUFFIXES = (".md", ".html", ".csv")
 _NOTE = (
     "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
@@ -68,6 +76,7 @@ COLUMNS = {
 }
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -77,21 +86,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", help="also write the table: .md, .html or .csv")
     parser.add_argument("--no-flops", action="store_true", help="do not build the models to count")
     arguments = parser.parse_args(argv)
-    try:
-        out = None if arguments.out is None else Path(arguments.out)
-        if out is not None and out.suffix not in _SUFFIXES:
-            raise UserError(f"--out: expected a name ending in {', '.join(_SUFFIXES)} (got {out.name})")
-        runs = [read_run(Path(run)) for run in arguments.runs]
-        rows = table(runs, flops=not arguments.no_flops)
-        print(markdown(rows))
-        if out is not None:
-            write_text(out, {".md": markdown, ".html": as_html, ".csv": as_csv}[out.suffix](rows))
-            print(f"\nwritten to {out}")
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    out = None if arguments.out is None else output_file("--out", arguments.out, _SUFFIXES)
+    runs = [read_run(Path(run)) for run in arguments.runs]
+    rows = table(runs, flops=not arguments.no_flops)
+    print(markdown(rows))
+    if out is not None:
+        write_text(out, {".md": markdown, ".html": as_html, ".csv": as_csv}[out.suffix](rows))
+        print(f"\nwritten to {out}")
     return 0
 
 
@@ -110,9 +111,16 @@ def read_run(folder: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: not whole JSON ({e})") from e
-    missing = [key for key in _NEEDED if key not in results] if isinstance(results, dict) else _NEEDED
+    there = results if isinstance(results, dict) else {}
+    missing = [key for key in _NEEDED if key not in there]
     if missing:
         raise UserError(f"{path}: expected the results of a run (it has no '{missing[0]}')")
+    for key, kind in {**_NEEDED, **{k: v for k, v in _OPTIONAL.items() if k in results}}.items():
+        value = results[key]
+        number = kind in (int, _NUMBER)
+        if not isinstance(value, kind) or (number and (value is True or not 0 <= value <= _MOST)):
+            shown = "a long number" if isinstance(value, int) else repr(value)[:60]
+            raise UserError(f"{path}: expected the results of a run (its '{key}' is {shown})")
     name = path.stem if path == folder else folder.resolve().name
     return {**results, "config": parse_config(results.get("config"), str(path)), "folder": name}
 

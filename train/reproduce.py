@@ -11,39 +11,44 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
-from rstg_pyg.train.errors import UserError, nearest  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
+from rstg_pyg.train.errors import Interrupted, UserError, nearest  # noqa: E402
 from rstg_pyg.train.reproducing.figures import write_figures  # noqa: E402
 from rstg_pyg.train.reproducing.many_runs import Job, run_jobs  # noqa: E402
 from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row  # noqa: E402
 from rstg_pyg.train.reproducing.table import run_folder, write_table  # noqa: E402
+from rstg_pyg.train.run_folder.results import check_free, named_folder  # noqa: E402
 from rstg_pyg.train.settings import load_config  # noqa: E402
 
 SIZES = ("mini", "base", "full")
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
+    if arguments.command == "figures":
+        out = Path(arguments.runs[0]) / "figures"
+        if arguments.out is not None:
+            out = named_folder(arguments.out)
+            check_free(out)  # curves.png would be written over
+        write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
+        print(f"written to {out}")
+        return 0
     try:
-        if arguments.command == "figures":
-            out = Path(arguments.out or Path(arguments.runs[0]) / "figures")
-            write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
-            print(f"written to {out}")
-            return 0
         return syncmnist(arguments)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        raise Interrupted("the same command goes on") from None
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,7 +92,7 @@ def syncmnist(arguments: argparse.Namespace) -> int:
     """
     if arguments.jobs < 1:
         raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
-    out = Path(arguments.out) / arguments.size
+    out = named_folder(arguments.out) / arguments.size
     rows = chosen_rows(arguments.rows, arguments.ablate)
     jobs = make_jobs(
         out,

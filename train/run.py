@@ -9,12 +9,15 @@ message and a folder ``nonfinite``; Ctrl-C saves and exits with 130.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import pytorch_lightning as pl  # noqa: E402
@@ -22,6 +25,7 @@ import torch  # noqa: E402
 
 from rstg_pyg.backbones import WeightsError, load_backbone_weights  # noqa: E402
 from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.skipped import Skipped  # noqa: E402
 from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -38,8 +42,10 @@ from rstg_pyg.train.run_folder.results import (  # noqa: E402
     write_json,
     write_text,
 )
+from rstg_pyg.train.run_folder.resuming import check_fits  # noqa: E402
 from rstg_pyg.train.run_folder.weights import load_weights, read_weights  # noqa: E402
 from rstg_pyg.train.schema.config import Config  # noqa: E402
+from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
 from rstg_pyg.train.settings import (  # noqa: E402
     available_configs,
     config_hash,
@@ -47,6 +53,7 @@ from rstg_pyg.train.settings import (  # noqa: E402
     to_dict,
     to_yaml,
 )
+from rstg_pyg.train.training.memory import check_memory  # noqa: E402
 from rstg_pyg.train.training.nonfinite import NonFiniteError  # noqa: E402
 from rstg_pyg.train.training.pretrain import pretrain  # noqa: E402
 from rstg_pyg.train.training.processes import Peers  # noqa: E402
@@ -58,27 +65,23 @@ from rstg_pyg.train.training.trainer import (  # noqa: E402
     prepare_torch,
     train_loader,
 )
-from rstg_pyg.train.training.watch import Interrupted, Meter, StopOnSignal  # noqa: E402
+from rstg_pyg.train.training.watch import Meter, StopOnSignal  # noqa: E402
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    arguments = parse_arguments(argv)
+    config = load_config(arguments.cfg, arguments.overrides)
     try:
-        arguments = parse_arguments(argv)
-        config = load_config(arguments.cfg, arguments.overrides)
-        if arguments.evaluate is not None:
-            evaluate(config, Path(arguments.evaluate), arguments.out)
-        else:
-            train(config, arguments.out, arguments.resume)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        with sizes_named(config):
+            if arguments.evaluate is not None:
+                evaluate(config, Path(arguments.evaluate), arguments.out)
+            else:
+                train(config, arguments.out, arguments.resume)
     except NonFiniteError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    except (Interrupted, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
@@ -122,6 +125,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
             f"{datasets['train'].origin}; give the data it began with"
         )
     names = datasets["train"].label_names
+    check_memory(config, len(names))
     model = build_model(config, len(names))
     if checkpoint_path is None:
         load_pretrained(model, config)
@@ -139,6 +143,8 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     validate_every = min(config.train.validate_every * parts, loader.steps)
     trainer = make_trainer(config, folder, callbacks, validate_every, step)
     device = trainer.strategy.root_device
+    if checkpoint_path is not None:
+        check_fits(checkpoint_path, task, trainer)
     write_setting(folder, config, trainer)
 
     if config.pretrain.steps and checkpoint_path is None:
@@ -181,6 +187,7 @@ def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str
     weights = read_weights(checkpoint_path, config)
     prepare_torch(config)
     dataset = build_dataset(config, "test")
+    check_memory(config, len(dataset.label_names), training=False)
     model = build_model(config, len(dataset.label_names))
     load_weights(model, weights["state_dict"], checkpoint_path)
     folder = new_run_folder(out, f"{config.name}-evaluate")

@@ -7,12 +7,14 @@ neighbours some steps later, as congestion moves along roads. See docs/sensor_ne
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 
 import torch  # noqa: E402
@@ -21,7 +23,8 @@ from torch_geometric.data import Data  # noqa: E402
 
 from rstg_pyg import RSTG  # noqa: E402
 from rstg_pyg.train.benchmarking.baselines import GraphLSTM  # noqa: E402
-from rstg_pyg.train.run_folder.results import environment, write_json  # noqa: E402
+from rstg_pyg.train.command import command  # noqa: E402
+from rstg_pyg.train.run_folder.results import environment, output_file, write_json  # noqa: E402
 
 #: How much of a sensor's reading stays for the next step, how much its neighbours send on, and the
 #: standard deviation of the noise of a reading.
@@ -198,13 +201,14 @@ def compare(steps: int, seeds: int, channels: int, length: int) -> dict:
     return {"settings": settings, "rows": rows, "environment": environment(torch.device("cpu"))}
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="sensor_network.py", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="where results go (JSON)"
+        "--out", required=True, metavar="FILE", help="where results go (JSON)"
     )
     parser.add_argument("--steps", type=int, default=1000, help="training steps (default: 1000)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model (default: 3)")
@@ -214,10 +218,9 @@ def main(argv: list[str] | None = None) -> int:
     for name, least in (("steps", 2), ("seeds", 1), ("channels", 1), ("length", 64)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name}: expected at least {least} (got {getattr(arguments, name)})")
-    if not arguments.out.absolute().parent.is_dir():
-        parser.error(f"--out: there is no folder {arguments.out.parent}")
+    out = output_file("--out", arguments.out, (".json",))
     settings = {key: value for key, value in vars(arguments).items() if key != "out"}
-    write_json(arguments.out, compare(**settings))
+    write_json(out, compare(**settings))
     return 0
 
 

@@ -27,21 +27,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="say what became of every tensor")
     arguments = parser.parse_intermixed_args(argv)
     try:
-        return _convert(arguments)
+        # The configs belong to the training room, which the rest of this package does not know.
+        from rstg_pyg.train.command import command
+
+        return command(_convert)(arguments)
     except ImportError as e:
         print(f'error: {e}; this command needs pip install "rstg_pyg[train]"', file=sys.stderr)
         return 2
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    # The configs belong to the training room, which the rest of this package does not know.
     from rstg_pyg.train.assemble import build_model
-    from rstg_pyg.train.errors import UserError
+    from rstg_pyg.train.run_folder.results import output_file
     from rstg_pyg.train.run_folder.weights import write_weights
     from rstg_pyg.train.settings import load_config
 
     try:
         config = load_config(arguments.cfg, arguments.overrides, demo=False)
+        out = output_file("--out", arguments.out, (".safetensors",))
         variables = load_variables(arguments.checkpoint)
         classes = [value.size for name, value in variables.items() if name.endswith("/pred/bias")]
         if len(classes) != 1:
@@ -51,13 +54,13 @@ def _convert(arguments: argparse.Namespace) -> int:
             )
         model = build_model(config, classes[0])
         model, report = convert(model, variables, allow_unused=arguments.allow_unused)
-        write_weights(Path(arguments.out), model, config, Path(arguments.checkpoint).name)
+        write_weights(out, model, config, Path(arguments.checkpoint).name)
     except ConversionError as e:
         if arguments.report and e.report is not None:
             print(e.report.table())
         print(f"error: {e}", file=sys.stderr)
         return 2
-    except (UserError, ValueError) as e:
+    except ValueError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     if arguments.report:

@@ -57,11 +57,11 @@ def test_bench_data(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "--cfg", CONFIG, "--out", "a.jpg"], "ends in .png or .gif"),
+        (["show", "--cfg", CONFIG, "--out", "a.jpg"], "ending in .png or .gif"),
         (["show", "--cfg", CONFIG, "--out", "a.png", "--count", "0"], "at least 1"),
         (["show", "--out", "a.png"], "--cfg needs the name of a config"),
         (["show", "--cfg", CONFIG, "--out", "a.png", "data.digts=x"], "did you mean 'digits'"),
-        (["bench-data", "--cfg", CONFIG, "--seconds", "0"], "expected positive numbers"),
+        (["bench-data", "--cfg", CONFIG, "--seconds", "0"], "expected a positive number"),
         (["bench-data", "--cfg", CONFIG, "--device", "abacus", *SMALL], "cannot be used"),
         (["show", "--cfg", CONFIG, "--out", "file/a.png", *SMALL], "cannot be written"),
     ],

@@ -124,7 +124,7 @@ def test_bad_input_is_named(tmp_path, make_run, capsys):
         (["empty"], "empty: expected a run folder with results.json (not a run folder)"),
         (["broken"], "not whole JSON"),
         (["other"], "it has no 'top5'"),
-        (["--out", "report.pdf"], "--out: expected a name ending in .md, .html, .csv"),
+        (["--out", "report.pdf"], "--out: expected a name ending in .md or .html or .csv"),
     ):
         assert main([good, *arguments]) == 2
         printed = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -148,6 +149,7 @@ def check(
         _check_source(report, source, splits)
         if deep:
             _read_all(report, source, videos, workers, progress)
+            _count_frames(report, source, splits)
     if videos and not report.sources:
         report.problems.append(
             f"{report.files.root}: no videos, expected a folder with {videos[0]}/00001.jpg and so on, "
@@ -210,6 +212,24 @@ def _read_all(
             report.problems.append(problem)
         if progress is not None:
             progress(count, len(there))
+
+
+def _count_frames(report: Report, source: FrameSource, splits: dict[str, list[Video]]) -> None:
+    """A video that has lost its last frames looks like a shorter one; some lists say how long it is."""
+    for split, videos in splits.items():
+        missing = set(report.splits[split].missing[source.kind])
+        short = []
+        for video in videos:
+            with contextlib.suppress(UserError):  # damaged, and reported
+                if video.frames is not None and video.id not in missing:
+                    count = source.num_frames(video.id)
+                    if count < video.frames:
+                        short.append(f"{source.location(video.id)} has {count} of {video.frames}")
+        if short:
+            report.problems.append(
+                f"{split}: {len(short):,} of {len(videos):,} videos have fewer frames than "
+                f"{report.files.splits[split].name} says ({_some(short)}); extract them again"
+            )
 
 
 def read_through(source: FrameSource, video: str) -> str | None:

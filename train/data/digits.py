@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rstg_pyg.train.data.label_files import home
 from rstg_pyg.train.errors import UserError
 
 SIDE = 28
@@ -63,7 +64,7 @@ def load_digits(split: str, source: str = "auto", root: str | Path | None = None
     if source == "builtin":
         return _builtin(split)
     if root is not None:
-        return _mnist(split, Path(root).expanduser())
+        return _mnist(split, home(root))
     folder = cache_folder() / "mnist"
     if _find(folder, _FILES["train"][0]) is None:
         problem = _download(folder)

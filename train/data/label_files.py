@@ -131,9 +131,14 @@ def _splits(root: Path, kind: str) -> dict[str, Path]:
 def _find(root: Path, names: Iterable[str]) -> Path | None:
     for folder in _FOLDERS:
         for name in names:
-            for path in sorted((root / folder).glob(name)):
+            found = [root / folder / name]  # glob leaves broken links out
+            for path in sorted((root / folder).glob(name)) if "*" in name else found:
                 if os.path.isfile(path):
                     return path
+                if os.path.lexists(path):
+                    raise UserError(
+                        f"{path}: expected a file (this is something else, or a broken link)"
+                    )
     return None
 
 

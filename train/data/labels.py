@@ -18,10 +18,13 @@ from rstg_pyg.train.errors import UserError, nearest
 
 
 class Video(NamedTuple):
-    """A video of a split: its id (a path below the videos' folder) and its class, if it is known."""
+    """A video of a split: its id (a path below the videos' folder), its class, if it is known, and how
+    many frames its list says that it has.
+    """
 
     id: str
     label: int | None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,13 @@ def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]
     read = {"v1": _read_csv, "v2": _read_v2, "tsm": _read_list, "mmaction": _read_list}[files.kind]
     numbers = {name: number for number, name in enumerate(classes)}
     videos, seen = [], {}
-    for place, name, label in read(path, split == "test"):
+    for place, name, label, *frames in read(path, split == "test"):
         where = f"{path}, {place}"
         _check_id(where, name)
         if name in seen:
             raise UserError(f"{where}: the video {name} is there twice (first in {seen[name]})")
         seen[name] = place
-        videos.append(Video(name, _number(where, label, numbers, files.classes)))
+        videos.append(Video(name, _number(where, label, numbers, files.classes), *frames))
     if not videos:
         raise UserError(f"{path}: expected one video per line (got an empty file)")
     if split == "test" and files.answers is not None:
@@ -136,7 +139,7 @@ def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]
             name: _number(f"{files.answers}, {place}", label, numbers, files.classes)
             for place, name, label in _read_csv(files.answers, False)
         }
-        videos = [Video(name, answers.get(name, label)) for name, label in videos]
+        videos = [video._replace(label=answers.get(video.id, video.label)) for video in videos]
     return videos
 
 
@@ -147,7 +150,7 @@ _MOST_BYTES = 1 << 28  # of a label file; the largest official one has 34 MB
 _LONGEST_NAME = 240  # bytes of a file's name without its suffix; file systems have 255
 _LONGEST_ID = 1_000  # characters of the path
 
-_Row = tuple[str, str, "str | int | None"]  # where in the file, id, label
+_Row = tuple  # where in the file, id, label, and the number of frames where the file has it
 
 
 def _read_csv(path: Path, unlabelled: bool) -> Iterator[_Row]:
@@ -196,7 +199,8 @@ def _read_list(path: Path, unlabelled: bool) -> Iterator[_Row]:
             )
         if videos and PurePosixPath(name).name:
             name = str(PurePosixPath(name).with_suffix(""))
-        yield f"line {number}", name, int(numbers[-1]) if count == full else None
+        frames = None if videos else int(numbers[0])
+        yield f"line {number}", name, int(numbers[-1]) if count == full else None, frames
 
 
 def _number(where: str, label: str | int | None, numbers: dict[str, int], classes: Path) -> int | None:

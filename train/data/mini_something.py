@@ -8,9 +8,12 @@ Something-Something v1, so they are read by the reader of the real data.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +27,11 @@ from rstg_pyg.train.data.mini_scenes import EVENTS, Array, Body, Draws, Stage, s
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.checkpoints import write_atomically
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing tells whether another process is still rendering
+    fcntl = None
+
 SPLITS = ("train", "validation", "test")
 
 #: Changes whenever the same parameters give other clips.
@@ -32,6 +40,7 @@ VERSION = 1
 _VIDEOS = "20bn-something-something-v1"
 _LIST = "something-something-v1-{}.csv"
 _RECORD = "mini-something.json"
+_UNFINISHED = ".rendering-"  # behind the name of a folder that is not whole; then what mkdtemp adds
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,10 @@ def write_mini_something(
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        with (
+            _no_leftovers(folder),
+            TemporaryDirectory(prefix=f".{folder.name}{_UNFINISHED}", dir=folder.parent) as temporary,
+        ):
             whole = Path(temporary) / folder.name
             _write(whole, clips, counts, num_threads)
             write_atomically(
@@ -240,6 +252,29 @@ def write_mini_something(
     return folder
 
 
+@contextlib.contextmanager
+def _no_leftovers(folder: Path) -> Iterator[None]:
+    """Removes what killed processes left of this folder; inside, no other process does that here.
+
+    Who renders has a shared lock on the folder around it, and who removes has it alone, so that
+    nothing is removed while anybody renders.
+    """
+    if fcntl is None:
+        yield
+        return
+    place = os.open(folder.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # somebody renders, or the file system has no locks
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.parent.glob(f"{glob.escape(f'.{folder.name}{_UNFINISHED}')}????????"):
+                shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(place, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(place)
+
+
 def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_threads: int) -> None:
     """Writes the lists and the clips, whose ids count from 1 through the splits."""
     (folder / _VIDEOS).mkdir(parents=True)
@@ -252,9 +287,12 @@ def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_threa
             lists.setdefault(split, []).append(line)
     for name, lines in lists.items():
         (folder / _LIST.format(name)).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with ThreadPoolExecutor(num_threads) as pool:
+    pool = ThreadPoolExecutor(num_threads)
+    try:
         for _ in pool.map(lambda job: _write_clip(*job), jobs):
-            pass  # raises what a thread raised, and cancels the rest
+            pass  # raises what a thread raised
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing is waited for but what has begun
 
 
 def _write_clip(folder: Path, clips: MiniSomething, split: str, item: int) -> None:

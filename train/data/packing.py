@@ -99,7 +99,9 @@ def pack(
             f"expected --short-side from 1 and --quality from 1 to 100 (got {short_side} and {quality})"
         )
     out = Path(out).expanduser()
-    if out.exists():
+    if not out.name:
+        raise UserError("--out: expected the name of a new folder (got nothing)")
+    if os.path.lexists(out):
         raise UserError(f"{out}: exists already; choose another name, or remove it to pack again")
     labels = read_annotations(root, annotations)
     videos = list(dict.fromkeys(video.id for split in labels.splits.values() for video in split))
@@ -177,7 +179,7 @@ class _Writer:
             ) from None
         except OSError as e:
             raise cannot_be_written(self.folder, e) from e
-        except lmdb.Error as e:
+        except (lmdb.Error, UnicodeEncodeError) as e:  # LMDB takes names in UTF-8 only
             raise UserError(f"{self.folder}: cannot be written ({e}); choose another place") from e
         self._transaction = self._environment.begin(write=True)
         return self

@@ -90,6 +90,7 @@ def _start_worker() -> None:
     """A worker computes with one thread, leaves Ctrl-C to its parent, and ends when that is gone."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

@@ -21,7 +21,7 @@ from rstg_pyg.train.errors import UserError
 SPLITS = ("train", "val", "test")
 
 #: Videos that a CPU generates at once: their frames should stay in the cache.
-_CHUNK = 16
+CHUNK = 16
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
@@ -187,8 +187,8 @@ class SyncMNIST(Dataset):
     def videos(self, visits: Tensor | list[int]) -> Videos:
         """Generates the given videos, on the device of the digits."""
         items = torch.as_tensor(visits, device=self.key.device) % self.num_videos
-        if items.device.type == "cpu" and len(items) > _CHUNK:
-            parts = [self.videos(part) for part in items.split(_CHUNK)]
+        if items.device.type == "cpu" and len(items) > CHUNK:
+            parts = [self.videos(part) for part in items.split(CHUNK)]
             return Videos(*(torch.cat(field) for field in zip(*parts)))
         draws = _Draws(_mix(self.key + items), self._draws_per_video())
         count, digits = items.numel(), self.num_digits

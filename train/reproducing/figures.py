@@ -100,13 +100,17 @@ def load_run(folder: Path) -> Trained:
 def accuracy_by_videos(folder: Path, config: Config) -> dict[str, list[float]]:
     """Validation accuracy by the number of videos seen, from ``metrics.csv``."""
     try:
+        if not (folder / "metrics.csv").is_file():
+            raise ValueError("there is no such file")
         with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
+        if not rows:
+            raise ValueError("it has no row of a validation")
         return {
             "videos": [int(row["step"]) * config.train.batch_size for row in rows],
             "top1": [float(row["top1"]) for row in rows],
         }
-    except (OSError, KeyError, ValueError) as e:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as e:
         raise UserError(f"{folder / 'metrics.csv'}: not the metrics of a run ({e})") from e
 
 

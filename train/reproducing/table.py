@@ -247,7 +247,7 @@ def _measured(cells: Cells) -> list[str]:
         ("data", [run.get("data", "unknown") for run in runs]),
         ("training videos", [_seen(run["config"]) for run in runs]),
         ("machine", [run["device"] for run in runs]),
-        ("torch", [run.get("versions", {}).get("torch", "unknown") for run in runs]),
+        ("torch", [str(run.get("versions", {}).get("torch", "unknown")) for run in runs]),
     ):
         lines.append(f"- {what}: {'; '.join(dict.fromkeys(values))}")
     return lines

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ _FREE = (
     *("trainer.", "train.log_every"),
 )
 
-_KEYS = {"config": dict, "origin": str, "global_step": int, "state_dict": dict}
+_KEYS = {"config": [dict], "origin": [str], "global_step": [int], "state_dict": [dict, OrderedDict]}
 
 _KEPT = 3  # checkpoints of a run, beside the best
 
@@ -38,6 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: If the folder cannot be written or the disk is full; ``path`` is as before then.
     """
+    path = target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,19 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def target(path: Path) -> Path:
+    """The file to write where a user or program says ``path``: links stay links.
+
+    Raises:
+        UserError: If it is anything but a file (a device or a pipe would be gone afterwards).
+    """
+    file = Path(os.path.realpath(path))
+    if os.path.lexists(file) and not os.path.isfile(file):
+        kind = "a folder" if os.path.isdir(file) else "no ordinary file"
+        raise UserError(f"{path}: cannot be written, since it is {kind}; choose another name")
+    return file
 
 
 def cannot_be_written(path: Path, error: OSError) -> UserError:
@@ -117,7 +132,8 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a run that it can go on with, those of the most steps first."""
-    return [*sorted(_numbered(folder), key=_step, reverse=True), *folder.glob("last.ckpt")]
+    found = [*sorted(_numbered(folder), key=_step, reverse=True), folder / "last.ckpt"]
+    return [path for path in found if path.is_file()]
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -177,7 +193,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise UserError(f"{path}: not a whole checkpoint of rstg_pyg ({reason})") from e
     if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(key), kind) for key, kind in _KEYS.items()
+        type(checkpoint.get(key)) in kinds for key, kinds in _KEYS.items()
     ):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (it has no config); it cannot be used")
     return checkpoint

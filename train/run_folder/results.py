@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from rstg_pyg.train.run_folder.checkpoints import (
     cannot_be_written,
     newest_first,
     newest_whole,
+    target,
     write_atomically,
 )
 
@@ -30,6 +33,10 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+
+#: Files of a run folder that other commands could write over.
+_OF_A_RUN = ("results.json", "environment.json", "metrics.csv", "per_class.csv", "confusion.csv")
+_OF_A_RUN += ("confusion.png", "curves.png")
 
 #: Tells the processes that Lightning starts where the run is written.
 _FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
@@ -98,6 +105,36 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def output_file(option: str, name: str, suffixes: Sequence[str]) -> Path:
+    """A file that a command is going to write, looked at before the work that it is for.
+
+    Args:
+        option: What the user gave the name with.
+        name: The name.
+        suffixes: The endings that it may have. A file of another kind is never written over.
+
+    Raises:
+        UserError: If nothing can be written there, or a run or another program has its file there.
+    """
+    path = Path(name)
+    if path.suffix not in suffixes or name.endswith("/"):
+        wanted = " or ".join(suffixes)
+        raise UserError(f"{option}: expected a name ending in {wanted} (got {name or 'nothing'})")
+    if path.name in _OF_A_RUN and (path.parent / "config.yaml").is_file():
+        raise UserError(f"{option}: {path} belongs to the run in {path.parent}; choose another name")
+    try:
+        folder = next(folder for folder in target(path).parents if folder.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(
+            folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+        ):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:
+        raise UserError(f"{option}: {cannot_be_written(path, e)}") from e
+    return path
+
+
 def new_run_folder(out: str | None, name: str) -> Path:
     """The folder for a new run: ``out``, or the first free ``runs/NAME``, ``runs/NAME-2``, ...
 
@@ -112,7 +149,7 @@ def new_run_folder(out: str | None, name: str) -> Path:
             raise UserError("--out: name the run folder when several processes are started at once")
         return Path(folder)
     if out is not None:
-        folder = Path(out)
+        folder = named_folder(out)
         check_free(folder)
     else:
         names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
@@ -120,6 +157,21 @@ def new_run_folder(out: str | None, name: str) -> Path:
     check_writable(folder)
     os.environ[_FOLDER_VARIABLE] = str(folder)
     return folder
+
+
+def named_folder(name: str) -> Path:
+    """The folder that ``--out`` names.
+
+    Raises:
+        UserError: If it names none, or one that not every library can write.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"--out: expected a name in UTF-8 (got {name!r}); choose another") from e
+    if not name:
+        raise UserError("--out: expected the name of a folder (got nothing)")
+    return Path(name)
 
 
 def check_free(folder: Path) -> None:
@@ -189,7 +241,5 @@ def _newest_run(name: str) -> Path:
             if files:
                 times[folder] = max(file.stat().st_mtime for file in files)
     if not times:
-        raise UserError(
-            f"--resume: there is no run runs/{name}*; give its checkpoint: --resume CKPT"
-        )
+        raise UserError(f"--resume: there is no run runs/{name}*; give its checkpoint: --resume CKPT")
     return max(times, key=times.__getitem__)

@@ -42,12 +42,17 @@ def open_weights(path: Path) -> dict[str, Any]:
         return _read_safetensors(path)
     found = read_checkpoint(path)
     weights, names = found["state_dict"], found.get("label_names", [])
-    if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items()):
+    if not all(isinstance(k, str) and _is_plain(v) for k, v in weights.items()):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (its weights are not all named tensors)")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (its label_names are not all texts)")
     weights = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
     return {**found, "state_dict": weights}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether something is an ordinary tensor of real numbers."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def read_weights(path: Path, config: Config) -> dict[str, Any]:

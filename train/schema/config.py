@@ -8,9 +8,17 @@ from pydantic import Field, Tag, model_validator
 
 from rstg_pyg.train.schema.model import ModelConfig
 from rstg_pyg.train.schema.sections import (
+    Batch,
+    Decay,
+    Few,
+    FewOrNone,
     Fraction,
+    Frames,
+    Many,
     NonNegative,
     NonNegativeInt,
+    Number,
+    Pixels,
     Positive,
     PositiveInt,
     Section,
@@ -33,25 +41,25 @@ class SyncMNISTConfig(Section):
     num_digits: PositiveInt = 5
     #: Only the digits from 0 to this, less one.
     num_classes: PositiveInt = 10
-    num_frames: PositiveInt = 10
+    num_frames: Frames = 10
     #: Side of a clip, in pixels: the canvas is resized to it.
-    frame_size: PositiveInt = 64
+    frame_size: Pixels = 64
     #: Side of the canvas on which the digits move, in pixels.
-    canvas_size: PositiveInt = 100
+    canvas_size: Pixels = 100
     #: Side of a digit on the canvas, in pixels.
-    digit_size: PositiveInt = 28
+    digit_size: Few = 28
     #: Longest step of a digit from frame to frame along an axis, in pixels of the canvas.
     max_step: PositiveInt = 10
     #: Share of videos in which no two digits move alike; null: as published, 1 / (2 pairs + 2).
     none_probability: Fraction | None = None
-    train_videos: PositiveInt = 600_000
-    val_videos: PositiveInt = 2_000
-    test_videos: PositiveInt = 10_000
+    train_videos: Many = 600_000
+    val_videos: Many = 2_000
+    test_videos: Many = 10_000
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
-    mean: float = 0.0
+    mean: Number = 0.0
     std: Positive = 1.0
     #: 0: whole batches on the model's device; otherwise DataLoader workers, video by video.
-    num_workers: NonNegativeInt = 0
+    num_workers: FewOrNone = 0
 
     @property
     def channels(self) -> int:
@@ -67,11 +75,11 @@ class SyncMNISTConfig(Section):
 class MiniSomethingConfig(Section):
     """The built-in data; see :func:`rstg_pyg.train.data.mini_something.write_mini_something`."""
 
-    train: PositiveInt = 4_000
-    validation: PositiveInt = 1_000
+    train: Many = 4_000
+    validation: Many = 1_000
     #: Side of the frames, in pixels.
     size: PositiveInt = 64
-    num_frames: PositiveInt = 12
+    num_frames: Frames = 12
     seed: Seed = 0
     #: Largest displacement of the camera, in sides of the frame (up to 0.2).
     shake: NonNegative = 0.03
@@ -94,11 +102,11 @@ class SomethingConfig(Section):
     #: Where frames come from: folders of images, video files, or a packed store; auto: what is there.
     source: Literal["auto", "frames", "video", "packed"] = "auto"
     seed: Seed = 0
-    num_frames: PositiveInt = 32
+    num_frames: Frames = 32
     #: Frames are resized to this short side, in pixels.
-    short_side: PositiveInt = 256
+    short_side: Pixels = 256
     #: Side of a clip, in pixels, cut out of the resized frames.
-    crop_size: PositiveInt = 224
+    crop_size: Pixels = 224
     #: Frames of a training clip: evenly spaced (published), or one of each segment at random (TSN).
     sampling: Literal["uniform", "segments"] = "uniform"
     #: Crops of training clips: at random places, or of several sizes as well (TSM).
@@ -112,10 +120,10 @@ class SomethingConfig(Section):
     #: Clips of a video in evaluation.
     protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
-    mean: float = 114.75
+    mean: Number = 114.75
     std: Positive = 57.375
     #: Processes that read videos.
-    num_workers: NonNegativeInt = 4
+    num_workers: FewOrNone = 4
     #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
     on_error: Literal["raise", "skip"] = "raise"
 
@@ -143,18 +151,18 @@ class PretrainConfig(Section):
     """
 
     steps: NonNegativeInt = 0
-    batch_size: PositiveInt = 128
+    batch_size: Batch = 128
     lr: Positive = 4e-3
 
 
 class TrainConfig(Section):
     """Optimisation."""
 
-    epochs: PositiveInt = 1
+    epochs: Batch = 1
     #: Ends the training after so many steps, if ``epochs`` has not done so before.
     max_steps: PositiveInt | None = None
     #: Videos of a step, all processes and accumulated parts together.
-    batch_size: PositiveInt = 64
+    batch_size: Batch = 64
     #: The batch size that ``lr`` is meant for: another one scales the rate in proportion.
     base_batch: PositiveInt | None = None
     #: Parts of a batch that go through the network one after the other.
@@ -164,9 +172,9 @@ class TrainConfig(Section):
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     #: Of ``sgd``; of ``adamw`` it is beta1.
-    momentum: Fraction = 0.9
+    momentum: Decay = 0.9
     #: Of ``adamw``.
-    beta2: Fraction = 0.999
+    beta2: Decay = 0.999
     schedule: Literal["cosine", "constant"] = "cosine"
     #: The share of all steps in which the rate rises from zero.
     warmup: Fraction = 0.05

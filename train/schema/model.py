@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag, model_validator
 
 from rstg_pyg.train.schema.sections import (
+    Few,
+    FewOrNone,
     Fraction,
     NonNegativeInt,
     Positive,
@@ -22,7 +24,7 @@ class SimpleConvConfig(Section):
 
     kind: Literal["simple_conv"] = "simple_conv"
     filters: Annotated[list[PositiveInt], Field(min_length=1)] = [512, 512, 512]
-    padding: NonNegativeInt = 0
+    padding: FewOrNone = 0
     pool: bool | list[bool] = True
 
     def places(self) -> list[str]:
@@ -65,7 +67,7 @@ class ResNetConfig(Section):
     kind: Literal["c2d", "i3d"]
     nonlocal_stages: list[Literal["res2", "res3", "res4", "res5"]] = []
     #: Bottlenecks of each stage, and channels of the first one's convolutions.
-    depths: Annotated[list[PositiveInt], Field(min_length=1, max_length=4)] = [3, 4, 6, 3]
+    depths: Annotated[list[Few], Field(min_length=1, max_length=4)] = [3, 4, 6, 3]
     width: PositiveInt = 64
     #: For small frames: a 3 x 3 convolution without pooling before ``res2``.
     small_stem: bool = False
@@ -131,7 +133,7 @@ class RSTGConfig(Section):
     places: Annotated[list[str], Field(min_length=1)] = ["head"]
     hidden_channels: PositiveInt = 512
     scales: Annotated[list[Scale], Field(min_length=1)] = [3, 2, 1]
-    num_rounds: PositiveInt = 3
+    num_rounds: Few = 3
     #: Time treated like space, :class:`rstg_pyg.HomogeneousRSTG`; goes with ``time_stages: none``.
     homogeneous: bool = False
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = "all"
@@ -151,7 +153,7 @@ class RSTGConfig(Section):
     typed_update: bool = False
     #: ``complete``: every pair of nodes exchanges messages, see :func:`rstg_pyg.graphs.complete_graph`.
     topology: Literal["grid", "complete"] = "grid"
-    num_update_layers: PositiveInt = 2
+    num_update_layers: Few = 2
     attention: Literal["dot", "additive"] | None = "additive"
     heads: PositiveInt = 1
     attention_scale: Positive = 1.0
@@ -164,7 +166,7 @@ class RSTGConfig(Section):
                 f"model.rstg.hidden_channels (got {self.hidden_channels}) must be divisible by "
                 f"model.rstg.heads (got {self.heads})"
             )
-        if self.time_stages == "none" and not self.space_stages:
+        if self.time_stages in ("none", []) and not self.space_stages:
             raise ValueError(
                 "model.rstg: time_stages=none and space_stages=false leave nothing; use one of them"
             )

@@ -13,9 +13,21 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
 #: What all random generators take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Scale = PositiveInt | tuple[PositiveInt, PositiveInt]
+#: Of averages over the past, which never begin at 1.
+Decay = Annotated[float, Field(ge=0, lt=1)]
+_MOST_FLOAT = 1e30  # float32, which everything is computed in, ends at 3.4e38
+Number = Annotated[float, Field(ge=-_MOST_FLOAT, le=_MOST_FLOAT)]
+Positive = Annotated[float, Field(gt=0, le=_MOST_FLOAT)]
+NonNegative = Annotated[float, Field(ge=0, le=_MOST_FLOAT)]
+#: What there is one module, one pass or one process of for each; a side of a grid has its square.
+Few = Annotated[int, Field(gt=0, le=1_000)]
+FewOrNone = Annotated[int, Field(ge=0, le=1_000)]
+#: What is made one after the other, or held at once.
+Frames = Annotated[int, Field(gt=0, le=100_000)]
+Pixels = Annotated[int, Field(gt=0, le=65_536)]
+Batch = Annotated[int, Field(gt=0, le=1_000_000)]
+Many = Annotated[int, Field(gt=0, le=100_000_000)]
+Scale = Few | tuple[Few, Few]
 
 
 class Section(BaseModel):

@@ -203,6 +203,8 @@ def read_step(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is something else or damaged.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: not a step saved by a training (there is no such file)")
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds for damaged and foreign files
@@ -213,6 +215,34 @@ def read_step(path: Path) -> dict[str, Any]:
             f"{path}: not a step saved by a training; give a file of a run's folder 'nonfinite'"
         )
     return record
+
+
+def check_step(record: dict[str, Any], where: str) -> None:
+    """Makes sure that the values of a saved step are of their types.
+
+    Raises:
+        UserError: If one is not.
+    """
+    kinds = {"kind": str, "config": dict, "step": int, "state_dict": dict, "parts": list}
+    kinds |= {"precision": str, "scale": float, "videos": list, "reason": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(record[key], kind)]
+    part_kinds = {"batch": list, "rng": Tensor, "visits": Tensor, "cuda_rng": Tensor | None}
+    for part in record["parts"] if not wrong else ():
+        for key, kind in part_kinds.items():
+            if not isinstance(part, dict) or key not in part or not isinstance(part[key], kind):
+                wrong.append(f"parts.{key}")
+    if not wrong and not all(isinstance(name, str) for name in record["videos"]):
+        wrong = ["videos"]
+    if not wrong and record["kind"] not in ("video", "filters"):
+        wrong = ["kind"]
+    head = None if wrong else record["state_dict"].get("lin.weight")
+    if not wrong and record["kind"] == "video" and not (isinstance(head, Tensor) and head.dim() == 2):
+        wrong = ["state_dict"]
+    if wrong:
+        raise UserError(
+            f"{where}: not a step saved by a training ({wrong[0]} is wrong); give a file of a run's "
+            f"folder 'nonfinite'"
+        )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from subprocess import Popen
 import pytorch_lightning as pl
 from torch.distributed import TCPStore
 
-from rstg_pyg.train.training.watch import Interrupted
+from rstg_pyg.train.errors import Interrupted
 
 _BEAT = 1.0  # seconds between two signs of life
 _PATIENCE = 30  # so many in a row must fail to come until a process counts as gone

@@ -78,6 +78,8 @@ def make_trainer(
     settings = config.trainer
     if settings.progress_bar:
         callbacks = [*callbacks, Progress(refresh_rate=10)]
+    if "notebook" in settings.strategy:
+        raise UserError(f"trainer.strategy: {settings.strategy} is for notebooks; use auto or ddp")
     try:
         return pl.Trainer(
             accelerator=settings.accelerator,

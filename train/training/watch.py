@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import statistics
 import threading
@@ -18,13 +19,12 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.errors import Interrupted, UserError
 from rstg_pyg.train.run_folder.checkpoints import Checkpoints, cannot_be_written, write_atomically
 
+_GO_ON = "what was learned is saved; the same command with --resume goes on"
+
 COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
-
-
-class Interrupted(Exception):
-    """The user pressed Ctrl-C; what was learned is saved."""
 
 
 class Meter(pl.Callback):
@@ -145,11 +145,33 @@ def _rows(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of ``metrics.csv``, but not one of which only a part was written."""
+    """The rows of ``metrics.csv``, but not one of which only a part was written. If there are others
+    that are none of ours, the file is kept under another name, since the run writes it anew.
+    """
     text = path.read_bytes().decode(errors="replace")
     whole = text[: text.rfind("\n") + 1]
-    rows = csv.DictReader(io.StringIO(whole, newline=""))
-    return [row for row in rows if (row.get("step") or "").isdigit()]
+    try:
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+    except csv.Error:
+        rows = [{"step": whole}]
+    ours = [row for row in rows if _is_ours(row)]
+    if len(ours) < len(rows):
+        kept = path.with_name("metrics.damaged.csv")
+        os.replace(path, kept)
+        print(
+            f"{path}: {len(rows) - len(ours)} rows are none of a run; it is kept as {kept}", flush=True
+        )
+    return ours
+
+
+def _is_ours(row: dict[str, Any]) -> bool:
+    """Whether a row can be read: people open tables in other programs and save them."""
+    step, split, *values = (row.get(column) or "" for column in COLUMNS)
+    try:
+        numbers = [float(value or 0) for value in values]
+    except ValueError:
+        return False
+    return bool(numbers and re.fullmatch("[0-9]{1,12}", step)) and split in ("train", "val")
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -200,9 +222,16 @@ class Events(TensorBoardLogger):
         """Closes the file."""
         self._write(lambda: super(Events, self).finalize(status))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    @property
+    def experiment(self) -> Any:
+        """TensorBoard's writer, which makes its folder and file."""
+        return self._write(lambda: super(Events, self).experiment)
+
+    def _write(self, write: Callable[[], Any]) -> Any:
         try:
-            write()
+            return write()
+        except UserError:
+            raise
         except Exception as e:
             cause = e.__cause__ or e  # Lightning's error says nothing
             number = getattr(cause, "errno", None)
@@ -268,12 +297,12 @@ class StopOnSignal(pl.Callback):
             return  # asking the other processes takes time
         if (batch_idx + 1) % trainer.val_check_batch != 0 and self._is_asked(trainer):
             self.checkpoints.save(trainer)
-            raise Interrupted
+            raise Interrupted(_GO_ON)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops if asked; the validation has just saved."""
         if not trainer.sanity_checking and self._is_asked(trainer):
-            raise Interrupted
+            raise Interrupted(_GO_ON)
 
     def _is_asked(self, trainer: pl.Trainer) -> bool:
         """Whether any process is: one alone must not leave the step in which the others wait for it."""

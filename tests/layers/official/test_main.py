@@ -86,7 +86,7 @@ def test_mistakes_end_with_code_2_and_one_line(weights, variables, capsys):
     fails(capsys, "nothing", message="no nothing.index there")
     fails(capsys, "weights.npz", cfg="nothing", message="there is no config 'nothing'")
     fails(capsys, "weights.npz", "model.rstg.heads=x", message="model.rstg.heads")
-    fails(capsys, "weights.npz", out="weights.pt", message="ends with .safetensors")
+    fails(capsys, "weights.npz", out="weights.pt", message="ending in .safetensors")
     fails(capsys, "weights.npz", out="weights.npz/x.safetensors", message="cannot be written")
     fails(capsys, "weights.npz", cfg="syncmnist", message="model.rstg.published: true")
     fails(capsys, "weights.npz", sizes=SIZES[1:], message="do not fit the config")

@@ -70,10 +70,11 @@ def test_lists_of_tsm_and_mmaction(tmp_path, kind):
     option = "tsm" if kind == "tsm" else "mmaction"
     labels = read_annotations(root, option)
     assert labels.classes == ["A", "B"]
-    assert labels.splits["train"] == [Video("1", 1), Video("23", 0)]
+    frames = (None, None) if kind == "videos" else (40, 31)
+    assert labels.splits["train"] == [Video("1", 1, frames[0]), Video("23", 0, frames[1])]
     if kind == "tsm":
-        assert labels.splits["val"] == [Video("some clip 2", 0)]
-        assert labels.splits["test"] == [Video("9", None), Video("my clip", None)]
+        assert labels.splits["val"] == [Video("some clip 2", 0, 30)]
+        assert labels.splits["test"] == [Video("9", None, 30), Video("my clip", None, 30)]
     with pytest.raises(UserError, match=f"choose data.annotations={option}"):
         read_annotations(root)
 

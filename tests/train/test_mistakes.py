@@ -1,0 +1,368 @@
+"""How commands end: a message and an exit code, whatever the user did; and nothing is lost.
+
+tests/fuzz_mistakes.py tries thousands; here is what it found, and how commands are stopped.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from rstg_pyg.train import command as commands
+from rstg_pyg.train.command import command
+from rstg_pyg.train.data.check import check
+from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.errors import Interrupted, UserError
+from rstg_pyg.train.export import main as export
+from rstg_pyg.train.footprint import main as footprint
+from rstg_pyg.train.predict import main as predict
+from rstg_pyg.train.prepare import main as prepare
+from rstg_pyg.train.replay import main as replay
+from rstg_pyg.train.report import main as report
+from rstg_pyg.train.reproduce import main as reproduce
+from rstg_pyg.train.run import main as run
+from rstg_pyg.train.run_folder.checkpoints import write_atomically
+from rstg_pyg.train.schema.sizes import largest
+from rstg_pyg.train.sensor_network import main as sensor_network
+from rstg_pyg.train.settings import parse_config
+from rstg_pyg.train.training import memory, watch
+
+TINY = """
+name: tiny
+data: {digits: builtin, num_digits: 2, num_classes: 3, num_frames: 3, frame_size: 16, canvas_size: 16,
+  digit_size: 8, max_step: 3, train_videos: 32, val_videos: 8, test_videos: 8}
+model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 8, scales: [1], num_rounds: 1}}
+train: {batch_size: 16, max_steps: 2, validate_every: 1, log_every: 1}
+trainer: {accelerator: cpu, progress_bar: false, threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "tiny.yaml").write_text(TINY)
+    assert run(["--cfg", str(folder / "tiny.yaml"), "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(home, tmp_path, monkeypatch):
+    """A copy of it."""
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+def fails(capsys, main, *arguments):
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") <= 2 and "Traceback" not in error
+    return error
+
+
+RAISED = {
+    "user": (UserError("x: wrong"), 2, "error: x: wrong\n"),
+    "ctrl-c": (KeyboardInterrupt(), 130, "interrupted\n"),
+    "saved": (Interrupted("--resume goes on"), 130, "interrupted; --resume goes on\n"),
+    "rights": (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied; "),
+    "memory": (MemoryError(), 2, "error: there is not enough memory (MemoryError); give it fewer"),
+    "overflow": (OverflowError("int too big"), 2, "error: there is not enough memory (int too big)"),
+    "a float": (RuntimeError("value cannot be converted to type float without overflow"), 2,
+                "error: a number is too large to compute with"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_what_a_command_raises(name, capsys):
+    error, code, message = RAISED[name]
+
+    def main():
+        raise error
+
+    assert command(main)() == code
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), KeyError("x"), OSError("x")])
+def test_our_own_mistakes_keep_their_tracebacks(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        command(main)()
+
+
+def test_torch_says_what_is_looked_for():
+    for ask in (lambda: torch.empty(1 << 50), lambda: torch.empty(1 << 40, 1 << 40)):
+        with pytest.raises((RuntimeError, OverflowError)) as caught:
+            ask()
+        assert commands.is_too_large(caught.value)
+
+
+def test_lightning_makes_an_exit_code_of_ctrl_c(capsys):
+    def main():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    assert command(main)() == 130
+
+
+def test_sigterm_leaves_no_temporary_file(tmp_path):
+    def write(path):
+        path.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)
+
+    with pytest.raises(SystemExit) as caught:
+        command(lambda: write_atomically(tmp_path / "x", write))()
+    assert caught.value.code == 143 and not [*tmp_path.iterdir()]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_reader_that_has_gone_and_ctrl_c_while_libraries_load(folder):
+    script = Path(commands.__file__).with_name("report.py")
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, script, "run", "--no-flops"]
+    done = subprocess.run(line, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(write)
+    assert done.returncode == 141 and "Traceback" not in done.stderr and "Broken" not in done.stderr
+    slow = folder / "numpy.py"  # is imported in the place of NumPy, and takes its time
+    slow.write_text("print('loading', flush=True)\nimport time\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    process = subprocess.Popen(line, stdout=-1, stderr=-1, text=True, env=environment)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1].count("Traceback") == 0
+    assert process.returncode == -signal.SIGINT
+
+
+def change(*path, value=...):
+    def make(checkpoint):
+        for key in path[:-1]:
+            checkpoint = checkpoint[key]
+        if value is ...:
+            del checkpoint[path[-1]]
+        else:
+            checkpoint[path[-1]] = value
+
+    return make
+
+
+PROGRESS = "epoch_loop.automatic_optimization.optim_progress"
+CHANGES = {
+    "loops is missing": change("loops"),
+    "loops.fit_loop is missing": change("loops", "fit_loop"),
+    f"loops.fit_loop.{PROGRESS}: expected dict, got list": change("loops", "fit_loop", PROGRESS,
+                                                                  value=[]),
+    "loops.fit_loop.state_dict.combined_loader is missing": change("loops", "fit_loop", "state_dict",
+                                                                   value={}),
+    "callbacks.Checkpoints.rng: expected": change("callbacks", "Checkpoints", "rng",
+                                                  value=torch.ones(3)),
+    "callbacks.Checkpoints.best: expected float, got str": change("callbacks", "Checkpoints", "best",
+                                                                  value="x"),
+    "callbacks.Meter is missing": change("callbacks", "Meter"),
+    "optimizer_states is missing": change("optimizer_states"),
+    "optimizer_states: expected 1 values, got 2": change("optimizer_states", value=[{}, {}]),
+    "optimizer_states.0.state.0.exp_avg: expected": change("optimizer_states", 0, "state", 0, "exp_avg",
+                                                           value=torch.ones(3)),
+    "optimizer_states.0.state.0.exp_avg is missing": change("optimizer_states", 0, "state", 0,
+                                                         value={"momentum_buffer": torch.ones(3)}),
+    "optimizer_states.0.state.0: expected dict, got Tensor": change("optimizer_states", 0, "state", 0,
+                                                                    value=torch.ones(2)),
+    "optimizer_states.0.state: there is no parameter 99": change("optimizer_states", 0, "state", 99,
+                                                                 value={}),
+    "optimizer_states.0.param_groups.0.lr: expected float": change("optimizer_states", 0,
+                                                                   "param_groups", 0, "lr", value="x"),
+    "param_groups.0.params": change("optimizer_states", 0, "param_groups", 0, "params", value=[0]),
+    "lr_schedulers.0.last_epoch is missing": change("lr_schedulers", 0, "last_epoch"),
+    "it counts 1, 1 and 7 steps": change("lr_schedulers", 0, "last_epoch", value=7),
+    "it counts 7, 1 and 1 steps": change("global_step", value=7),
+    "pytorch-lightning_version: expected str": change("pytorch-lightning_version", value=None),
+    "pytorch-lightning_version: got 'x'": change("pytorch-lightning_version", value="x"),
+    "state_dict.model.lin.weight: expected [4, 4] float32, got [9, 8] float32": change(
+        "state_dict", "model.lin.weight", value=torch.ones(9, 8)),
+    "state_dict.model.more: not of this network": change("state_dict", "model.more",
+                                                         value=torch.ones(3)),
+    "state_dict.train_metrics.loss.weight is missing": change("state_dict",
+                                                              "train_metrics.loss.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_run_does_not_go_on_from_what_it_would_not_write(folder, capsys, message):
+    path = Path("run/checkpoints/step-1.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    CHANGES[message](checkpoint)
+    torch.save(checkpoint, "a.ckpt")
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
+    assert error.startswith("error: a.ckpt: a run cannot go on from it (") and message in error
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("value", [torch.ones(4, 8).to_sparse(), torch.ones(4, 8).cfloat(), "x", None])
+def test_weights_that_are_no_ordinary_tensors(folder, capsys, value):
+    checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["model.lin.weight"] = value
+    torch.save(checkpoint, "a.ckpt")
+    for arguments in ([predict, "run", "--ckpt", "a.ckpt"], [export, "a.ckpt", "--out", "x.pt2"],
+                      [run, "--cfg", "tiny.yaml", "--evaluate", "a.ckpt"]):  # fmt: skip
+        assert "a.ckpt: not a checkpoint of rstg_pyg" in fails(capsys, *arguments)
+
+
+def test_rows_of_metrics_that_somebody_changed(folder, capsys):
+    half = Path("run/checkpoints")
+    for name in ("step-2", "last", "best"):
+        (half / f"{name}.ckpt").unlink()
+    os.link(half / "step-1.ckpt", half / "last.ckpt")
+    metrics = Path("run/metrics.csv")
+    rows = metrics.read_text()
+    metrics.write_text(rows + "²,val\n1,train,not a number\n" + "9" * 5000 + ",val\n")
+    damaged = metrics.read_text()
+    assert run(["--cfg", "tiny.yaml", "--resume", "--out", "run"]) == 0
+    assert "3 rows are none of a run; it is kept as run/metrics.damaged.csv" in capsys.readouterr().out
+    assert Path("run/metrics.damaged.csv").read_text() == damaged
+    assert [row["step"] for row in watch._read_rows(metrics)] == ["1", "1", "2", "2"]
+
+
+OUTPUTS = {
+    "--json": (predict, ["video.gif", "--ckpt", "run/checkpoints/last.ckpt", "--json"]),
+    "--out": (sensor_network, ["--out"]),
+    "--out of a report": (report, ["run", "--no-flops", "--out"]),
+    "--out of an export": (export, ["run", "--out"]),
+    "--out of bench-data": (prepare, ["bench-data", "--cfg", "tiny.yaml", "--out"]),
+    "--out of show": (prepare, ["show", "--cfg", "tiny.yaml", "--out"]),
+    "--json of a stream": (footprint, ["--cfg", "tiny.yaml", "--stream", "1", "--json"]),
+}
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+def test_what_cannot_be_written_is_said_before_the_work(folder, capsys, option):
+    main, arguments = OUTPUTS[option]
+    suffix = {"--out of a report": ".md", "--out of an export": ".pt2", "--out of show": ".png"}
+    suffix = suffix.get(option, ".json")
+    os.mkdir("folder" + suffix)
+    os.mkfifo("pipe" + suffix)
+    os.symlink("loop" + suffix, "loop" + suffix)
+    option = option.split()[0]
+    for name, reason in {
+        "": "expected a name ending in", "run/checkpoints/last.ckpt": "expected a name ending in",
+        "folder" + suffix: "is a folder", "pipe" + suffix: "no ordinary file",
+        "loop" + suffix: "no ordinary file", "tiny.yaml/x" + suffix: "Not a directory",
+    }.items():  # fmt: skip
+        error = fails(capsys, main, *arguments, name)
+        assert option in error or name in error
+        assert reason in error
+    assert Path("pipe" + suffix).is_fifo()
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.csv", "confusion.png"])
+def test_files_of_a_run_are_not_written_over(folder, capsys, name):
+    before = Path("run", name).read_bytes()
+    line = {
+        "results.json": (sensor_network, "--out"),
+        "metrics.csv": (report, "run", "--no-flops", "--out"),
+        "confusion.png": (prepare, "show", "--cfg", "tiny.yaml", "--out"),
+    }[name]  # fmt: skip
+    assert f"run/{name} belongs to the run in run" in fails(capsys, *line, f"run/{name}")
+    assert Path("run", name).read_bytes() == before
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x").symlink_to("disk/x")
+    write_atomically(tmp_path / "x", lambda path: path.write_text("new"))
+    assert (tmp_path / "x").is_symlink() and (tmp_path / "disk/x").read_text() == "new"
+
+
+def test_what_is_too_large_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1 << 33)
+    for value in ("model.rstg.hidden_channels=1000000000", "model.backbone.filters=[2000000000]"):
+        assert value.split("=")[0] in fails(capsys, run, "--cfg", "tiny.yaml", value)
+        assert value.split("=")[0] in fails(capsys, footprint, "--cfg", "tiny.yaml", value)
+    for value in ("data.frame_size=60000", "data.canvas_size=65000"):
+        assert f"GiB are free; lower {value}\n" in fails(capsys, run, "--cfg", "tiny.yaml", value)
+    for value in ("train.lr=1e38", "model.rstg.num_rounds=1000000", "train.batch_size=1000000000",
+                  "data.num_frames=1000000", "data.canvas_size=100000", "train.momentum=1.0",
+                  "data.train_videos=2000000000"):  # fmt: skip
+        assert value.split("=")[0] in fails(capsys, run, "--cfg", "tiny.yaml", value)
+
+
+LINES = {
+    "--workers: expected at least 1": (prepare, "pack", "--root", "d", "--out", "p", "--workers", "0"),
+    "data.root: ": (prepare, "bench-data", "--root", ""),
+    "--num-frames: goes with --root": (prepare, "bench-data", "--cfg", "tiny.yaml", "--num-frames=4"),
+    "--device: meta cannot be used": (prepare, "bench-data", "--cfg", "tiny.yaml", "--device", "meta"),
+    "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
+    "leave nothing": (run, "--cfg", "tiny.yaml", "model.rstg={time_stages: [], space_stages: false}"),
+    "pipe: not a step": (replay, "pipe"),
+    "run/metrics.csv: not the metrics": (reproduce, "figures", "run"),
+    "run already holds a run": (reproduce, "figures", "run", "--out", "run"),
+}
+
+
+@pytest.mark.parametrize("message", LINES)
+def test_other_mistakes(folder, capsys, message):
+    os.mkfifo("pipe")
+    Path("run/metrics.csv").write_text("")
+    assert message in fails(capsys, *LINES[message])
+
+
+def test_the_largest_values_against_their_defaults():
+    values = {"data": {"num_frames": 1000}, "model": {"rstg": {"scales": [3, 2, 1]}}, "name": "x"}
+    config = parse_config({**values, "train": {"batch_size": 640}}, "x")
+    assert largest(config) == ["data.num_frames=1000", "train.batch_size=640"]
+    assert largest(parse_config({"name": "x"}, "x")) == ["train.batch_size=64"]
+
+
+def test_killed_renderings_are_removed_and_others_left_alone(tmp_path):
+    left = tmp_path / ".data.rendering-abcdefgh"
+    (left / "data").mkdir(parents=True)
+    (tmp_path / ".data.mine").mkdir()
+    (tmp_path / ".data2.rendering-abcdefgh").mkdir()
+    fcntl = pytest.importorskip("fcntl")
+    place = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_SH)  # as a process that renders
+    write_mini_something(tmp_path / "data", train=1, validation=1, size=16, num_frames=2)
+    assert left.is_dir()
+    os.close(place)
+    shutil.rmtree(tmp_path / "data")
+    write_mini_something(tmp_path / "data", train=1, validation=1, size=16, num_frames=2)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"data", ".data.mine", ".data2.rendering-abcdefgh"}
+
+
+def test_frames_that_a_list_counts(tmp_path):
+    root = write_mini_something(tmp_path / "data", train=2, validation=1, size=16, num_frames=4)
+    for path in root.glob("*.csv"):
+        path.unlink()
+    (root / "category.txt").write_text("A\n")
+    (root / "train_videofolder.txt").write_text("1 4 0\n2 4 0\n")
+    (root / "val_videofolder.txt").write_text("3 3 0\n")  # more frames than it says are no mistake
+    assert check(root, "tsm", deep=True).ok
+    (root / "20bn-something-something-v1/2/00004.jpg").unlink()
+    (problem,) = check(root, "tsm", deep=True).problems
+    assert "1 of 2 videos have fewer frames than train_videofolder.txt says" in problem
+    assert "2 has 3 of 4" in problem
+
+
+def test_a_list_that_is_no_file_is_not_a_list_that_is_missing(tmp_path, capsys):
+    root = write_mini_something(tmp_path / "data", train=1, validation=1, size=16, num_frames=2)
+    path = root / "something-something-v1-train.csv"
+    path.unlink()
+    path.symlink_to("nowhere")
+    error = fails(capsys, prepare, "pack", "--root", root, "--out", tmp_path / "p")
+    assert f"{path}: expected a file" in error and not (tmp_path / "p").exists()
+
+

@@ -1,0 +1,118 @@
+"""How every command ends: with a message in a line or two and an exit code, never with a traceback.
+
+| exit code | what |
+|---|---|
+| 2 | a mistake of the user's, a file or folder that cannot be used, or too little memory |
+| 130, 143 | stopped with Ctrl-C (SIGINT), or with SIGTERM |
+| 141 | whatever read the output has gone |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rstg_pyg.train.errors import Interrupted, UserError, printable
+
+_INTERRUPTED, _TERMINATED, _NO_READER = 130, 143, 141
+
+#: What torch, NumPy and Python say where a size is beyond memory, or beyond what a size can be.
+_TOO_LARGE = re.compile(
+    r"not enough memory|alloc_cpu|(can't|cannot|unable to) allocate|out of memory|calculation overflow"
+    r"|multiplication overflow|overflow when unpacking|too large to convert|exceeds the limit"
+    r"|array is too big|maximum (supported|allowed) (dimension|size)|invalid shape dimension"
+    r"|storage size"
+    r"|can't start new thread|could not create a primitive|without overflow",
+    re.IGNORECASE,
+)
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Makes a function a command: what it raises becomes a message and an exit code.
+
+    SIGTERM ends it like Ctrl-C does, so that temporary files are removed on the way out.
+    """
+
+    @functools.wraps(main)
+    def run(*arguments: Any) -> int:
+        with _terminable():
+            try:
+                code = main(*arguments) or 0
+                sys.stdout.flush()
+                return code
+            except UserError as e:
+                return _say(f"error: {e}")
+            except (Interrupted, KeyboardInterrupt) as e:
+                return _interrupted(str(e))
+            except SystemExit as e:
+                if isinstance(e.__context__, KeyboardInterrupt):  # Lightning turns it into exit code 1
+                    return _interrupted("")
+                raise
+            except BrokenPipeError:  # as of "| head"; what is left to say would fail again at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return _NO_READER
+            except OSError as e:
+                if e.filename is None:
+                    raise
+                return _say(
+                    printable(f"error: {e.filename}: {e.strerror}; check the name and the rights")
+                )
+            except (RuntimeError, MemoryError, OverflowError, ValueError) as e:
+                if not is_too_large(e):
+                    raise
+                return _say(f"error: {too_large(e)}; give it fewer or smaller things at once")
+
+    return run
+
+
+def is_too_large(error: Exception) -> bool:
+    """Whether an error says that something does not fit into memory, or that no number is so large."""
+    return isinstance(error, MemoryError | OverflowError) or bool(_TOO_LARGE.search(str(error)))
+
+
+def too_large(error: Exception) -> str:
+    """What such an error says, in a line."""
+    reason = str(error).strip().splitlines()
+    text = reason[0][:150] if reason else type(error).__name__
+    what = (
+        "a number is too large to compute with" if "overflow" in text else "there is not enough memory"
+    )
+    return f"{what} ({text})"
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises ``SystemExit``, and Ctrl-C ``KeyboardInterrupt`` (see ``quiet_start``)."""
+    numbers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        numbers = {}
+    handlers = {signal.SIGTERM: _terminate, signal.SIGINT: signal.default_int_handler}
+    before = {
+        n: signal.signal(n, handlers[n]) for n, usual in numbers.items() if signal.getsignal(n) is usual
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(_TERMINATED)
+
+
+def _say(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
+
+
+def _interrupted(hint: str) -> int:
+    print(f"interrupted{hint and f'; {hint}'}", file=sys.stderr)
+    return _INTERRUPTED
