@@ -7,7 +7,7 @@ from torch_geometric.nn import Linear as PyGLinear
 from torch_geometric.utils import to_torch_csr_tensor
 
 from rstg_pyg import RSTG, RSTGConv
-from rstg_pyg.fast import messages, space
+from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import eager, plain_paths
 from rstg_pyg.fast.linear import Linear, product, uses_onednn
 from rstg_pyg.graphs import multiscale_grid
@@ -95,6 +95,24 @@ def test_linear(bias, path):
     (second,) = torch.autograd.grad(plain(x).square().sum(), x, create_graph=True)
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(*(torch.autograd.grad(g.sum(), x)[0] for g in (first, second)))
+
+
+def test_when_a_layer_goes_to_onednn(monkeypatch):
+    taken = []
+    monkeypatch.setattr(linear, "product", lambda *inputs: taken.append(1) or product(*inputs))
+    monkeypatch.setattr(linear, "LEAST_WORK", 8 * 5 * 7)
+    layer, x = Linear(5, 7), torch.randn(2, 4, 5)
+    layer(x)
+    assert len(taken) == uses_onednn(x)
+    taken.clear()
+    for small in (x[:, :3], x[0, 0]):
+        layer(small)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    with plain_paths():
+        layer(x)
+    layer.double()(x.double())
+    assert taken == []
 
 
 def test_products_obey_the_switch():

@@ -294,3 +294,8 @@ def test_joint_layer_norm_in_half_precision():
     norm = randomise(ZeroInitNorm(4)).half()
     out = norm(x.movedim(-1, 1))
     assert out.dtype == torch.float16 and out.isfinite().all()
+
+
+def test_a_single_number_is_normed_away():
+    norm = randomise(JointLayerNorm(1, num_joint_dims=1).double())
+    torch.testing.assert_close(norm(torch.tensor([[5.0]]).double()), norm.bias.view(1, 1))

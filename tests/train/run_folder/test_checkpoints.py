@@ -8,6 +8,7 @@ import torch
 
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.checkpoints import (
+    Checkpoints,
     check_resumable,
     newest_whole,
     read_checkpoint,
@@ -169,3 +170,81 @@ def test_another_config_is_refused_by_key(checkpoint):
 
 def test_what_may_change(checkpoint):
     check_resumable(checkpoint, config(trainer={"threads": 1}, data={"num_workers": 2}))
+
+
+class Trainer:
+    """As much of a trainer as saves."""
+
+    def __init__(self, rank=0):
+        self.is_global_zero, self.sanity_checking, self.loggers = rank == 0, False, []
+        self.global_step, self.saved = 0, []
+
+    def save_checkpoint(self, path):
+        self.saved.append(path.name)
+        if self.is_global_zero:
+            path.write_text(path.name)
+
+    def validate(self, checkpoints, step, top1):
+        self.global_step, self.callback_metrics = step, {"val/top1": torch.tensor(top1)}
+        checkpoints.on_validation_end(self, None)
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def numbered(*steps, last, best):
+    files = {f"step-{step}.ckpt": f"step-{step}.ckpt" for step in steps}
+    return {**files, "last.ckpt": f"step-{last}.ckpt", "best.ckpt": f"step-{best}.ckpt"}
+
+
+def test_the_last_three_and_the_best_are_kept(tmp_path):
+    folder, trainer = tmp_path / "run" / "checkpoints", Trainer()
+    checkpoints = Checkpoints(folder)
+    checkpoints.setup(trainer, None, "fit")
+    checkpoints.on_fit_start(trainer, None)
+    assert folder.is_dir() and contents(folder) == {}
+    trainer.sanity_checking = True
+    trainer.validate(checkpoints, 0, 0.9)
+    trainer.sanity_checking = False
+    assert trainer.saved == []
+    for step, top1 in ((2, 0.1), (4, 0.5), (6, 0.5), (8, 0.3), (10, 0.2)):
+        trainer.validate(checkpoints, step, top1)
+    assert contents(folder) == numbered(6, 8, 10, last=10, best=4)
+    checkpoints.save_end(trainer)
+    assert len(trainer.saved) == 5  # that was a validation
+    trainer.global_step = 11
+    checkpoints.save_end(trainer)
+    assert contents(folder) == numbered(8, 10, 11, last=11, best=4)
+
+    state = checkpoints.state_dict()
+    draws = torch.rand(3)
+    again = Checkpoints(folder, folder / "step-8.ckpt", 8)
+    again.load_state_dict(state)
+    again.setup(trainer, None, "test")
+    assert contents(folder) == numbered(8, 10, 11, last=11, best=4)
+    again.setup(trainer, None, "fit")
+    again.on_fit_start(trainer, None)
+    assert contents(folder) == numbered(8, last=8, best=4)
+    again.on_train_start(trainer, None)
+    assert torch.equal(torch.rand(3), draws)
+    trainer.validate(again, 10, 0.4)  # not the best
+    trainer.validate(again, 12, 0.6)
+    assert contents(folder) == numbered(8, 10, 12, last=12, best=12)
+
+
+def test_a_run_that_goes_on_elsewhere_takes_its_checkpoint_along(tmp_path):
+    path = tmp_path / "given.ckpt"
+    path.write_text("given")
+    checkpoints, trainer = Checkpoints(tmp_path / "new", path, 7), Trainer()
+    checkpoints.setup(trainer, None, "fit")
+    checkpoints.on_fit_start(trainer, None)
+    assert contents(tmp_path / "new") == {"step-7.ckpt": "given", "last.ckpt": "given"}
+
+
+def test_the_other_processes_leave_the_folder_alone(tmp_path):
+    checkpoints, trainer = Checkpoints(tmp_path / "new"), Trainer(rank=1)
+    checkpoints.setup(trainer, None, "fit")
+    checkpoints.on_fit_start(trainer, None)
+    trainer.validate(checkpoints, 2, 0.5)
+    assert trainer.saved == ["step-2.ckpt"] and not list(tmp_path.iterdir())  # their part of the saving
