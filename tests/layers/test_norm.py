@@ -1,16 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers.random_weights import randomise
 
 from rstg_pyg import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
-
-
-def randomise(module, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.double))
-    return module
 
 
 def joint_norm(x, axes, weight, bias, eps=1e-12):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.random_weights import randomise
 
 from rstg_pyg import (
     ChannelBatchNorm,
@@ -11,14 +12,6 @@ from rstg_pyg import (
     published_arguments,
 )
 from rstg_pyg.published import BiasReLU
-
-
-def randomise(module, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.double))
-    return module
 
 
 def test_bias_relu():
