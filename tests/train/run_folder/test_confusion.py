@@ -8,6 +8,7 @@ from PIL import Image
 
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
+from rstg_pyg.train.run_folder import confusion
 from rstg_pyg.train.run_folder.confusion import per_class, write_confusion, write_curves
 
 COUNTS = np.array([[7, 2, 1], [0, 4, 0], [0, 0, 0]])
@@ -69,6 +70,22 @@ def test_curves(tmp_path, lines):
     with Image.open(tmp_path / "curves.png") as image:
         image.load()
         assert image.width > 1000
+
+
+def test_what_the_curves_show(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(confusion, "_save", lambda figure, path: drawn.append(figure) or path.touch())
+    text = ["step,split,loss,top1,top5,lr", "2,train,3,0.25,0.5,0.1", "2,val,4,0.125,0.25,"]
+    (tmp_path / "metrics.csv").write_text("\n".join([*text, "4,train,1,0.5,1,0.2"]) + "\n")
+    write_curves(tmp_path / "metrics.csv")
+    loss, accuracy, rate = drawn[0].axes
+    assert [[*zip(*line.get_data())] for line in loss.lines] == [[(2, 3), (4, 1)], [(2, 4)]]
+    shown = {line.get_label(): line.get_ydata().tolist() for line in accuracy.lines}
+    assert shown == {
+        "training, top-1": [25, 50], "training, top-5": [50, 100],
+        "validation, top-1": [12.5], "validation, top-5": [25],
+    }  # fmt: skip
+    assert [[*zip(*line.get_data())] for line in rate.lines] == [[(2, 0.1), (4, 0.2)]]
 
 
 def test_a_run_and_an_evaluation_leave_them(tmp_path, monkeypatch):

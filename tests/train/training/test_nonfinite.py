@@ -14,7 +14,7 @@ import rstg_pyg.train.training.task
 from rstg_pyg.train.assemble import build_dataset, build_model
 from rstg_pyg.train.run import main
 from rstg_pyg.train.settings import load_config
-from rstg_pyg.train.training.nonfinite import LEAST_SCALE, Guard, NonFiniteError, read_step
+from rstg_pyg.train.training.nonfinite import LEAST_SCALE, Guard, NonFiniteError, read_step, repeat
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import train_loader
 
@@ -111,6 +111,20 @@ def test_only_what_was_saved_is_repeated(folder, capsys):
         assert rstg_pyg.train.replay.main([name]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {name}: not a step saved by a training")
+
+
+def test_a_repeated_step_draws_the_same_random_numbers():
+    network, drawn = torch.nn.Linear(1, 1), []
+
+    def loss(x):
+        drawn.append(torch.rand(3))
+        return network(x).sum()
+
+    part = {"rng": torch.get_rng_state(), "cuda_rng": None, "batch": [torch.ones(2, 1)]}
+    first = torch.rand(3)
+    record = {"parts": [part, part], "precision": "32-true", "scale": 1.0}
+    assert repeat(network, loss, record) is None
+    assert len(drawn) >= 2 and all(torch.equal(numbers, first) for numbers in drawn)
 
 
 # The guard alone, with faults made by hand.
