@@ -125,6 +125,7 @@ def test_features_over_time_of_hardly_any_edges(make, edges):
     model = make(edge_dim=3)
     edge_index, attr = torch.tensor([[2], [4]])[:, :edges], rand(STEPS, edges, 3)
     x, mask = rand(BATCH, STEPS, NODES, 4), some()
+    mask[..., [2, 4]] = True
     out = model(x, edge_index, attr, mask=mask)
     torch.testing.assert_close(out, model(x, [edge_index] * STEPS, list(attr), mask=mask))
 
