@@ -27,6 +27,7 @@ from rstg_pyg.train.replay import main as replay
 from rstg_pyg.train.report import main as report
 from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main as run
+from rstg_pyg.train.run_folder import resuming
 from rstg_pyg.train.run_folder.checkpoints import write_atomically
 from rstg_pyg.train.schema.sizes import largest
 from rstg_pyg.train.sensor_network import main as sensor_network
@@ -209,6 +210,23 @@ def test_a_run_does_not_go_on_from_what_it_would_not_write(folder, capsys, messa
     error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
     assert error.startswith("error: a.ckpt: a run cannot go on from it (") and message in error
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_checkpoint_of_another_lightning(folder, capsys, monkeypatch):
+    """What it says of its loops is brought up to date by Lightning, but the steps have to be there."""
+    checkpoint = torch.load("run/checkpoints/step-1.ckpt", weights_only=True)
+    checkpoint["pytorch-lightning_version"] = "2.5.0"
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    del fit_loop["epoch_loop.val_loop.batch_progress"]
+    torch.save(checkpoint, "a.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming.pl, "__version__", "2.5.0")
+        error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
+    assert "batch_progress is missing" in error
+    del fit_loop[PROGRESS]
+    torch.save(checkpoint, "a.ckpt")
+    error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
+    assert "(loops: no count of steps)" in error
 
 
 @pytest.mark.parametrize("value", [torch.ones(4, 8).to_sparse(), torch.ones(4, 8).cfloat(), "x", None])

@@ -13,7 +13,7 @@ from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.schema.sizes import largest
 
 _GIB = 2**30
-_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def check_memory(config: Config, num_classes: int, training: bool = True) -> None:
@@ -55,14 +55,16 @@ def free_bytes() -> int | None:
     """The memory that this process can still get; ``None`` where the system does not say."""
     found = []
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _MEMINFO.read_text().splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines}
         found.append(sizes["MemAvailable"] + sizes["SwapFree"])
     except (OSError, KeyError, ValueError, IndexError):
         pass
     try:  # inside a container
-        limit, used = ((_CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
-        found.append(int(limit) - int(used))
-    except (OSError, ValueError):  # there is none
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        kinds = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        cached = int(kinds["inactive_file"]) + int(kinds["active_file"])  # given up when needed
+        found.append(limit - used + cached)
+    except (OSError, KeyError, ValueError):  # there is none, or no limit ("max")
         pass
     return max(min(found), 0) if found else None
