@@ -260,6 +260,10 @@ def _frames_left_open(wanted: bool) -> Iterator[None]:
                 pass
             else:
                 for cell in ("lstm", "gru"):
+                    # torch remembers what it found for a cell, also from outside of this.
+                    found = getattr(torch.ops.aten, cell).input._dispatch_cache
+                    found.clear()
+                    stack.callback(found.clear)
                     stack.enter_context(
                         getattr(_patches, f"register_{cell}_while_loop_decomposition")()
                     )

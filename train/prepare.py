@@ -204,8 +204,6 @@ def _bench_making(arguments: argparse.Namespace) -> None:
     if not isinstance(config.data, SyncMNISTConfig):
         raise UserError("--cfg: expected generated videos (SyncMNIST); for others give --root FOLDER")
     batch_size = config.train.batch_size if arguments.batch_size is None else arguments.batch_size
-    if batch_size < 1:
-        raise UserError(f"--batch-size: expected at least 1 (got {batch_size})")
     try:
         device = torch.device(arguments.device or "cpu")
         torch.empty(1, device=device).item()  # "meta" has shapes and no values
@@ -214,6 +212,10 @@ def _bench_making(arguments: argparse.Namespace) -> None:
             f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})"
         ) from e
     dataset = build_dataset(config, "train").to(device)
+    if not 1 <= batch_size <= len(dataset):
+        raise UserError(
+            f"--batch-size: expected 1 to {len(dataset):,}, the number of videos (got {batch_size})"
+        )
     data = config.data
     print(
         f"{data.num_digits} digits, {data.frame_size} x {data.frame_size} pixels, {data.num_frames} "

@@ -231,6 +231,17 @@ def test_onnx_of_a_step_of_a_stream(name, tmp_path):
     torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=1e-5)
 
 
+@needs_onnx
+@torch.no_grad()
+def test_frames_stay_open_after_a_step_was_written(tmp_path):
+    """Writing a step unrolls its cells, which torch would remember."""
+    model = stream_network("typed")
+    export_stream_onnx(model, clips((1, 3, 1, 16, 16)), tmp_path / "x.onnx")
+    program = export_program(model, CLIP)
+    x = clips((2, 3, 5, 16, 16))
+    torch.testing.assert_close(program.module()(x), model(x), atol=1e-5, rtol=1e-5)
+
+
 def test_a_network_that_looks_across_frames_has_no_step():
     with pytest.raises(ValueError, match="looks across frames: the head"):
         export_stream(network("homogeneous"), CLIP[:, :, :1])

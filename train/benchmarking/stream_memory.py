@@ -100,7 +100,7 @@ def _tensors(state: Any) -> list[Tensor]:
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    storages = (x.untyped_storage() for x in tensors)
+    storages = (x.untyped_storage() for x in tensors if x.layout == torch.strided)
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 

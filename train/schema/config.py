@@ -190,7 +190,7 @@ class TrainerConfig(Section):
     """Where and how the training runs; goes to Lightning's ``Trainer``."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: PositiveInt | Literal["auto"] = 1
+    devices: Few | Literal["auto"] = 1
     num_nodes: PositiveInt = 1
     strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -23,7 +23,7 @@ NonNegative = Annotated[float, Field(ge=0, le=_MOST_FLOAT)]
 Few = Annotated[int, Field(gt=0, le=1_000)]
 FewOrNone = Annotated[int, Field(ge=0, le=1_000)]
 #: What is made one after the other, or held at once.
-Frames = Annotated[int, Field(gt=0, le=100_000)]
+Frames = Annotated[int, Field(gt=0, le=10_000)]
 Pixels = Annotated[int, Field(gt=0, le=65_536)]
 Batch = Annotated[int, Field(gt=0, le=1_000_000)]
 Many = Annotated[int, Field(gt=0, le=100_000_000)]
