@@ -32,7 +32,7 @@ from fuzzing.pool import Outcome, run_cases
 
 GOOD = ("named", "done", "stopped")
 SECONDS = 60.0  # for a case
-MEMORY = 3 << 29  # bytes
+MEMORY = 3 << 30  # bytes: a batch of 100,000 tiny clips, which somebody may want, takes 2.2 GiB
 NOBODY = 65534
 #: The modules of the commands, and the words before their arguments.
 COMMANDS: dict[str, tuple[str, list[str]]] = {
