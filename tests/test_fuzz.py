@@ -65,8 +65,8 @@ def test_the_page_has_the_figures_of_the_mistakes():
     for name in ("mistakes_before", "mistakes"):
         found = json.loads((PAGE.parent / "results" / f"{name}.json").read_text())
         good = [found["results"].get(kind, 0) for kind in fuzz_mistakes.GOOD]
-        figures = " | ".join(str(figure) for figure in [found["cases"], *good, found["failures"]])
-        assert f"](results/{name}.json) | {figures} |" in page
+        figures = " | ".join(f"{figure:,}" for figure in [found["cases"], *good, found["failures"]])
+        assert re.search(rf"\]\(results/{name}\.json\)[^|]*\| {re.escape(figures)} \|", page)
         if name == "mistakes_before":
             bad = {k: v for k, v in found["results"].items() if k not in fuzz_mistakes.GOOD}
             assert all(f"{count} {kind}" in page.replace("\n", " ") for kind, count in bad.items())
