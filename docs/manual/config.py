@@ -13,8 +13,8 @@ from rstg_pyg.train.settings import CONFIG_FOLDER, available_configs
 
 _MODULES = ("rstg_pyg.train.schema.config", "rstg_pyg.train.schema.model")
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
-#: The bound of all whole numbers, which need not be said each time; and how others are written.
-_MOST, _POWERS = 2**31 - 1, {2**32: "2^32"}
+#: The bounds of all numbers, which need not be said each time; and how others are written.
+_MOST, _POWERS = (None, 2**31 - 1, 1e30, -1e30), {2**32: "2^32"}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -93,7 +93,7 @@ def _values(field: dict[str, Any]) -> str:
         if "prefixItems" in field:
             return "a pair of them"
         return f"list of: {_values(field['items'])}"
-    found = {sign: field[bound] for bound, sign in _BOUNDS.items() if field.get(bound, _MOST) != _MOST}
+    found = {sign: field[bound] for bound, sign in _BOUNDS.items() if field.get(bound) not in _MOST}
     bounds = " ".join(f"{sign} {_POWERS.get(value, f'{value:g}')}" for sign, value in found.items())
     bounds = bounds.replace("≥ 0 ≤ 1", "0 to 1")
     return f"{_NAMES.get(field.get('type'), '')} {bounds}".strip()
