@@ -233,6 +233,9 @@ def hang(item):
 def test_a_worker_that_hangs_is_an_error():
     with pytest.raises(UserError, match="hung for 2 seconds, at 3; mend or remove it"):
         list(parallel.in_processes(hang, range(10), 2, timeout=2))
+    end = time.monotonic() + 30  # the pool's own thread waits for the killed processes, too
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.01)
     assert not multiprocessing.active_children()
 
 
