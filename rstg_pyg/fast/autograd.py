@@ -8,6 +8,13 @@ from torch import Tensor
 _ENABLED = True
 #: Where the modules that a fast path stands for are written.
 _OWN = ("rstg_pyg.", "torch_geometric.nn.aggr.")
+#: Where torch keeps hooks on all modules.
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 
 class plain_paths:
@@ -48,7 +55,7 @@ def untouched(*modules: Optional[torch.nn.Module]) -> bool:
     Not so with hooks, and with modules (or methods ``forward``) that were put in the place of ours, as
     adapters of weights do.
     """
-    if torch.nn.modules.module._has_any_global_hook():
+    if any(getattr(torch.nn.modules.module, name) for name in _GLOBAL_HOOKS):
         return False
     return not any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
