@@ -14,7 +14,7 @@ I3D_KERNELS = ((5,), (3,), (3, 1), (3, 1), (1, 3))
 
 
 class FrozenBatchNorm(torch.nn.BatchNorm3d):
-    """Batch normalisation that always uses its stored statistics, also in training.
+    """Batch normalization that always uses its stored statistics, also in training.
 
     Gain and offset are trained; the statistics are those that came with the weights and never
     change (published code; usual where a batch is a few clips). Epsilon is 1e-5.
@@ -27,7 +27,7 @@ class FrozenBatchNorm(torch.nn.BatchNorm3d):
         )
 
 
-#: Makes a normalisation from a number of channels.
+#: Makes a normalization from a number of channels.
 Norm = Callable[[int], torch.nn.Module]
 
 
@@ -183,7 +183,7 @@ class VideoResNet(torch.nn.Module):
             to take. (default: :class:`FrozenBatchNorm`)
 
     Shapes:
-        - **input:** clips :math:`(B, 3, T, H, W)`, normalised as ``(x - 114.75) / 57.375``
+        - **input:** clips :math:`(B, 3, T, H, W)`, normalized as ``(x - 114.75) / 57.375``
         - **output:** feature map :math:`(B, 2048, T / 2, H / 16, W / 16)`
 
     Raises:

@@ -7,7 +7,7 @@ shapes, **not on the originals**.
 ``torchvision``
     ImageNet ResNet-50, 2-D (torchvision, ``torchvision/models/resnet.py``). Kernels are repeated along
     time and divided by their number of frames, which keeps the output on a still clip. It wants
-    ``pool_padding=1, last_stride=2``, and frames normalised as ``(x / 255 - mean) / std`` with mean
+    ``pool_padding=1, last_stride=2``, and frames normalized as ``(x / 255 - mean) / std`` with mean
     (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225); the 0.45 and 0.225 of the video networks are
     about the means of these over the channels, and fine-tuning absorbs the difference.
 

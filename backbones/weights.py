@@ -68,7 +68,7 @@ def load_backbone_weights(
     """Writes other people's weights into a backbone, all of them or none.
 
     Kernels of one frame (or of an image network) are spread over ours of more frames: repeated and
-    divided by the number of frames. Optimiser state, counters and the classifier are skipped.
+    divided by the number of frames. Optimizer state, counters and the classifier are skipped.
     :mod:`rstg_pyg.backbones.weight_layouts` says which geometry and input each layout expects; the maps
     of names are from public code and untested on the original files.
 
@@ -160,7 +160,7 @@ def _skipped(name: str, value: Any, ours: str | None, skip_head: bool) -> str | 
     if name.endswith("num_batches_tracked"):
         return "counter of the batch norm"
     if name.endswith("_momentum"):
-        return "momentum of the optimiser"
+        return "momentum of the optimizer"
     if name in _COUNTERS or not isinstance(value, (Tensor, np.ndarray)):
         return "no weight"
     return None

@@ -20,7 +20,7 @@ POSITION_STD = 2.0
 MAP_SIZE = 6
 
 
-def normalise_scales(scales: Sequence[Scale]) -> tuple[tuple[int, int], ...]:
+def normalize_scales(scales: Sequence[Scale]) -> tuple[tuple[int, int], ...]:
     """Writes every scale as ``(rows, columns)``.
 
     Raises:
@@ -47,7 +47,7 @@ def normalise_scales(scales: Sequence[Scale]) -> tuple[tuple[int, int], ...]:
 
 def num_nodes(scales: Sequence[Scale]) -> int:
     """The number of regions of a grid: ``sum(rows * columns)`` over its scales."""
-    return sum(rows * cols for rows, cols in normalise_scales(scales))
+    return sum(rows * cols for rows, cols in normalize_scales(scales))
 
 
 def _cells(scales: tuple[tuple[int, int], ...]) -> Tensor:
@@ -105,7 +105,7 @@ def position_maps(scales: Sequence[Scale], map_size: int | None = None) -> Tenso
     The map of region :math:`(r, c)` of an :math:`R \times C` grid is zero except in the block of
     :math:`k_h \times k_w` cells that belongs to it, :math:`k_h = \lfloor d / R \rfloor`,
     :math:`k_w = \lfloor d / C \rfloor`, which holds a Gaussian with its peak (value 1) at the
-    block's centre:
+    block's center:
 
     .. math::
         \exp\left( -\frac{(y - \frac{k_h - 1}{2})^2 + (x - \frac{k_w - 1}{2})^2}{2 \cdot 2^2} \right)
@@ -118,7 +118,7 @@ def position_maps(scales: Sequence[Scale], map_size: int | None = None) -> Tenso
     Raises:
         ValueError: If a scale is finer than the map.
     """
-    scales = normalise_scales(scales)
+    scales = normalize_scales(scales)
     finest = max(max(scale) for scale in scales)
     size = max(MAP_SIZE, finest) if map_size is None else map_size
     if size < finest:
@@ -158,7 +158,7 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
         A :class:`~torch_geometric.data.Data` with
 
         - ``edge_index [2, E]``: sorted by target, then by source
-        - ``pos [N, 2]``: centre ``(x, y)`` of the region, in 0..1
+        - ``pos [N, 2]``: center ``(x, y)`` of the region, in 0..1
         - ``region [N, 4]``: corners ``(x0, y0, x1, y1)``, in 0..1
         - ``scale [N]``: cells along the longer side of the region's grid (3, 2 or 1 by default)
         - ``node_type [N]``: position of the region's scale in ``scales`` (0, 1 or 2 by default)
@@ -173,15 +173,15 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
         >>> grid.num_nodes, grid.num_edges, grid.pos_map.shape
         (5, 16, torch.Size([5, 36]))
     """
-    scales = normalise_scales(scales)
+    scales = normalize_scales(scales)
     cells = _cells(scales)
     boxes, width, height = _boxes(cells)
     region = boxes / torch.tensor([width, height, width, height], dtype=torch.float64)
-    centre = (region[:, :2] + region[:, 2:]) / 2
+    center = (region[:, :2] + region[:, 2:]) / 2
     return Data(
         num_nodes=cells.size(0),
         edge_index=_touching(boxes),
-        pos=centre.float(),
+        pos=center.float(),
         region=region.float(),
         scale=cells[:, 1:3].amax(1),
         node_type=cells[:, 0].clone(),
@@ -194,7 +194,7 @@ def complete_graph(grid: Data) -> Data:
 
     The pairs that were joined before have ``edge_weight`` 1, all others 0. With these weights on the
     attention logits, :class:`~rstg_pyg.RSTGConv` computes what the published code computes: there
-    the 0/1 adjacency multiplies the logits, so that pairs that are no neighbours keep a share
+    the 0/1 adjacency multiplies the logits, so that pairs that are no neighbors keep a share
     :math:`e^0 / Z` of the attention.
 
     Args:

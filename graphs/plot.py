@@ -11,17 +11,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Colour map of attention, and its share in the colour of a region.
-COLOURS, TINT = "inferno", 0.5
-#: Colours of arrows from and to the outlined region.
+#: Color map of attention, and its share in the color of a region.
+COLORS, TINT = "inferno", 0.5
+#: Colors of arrows from and to the outlined region.
 SENDS, LISTENS = "#ffffff", "#2fe6ff"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
-_SHEETS = ("#4a6d8c", "#c8553d", "#7a9e5f", "#b08a3e", "#8a6fa0")  # one colour per scale
+_SHEETS = ("#4a6d8c", "#c8553d", "#7a9e5f", "#b08a3e", "#8a6fa0")  # one color per scale
 _INK = "#1a1a1a"
 #: How a frame lies in :func:`plot_grid`: shift to the right per height, height, distance of sheets.
 _SHEAR, _FLAT, _APART = 0.45, 0.5, 0.85
-_GREY = (0.299, 0.587, 0.114)
+_GRAY = (0.299, 0.587, 0.114)
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -46,7 +46,7 @@ def _check_grid(grid: Any) -> None:
 def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> Axes:
     """Draws the regions of every scale as a sheet, coarser ones above finer ones, with nodes and edges.
 
-    Nodes are at the centres of their regions. Edges are drawn once for both directions; those with
+    Nodes are at the centers of their regions. Edges are drawn once for both directions; those with
     ``edge_weight`` 0 (see :func:`~rstg_pyg.graphs.complete_graph`) are left out.
 
     Args:
@@ -75,15 +75,15 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
 
     for i, (x0, y0, x1, y1) in enumerate(region):
         corners = _lie(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]), kind[i])
-        colour = _SHEETS[kind[i] % len(_SHEETS)]
+        color = _SHEETS[kind[i] % len(_SHEETS)]
         ax.add_patch(
             Polygon(
-                corners, facecolor=colour, edgecolor=colour, alpha=0.35 if i == node else 0.12, zorder=1
+                corners, facecolor=color, edgecolor=color, alpha=0.35 if i == node else 0.12, zorder=1
             )
         )
         ax.add_patch(
             Polygon(
-                corners, fill=False, edgecolor=colour, linewidth=2.2 if i == node else 0.9, zorder=3
+                corners, fill=False, edgecolor=color, linewidth=2.2 if i == node else 0.9, zorder=3
             )
         )
     if node is not None and getattr(grid, "pos_map", None) is not None:
@@ -93,8 +93,8 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
         heat = grid.pos_map[node].view(side, side).cpu().numpy()
         shown = np.ma.masked_equal(heat, 0)
         ax.pcolormesh(mesh[..., 0], mesh[..., 1], shown, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
-    centres = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
-    places = np.stack([_lie(centre, k) for centre, k in zip(centres, kind)])
+    centers = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
+    places = np.stack([_lie(center, k) for center, k in zip(centers, kind)])
     pairs = _pairs(grid)
     chosen = (pairs == node).any(1) if node is not None else np.ones(len(pairs), bool)
     for shown, style in (
@@ -103,8 +103,8 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     ):
         if shown.any():
             ax.add_collection(LineCollection(places[pairs[shown]], alpha=0.7, **style))
-    colours = [_SHEETS[k % len(_SHEETS)] for k in kind]
-    ax.scatter(*places.T, s=26, c=colours, edgecolors="white", linewidths=0.8, zorder=6)
+    colors = [_SHEETS[k % len(_SHEETS)] for k in kind]
+    ax.scatter(*places.T, s=26, c=colors, edgecolors="white", linewidths=0.8, zorder=6)
     for k in np.unique(kind):
         rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
         x, y = _lie(np.array((0.0, 0.5)), k)
@@ -131,7 +131,7 @@ def _pairs(grid: Any) -> np.ndarray:
 
 
 def relative_attention(edge_index: Tensor, alpha: Tensor, num_nodes: int) -> Tensor:
-    """The attention that every node receives, over what it would get if all looked at their neighbours
+    """The attention that every node receives, over what it would get if all looked at their neighbors
     alike. So regions of different sizes compare: 1 is an even share.
 
     Args:
@@ -164,7 +164,7 @@ def plot_attention(
 ) -> Axes:
     """Draws the attention in one frame on the regions of one scale, over the picture.
 
-    A region's colour is the attention that it receives from all nodes, as a multiple of an even share
+    A region's color is the attention that it receives from all nodes, as a multiple of an even share
     (:func:`relative_attention`). The region of this scale that receives the most is outlined, with
     white arrows from it to the nodes that listen to it most, and blue ones to it from those that it
     listens to most; the thicker, the larger the coefficient.
@@ -173,11 +173,11 @@ def plot_attention(
         grid: The graph, with ``region``, ``node_type`` and ``edge_index``.
         alpha: The coefficients of its edges ``[E]``, as from ``return_attention_weights=True`` (the
             mean over the heads).
-        picture: The frame ``[H, W, 1 or 3]``, uint8. (default: none, grey)
+        picture: The frame ``[H, W, 1 or 3]``, uint8. (default: none, gray)
         ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
         scale: Which scale: its place in ``scales``.
         arrows: How many arrows of each kind, at most.
-        most: The multiple at which the colours end; they begin at 0. (default: the largest, at least 2)
+        most: The multiple at which the colors end; they begin at 0. (default: the largest, at least 2)
 
     Returns:
         The axes, from 0 to 1 in both directions, ``y`` downwards.
@@ -209,12 +209,12 @@ def plot_attention(
     heat = relative_attention(grid.edge_index.cpu(), alpha, len(grid.region))[nodes.cpu()]
     most = max(2.0, float(heat.max())) if most is None else most
     show_picture(
-        ax, torch.full((1, 1, 1), 128, dtype=torch.uint8) if picture is None else picture, grey=True
+        ax, torch.full((1, 1, 1), 128, dtype=torch.uint8) if picture is None else picture, gray=True
     )
-    colours = matplotlib.colormaps[COLOURS]
+    colors = matplotlib.colormaps[COLORS]
     for (x0, y0, x1, y1), value in zip(grid.region[nodes].tolist(), heat.tolist()):
         cell = (x0, y0), x1 - x0, y1 - y0
-        ax.add_patch(Rectangle(*cell, facecolor=colours(value / most), alpha=TINT, linewidth=0))
+        ax.add_patch(Rectangle(*cell, facecolor=colors(value / most), alpha=TINT, linewidth=0))
         ax.add_patch(Rectangle(*cell, fill=False, edgecolor="white", linewidth=0.7, alpha=0.6))
     best = int(nodes[heat.argmax()])
     outlined = [Stroke(linewidth=3.8, foreground="black"), Normal()]
@@ -234,11 +234,11 @@ def plot_attention(
     return ax
 
 
-def show_picture(ax: Axes, picture: Tensor, grey: bool = False) -> None:
+def show_picture(ax: Axes, picture: Tensor, gray: bool = False) -> None:
     """A picture ``[H, W, 1 or 3]`` uint8 that fills the axes."""
     pixels = picture.cpu().numpy()
-    if grey and pixels.shape[-1] == 3:
-        pixels = (pixels @ np.array(_GREY)).round().astype(np.uint8)[..., None]
+    if gray and pixels.shape[-1] == 3:
+        pixels = (pixels @ np.array(_GRAY)).round().astype(np.uint8)[..., None]
     pixels = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
     ax.imshow(
         pixels, extent=(0, 1, 1, 0), interpolation="bicubic", aspect=pixels.shape[0] / pixels.shape[1]
@@ -258,15 +258,15 @@ def _strongest(grid: Any, alpha: Tensor, node: int, count: int) -> list[tuple[in
 
 
 def _arrow(ax: Axes, source: list[float], target: list[float], weight: float, outgoing: bool) -> None:
-    """An arrow between the centres of two regions, with a ring around the end that is not outlined."""
+    """An arrow between the centers of two regions, with a ring around the end that is not outlined."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.patheffects import Normal, Stroke
 
     ends = [((a + c) / 2, (b + d) / 2) for a, b, c, d in (source, target)]
-    colour, other = (SENDS, target) if outgoing else (LISTENS, source)
+    color, other = (SENDS, target) if outgoing else (LISTENS, source)
     radius = 1.8 + 4.0 * (other[2] - other[0])  # points; a larger region has a larger ring
     ax.plot(
-        *ends[outgoing], "o", markersize=2 * radius, markerfacecolor="none", markeredgecolor=colour,
+        *ends[outgoing], "o", markersize=2 * radius, markerfacecolor="none", markeredgecolor=color,
         markeredgewidth=1.3, clip_on=False,
     )  # fmt: skip
     if ends[0] == ends[1]:
@@ -277,7 +277,7 @@ def _arrow(ax: Axes, source: list[float], target: list[float], weight: float, ou
         connectionstyle="arc3,rad=0.22",
         arrowstyle=f"-|>,head_width={1.4 + 0.8 * size:.2f},head_length={3 + 1.2 * size:.2f}",
         linewidth=size,
-        color=colour,
+        color=color,
         shrinkA=2,
         shrinkB=radius if outgoing else 2,
         mutation_scale=1,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rstg_pyg.graphs.grid import Scale, normalise_scales, num_nodes
+from rstg_pyg.graphs.grid import Scale, normalize_scales, num_nodes
 
 
 def area_matrix(out_size: int, in_size: int, *, device=None, dtype=torch.float32) -> Tensor:
@@ -41,7 +41,7 @@ def _check_size(scales: tuple[tuple[int, int], ...], height: int, width: int) ->
 class _AreaModule(torch.nn.Module):
     def __init__(self, scales: Sequence[Scale] = (3, 2, 1)):
         super().__init__()
-        self.scales = normalise_scales(scales)
+        self.scales = normalize_scales(scales)
         self.num_nodes = num_nodes(scales)
 
     def extra_repr(self) -> str:

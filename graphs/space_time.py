@@ -1,4 +1,4 @@
-"""Space and time as one graph: the nodes of all frames, temporal neighbours joined by edges."""
+"""Space and time as one graph: the nodes of all frames, temporal neighbors joined by edges."""
 
 from __future__ import annotations
 

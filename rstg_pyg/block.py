@@ -23,7 +23,7 @@ _OVER_FRAMES = (JointLayerNorm, ZeroInitNorm, torch.nn.GroupNorm, _InstanceNorm)
 class RSTGBlock(torch.nn.Module):
     r"""Pools a feature map to a multi-scale grid of nodes, runs :class:`RSTG`, and goes back.
 
-    ``to="map"`` (RSTG-to-map) spreads the nodes over their regions again, normalises and scales by
+    ``to="map"`` (RSTG-to-map) spreads the nodes over their regions again, normalizes and scales by
     a learned factor that starts at zero, so that ``x + block(x)`` starts as the identity and can be
     put into a trained network. ``to="vec"`` (RSTG-to-vec) gives one vector per video, the sum over
     the nodes of their mean over time. (`"Recurrent Space-time Graph Neural Networks"

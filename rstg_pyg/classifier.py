@@ -244,7 +244,7 @@ class VideoClassifier(torch.nn.Module):
 
         Args:
             clip (torch.Tensor): Clips :math:`(B, C, T, H, W)` or :math:`(B, L, C, T, H, W)`,
-                normalised as the backbone wants.
+                normalized as the backbone wants.
             lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)` or
                 :math:`(B, L)`: what is in those beyond changes nothing. For networks whose frames can
                 be fed one by one (:attr:`streams`); in training, batch norms count all frames.

@@ -24,7 +24,7 @@ class RSTGConv(MessagePassing):
     r"""The space stage of the `"Recurrent Space-time Graph Neural Networks"
     <https://arxiv.org/abs/1904.05582>`_ paper (section 3.2).
 
-    Every node gets messages from its neighbours, weighs them by attention and updates itself:
+    Every node gets messages from its neighbors, weighs them by attention and updates itself:
 
     .. math::
         \mathbf{m}_{ji} &= \mathrm{MLP}_s \left( [ \mathbf{v}_j \, \Vert \, \mathbf{p}_j \, \Vert \,
@@ -51,7 +51,7 @@ class RSTGConv(MessagePassing):
         num_update_layers (int, optional): Layers of :math:`\mathrm{MLP}_u`. (default: :obj:`2`)
         attention (str, optional): :obj:`"dot"` (above), :obj:`"additive"`
             (:math:`\mathrm{LeakyReLU}(a_q \mathbf{v}_i + a_k \mathbf{v}_j)`, slope 0.2), or
-            :obj:`None` for the mean over the neighbours. (default: :obj:`"dot"`)
+            :obj:`None` for the mean over the neighbors. (default: :obj:`"dot"`)
         heads (int, optional): Number of attention heads. With more than one, messages are projected
             once more, each head weighs its share of the channels, and the heads are concatenated.
             (default: :obj:`1`)
@@ -61,7 +61,7 @@ class RSTGConv(MessagePassing):
             (default: :obj:`0`)
         num_node_types (int, optional): If larger than 1, every node type (the scale, in a grid) has
             update weights of its own. (default: :obj:`1`)
-        norm (callable or tuple, optional): Makes a normalisation module from a number of channels,
+        norm (callable or tuple, optional): Makes a normalization module from a number of channels,
             for messages and updated nodes, after their last ReLU. It is called on :math:`(*, K, C)`,
             with the rows' graphs if it takes ``batch``. A tuple has one for messages and one for
             nodes, each of which may be :obj:`None`. (default: :obj:`None`)
@@ -92,7 +92,7 @@ class RSTGConv(MessagePassing):
           :math:`((*, |\mathcal{V}|, F_{out}), ((2, |\mathcal{E}|), (*, |\mathcal{E}|, H)))`, the
           coefficients in the order of the given edges
 
-    A node without neighbours has :math:`\mathbf{g}_i = 0`. Edges keep their given order everywhere, and
+    A node without neighbors has :math:`\mathbf{g}_i = 0`. Edges keep their given order everywhere, and
     there are no self loops but those that are given. Lazy sizes have to be known (by one call) before
     the layer is compiled. PyG's attention explainer takes static graphs, its GNN explainer does not.
 
@@ -330,7 +330,7 @@ class RSTGConv(MessagePassing):
     ) -> Tensor:
         """Attention coefficients of all edges, ``[E, copies * heads]``."""
         if key_j is None:
-            logit = query_i  # zeros: the mean over the neighbours
+            logit = query_i  # zeros: the mean over the neighbors
         else:
             if edge_weight is not None and edge_weight.dim() == 1:  # the values of a sparse matrix
                 edge_weight = edge_weight.unsqueeze(-1)

@@ -165,7 +165,7 @@ class DenseRSTGConv(torch.nn.Module):
             logit = self.attend(query.unsqueeze(-2), key.unsqueeze(-3), edge_weight)
         joined = (adj != 0).unsqueeze(-1)
         alpha = logit.masked_fill(~joined, float("-inf")).softmax(dim=-2)
-        alpha = alpha.masked_fill(~joined, 0.0)  # rows without neighbours were NaN
+        alpha = alpha.masked_fill(~joined, 0.0)  # rows without neighbors were NaN
         alpha = torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 
         out = message.unflatten(-1, (self.heads, -1)) * alpha.unsqueeze(-1)

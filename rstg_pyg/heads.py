@@ -27,7 +27,7 @@ class LSTMHead(torch.nn.Module):
             (default: :obj:`None`, ``channels``)
         map_size (int or tuple, optional): Rows and columns of the map, to keep it spatial; none for
             its mean. (default: :obj:`None`)
-        in_norm (bool, optional): Whether the map's channels are batch-normalised first.
+        in_norm (bool, optional): Whether the map's channels are batch-normalized first.
             (default: :obj:`False`)
 
     Shapes:

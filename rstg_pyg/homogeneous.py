@@ -19,7 +19,7 @@ class HomogeneousRSTG(torch.nn.Module):
     `"Recurrent Space-time Graph Neural Networks" <https://arxiv.org/abs/1904.05582>`_ paper
     (section 4.1).
 
-    The nodes of all frames are one graph. Besides its neighbours in the frame, every node is joined to
+    The nodes of all frames are one graph. Besides its neighbors in the frame, every node is joined to
     itself one frame before and one frame after; the same send, gather and update serves every edge.
     There is no recurrent cell: after :math:`K` rounds a node has seen :math:`K` frames to either side.
 

@@ -1,4 +1,4 @@
-"""Normalisations that the space-time graph needs and PyG or torch do not have."""
+"""Normalizations that the space-time graph needs and PyG or torch do not have."""
 
 from typing import Optional, Tuple
 
@@ -10,14 +10,14 @@ from torch_geometric.utils import scatter
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def _standardise(x: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
+def _standardize(x: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
     """Mean zero and (biased) variance one over ``dims``."""
     var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(var + eps)
 
 
 class JointLayerNorm(torch.nn.Module):
-    r"""Layer normalisation over all rows of a graph and all channels jointly.
+    r"""Layer normalization over all rows of a graph and all channels jointly.
 
     .. math::
         y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot \gamma + \beta
@@ -28,7 +28,7 @@ class JointLayerNorm(torch.nn.Module):
 
     Args:
         channels (int): Size of the last dimension.
-        num_joint_dims (int): How many of the last dimensions are normalised together.
+        num_joint_dims (int): How many of the last dimensions are normalized together.
             (default: :obj:`2`: rows and channels)
         eps (float): Added to the variance. (default: :obj:`1e-12`, as published)
 
@@ -60,7 +60,7 @@ class JointLayerNorm(torch.nn.Module):
         x = x.float() if dtype in _HALF else x
         if batch is None:
             dims = tuple(range(-self.num_joint_dims, 0))
-            x = _standardise(x, dims, self.eps)
+            x = _standardize(x, dims, self.eps)
         else:
             mean = scatter(x.mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
             x = x - mean[batch].unsqueeze(-1)
@@ -73,10 +73,10 @@ class JointLayerNorm(torch.nn.Module):
 
 
 class ChannelBatchNorm(torch.nn.BatchNorm1d):
-    r"""Batch normalisation with the channels last, over all other dimensions or some of them.
+    r"""Batch normalization with the channels last, over all other dimensions or some of them.
 
     With ``num_joint_dims`` the dimensions before are calls of their own: on nodes
-    :math:`(T, B, N, C)`, ``num_joint_dims=3`` normalises every time step by the statistics of its own
+    :math:`(T, B, N, C)`, ``num_joint_dims=3`` normalizes every time step by the statistics of its own
     batch, and pushes :math:`T` successive updates into the running statistics, as the published code
     does in its loop over frames.
 
@@ -89,7 +89,7 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
         eps (float): Added to the variance. (default: :obj:`1e-3`, as published)
         momentum (float): Weight of a new batch in the running statistics. (default: :obj:`0.01`)
         num_joint_dims (int, optional): How many of the last dimensions, the channels among them, are
-            normalised together. (default: :obj:`None`, all)
+            normalized together. (default: :obj:`None`, all)
         unbiased (bool): Whether the running variance takes the batch variance with the factor
             :math:`n / (n - 1)`, as torch does. (default: :obj:`True`)
         channel_dim (int): Dimension of the channels. (default: :obj:`-1`)
@@ -135,10 +135,10 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
             out = super().forward(x.reshape(-1, x.size(-1))).view(x.shape)
         else:
             calls = x.reshape(-1, *x.shape[x.dim() - joint :]).flatten(1, -2)  # [calls, rows, C]
-            out = self._normalise_calls(calls).view(x.shape)
+            out = self._normalize_calls(calls).view(x.shape)
         return out.movedim(-1, self.channel_dim)
 
-    def _normalise_calls(self, x: Tensor) -> Tensor:
+    def _normalize_calls(self, x: Tensor) -> Tensor:
         dtype = x.dtype
         x = x.float() if dtype in _HALF else x
         var, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
@@ -160,7 +160,7 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
 
 
 class ZeroInitNorm(torch.nn.Module):
-    r"""Joint layer norm with a zero-initialised scale, for a residual branch that starts at zero.
+    r"""Joint layer norm with a zero-initialized scale, for a residual branch that starts at zero.
 
     .. math::
         y = s \cdot \left( \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} + \beta \right),
@@ -198,7 +198,7 @@ class ZeroInitNorm(torch.nn.Module):
         shape[self.channel_dim] = self.channels
         dtype = x.dtype
         x = x.float() if dtype in _HALF else x
-        x = _standardise(x, tuple(range(1, x.dim())), self.eps).to(dtype)
+        x = _standardize(x, tuple(range(1, x.dim())), self.eps).to(dtype)
         return self.scale.view(shape) * (x + self.bias.view(shape))
 
     def __repr__(self) -> str:

@@ -23,7 +23,7 @@ class RSTG(torch.nn.Module):
     r"""The recurrent space-time graph of the `"Recurrent Space-time Graph Neural Networks"
     <https://arxiv.org/abs/1904.05582>`_ paper (section 3, algorithm 1).
 
-    For :math:`K` rounds, every node first looks back at its own history and then at its neighbours;
+    For :math:`K` rounds, every node first looks back at its own history and then at its neighbors;
     a last time stage follows:
 
     .. math::

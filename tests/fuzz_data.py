@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE.json")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    summary = summarise(run(arguments.cases, arguments.seed, arguments.first))
+    summary = summarize(run(arguments.cases, arguments.seed, arguments.first))
     print(json.dumps({key: summary[key] for key in ("cases", "results", "slowest_seconds")}))
     if arguments.out:
         command = f"python tests/fuzz_data.py --cases {arguments.cases} --seed {arguments.seed}"
@@ -152,7 +152,7 @@ def run(count: int, seed: int, first: int = 0) -> list[Outcome]:
     return outcomes
 
 
-def summarise(outcomes: list[Outcome]) -> dict:
+def summarize(outcomes: list[Outcome]) -> dict:
     """Counts of results, in all and by kind."""
     kinds: dict[str, Counter] = {}
     for outcome in outcomes:

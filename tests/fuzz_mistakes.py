@@ -223,7 +223,7 @@ def run(chosen: list[Mistake]) -> list[Outcome]:
     return outcomes
 
 
-def summarise(outcomes: list[Outcome]) -> dict:
+def summarize(outcomes: list[Outcome]) -> dict:
     """Counts of results, in all and by command."""
     kinds: dict[str, Counter] = {}
     for outcome in outcomes:
@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     outcomes = run(chosen[:: arguments.every])
     for outcome in outcomes if arguments.show else ():
         print(f"{outcome.kind}: {outcome.result}: {outcome.detail}")
-    summary = summarise(outcomes)
+    summary = summarize(outcomes)
     print(json.dumps({key: summary[key] for key in ("cases", "results", "slowest_seconds")}))
     if arguments.out:
         command = f"python tests/fuzz_mistakes.py --every {arguments.every}"

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what optimisers import when they are first used, in seconds
+import torch._dynamo  # what optimizers import when they are first used, in seconds
 from helpers.tiny_run import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

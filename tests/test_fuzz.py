@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 def test_damaged_data_load_or_are_named():
     outcomes = fuzz_data.run(200, seed=100)
     assert [outcome for outcome in outcomes if outcome.result not in fuzz_data.GOOD] == []
-    summary = fuzz_data.summarise(outcomes)
+    summary = fuzz_data.summarize(outcomes)
     assert summary["kinds"].keys() == fuzz_data.KINDS.keys()
     assert min(summary["results"][result] for result in fuzz_data.GOOD) > 5
 

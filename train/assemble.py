@@ -55,7 +55,7 @@ def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | Somethin
 
 def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSomething:
     """Training clips are random. The labels of the test split are not public, so results are those of
-    the validation split: one centre clip while training, the config's protocol at the end.
+    the validation split: one center clip while training, the config's protocol at the end.
     """
     arguments = dict(
         protocol={"train": None, "val": "center1", "test": data.protocol}[split],
@@ -227,6 +227,6 @@ def _out_batch_norm(channels: int) -> ChannelBatchNorm:
     return ChannelBatchNorm(channels, channel_dim=1, zero_init=True)
 
 
-def normalise(clips: torch.Tensor, config: Config) -> torch.Tensor:
+def normalize(clips: torch.Tensor, config: Config) -> torch.Tensor:
     """Bytes to the numbers that the network sees: ``(clip - mean) / std``."""
     return (clips.float() - config.data.mean) / config.data.std

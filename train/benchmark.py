@@ -160,7 +160,7 @@ def _measure(
 
 
 def network_rows(quick: bool, device: torch.device = CPU) -> list[dict[str, Any]]:
-    """Training steps (forward, backward, no optimiser) of whole networks; on a GPU in bfloat16."""
+    """Training steps (forward, backward, no optimizer) of whole networks; on a GPU in bfloat16."""
     pairs = networks(quick, device)
     kind = "bfloat16" if device.type == "cuda" else "float32"
 

@@ -1,6 +1,6 @@
 """Writes a trained network as ONNX or ``.pt2``: ``python train/export.py CKPT --out MODEL.onnx``.
 
-The file takes clips as they are on screen (bytes, ``clip [B, C, T, H, W]``), normalises them and gives
+The file takes clips as they are on screen (bytes, ``clip [B, C, T, H, W]``), normalizes them and gives
 ``logits [B, classes]``. It runs without this package: ``.onnx`` by onnxruntime and others, ``.pt2`` by
 ``torch.export.load``. Before it gets its name it is run and compared with the network that it was made
 of, on random and on rendered clips. With ``--stream`` the file is one step of a stream: the next frame
@@ -37,7 +37,7 @@ from rstg_pyg.export import (  # noqa: E402
     export_stream,
     export_stream_onnx,
 )
-from rstg_pyg.train.assemble import normalise  # noqa: E402
+from rstg_pyg.train.assemble import normalize  # noqa: E402
 from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.data.mini_something import MiniSomething  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -121,7 +121,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 class FromPixels(torch.nn.Module):
-    """Bytes to logits: normalisation belongs to the file, so that nobody can forget it.
+    """Bytes to logits: normalization belongs to the file, so that nobody can forget it.
 
     Args:
         model: The network.
@@ -135,11 +135,11 @@ class FromPixels(torch.nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` uint8 to ``[B, classes]`` float32."""
-        return self.model(normalise(clip, self.config).to(self.dtype)).float()
+        return self.model(normalize(clip, self.config).to(self.dtype)).float()
 
     def stream(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """The same of the next frames of a stream, and its state."""
-        logits, state = self.model.stream(normalise(frames, self.config).to(self.dtype), state)
+        logits, state = self.model.stream(normalize(frames, self.config).to(self.dtype), state)
         return logits.float(), state
 
 

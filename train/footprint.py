@@ -1,7 +1,7 @@
 """How much memory a training step needs: ``python train/footprint.py --cfg NAME [key.path=value ...]``.
 
 Counts what autograd keeps for the backward pass of one clip (measured on the CPU, by storage), and adds
-weights, gradients and optimiser state. Mixed precision is counted by autocast's own casts. What a GPU
+weights, gradients and optimizer state. Mixed precision is counted by autocast's own casts. What a GPU
 needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
 
 With ``--stream FRAMES`` it feeds so many frames to the network one by one instead, and measures what is
@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, 
 import torch  # noqa: E402
 
 from rstg_pyg import VideoClassifier  # noqa: E402
-from rstg_pyg.train.assemble import build_model, normalise  # noqa: E402
+from rstg_pyg.train.assemble import build_model, normalize  # noqa: E402
 from rstg_pyg.train.benchmarking.stream_memory import stream_memory  # noqa: E402
 from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.errors import UserError  # noqa: E402
@@ -63,7 +63,7 @@ def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
         return out, sum(kept.values())
 
     model.train()
-    x = normalise(clip, config)
+    x = normalize(clip, config)
     _, kept = run(model, x)
     again = 0
     if model.grad_checkpointing:
@@ -83,7 +83,7 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
     return {
         "weights": weights / GIB,
         "gradients": weights / GIB,
-        "optimiser": slots * weights / GIB,
+        "optimizer": slots * weights / GIB,
         "activations": clips * kept / GIB,
         "recomputed": clips * again / GIB,
     }

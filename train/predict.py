@@ -198,7 +198,7 @@ def _draw(
         f"frame {index + 1}" + (f", {index / rate:.1f} s" if rate else "")
         for index in predictor.times(source, name)[0].tolist()
     ]
-    found = attention(predictor.model, predictor.normalised(clip), place)
+    found = attention(predictor.model, predictor.normalized(clip), place)
     write_atomically(out, overlay(clip, found, title, captions, out.suffix))
     print(f"  attention at {found.place} drawn in {out}", flush=True)
 

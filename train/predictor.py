@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import build_model, normalise
+from rstg_pyg.train.assemble import build_model, normalize
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.names import beside
 from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, read_clips
 from rstg_pyg.train.data.sampling import test_indices
 from rstg_pyg.train.data.sources import FrameSource
-from rstg_pyg.train.data.transforms import centre_crop, spread_crops
+from rstg_pyg.train.data.transforms import center_crop, spread_crops
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.weights import load_weights, open_weights
 from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.settings import parse_config
 
-#: Shares of red, green and blue in grey (ITU-R 601).
-_GREY = (0.299, 0.587, 0.114)
+#: Shares of red, green and blue in gray (ITU-R 601).
+_GRAY = (0.299, 0.587, 0.114)
 
 
 class Predictor:
@@ -95,10 +95,10 @@ class Predictor:
 
     def describe(self) -> str:
         """One line with every number."""
-        grey = " (grey)" if self.config.data.channels == 1 else ""
+        gray = " (gray)" if self.config.data.channels == 1 else ""
         return (
             f"{self.config.name}: {len(self.names)} classes; {self.protocol.describe()} of "
-            f"{self.num_frames} frames ({self.sampling}) at {self.size} x {self.size}{grey} from short "
+            f"{self.num_frames} frames ({self.sampling}) at {self.size} x {self.size}{gray} from short "
             f"side {self.short_side}, on {self.device.type}"
         )
 
@@ -131,15 +131,15 @@ class Predictor:
         clip = self._crops(frames)[self.middle]
         return self.channels(clip.permute(3, 0, 1, 2)[None])[0]
 
-    def normalised(self, clips: Tensor) -> Tensor:
+    def normalized(self, clips: Tensor) -> Tensor:
         """Bytes to what the network sees, on its device."""
-        return normalise(clips.to(self.device), self.config)
+        return normalize(clips.to(self.device), self.config)
 
     def logits(self, clips: Tensor) -> Tensor:
         """The mean of the clips' logits, ``[num_classes]``; one clip at a time, to save memory."""
         try:
             with torch.no_grad():
-                out = [self.model(self.normalised(clip[None])) for clip in clips]
+                out = [self.model(self.normalized(clip[None])) for clip in clips]
         except ValueError as e:  # a backbone that wants the size it was trained with
             raise UserError(f"--protocol {self.protocol.name}: {e}; use center1") from e
         return torch.cat(out).mean(dim=0).float().cpu()
@@ -161,7 +161,7 @@ class Predictor:
         states, logits = [None] * len(times), [None] * len(times)
         for index, frame in zip(wanted, source.frames(video, wanted, self.short_side)):
             crops = torch.stack([crop.permute(3, 0, 1, 2) for crop in self._crops(frame[None])])
-            crops = self.normalised(self.channels(crops))  # [spatial, C, 1, H, W]
+            crops = self.normalized(self.channels(crops))  # [spatial, C, 1, H, W]
             for i, part in enumerate(times):
                 for _ in range(int((part == index).sum())):  # short videos repeat frames
                     with torch.no_grad():
@@ -170,14 +170,14 @@ class Predictor:
 
     def _crops(self, frames: Tensor) -> list[Tensor]:
         if self.protocol.spatial == 1:
-            return [centre_crop(frames, self.size)]
+            return [center_crop(frames, self.size)]
         return spread_crops(frames, self.size, self.protocol.spatial)
 
     def channels(self, clips: Tensor) -> Tensor:
-        """Grey for a network that sees grey, ``[L, 3, ...] -> [L, C, ...]`` uint8."""
+        """Gray for a network that sees gray, ``[L, 3, ...] -> [L, C, ...]`` uint8."""
         if self.config.data.channels == 3:
             return clips
-        shares = clips.new_tensor(_GREY, dtype=torch.float32).view(-1, *[1] * (clips.dim() - 2))
+        shares = clips.new_tensor(_GRAY, dtype=torch.float32).view(-1, *[1] * (clips.dim() - 2))
         return (clips * shares).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 

@@ -152,7 +152,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         meter.seconds += filters["seconds"]
         print(
             f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "
-            f"recognise {filters['accuracy']:.1%} of the digits in single frames",
+            f"recognize {filters['accuracy']:.1%} of the digits in single frames",
             flush=True,
         )
 

@@ -1,7 +1,7 @@
 """A network of sensors and models that forecast it: ``python train/sensor_network.py --out FILE``.
 
 A small spatio-temporal signal of the classic kind, generated: what happens at a sensor reaches its
-neighbours some steps later, as congestion moves along roads. See docs/sensor_network.md.
+neighbors some steps later, as congestion moves along roads. See docs/sensor_network.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rstg_pyg.train.benchmarking.baselines import GraphLSTM  # noqa: E402
 from rstg_pyg.train.command import command  # noqa: E402
 from rstg_pyg.train.run_folder.results import environment, output_file, write_json  # noqa: E402
 
-#: How much of a sensor's reading stays for the next step, how much its neighbours send on, and the
+#: How much of a sensor's reading stays for the next step, how much its neighbors send on, and the
 #: standard deviation of the noise of a reading.
 KEPT, SENT, NOISE = 0.2, 0.65, 0.05
 #: Readings before the forecasts count: a model first has to see something.
@@ -35,7 +35,7 @@ WARM_UP = 8
 BATCH, WINDOW = 8, 24
 
 
-def sensor_network(num_sensors: int = 20, neighbours: int = 3, seed: int = 0) -> Data:
+def sensor_network(num_sensors: int = 20, neighbors: int = 3, seed: int = 0) -> Data:
     """Sensors at random places, each hearing of its nearest ones.
 
     Returns:
@@ -45,8 +45,8 @@ def sensor_network(num_sensors: int = 20, neighbours: int = 3, seed: int = 0) ->
     generator = torch.Generator().manual_seed(seed)
     pos = torch.rand(num_sensors, 2, generator=generator)
     distance = torch.cdist(pos, pos).fill_diagonal_(float("inf"))
-    nearest = distance.topk(neighbours, largest=False).indices
-    to = torch.arange(num_sensors).repeat_interleave(neighbours)
+    nearest = distance.topk(neighbors, largest=False).indices
+    to = torch.arange(num_sensors).repeat_interleave(neighbors)
     edge_index = torch.stack([nearest.flatten(), to])
     length = distance[edge_index[1], edge_index[0]]
     delay = (2 * length / length.median()).round().clamp(1, 4).long()
@@ -57,7 +57,7 @@ def readings(network: Data, steps: int, seed: int) -> tuple[Tensor, Tensor]:
     """What the sensors read over time.
 
     Every step, one sensor in fifty has an event of its own. A sensor keeps a part of its
-    level and gets a part of the strongest of its neighbours' levels, each as old as its edge's delay.
+    level and gets a part of the strongest of its neighbors' levels, each as old as its edge's delay.
 
     Returns:
         The readings ``[steps, N]``, and what the level would be without the events of that very step,

@@ -162,7 +162,7 @@ def _problem(value: np.ndarray, expected: tuple[int, ...]) -> str | None:
 def _skipped(name: str) -> str | None:
     """Why a variable of a checkpoint is not needed."""
     if name.endswith("/Momentum"):
-        return "momentum of the optimiser"
+        return "momentum of the optimizer"
     if name.rpartition("/")[2] == "global_step":
         return "step counter of the training"
     if "/resize_filters__" in name:

@@ -19,7 +19,7 @@ from rstg_pyg.backbones.resnet import Bottleneck, FrozenBatchNorm, NonLocalBlock
 BLOCKS = [f"res{s}_{b}" for s, depth in zip((2, 3, 4, 5), (3, 4, 6, 3)) for b in range(depth)]
 
 
-def randomise(module, seed=0):
+def randomize(module, seed=0):
     """Every parameter and statistic differs from what construction leaves."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_parameter_counts(build, published, trainable):
 
 
 def test_frozen_batch_norm():
-    bn = randomise(FrozenBatchNorm(5))
+    bn = randomize(FrozenBatchNorm(5))
     x = (random(2, 5, 3, 4, 4) * 3 + 2).requires_grad_()
     before = copy.deepcopy(bn.state_dict())
     outs = [bn.train(mode)(x) for mode in (True, False)]
@@ -167,7 +167,7 @@ def test_frozen_batch_norm():
 
 
 def test_no_statistic_of_a_network_changes_in_training():
-    backbone = randomise(VideoResNet(I3D_KERNELS, ("res3",), width=4)).train()
+    backbone = randomize(VideoResNet(I3D_KERNELS, ("res3",), width=4)).train()
     before = copy.deepcopy(backbone.state_dict())
     clip = random(1, 3, 4, 40, 40)
     out = backbone(clip)
@@ -179,7 +179,7 @@ def test_no_statistic_of_a_network_changes_in_training():
 
 @pytest.mark.parametrize("pool_padding, size", [(0, (7, 8)), (1, (8, 9))])
 def test_stem(pool_padding, size):
-    stem = randomise(Stem(3, 4, 5, pool_padding))
+    stem = randomize(Stem(3, 4, 5, pool_padding))
     clip = random(2, 3, 6, 31, 34)
     x = F.conv3d(clip, stem.conv.weight, None, (1, 2, 2), (2, 3, 3))
     x = F.max_pool3d(norm(x, stem.bn).relu(), (1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
@@ -189,7 +189,7 @@ def test_stem(pool_padding, size):
 
 @pytest.mark.parametrize("channels, stride", [(8, 1), (8, 2), (12, 1), (12, 2)])
 def test_bottleneck(channels, stride):
-    block = randomise(Bottleneck(8, 3, channels, stride, 3))
+    block = randomize(Bottleneck(8, 3, channels, stride, 3))
     assert (block.shortcut is None) == (channels == 8 and stride == 1)
     x = random(2, 8, 4, 7, 6)
     y = norm(F.conv3d(x, block.conv1.weight, padding=(1, 0, 0)), block.bn1).relu()
@@ -221,7 +221,7 @@ def test_nonlocal_block_starts_as_the_identity():
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 def test_nonlocal_block_equals_the_formula(size):
-    block = randomise(NonLocalBlock(6))
+    block = randomize(NonLocalBlock(6))
     x = random(2, 6, 3, *size)
     out = block(x)
     for b in range(2):
@@ -250,7 +250,7 @@ def test_unknown_nonlocal_stage():
 
 
 def test_c2d_sees_frames_one_by_one():
-    backbone = randomise(VideoResNet(C2D_KERNELS, width=4))
+    backbone = randomize(VideoResNet(C2D_KERNELS, width=4))
     clip = random(1, 3, 6, 40, 40)
     x, y = clip, clip.flip(2)
     for name in ("stem", *BLOCKS[:3]):
@@ -263,13 +263,13 @@ def test_c2d_sees_frames_one_by_one():
 
 
 def test_i3d_joins_frames():
-    backbone = randomise(VideoResNet(I3D_KERNELS, width=4))
+    backbone = randomize(VideoResNet(I3D_KERNELS, width=4))
     clip = random(1, 3, 6, 40, 40)
     assert (backbone(clip.flip(2)) - backbone(clip).flip(2)).abs().max() > 1e-3
 
 
 def test_gradients_reach_every_parameter():
-    backbone = randomise(VideoResNet(I3D_KERNELS, ("res3", "res4"), width=4)).train()
+    backbone = randomize(VideoResNet(I3D_KERNELS, ("res3", "res4"), width=4)).train()
     with torch.no_grad():
         for module in backbone.modules():  # small steps, else the softmax is all or nothing
             if isinstance(module, Bottleneck):
@@ -298,7 +298,7 @@ def test_new_nonlocal_blocks_learn_from_their_gain():
 
 def test_reset_parameters():
     backbone = VideoResNet(I3D_KERNELS, ("res3",), width=4)
-    randomise(backbone)
+    randomize(backbone)
     before = copy.deepcopy(backbone.state_dict())
     torch.manual_seed(5)
     backbone.reset_parameters()

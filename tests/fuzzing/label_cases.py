@@ -14,7 +14,7 @@ from fuzzing.damage import BYTES
 LISTS = ("v1", "v2", "tsm", "mmaction")
 
 
-def _labelled(root: Path, templates: Templates, layout: str) -> list[Path]:
+def _labeled(root: Path, templates: Templates, layout: str) -> list[Path]:
     """A data set of frames with label files of a kind; returns those files."""
     templates.copy("frames", root)
     if layout == "v1":
@@ -40,7 +40,7 @@ def _option(layout: str) -> str:
 def _label_damage(layout: str, damage) -> None:
     @kind(f"label file {layout} {damage.__name__}", 3)
     def make(rng: random.Random, root: Path, templates: Templates) -> Case:
-        path = rng.choice(_labelled(root, templates, layout))
+        path = rng.choice(_labeled(root, templates, layout))
         data = path.read_bytes()
         damaged = damage(rng, data)
         path.write_bytes(damaged)
@@ -66,7 +66,7 @@ WRONG_IDS = (
 @kind("label file with a wrong id", 8)
 def _(rng, root, templates):
     layout = rng.choice(LISTS)
-    files = _labelled(root, templates, layout)
+    files = _labeled(root, templates, layout)
     name = rng.choice(WRONG_IDS)
     secret = root.parent / "secret"
     shutil.copytree(root / "videos" / BAD, secret)
@@ -99,7 +99,7 @@ def _(rng, root, templates):
         for path in (*root.glob("*.csv"), *root.glob("*.json")):
             path.unlink()
     else:
-        _labelled(root, templates, layout)
+        _labeled(root, templates, layout)
         moved, target = root / "videos" / BAD, root / "videos" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     moved.rename(target)
@@ -114,7 +114,7 @@ def _(rng, root, templates):
 
 @kind("label file of wrong types", 12)
 def _(rng, root, templates):
-    files = _labelled(root, templates, "v2")
+    files = _labeled(root, templates, "v2")
     path = rng.choice(files)
     content = json.loads(path.read_text())
     wrong = rng.choice(
@@ -164,7 +164,7 @@ def _(rng, root, templates):
 @kind("label file made by hand", 12)
 def _(rng, root, templates):
     layout = rng.choice(LISTS)
-    files = _labelled(root, templates, layout)
+    files = _labeled(root, templates, layout)
     path = rng.choice(files)
     text = path.read_text()
     may = "change"

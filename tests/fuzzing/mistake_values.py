@@ -103,12 +103,12 @@ def checkpoint_changes() -> dict[str, Callable[[dict], object]]:
     change(
         "a moment of integers", "optimizer_states", 0, "state", 0, "exp_avg", value=torch.ones(3).int()
     )
-    change("two optimisers", "optimizer_states", value=[{}, {}])
+    change("two optimizers", "optimizer_states", value=[{}, {}])
     change("schedule at another step", "lr_schedulers", 0, "last_epoch", value=-5)
     change("a later Lightning", "pytorch-lightning_version", value="99.1")
     change("no version", "pytorch-lightning_version", value="x.y")
     change(
-        "another optimiser",
+        "another optimizer",
         "optimizer_states",
         0,
         "state",

@@ -124,7 +124,7 @@ def test_edges_and_regions_against_fractions(scales):
 
 
 def test_contact_is_exact_where_floats_are_not():
-    # 49 * (1 / 49) is not 1 in floating point; neighbours of a fine grid still touch exactly.
+    # 49 * (1 / 49) is not 1 in floating point; neighbors of a fine grid still touch exactly.
     data = multiscale_grid(((1, 49), (1, 7)))
     assert list(map(tuple, data.edge_index.t().tolist())) == exact_edges(((1, 49), (1, 7)))
 
@@ -203,10 +203,10 @@ def test_pos_map_against_numpy(scales, map_size, size):
 
 def test_pos_map_values():
     maps = multiscale_grid().pos_map.view(14, 6, 6)
-    # Scale 3: blocks of 2 x 2 cells, all at distance sqrt(1/2) from the centre of their block.
+    # Scale 3: blocks of 2 x 2 cells, all at distance sqrt(1/2) from the center of their block.
     assert maps[4].nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
     torch.testing.assert_close(maps[4, 2:4, 2:4], torch.full((2, 2), np.exp(-0.5 / 8)).float())
-    # Scale 2: the middle of 3 x 3 cells has the peak, which is not normalised.
+    # Scale 2: the middle of 3 x 3 cells has the peak, which is not normalized.
     assert maps[9, 1, 1] == 1
     assert maps[9, 3:].abs().sum() == maps[9, :, 3:].abs().sum() == 0
     assert (maps[13] > 0).all()

@@ -87,7 +87,7 @@ def test_given_axes_are_used_and_no_window_is_made():
 
 
 def attended(node):
-    """Coefficients with which all neighbours of a node look at nothing else."""
+    """Coefficients with which all neighbors of a node look at nothing else."""
     source, target = GRID.edge_index
     degree = target.bincount()
     alpha = 1 / degree[target]
@@ -113,13 +113,13 @@ def test_attention_on_a_picture(channels):
     picture = None if channels is None else torch.zeros(20, 30, channels, dtype=torch.uint8)
     ax = plot_attention(GRID, attended(4), picture)
     cells = found(ax, Rectangle)
-    assert len(cells) == 2 * 9 + 1  # coloured and outlined; the strongest once more
+    assert len(cells) == 2 * 9 + 1  # colored and outlined; the strongest once more
     filled = [cell for cell in cells if cell.get_fill()]
     heat = relative_attention(GRID.edge_index, attended(4), 14)[:9]
-    colours = matplotlib.colormaps["inferno"]
+    colors = matplotlib.colormaps["inferno"]
     for cell, region, value in zip(filled, GRID.region, heat):
         assert cell.get_xy() == pytest.approx(region[:2].tolist())
-        assert cell.get_facecolor()[:3] == pytest.approx(colours(float(value / heat.max()))[:3])
+        assert cell.get_facecolor()[:3] == pytest.approx(colors(float(value / heat.max()))[:3])
     x0, _, x1, _ = GRID.region[4].tolist()
     assert x0 < cells[-1].get_x() and cells[-1].get_x() + cells[-1].get_width() < x1
     assert ax.texts[0].get_text() == f"{float(heat[4]):.1f}{TIMES}"
@@ -135,19 +135,19 @@ def test_arrows_are_the_strongest_edges():
     _, (_, alpha) = conv(torch.randn(14, 8), GRID.edge_index, return_attention_weights=True)
     for count in (0, 1, 3):
         ax = plot_attention(GRID, alpha[:, 0], arrows=count, scale=1)
-        assert len(ax.lines) == 2 * count  # a ring for each, also where both centres are one place
+        assert len(ax.lines) == 2 * count  # a ring for each, also where both centers are one place
 
 
-def test_arrows_join_the_outlined_region_with_its_neighbours():
-    """Rings are around the neighbours' centres, of the size of their regions."""
+def test_arrows_join_the_outlined_region_with_its_neighbors():
+    """Rings are around the neighbors' centers, of the size of their regions."""
     ax = plot_attention(GRID, attended(4), arrows=20)
     source, target = GRID.edge_index
     box = GRID.region[source[target == 4]]
-    centres, width = (box[:, :2] + box[:, 2:]) / 2, box[:, 2] - box[:, 0]
+    centers, width = (box[:, :2] + box[:, 2:]) / 2, box[:, 2] - box[:, 0]
     at = torch.tensor([[line.get_xdata()[0], line.get_ydata()[0]] for line in ax.lines])
     assert len(at) == 2 * len(box)
     for end in at.split(len(box)):  # edges from the node, then to it
-        torch.testing.assert_close(end.sort(dim=0).values, centres.sort(dim=0).values.to(end))
+        torch.testing.assert_close(end.sort(dim=0).values, centers.sort(dim=0).values.to(end))
     sizes = {line.get_markersize() for line in ax.lines}
     assert len(sizes) == len(width.unique())
 

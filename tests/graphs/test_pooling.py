@@ -126,10 +126,10 @@ def test_area_pool_where_scales_divide_the_map():
 
 
 def test_nodes_have_the_order_of_the_grid():
-    # A map of its own coordinates pools to the centres of the regions.
+    # A map of its own coordinates pools to the centers of the regions.
     grid = multiscale_grid((3, (2, 4), 1))
-    centres = (torch.arange(12) + 0.5) / 12
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    centers = (torch.arange(12) + 0.5) / 12
+    y, x = torch.meshgrid(centers, centers, indexing="ij")
     out = AreaPool((3, (2, 4), 1))(torch.stack([x, y])[None, :, None])
     torch.testing.assert_close(out[0, 0], grid.pos)
 

@@ -1,7 +1,7 @@
 import torch
 
 
-def randomise(module, seed=0):
+def randomize(module, seed=0):
     """The module, with normally distributed parameters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -116,7 +116,7 @@ def test_dense_complete_graph_with_edge_weights(attention):
     out, alpha = dense(x, everybody, edge_weight=weight, return_attention_weights=True)
     expected = sparse(x, edges_of(everybody), edge_weight=weight.view(-1))
     torch.testing.assert_close(out, expected)
-    assert (alpha > 0).all()  # non-neighbours keep exp(0) of the softmax
+    assert (alpha > 0).all()  # non-neighbors keep exp(0) of the softmax
     assert not torch.allclose(out, dense(x, everybody))
 
 
@@ -144,7 +144,7 @@ def test_dense_batch_of_different_adjacencies(heads, attention):
 
 
 @pytest.mark.parametrize("attention", ["dot", "additive", None])
-def test_dense_rows_without_neighbours(attention):
+def test_dense_rows_without_neighbors(attention):
     sparse, dense = make_twins(attention=attention, heads=2)
     adj = random_adj(5, 5)
     adj[1] = adj[3] = 0

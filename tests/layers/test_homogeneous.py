@@ -15,8 +15,8 @@ def nodes(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_equals_an_explicit_loop_over_nodes_and_their_neighbours():
-    """The formulas of the paper on every node of every frame, neighbours in time among the others."""
+def test_equals_an_explicit_loop_over_nodes_and_their_neighbors():
+    """The formulas of the paper on every node of every frame, neighbors in time among the others."""
     grid, frames = multiscale_grid((2, 1)), 3
     model = make(attention="additive", pos_channels=2, shared_rounds=False).double()
     x = nodes(1, frames, 5, 4).double()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.random_weights import randomise
+from helpers.random_weights import randomize
 
 from rstg_pyg import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
 
@@ -15,7 +15,7 @@ def joint_norm(x, axes, weight, bias, eps=1e-12):
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("eps", [1e-12, 0.1])
 def test_joint_layer_norm_against_numpy(dims, eps):
-    norm = randomise(JointLayerNorm(4, num_joint_dims=dims, eps=eps).double())
+    norm = randomize(JointLayerNorm(4, num_joint_dims=dims, eps=eps).double())
     x = np.random.default_rng(0).normal(2.0, 3.0, size=(2, 3, 5, 4))
     weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
     expected = joint_norm(x, tuple(range(-dims, 0)), weight, bias, eps)
@@ -25,7 +25,7 @@ def test_joint_layer_norm_against_numpy(dims, eps):
 @pytest.mark.parametrize("sizes", [[3, 1, 4], [8], [2, 0, 5]])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_joint_layer_norm_with_batch_against_numpy(shuffle, sizes):
-    norm = randomise(JointLayerNorm(4).double())
+    norm = randomize(JointLayerNorm(4).double())
     weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
     rng = np.random.default_rng(0)
     batch = np.repeat(np.arange(len(sizes)), sizes)
@@ -43,7 +43,7 @@ def test_joint_layer_norm_with_batch_against_numpy(shuffle, sizes):
 
 
 def test_joint_layer_norm_with_one_graph_equals_without_batch():
-    norm = randomise(JointLayerNorm(4))
+    norm = randomize(JointLayerNorm(4))
     x = torch.randn(6, 4)
     torch.testing.assert_close(norm(x, torch.zeros(6, dtype=torch.long)), norm(x))
 
@@ -57,7 +57,7 @@ def test_joint_layer_norm_statistics():
 
 
 def test_joint_layer_norm_of_constants_is_the_offset():
-    norm = randomise(JointLayerNorm(4))
+    norm = randomize(JointLayerNorm(4))
     x = torch.full((3, 4), 2.0, requires_grad=True)
     expected = norm.bias.expand(3, 4)
     torch.testing.assert_close(norm(x), expected)
@@ -67,7 +67,7 @@ def test_joint_layer_norm_of_constants_is_the_offset():
 
 
 def test_joint_layer_norm_gradcheck():
-    norm = randomise(JointLayerNorm(3, eps=1e-3).double())
+    norm = randomize(JointLayerNorm(3, eps=1e-3).double())
     x = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
     batch = torch.tensor([0, 1, 1, 0])
     assert torch.autograd.gradcheck(norm, x)
@@ -78,14 +78,14 @@ def test_joint_layer_norm_parameters():
     norm = JointLayerNorm(4)
     assert str(norm) == "JointLayerNorm(4, num_joint_dims=2)"
     assert norm.weight.tolist() == [1.0] * 4 and norm.bias.tolist() == [0.0] * 4
-    randomise(norm).reset_parameters()
+    randomize(norm).reset_parameters()
     assert norm.weight.tolist() == [1.0] * 4 and norm.bias.tolist() == [0.0] * 4
     assert norm.double()(torch.randn(2, 4, dtype=torch.double)).dtype == torch.double
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (2, 3, 5, 4)])
 def test_channel_batch_norm_equals_batch_norm(shape):
-    norm = randomise(ChannelBatchNorm(4))
+    norm = randomize(ChannelBatchNorm(4))
     expected = torch.nn.BatchNorm1d(4, eps=1e-3, momentum=0.01)
     expected.load_state_dict(norm.state_dict())
     for _ in range(3):
@@ -134,7 +134,7 @@ def test_zero_init_norm_starts_at_zero(shape):
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3), (2, 4, 3, 5, 6)])
 def test_zero_init_norm_against_numpy(shape):
-    norm = randomise(ZeroInitNorm(4).double())
+    norm = randomize(ZeroInitNorm(4).double())
     x = np.random.default_rng(0).normal(1.0, 2.0, size=shape)
     channels = (1, 4) + (1,) * (len(shape) - 2)
     scale, bias = (p.detach().numpy().reshape(channels) for p in (norm.scale, norm.bias))
@@ -144,7 +144,7 @@ def test_zero_init_norm_against_numpy(shape):
 
 
 def test_zero_init_norm_channel_dim():
-    first, last = randomise(ZeroInitNorm(4)), randomise(ZeroInitNorm(4, channel_dim=-1))
+    first, last = randomize(ZeroInitNorm(4)), randomize(ZeroInitNorm(4, channel_dim=-1))
     x = torch.randn(2, 4, 3, 5)
     torch.testing.assert_close(last(x.movedim(1, -1)), first(x).movedim(1, -1))
 
@@ -153,12 +153,12 @@ def test_zero_init_norm_parameters():
     norm = ZeroInitNorm(4)
     assert str(norm) == "ZeroInitNorm(4)"
     assert set(norm.state_dict()) == {"scale", "bias"}
-    randomise(norm).reset_parameters()
+    randomize(norm).reset_parameters()
     assert norm.scale.tolist() == norm.bias.tolist() == [0.0] * 4
 
 
 def test_zero_init_norm_of_constants_is_finite():
-    norm = randomise(ZeroInitNorm(4))
+    norm = randomize(ZeroInitNorm(4))
     x = torch.zeros(2, 4, 3, requires_grad=True)
     out = norm(x)
     torch.testing.assert_close(out, (norm.scale * norm.bias).view(1, 4, 1).expand(2, 4, 3))
@@ -170,7 +170,7 @@ def test_zero_init_norm_of_constants_is_finite():
 @pytest.mark.parametrize("lead", [(5,), (3, 2), ()], ids=str)
 def test_channel_batch_norm_of_calls(lead, unbiased):
     """Leading dimensions are calls of their own, one after the other, as a loop of batch norms."""
-    norm = randomise(ChannelBatchNorm(4, num_joint_dims=3, unbiased=unbiased).double())
+    norm = randomize(ChannelBatchNorm(4, num_joint_dims=3, unbiased=unbiased).double())
     loop = torch.nn.BatchNorm1d(4, eps=1e-3, momentum=0.01).double()
     loop.load_state_dict(norm.state_dict())
     biased_var = loop.running_var.clone()
@@ -216,8 +216,8 @@ def test_channel_batch_norm_biased_over_everything():
 @pytest.mark.parametrize("kwargs", [{}, {"unbiased": False}])
 @pytest.mark.parametrize("dim", [1, 2, -2])
 def test_channel_batch_norm_channel_dim(dim, kwargs):
-    last = randomise(ChannelBatchNorm(4, **kwargs))
-    other = randomise(ChannelBatchNorm(4, channel_dim=dim, **kwargs))
+    last = randomize(ChannelBatchNorm(4, **kwargs))
+    other = randomize(ChannelBatchNorm(4, channel_dim=dim, **kwargs))
     for training in (True, False):
         x = torch.randn(2, 3, 5, 4)
         expected = last.train(training)(x).movedim(-1, dim)
@@ -232,7 +232,7 @@ def test_channel_batch_norm_zero_init():
     norm(x).square().sum().backward()
     (norm(x) * torch.randn(3, 5, 4)).sum().backward()
     assert norm.weight.grad.abs().min() > 0  # it can leave zero
-    randomise(norm).reset_parameters()
+    randomize(norm).reset_parameters()
     assert norm.weight.tolist() == norm.bias.tolist() == [0.0] * 4
     assert norm.running_mean.tolist() == [0.0] * 4 and norm.running_var.tolist() == [1.0] * 4
     assert norm.num_batches_tracked == 0
@@ -266,7 +266,7 @@ def test_channel_batch_norm_of_one_row_per_call():
 
 
 def test_channel_batch_norm_gradcheck_of_calls():
-    norm = randomise(ChannelBatchNorm(2, num_joint_dims=2, unbiased=False).double())
+    norm = randomize(ChannelBatchNorm(2, num_joint_dims=2, unbiased=False).double())
     x = torch.randn(2, 4, 2, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(norm, x)
 
@@ -284,11 +284,11 @@ def test_joint_layer_norm_in_half_precision():
     out = JointLayerNorm(4).half()(x)
     assert out.dtype == torch.float16 and out.isfinite().all()
     torch.testing.assert_close(out.float(), JointLayerNorm(4)(x.float()), atol=0.01, rtol=0.01)
-    norm = randomise(ZeroInitNorm(4)).half()
+    norm = randomize(ZeroInitNorm(4)).half()
     out = norm(x.movedim(-1, 1))
     assert out.dtype == torch.float16 and out.isfinite().all()
 
 
 def test_a_single_number_is_normed_away():
-    norm = randomise(JointLayerNorm(1, num_joint_dims=1).double())
+    norm = randomize(JointLayerNorm(1, num_joint_dims=1).double())
     torch.testing.assert_close(norm(torch.tensor([[5.0]]).double()), norm.bias.view(1, 1))

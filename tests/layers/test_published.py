@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.random_weights import randomise
+from helpers.random_weights import randomize
 
 from rstg_pyg import (
     ChannelBatchNorm,
@@ -15,7 +15,7 @@ from rstg_pyg.published import BiasReLU
 
 
 def test_bias_relu():
-    module = randomise(BiasReLU(4))
+    module = randomize(BiasReLU(4))
     x = torch.randn(2, 3, 4)
     torch.testing.assert_close(module(x), (x + module.bias).clamp(min=0))
     module.reset_parameters()
@@ -26,7 +26,7 @@ def test_bias_relu():
 
 def test_bias_relu_with_a_norm():
     """The norm comes after the bias and before the ReLU."""
-    module = randomise(BiasReLU(4, norm=JointLayerNorm))
+    module = randomize(BiasReLU(4, norm=JointLayerNorm))
     x = torch.randn(2, 3, 4)
     torch.testing.assert_close(module(x), module.norm(x + module.bias).relu())
     assert not torch.allclose(module(x), (module.norm(x) + module.bias).relu())
@@ -36,7 +36,7 @@ def test_bias_relu_with_a_norm():
 
 
 def test_bias_relu_gives_gradients():
-    module = randomise(BiasReLU(3, norm=JointLayerNorm).double())
+    module = randomize(BiasReLU(3, norm=JointLayerNorm).double())
     x = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(module, x)
     module(x).sum().backward()
@@ -104,7 +104,7 @@ def test_the_example_of_the_documentation():
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch", None])
-def test_pairs_that_are_no_neighbours_take_part(norm):
+def test_pairs_that_are_no_neighbors_take_part(norm):
     """Logit zero, not minus infinity: every node hears every other, itself included."""
     torch.manual_seed(0)
     block = RSTGBlock(4, scales=(3, 1), to="vec", **published_arguments("dot", norm)).double().eval()

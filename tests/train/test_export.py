@@ -7,7 +7,7 @@ from helpers.tiny_run import ONE_FILTER, tiny_config
 
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train import export
-from rstg_pyg.train.assemble import build_model, normalise
+from rstg_pyg.train.assemble import build_model, normalize
 from rstg_pyg.train.export import main
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.settings import parse_config, to_dict
@@ -54,7 +54,7 @@ def test_a_run_as_pt2(run, tmp_path, capsys, dtype):
     predictor = Predictor.load(run / "checkpoints" / "best.ckpt", "cpu")
     clip = torch.randint(256, (2, 1, 4, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        wanted = predictor.model(normalise(clip, predictor.config))
+        wanted = predictor.model(normalize(clip, predictor.config))
         logits = program(clip)
     assert logits.dtype == torch.float32
     tolerance = 1e-6 if dtype == "float32" else 0.1

@@ -283,7 +283,7 @@ def test_names_come_from_the_checkpoint_or_a_label_file(here, tmp_path, capsys):
     assert "labels.json: has 2 classes, but" in capsys.readouterr().err
 
 
-def test_syncmnist_sees_grey_frames_of_its_size(tmp_path, digits):
+def test_syncmnist_sees_gray_frames_of_its_size(tmp_path, digits):
     values = tiny_config(model={"rstg": VALUES["model"]["rstg"]})
     config, _ = write_checkpoint(tmp_path / "x.ckpt", values, ["1+0", "2+0", "2+1", "none"])
     clip, _ = build_dataset(config, "test")[5]
@@ -297,8 +297,8 @@ def test_syncmnist_sees_grey_frames_of_its_size(tmp_path, digits):
     assert torch.equal(predictor.clips(*video)[0], clip)
     *_, (_, logits) = predictor.stream(*video)
     torch.testing.assert_close(logits, predictor.logits(clip[None]))
-    write_frames(tmp_path / "colour")  # of another size
-    assert predictor.clips(*open_video(tmp_path / "colour")).shape == (1, 1, 3, 16, 16)
+    write_frames(tmp_path / "color")  # of another size
+    assert predictor.clips(*open_video(tmp_path / "color")).shape == (1, 1, 3, 16, 16)
 
 
 def test_mistakes_are_named(here, tmp_path, capsys):

@@ -70,7 +70,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "--length: expected at least 64 (got 20)" in capsys.readouterr().err
 
 
-NETWORK = sensors.sensor_network(num_sensors=5, neighbours=2)
+NETWORK = sensors.sensor_network(num_sensors=5, neighbors=2)
 
 
 def test_figures_of_the_page_come_from_the_committed_file():

@@ -162,7 +162,7 @@ def test_any_values_load_or_are_explained(content):
 
 @pytest.mark.parametrize("backbone", [{"padding": 1}, {"padding": 0}, {"pool": [True, False, False]}])
 def test_where_the_cells_of_the_map_are(backbone):
-    """A cell's centre is that of the pixels that it depends on."""
+    """A cell's center is that of the pixels that it depends on."""
     backbone = {"filters": [2, 3, 4], **backbone}
     config = parse_config(
         {"data": {"frame_size": 48}, "model": {"backbone": backbone, "rstg": {"scales": [1]}}}, "x"

@@ -111,7 +111,7 @@ def stage_variants(
 
 
 def switch_variants(case: Case, device: torch.device = CPU) -> tuple[Tensor, list[Variant]]:
-    """The input of a space stage, and our layer with one optimisation of its fast path changed each."""
+    """The input of a space stage, and our layer with one optimization of its fast path changed each."""
     x, found = stage_variants(case, device=device)
     textbook = next(v for v in found if v.name == TEXTBOOK)
     ours = next(v for v in found if v.name == OURS)

@@ -25,14 +25,14 @@ class SplitReport:
     Attributes:
         file: Its list of videos.
         num_videos: Videos in the list.
-        num_labelled: Those with a label.
+        num_labeled: Those with a label.
         counts: Videos per class.
         missing: Per kind of source, the videos that it lacks.
     """
 
     file: Path
     num_videos: int
-    num_labelled: int
+    num_labeled: int
     counts: list[int]
     missing: dict[str, list[str]] = field(default_factory=dict)
 
@@ -89,14 +89,14 @@ class Report:
         if report is None:
             there = split in self.files.splits
             return [f"{split}: {'its list cannot be used' if there else 'no list of videos'}"]
-        if report.num_labelled == 0:
+        if report.num_labeled == 0:
             return [f"{split}: {report.num_videos:,} videos, no labels (can be predicted)"]
         order = sorted(range(len(self.classes)), key=report.counts.__getitem__)
         least, most = order[0], order[-1]
-        labelled = report.num_videos - report.num_labelled
+        labeled = report.num_videos - report.num_labeled
         return [
             f"{split}: {report.num_videos:,} videos"
-            + (f", {labelled:,} of them without a label" if labelled else "")
+            + (f", {labeled:,} of them without a label" if labeled else "")
             + f"; smallest class {report.counts[least]:,} ({self.classes[least]}), "
             f"largest {report.counts[most]:,} ({self.classes[most]})"
         ]
@@ -136,11 +136,11 @@ def check(
             report.problems.append(str(e))
             continue
         counts = Counter(video.label for video in splits[split])
-        unlabelled = counts.pop(None, 0)
+        unlabeled = counts.pop(None, 0)
         report.splits[split] = SplitReport(
             report.files.splits[split],
             len(splits[split]),
-            len(splits[split]) - unlabelled,
+            len(splits[split]) - unlabeled,
             [counts[label] for label in range(len(report.classes))],
         )
     report.problems += _label_problems(report, splits)

@@ -32,7 +32,7 @@ class Digits:
     """Images of digits and where they are from.
 
     Attributes:
-        images: Grey images 0..255, ``[n, 28, 28]`` uint8.
+        images: Gray images 0..255, ``[n, 28, 28]`` uint8.
         labels: Classes 0..9, ``[n]`` int64.
         source: ``"mnist"`` or ``"builtin"``.
         detail: One line for people: which files, how many images.

@@ -66,7 +66,7 @@ def find_label_files(root: str | Path, kind: str = "auto") -> LabelFiles:
 
     Raises:
         UserError: If there are none, the list of classes is missing, or several kinds are there. Where
-            a neighbouring folder has the files the message names it.
+            a neighboring folder has the files the message names it.
     """
     root = home(root)
     if kind != "auto" and kind not in KINDS:

@@ -153,11 +153,11 @@ _LONGEST_ID = 1_000  # characters of the path
 _Row = tuple  # where in the file, id, label, and the number of frames where the file has it
 
 
-def _read_csv(path: Path, unlabelled: bool) -> Iterator[_Row]:
+def _read_csv(path: Path, unlabeled: bool) -> Iterator[_Row]:
     """Lines ``id;template``, or ``id`` alone where labels may be missing."""
     for number, line in _lines(path):
         name, separator, template = line.partition(";")
-        alone = unlabelled and not separator and not re.search(r"[,\t|]", line)
+        alone = unlabeled and not separator and not re.search(r"[,\t|]", line)
         if not alone and not (separator and template.strip()):
             raise UserError(
                 f"{path}, line {number}: expected id;template, separated by a semicolon "
@@ -166,7 +166,7 @@ def _read_csv(path: Path, unlabelled: bool) -> Iterator[_Row]:
         yield f"line {number}", name.strip(), _plain(template) or None
 
 
-def _read_v2(path: Path, unlabelled: bool) -> Iterator[_Row]:
+def _read_v2(path: Path, unlabeled: bool) -> Iterator[_Row]:
     """A JSON list of ``{"id", "label", "template", "placeholders"}``."""
     for number, entry in enumerate(_read_json(path, list), 1):
         name = entry.get("id") if isinstance(entry, dict) else None
@@ -176,20 +176,20 @@ def _read_v2(path: Path, unlabelled: bool) -> Iterator[_Row]:
                 f"as id (got {str(entry)[:60]})"
             )
         template = entry.get("template")
-        if template is None and not unlabelled:
+        if template is None and not unlabeled:
             raise UserError(f"{path}, entry {number}: the video {str(name)[:60]} has no template")
         if not isinstance(template, str | None):
             raise UserError(f"{path}, entry {number}: expected a text as template (got {template!r})")
         yield f"entry {number}", str(name), None if template is None else _plain(template)
 
 
-def _read_list(path: Path, unlabelled: bool) -> Iterator[_Row]:
+def _read_list(path: Path, unlabeled: bool) -> Iterator[_Row]:
     """Lines ``folder num_frames label`` or ``file.ext label``; the test split may lack labels."""
     videos = "videos" in path.stem.split("_")  # mmaction's name for lists of files
     what = "file.ext label" if videos else "folder num_frames label"
-    full = 1 if videos else 2  # numbers in a labelled line
+    full = 1 if videos else 2  # numbers in a labeled line
     for number, line in _lines(path):
-        for count in (full, full - 1) if unlabelled else (full,):
+        for count in (full, full - 1) if unlabeled else (full,):
             name, *numbers = line.rsplit(None, count)
             if len(numbers) == count and all(re.fullmatch(r"-?[0-9]{1,9}", n) for n in numbers):
                 break

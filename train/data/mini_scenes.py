@@ -68,15 +68,15 @@ class Body:
 
     Attributes:
         shape: A name of ``outline``.
-        centre: Positions, ``[T, 2]``.
+        center: Positions, ``[T, 2]``.
         radius: Half the extent, ``[T]``.
         axis: Where the object's own x axis points, ``[T, 2]``.
         aspect: Length along its axis over that across it.
-        texture: Colours 0..255 over the square that holds it, ``[K, K, 3]``.
+        texture: Colors 0..255 over the square that holds it, ``[K, K, 3]``.
     """
 
     shape: str
-    centre: Array
+    center: Array
     radius: Array
     axis: Array
     aspect: float
@@ -84,7 +84,7 @@ class Body:
 
 
 class Stage:
-    """What a scene is made with: the random numbers, the clock, and colours that stand out.
+    """What a scene is made with: the random numbers, the clock, and colors that stand out.
 
     Args:
         draws: The clip's random numbers.
@@ -94,7 +94,7 @@ class Stage:
     def __init__(self, draws: Draws, num_frames: int):
         self.draws = draws
         self.clock = np.arange(num_frames, dtype=np.float32) / np.float32(num_frames - 1)
-        self.colours = [draws.array(50, 200, 3)]  # the background's is the first
+        self.colors = [draws.array(50, 200, 3)]  # the background's is the first
 
     def ramp(self, low: float, high: float) -> Array:
         """From 0 to 1 within a random share ``low..high`` of the clip, evenly, ``[T]``."""
@@ -113,13 +113,13 @@ class Stage:
 
     def body(
         self,
-        centre: Array,
+        center: Array,
         radius: float | Array,
         shapes: tuple[str, ...] = _SHAPES,
         axis: Array | None = None,
         aspect: float | None = None,
     ) -> Body:
-        """An object of a random shape and look that goes along ``centre`` (``[T, 2]`` or ``[2]``)."""
+        """An object of a random shape and look that goes along ``center`` (``[T, 2]`` or ``[2]``)."""
         draws, ones = self.draws, np.ones_like(self.clock)
         if axis is None:
             t = draws.array(-0.8, 0.8, 1) + draws.array(-0.15, 0.15, 1) * self.clock
@@ -127,25 +127,25 @@ class Stage:
             axis = np.stack([1 - t * t, 2 * t], axis=1) / (1 + t * t)[:, None]
         return Body(
             shape=draws.choose(shapes),
-            centre=centre * ones[:, None],
+            center=center * ones[:, None],
             radius=radius * ones,
             axis=axis * ones[:, None],
             aspect=draws.uniform(0.85, 1.18) if aspect is None else aspect,
-            texture=texture(draws, self.colour()),
+            texture=texture(draws, self.color()),
         )
 
-    def colour(self) -> Array:
-        """A colour unlike those given before, ``[3]``."""
+    def color(self) -> Array:
+        """A color unlike those given before, ``[3]``."""
         for _ in range(100):
-            colour = self.draws.array(10, 245, 3)
-            if all(np.abs(colour - other).sum() > 190 for other in self.colours):
+            color = self.draws.array(10, 245, 3)
+            if all(np.abs(color - other).sum() > 190 for other in self.colors):
                 break
-        self.colours.append(colour)
-        return colour
+        self.colors.append(color)
+        return color
 
 
-def texture(draws: Draws, colour: Array, texels: int = 64) -> Array:
-    """A pattern of ``colour`` and a lighter or darker one, ``[K, K, 3]``, 0..255."""
+def texture(draws: Draws, color: Array, texels: int = 64) -> Array:
+    """A pattern of ``color`` and a lighter or darker one, ``[K, K, 3]``, 0..255."""
     grid = np.arange(texels, dtype=np.float32) / texels
     waves = draws.array(1.5, 4, 2)[:, None] * grid + draws.array(0, 1, 2)[:, None]
     x, y = np.abs(waves - np.floor(waves) - 0.5) * 4 - 1  # triangle waves, -1..1
@@ -161,9 +161,9 @@ def texture(draws: Draws, colour: Array, texels: int = 64) -> Array:
     else:
         share = smooth_noise(draws, 5, texels) * 3
     share = np.clip(share * np.float32(0.5) + np.float32(0.5), 0, 1)[..., None]
-    other = colour + (draws.choose((0, 255)) - colour) * draws.array(0.3, 0.6, 1)
+    other = color + (draws.choose((0, 255)) - color) * draws.array(0.3, 0.6, 1)
     light = 1 + draws.array(-0.25, 0.25, 1) * (grid - np.float32(0.5))
-    return (colour + (other - colour) * share) * light[:, None, None]
+    return (color + (other - color) * share) * light[:, None, None]
 
 
 def smooth_noise(draws: Draws, cells: int, size: int) -> Array:
@@ -191,7 +191,7 @@ def _shift(stage: Stage, start: tuple[float, float], end: tuple[float, float]) -
 
 
 def _grow(stage: Stage) -> list[Body]:
-    """One object comes towards the camera."""
+    """One object comes toward the camera."""
     s, draws = stage.progress(), stage.draws
     far, near = np.float32([draws.uniform(0.08, 0.12), draws.uniform(0.3, 0.38)])
     return [stage.body(path(stage.spot(0.35, 0.65), stage.spot(), s), far + (near - far) * s)]
@@ -300,7 +300,7 @@ EVENTS = {
     ),
     **_both_ways(
         _grow,
-        "Moving something towards the camera",
+        "Moving something toward the camera",
         "Moving something away from the camera",
     ),
     **_both_ways(

@@ -52,7 +52,7 @@ class MiniSomething:
         num_frames: Frames :math:`T` of a clip.
         seed: Random seed.
         shake: Largest displacement of the camera, in sides of the frame.
-        noise: Largest noise of a pixel, in grey levels 0..255; its standard deviation is 0.4 of it.
+        noise: Largest noise of a pixel, in gray levels 0..255; its standard deviation is 0.4 of it.
         distractors: Largest number of small objects that lie about.
 
     Raises:
@@ -101,7 +101,7 @@ class MiniSomething:
         bodies = event.scene(stage)
         lying = [_lying(stage) for _ in range(draws.choose(range(self.distractors + 1)))]
         camera = self._camera(draws)
-        frames = self._background(draws, stage.colours[0], camera)
+        frames = self._background(draws, stage.colors[0], camera)
         for body in lying + bodies:
             _paint(frames, body, camera)
         frames *= draws.array(0.85, 1.1, 1)
@@ -123,7 +123,7 @@ class MiniSomething:
         sway = knots[left] * (1 - s) + knots[left + 1] * s
         return (sway + draws.array(-0.3, 0.3, self.num_frames, 2)) * np.float32(self.shake)
 
-    def _background(self, draws: Draws, colour: Array, camera: Array) -> Array:
+    def _background(self, draws: Draws, color: Array, camera: Array) -> Array:
         """A wall and perhaps a table, both blotchy, as the camera sees them, ``[T, H, W, 3]``."""
         margin = int(self.shake * self.size) + 2
         side = self.size + 2 * margin
@@ -133,7 +133,7 @@ class MiniSomething:
             below = np.clip(np.arange(side, dtype=np.float32) - np.float32(horizon), 0, 1)
             light += below[:, None] * draws.array(-40, 40, 1)
         tint = draws.array(0.7, 1.3, 3)
-        canvas = colour + light[..., None] * tint
+        canvas = color + light[..., None] * tint
         offset = camera * self.size + margin
         corner = np.floor(offset).astype(np.intp)
         right, down = (offset - corner).T[..., None, None, None]
@@ -153,7 +153,7 @@ def _paint(frames: Array, body: Body, camera: Array) -> None:
     """Draws an object over the frames ``[T, H, W, 3]``, with soft edges."""
     size, texels = frames.shape[1], len(body.texture)
     pixel = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / size
-    x, y = (pixel - (body.centre - camera)[:, i, None] for i in range(2))  # [T, W], [T, H]
+    x, y = (pixel - (body.center - camera)[:, i, None] for i in range(2))  # [T, W], [T, H]
     stretch = np.sqrt(np.float32(body.aspect))
     along, across = (body.axis / body.radius[:, None]).T[..., None]
     u = ((x * along)[:, None, :] + (y * across)[:, :, None]) / stretch
@@ -211,7 +211,7 @@ def write_mini_something(
         num_frames: Frames :math:`T` of a clip.
         seed: Random seed.
         shake: Largest displacement of the camera, in sides of the frame.
-        noise: Largest noise of a pixel, in grey levels 0..255.
+        noise: Largest noise of a pixel, in gray levels 0..255.
         distractors: Largest number of small objects that lie about.
         num_threads: Threads that render.
 

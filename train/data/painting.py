@@ -68,11 +68,11 @@ def triangle_matrix(out_size: int, in_size: int) -> Tensor:
     """
     scale = in_size / out_size
     support = max(scale, 1.0)
-    centre = (torch.arange(out_size, dtype=torch.float64) + 0.5)[:, None] * scale
+    center = (torch.arange(out_size, dtype=torch.float64) + 0.5)[:, None] * scale
     cell = torch.arange(in_size, dtype=torch.float64)
-    first = (centre - support + 0.5).floor().clamp(min=0)
-    last = (centre + support + 0.5).floor().clamp(max=in_size)
-    weight = (1 - ((cell + 0.5 - centre) / support).abs()).clamp(min=0)
+    first = (center - support + 0.5).floor().clamp(min=0)
+    last = (center + support + 0.5).floor().clamp(max=in_size)
+    weight = (1 - ((cell + 0.5 - center) / support).abs()).clamp(min=0)
     weight = weight * ((cell >= first) & (cell < last))
     weight = weight / weight.sum(1, keepdim=True)
     return (weight * 2**22 + 0.5).floor() / 2**22

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rstg_pyg.train.data.sampling import test_indices
 from rstg_pyg.train.data.sources import FrameSource
-from rstg_pyg.train.data.transforms import centre_crop, spread_crops
+from rstg_pyg.train.data.transforms import center_crop, spread_crops
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Protocol:
 
     Attributes:
         name: The protocol's name.
-        spatial: Crops per frame: the centre, or so many from one end of the frame to the other.
+        spatial: Crops per frame: the center, or so many from one end of the frame to the other.
         temporal: Samplings in time, 1 or 2.
         whole: Crops as large as the short side, instead of the training crop.
     """
@@ -84,7 +84,7 @@ def read_clips(
     clips = []
     for part in frames.split(num_frames):
         if protocol.spatial == 1:
-            clips.append(centre_crop(part, size))
+            clips.append(center_crop(part, size))
         else:
             clips += spread_crops(part, size, protocol.spatial)
     return torch.stack([clip.permute(3, 0, 1, 2) for clip in clips])

@@ -58,7 +58,7 @@ def train_indices(
 def test_indices(length: int, num_frames: int, sampling: str, count: int = 1) -> list[Indices]:
     """The frames of one or two test clips, each ``[T]``.
 
-    ``"uniform"``: the published sampling, then the one half a step later. ``"segments"``: the centres
+    ``"uniform"``: the published sampling, then the one half a step later. ``"segments"``: the centers
     of the segments, then their first frames (TSM's "twice sample").
     """
     if sampling == "uniform":

@@ -31,7 +31,7 @@ class Videos(NamedTuple):
     """A batch of videos and how they came about.
 
     Attributes:
-        clips: Grey frames 0..255, ``[B, 1, T, H, W]`` uint8.
+        clips: Gray frames 0..255, ``[B, 1, T, H, W]`` uint8.
         labels: Classes, ``[B]``.
         classes: The digits' classes; the first two are the pair, ``[B, D]``.
         corners: Row and column of the digits' top-left pixels on the canvas, ``[B, T, D, 2]``.
@@ -262,7 +262,7 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 
 
 def _mix(z: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): scrambles 64-bit words."""
+    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): scrambles 64-bit words."""
     z = (z ^ _shift(z, 30)) * _MIX[0]
     z = (z ^ _shift(z, 27)) * _MIX[1]
     return z ^ _shift(z, 31)

@@ -40,7 +40,7 @@ def crop(frames: Tensor, top: int, left: int, height: int, width: int) -> Tensor
     return frames[:, top : top + height, left : left + width]
 
 
-def centre_crop(frames: Tensor, size: int) -> Tensor:
+def center_crop(frames: Tensor, size: int) -> Tensor:
     """The middle ``size x size`` pixels, from ``H // 2 - size // 2`` as published."""
     _, height, width, _ = frames.shape
     return crop(frames, height // 2 - size // 2, width // 2 - size // 2, size, size)

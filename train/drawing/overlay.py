@@ -99,7 +99,7 @@ def attention(model: VideoClassifier, clip: Tensor, place: str | None = None) ->
 
     Args:
         model: The network, in evaluation mode.
-        clip: A normalised clip ``[C, T, H, W]``.
+        clip: A normalized clip ``[C, T, H, W]``.
         place: Which graph; see :func:`graphs`. (default: the last)
 
     Raises:
@@ -148,7 +148,7 @@ def overlay(
     Args:
         frames: The clip, ``[C, T, H, W]`` uint8, as the network sees it; small ones are enlarged.
         attention: The attention of the clip. If the graph has fewer time steps than the clip has
-            frames, neighbouring frames show the same one.
+            frames, neighboring frames show the same one.
         title: What stands above, such as the predicted class.
         captions: A few words for every frame.
         kind: ``".png"``: a sheet, scales below each other, frames from left to right. ``".gif"``:
@@ -158,7 +158,7 @@ def overlay(
         A function that writes the picture to a path (of any name).
 
     Example:
-        >>> found = attention(model, normalise(clip, config))
+        >>> found = attention(model, normalize(clip, config))
         >>> overlay(clip, found, "Pushing something", ["1", "2", "3"], ".png")(Path("out.png"))
     """
     if kind not in (".png", ".gif"):

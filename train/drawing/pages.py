@@ -16,7 +16,7 @@ from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 from torch import Tensor
 
-from rstg_pyg.graphs.plot import COLOURS, LISTENS, SENDS, TIMES, TINT, plot_attention, show_picture
+from rstg_pyg.graphs.plot import COLORS, LISTENS, SENDS, TIMES, TINT, plot_attention, show_picture
 
 _DPI = 100
 _GAP = 6
@@ -64,7 +64,7 @@ class Page:
         columns: Columns of tiles.
         title: The title.
         subtitle: A smaller line below it.
-        most: The value at which the colours end; they begin at 0.
+        most: The value at which the colors end; they begin at 0.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Page:
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, self.width), ylim=(self.height, 0))
         self.axes.set_axis_off()
         self.canvas = np.full((self.height, self.width, 3), 255, np.uint8)
-        self.colours = matplotlib.colormaps[COLOURS]
+        self.colors = matplotlib.colormaps[COLORS]
         size = min(14.0, 1.32 * self.width / max(len(title), 1))  # long names get a smaller font
         self._text(self.width / 2, 20, title, size, weight="bold")
         self._text(self.width / 2, 43, subtitle, 9.5, color=_FAINT)
@@ -119,9 +119,9 @@ class Page:
         """Draws how far the clip has run."""
         x, y = self._corner(0, 0)
         y += self.side[0] + 8
-        for width, colour in ((1.0, "#e4e4e4"), (share, "#d1495b")):
+        for width, color in ((1.0, "#e4e4e4"), (share, "#d1495b")):
             length = width * (self.width - 2 * x)
-            self.axes.add_patch(Rectangle((x, y), length, 5, facecolor=colour, linewidth=0))
+            self.axes.add_patch(Rectangle((x, y), length, 5, facecolor=color, linewidth=0))
 
     def render(self) -> Image.Image:
         """The page as an image."""
@@ -142,24 +142,24 @@ class Page:
         return self.left + column * (width + _GAP), top + row * (height + _GAP + _LINE)
 
     def _legend(self) -> None:
-        """What colours and arrows mean."""
+        """What colors and arrows mean."""
         y, x = self.height - 40, self.width / 2 - 310
         ramp = np.linspace(0, 1, 180)
-        colours = 255 * ((1 - TINT) * 0.45 + TINT * self.colours(ramp)[:, :3])
+        colors = 255 * ((1 - TINT) * 0.45 + TINT * self.colors(ramp)[:, :3])
         left = round(x)
-        self.canvas[y : y + 12, left : left + 180] = colours.round().astype(np.uint8)
+        self.canvas[y : y + 12, left : left + 180] = colors.round().astype(np.uint8)
         for share in (0.0, 1 / self.most, 1.0):
             self._text(left + 180 * share, y + 23, f"{share * self.most:.3g}{TIMES}", 8.5)
         self._text(left + 200, y + 5, "attention received", 9, ha="left")
         self._text(left + 200, y + 21, f"1{TIMES}: an even share", 8.5, ha="left", color=_FAINT)
-        for i, (colour, text) in enumerate(
+        for i, (color, text) in enumerate(
             ((SENDS, "outlined region → those that listen to it most"),
              (LISTENS, "those that it listens to most → outlined region"))
         ):  # fmt: skip
             at = y + 4 + 17 * i
             line = FancyArrowPatch(
                 (left + 326, at), (left + 354, at), arrowstyle="-|>,head_width=3,head_length=5",
-                linewidth=2, color=colour, mutation_scale=1,
+                linewidth=2, color=color, mutation_scale=1,
             )  # fmt: skip
             line.set_path_effects([Stroke(linewidth=3.6, foreground=_INK), Normal()])
             self.axes.add_patch(line)
@@ -189,5 +189,5 @@ def animation(pages: Sequence[Page]) -> Callable[[Path], None]:
 
 
 def _dithered(image: Image.Image) -> Image.Image:
-    """An image in 256 colours of its own."""
+    """An image in 256 colors of its own."""
     return image.quantize(palette=image.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)

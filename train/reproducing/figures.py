@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import build_dataset, build_model, normalise
+from rstg_pyg.train.assemble import build_dataset, build_model, normalize
 from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.errors import UserError
@@ -29,7 +29,7 @@ from rstg_pyg.train.settings import load_config
 _BINS = 6
 _BATCH = 50
 _ATTENTION_VIDEOS = 300  # seen one by one
-_COLOURS = ("#c8553d", "#4a6d8c", "#7a9e5f", "#b08a3e", "#8a6fa0", "#5b5b5b")
+_COLORS = ("#c8553d", "#4a6d8c", "#7a9e5f", "#b08a3e", "#8a6fa0", "#5b5b5b")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def accuracy_by_videos(folder: Path, config: Config) -> dict[str, list[float]]:
 def predict(trained: Trained, videos: Videos) -> Tensor:
     """The predicted class of every video, ``[B]``."""
     parts = videos.clips.split(_BATCH)
-    return torch.cat([trained.model(normalise(part, trained.config)).argmax(-1) for part in parts])
+    return torch.cat([trained.model(normalize(part, trained.config)).argmax(-1) for part in parts])
 
 
 def pair_distance(videos: Videos, config: Config) -> Tensor:
@@ -169,7 +169,7 @@ def attention_over_time(trained: Trained, videos: Videos) -> dict[str, Any] | No
     chosen = videos.synchronous.nonzero().view(-1)[:_ATTENTION_VIDEOS]
     kinds: dict[str, list[Tensor]] = {"pair": [], "others": [], "empty": []}
     for i in chosen.tolist():
-        clip = normalise(videos.clips[i], trained.config)
+        clip = normalize(videos.clips[i], trained.config)
         found = attention(trained.model, clip)
         parts = split_attention(found, places(videos.corners[i], trained.config))
         for kind, values in zip(kinds, parts):
@@ -209,12 +209,12 @@ def places(corners: Tensor, config: Config) -> Tensor:
     return (((pixels - first) / stride + 0.5) / side).clamp(0, 1)
 
 
-def split_attention(found: Attention, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_attention(found: Attention, centers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean attention of the regions with the pair, with other digits, and with none, by frame.
 
     Args:
         found: The attention of a clip with ``T`` frames.
-        centres: Where digits are, the pair first, ``[T, D, 2]`` (row, column) in 0..1.
+        centers: Where digits are, the pair first, ``[T, D, 2]`` (row, column) in 0..1.
 
     Returns:
         Three tensors ``[T]``, NaN where there is no such region.
@@ -223,8 +223,8 @@ def split_attention(found: Attention, centres: Tensor) -> tuple[Tensor, Tensor, 
     nodes = (found.node_type == cells.index(max(cells))).nonzero().view(-1)
     rows, columns = found.scales[cells.index(max(cells))]
     heat = found.relative()[:, nodes]  # [T, rows * columns]
-    row = (centres[..., 0] * rows).long().clamp(max=rows - 1)
-    column = (centres[..., 1] * columns).long().clamp(max=columns - 1)
+    row = (centers[..., 0] * rows).long().clamp(max=rows - 1)
+    column = (centers[..., 1] * columns).long().clamp(max=columns - 1)
     inside = torch.nn.functional.one_hot(row * columns + column, rows * columns).bool()  # [T, D, cells]
     pair, others = inside[:, :2].any(1), inside[:, 2:].any(1)
     kinds = (pair & ~others, others & ~pair, ~(pair | others))
@@ -234,8 +234,8 @@ def split_attention(found: Attention, centres: Tensor) -> tuple[Tensor, Tensor, 
 def draw_curves(curves: dict[str, dict[str, list[float]]]) -> Figure:
     """Validation accuracy against the number of videos seen."""
     figure, axes = _figure("training videos seen", "validation top-1, %")
-    for colour, (name, curve) in zip(_colours(len(curves)), curves.items()):
-        axes.plot(curve["videos"], [100 * x for x in curve["top1"]], ".-", color=colour, label=name)
+    for color, (name, curve) in zip(_colors(len(curves)), curves.items()):
+        axes.plot(curve["videos"], [100 * x for x in curve["top1"]], ".-", color=color, label=name)
     axes.set_ylim(0, 101)
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
@@ -245,7 +245,7 @@ def draw_curves(curves: dict[str, dict[str, list[float]]]) -> Figure:
 def draw_distance(found: dict[str, list[dict[str, float]]]) -> Figure:
     """Accuracy against the distance of the pair."""
     figure, axes = _figure("distance of the pair, share of the canvas' side", "test top-1, %")
-    for colour, (name, bins) in zip(_colours(len(found)), found.items()):
+    for color, (name, bins) in zip(_colors(len(found)), found.items()):
         axes.errorbar(
             [b["distance"] for b in bins],
             [100 * b["top1"] for b in bins],
@@ -253,7 +253,7 @@ def draw_distance(found: dict[str, list[dict[str, float]]]) -> Figure:
             fmt="o-",
             ms=4,
             capsize=2,
-            color=colour,
+            color=color,
             label=name,
         )
     axes.set_ylim(0, 101)
@@ -265,13 +265,13 @@ def draw_attention(found: dict[str, Any], name: str) -> Figure:
     """Attention on the pair, on the other digits and on empty regions, by frame."""
     figure, axes = _figure("frame", "attention received, multiple of an even share")
     words = {"pair": "the synchronous pair", "others": "other digits", "empty": "regions without digit"}
-    for colour, (kind, label) in zip(_COLOURS, words.items()):
+    for color, (kind, label) in zip(_COLORS, words.items()):
         mean, error = (
             [math.nan if value is None else value for value in found[kind][key]]
             for key in ("mean", "error")
         )
         frames = range(1, len(mean) + 1)
-        axes.errorbar(frames, mean, error, fmt="o-", ms=4, capsize=2, color=colour, label=label)
+        axes.errorbar(frames, mean, error, fmt="o-", ms=4, capsize=2, color=color, label=label)
     axes.axhline(1, color="#bbbbbb", linewidth=0.8)
     axes.set_title(
         f"{name}; {found['videos']} test videos, mean of {found['rounds']} rounds", fontsize=10
@@ -290,8 +290,8 @@ def _figure(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _colours(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+def _colors(count: int) -> list[str]:
+    return [_COLORS[i % len(_COLORS)] for i in range(count)]
 
 
 def _write(path: Path, figure: Figure) -> None:

@@ -26,7 +26,7 @@ from rstg_pyg.train.settings import to_dict
 NOT_MEASURED = "not measured"
 _PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}
 _PAPERS_VIDEOS |= {"digit_size": 28, "max_step": 10}
-_COLOURS = {"here": "#c8553d", "paper": "#4a6d8c"}
+_COLORS = {"here": "#c8553d", "paper": "#4a6d8c"}
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def pooled_spread(cells: Sequence[Cell]) -> float | None:
 
 
 def order(cells: Cells, digits: int) -> list[str]:
-    """Whether neighbours in the paper's order keep it: one sentence for each pair.
+    """Whether neighbors in the paper's order keep it: one sentence for each pair.
 
     A difference counts if it is more than two standard errors.
     """
@@ -300,12 +300,12 @@ def draw(cells: Cells, size: str) -> Figure:
             paper = row.paper.get(digits)
             if cell is not None:
                 axes.barh(y, cell.mean, height=0.62, color="#f1d5cd")
-                axes.plot(cell.values, [y] * len(cell.values), "o", color=_COLOURS["here"], ms=5)
+                axes.plot(cell.values, [y] * len(cell.values), "o", color=_COLORS["here"], ms=5)
                 axes.text(1.5, y, cell.text(), va="center", fontsize=8)
             else:
                 axes.text(1.5, y, NOT_MEASURED, va="center", fontsize=8, color="#999999")
             if paper is not None:
-                axes.plot(paper, y, "D", mfc="white", mec=_COLOURS["paper"], ms=6)
+                axes.plot(paper, y, "D", mfc="white", mec=_COLORS["paper"], ms=6)
         axes.set_yticks(range(len(rows)), [row.title for row in rows])
         axes.set_xlim(0, 102)
         axes.set_xlabel("top-1, %")
@@ -314,7 +314,7 @@ def draw(cells: Cells, size: str) -> Figure:
         axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
         axes.set_axisbelow(True)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.plot([], [], "o", color=_COLOURS["here"], label="a run")
-    axes.plot([], [], "D", mfc="white", mec=_COLOURS["paper"], label="paper")
+    axes.plot([], [], "o", color=_COLORS["here"], label="a run")
+    axes.plot([], [], "D", mfc="white", mec=_COLORS["paper"], label="paper")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

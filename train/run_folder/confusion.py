@@ -69,7 +69,7 @@ def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:
     """The confusion matrix, of any number of classes.
 
     Every row is a class, its cells the shares of its videos in percent: right ones blue, wrong ones red
-    (with small shares made visible). A grey row has no videos.
+    (with small shares made visible). A gray row has no videos.
     """
     count = len(names)
     videos = counts.sum(axis=1)
@@ -130,12 +130,12 @@ def write_curves(metrics: Path) -> None:
         rows = list(csv.DictReader(file))
     figure = Figure((13, 3.9), dpi=_DPI, facecolor="white", layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
-    colours = {"train": "#7aa6c2", "val": "#c8553d"}
+    colors = {"train": "#7aa6c2", "val": "#c8553d"}
     words = {"train": "training", "val": "validation"}
-    for split, colour in colours.items():
+    for split, color in colors.items():
         mine = [row for row in rows if row["split"] == split]
         steps = [int(row["step"]) for row in mine]
-        style = {"color": colour, "marker": "o" if len(steps) < 40 else None, "markersize": 3}
+        style = {"color": color, "marker": "o" if len(steps) < 40 else None, "markersize": 3}
         loss.plot(steps, _numbers(mine, "loss"), label=words[split], **style)
         accuracy.plot(steps, _numbers(mine, "top1", 100), label=f"{words[split]}, top-1", **style)
         style["linestyle"] = ":"

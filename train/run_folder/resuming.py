@@ -14,7 +14,7 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.checkpoints import read_checkpoint
 from rstg_pyg.train.training.task import VideoTask
 
-#: What an optimiser keeps for a parameter, each of its shape; a step's number besides.
+#: What an optimizer keeps for a parameter, each of its shape; a step's number besides.
 _MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
 
@@ -63,7 +63,7 @@ def _wanted(task: VideoTask, trainer: pl.Trainer) -> dict[str, Any]:
 
 
 class _Optimizer:
-    """The state of an optimiser that has made steps."""
+    """The state of an optimizer that has made steps."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, kind: str):
         self.state = optimizer.state_dict()

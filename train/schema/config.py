@@ -63,7 +63,7 @@ class SyncMNISTConfig(Section):
 
     @property
     def channels(self) -> int:
-        """Channels of a clip: grey."""
+        """Channels of a clip: gray."""
         return 1
 
     @property
@@ -83,7 +83,7 @@ class MiniSomethingConfig(Section):
     seed: Seed = 0
     #: Largest displacement of the camera, in sides of the frame (up to 0.2).
     shake: NonNegative = 0.03
-    #: Largest noise of a pixel, in grey levels.
+    #: Largest noise of a pixel, in gray levels.
     noise: NonNegative = 12.0
     #: Largest number of small objects that lie about.
     distractors: NonNegativeInt = 1
@@ -156,7 +156,7 @@ class PretrainConfig(Section):
 
 
 class TrainConfig(Section):
-    """Optimisation."""
+    """Optimization."""
 
     epochs: Batch = 1
     #: Ends the training after so many steps, if ``epochs`` has not done so before.

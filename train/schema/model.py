@@ -37,7 +37,7 @@ class SimpleConvConfig(Section):
         return dict(zip(self.places(), sides))
 
     def maps(self, size: int) -> list[tuple[int, float, float]]:
-        """Each stage's map: cells along a side, the centre of the first cell, and the distance from
+        """Each stage's map: cells along a side, the center of the first cell, and the distance from
         one to the next, both in pixels (pixel ``i`` spans ``i .. i + 1``).
 
         Raises:

@@ -19,13 +19,13 @@ _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 def check_memory(config: Config, num_classes: int, training: bool = True) -> None:
     """Compares the least that the network and a batch need with what is free.
 
-    Counted are weights (with gradients and the optimiser's state), a batch of clips as bytes and as
+    Counted are weights (with gradients and the optimizer's state), a batch of clips as bytes and as
     numbers, and what generated videos are painted on; no activations, so this is a lower bound.
 
     Args:
         config: The experiment.
         num_classes: The number of classes.
-        training: Whether there are gradients and an optimiser.
+        training: Whether there are gradients and an optimizer.
 
     Raises:
         UserError: If there is too little; the message names the values to lower.

@@ -32,7 +32,7 @@ class NonFiniteError(Exception):
 
 
 class Guard:
-    """Looks at every optimiser step, before it changes the weights.
+    """Looks at every optimizer step, before it changes the weights.
 
     Whether loss and gradients are finite is worked out on the device; one number is read back per
     step. What a step begins with is kept by reference: the batch, the states of the random
@@ -153,7 +153,7 @@ class Guard:
 def repeat(
     network: torch.nn.Module, loss: Callable[..., Tensor], record: dict[str, Any]
 ) -> Offender | None:
-    """Repeats a saved step without the optimiser, part by part; ``None`` if all is finite now.
+    """Repeats a saved step without the optimizer, part by part; ``None`` if all is finite now.
 
     Args:
         network: What was trained, with the weights of the step.

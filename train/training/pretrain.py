@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import build_dataset, normalise
+from rstg_pyg.train.assemble import build_dataset, normalize
 from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.training.nonfinite import Guard
 
@@ -21,7 +21,7 @@ _BACKGROUND = 0.1
 def pretrain(
     model: VideoClassifier, config: Config, device: torch.device, folder: Path
 ) -> dict[str, float]:
-    """Trains the backbone to tell which digit is centred in which cell of its map, and where.
+    """Trains the backbone to tell which digit is centered in which cell of its map, and where.
 
     Single frames of training digits; the labels of the main task are not used.
 
@@ -32,7 +32,7 @@ def pretrain(
         folder: The run folder, for a step that is not finite.
 
     Returns:
-        ``steps``, ``loss`` and ``accuracy`` (share of digits recognised in their cell) of the last
+        ``steps``, ``loss`` and ``accuracy`` (share of digits recognized in their cell) of the last
         step, and ``seconds``.
 
     Raises:
@@ -68,10 +68,10 @@ def pretrain(
 
 
 class Filters(torch.nn.Module):
-    """A backbone with a linear readout per cell, thrown away afterwards: the class of the digit centred
-    there (or none) and how far the centre is off the cell's.
+    """A backbone with a linear readout per cell, thrown away afterwards: the class of the digit centered
+    there (or none) and how far the center is off the cell's.
 
-    Losses: cross-entropy, in which a digit counts for the cells around its centre by their distance,
+    Losses: cross-entropy, in which a digit counts for the cells around its center by their distance,
     and the squared error of the offsets.
 
     Args:
@@ -91,14 +91,14 @@ class Filters(torch.nn.Module):
         return self(*batch)[0]
 
     def forward(self, clips: Tensor, digits: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and share of digits recognised.
+        """Loss and share of digits recognized.
 
         Args:
             clips: Single frames ``[B, 1, 1, H, W]`` uint8.
             digits: The digits' classes ``[B, D]``.
             corners: Their top-left pixels ``[B, 1, D, 2]``.
         """
-        maps = self.readout(self.backbone(normalise(clips, self.config))[:, :, 0])  # [B, 1 + 3 K, h, w]
+        maps = self.readout(self.backbone(normalize(clips, self.config))[:, :, 0])  # [B, 1 + 3 K, h, w]
         data, backbone = self.config.data, self.config.model.backbone
         classes, side = data.num_classes, maps.size(-1)
         _, first, stride = backbone.maps(data.frame_size)[-1]

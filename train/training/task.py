@@ -1,4 +1,4 @@
-"""The training task for Lightning: loss, metrics, optimiser, schedule."""
+"""The training task for Lightning: loss, metrics, optimizer, schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import normalise
+from rstg_pyg.train.assemble import normalize
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.schema.config import Config
@@ -51,7 +51,7 @@ class VideoTask(pl.LightningModule):
     Args:
         model: The network.
         config: The experiment.
-        total_steps: Optimiser steps of the whole training, for the schedule.
+        total_steps: Optimizer steps of the whole training, for the schedule.
         origin: Which data this is, for the checkpoints.
         label_names: The names of the classes, for the checkpoints.
     """
@@ -94,10 +94,10 @@ class VideoTask(pl.LightningModule):
         The clips of a video go through the network a few at a time, as many as in training.
         """
         if clips.dim() == 5:
-            return self.model(normalise(clips, self.config))
+            return self.model(normalize(clips, self.config))
         train = self.config.train
         parts = clips.flatten(0, 1).split(max(train.batch_size // train.accumulate, 1))
-        logits = torch.cat([self.model(normalise(part, self.config)) for part in parts])
+        logits = torch.cat([self.model(normalize(part, self.config)) for part in parts])
         return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
 
     def loss(self, clips: Tensor, labels: Tensor) -> Tensor:

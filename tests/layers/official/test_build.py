@@ -296,7 +296,7 @@ class Cells(torch.nn.Module):
         return x
 
 
-def randomised(module, seed=0):
+def randomized(module, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -306,7 +306,7 @@ def randomised(module, seed=0):
 
 def test_pooling_windows_of_larger_frames():
     """A 16 x 16 map has 3 x 3 windows of 14: a cell counts by the windows over it."""
-    model = randomised(VideoClassifier(Cells(4), 3, pool_window=14))
+    model = randomized(VideoClassifier(Cells(4), 3, pool_window=14))
     x = torch.randn(2, 4, 3, 16, 16, dtype=torch.double)
     over = torch.tensor([1, 2] + [3] * 12 + [2, 1]).double()
     weights = torch.outer(over, over) / (9 * 14 * 14)
@@ -320,7 +320,7 @@ def test_pooling_windows_of_larger_frames():
 @pytest.mark.parametrize("combine", ["serial", "plus"])
 def test_the_head_joins_every_window(combine):
     head = RSTGBlock(4, 8, to="vec", **published_arguments(out_norm="layer"))
-    model = randomised(VideoClassifier(Cells(4), 3, head=head, combine=combine, pool_window=3))
+    model = randomized(VideoClassifier(Cells(4), 3, head=head, combine=combine, pool_window=3))
     x = torch.randn(2, 4, 3, 5, 6, dtype=torch.double)
     cells = [x[..., i : i + 3, j : j + 3].mean((2, 3, 4)) for i in range(3) for j in range(4)]
     logits = [model.lin(model.head(x) + (cell if combine == "plus" else 0)) for cell in cells]
@@ -328,7 +328,7 @@ def test_the_head_joins_every_window(combine):
 
 
 def test_clips_are_averaged_as_logits():
-    model = randomised(VideoClassifier(SimpleConv(1, (4, 4)), 5))
+    model = randomized(VideoClassifier(SimpleConv(1, (4, 4)), 5))
     clips = torch.randn(2, 3, 1, 2, 16, 16, generator=torch.Generator().manual_seed(0)).double()
     clips *= torch.tensor([1, 10, 50]).view(3, 1, 1, 1, 1)
     logits = torch.stack([model(clips[:, i]) for i in range(3)])

@@ -10,7 +10,7 @@ import torch
 
 import rstg_pyg.train.run
 from rstg_pyg.official.__main__ import main
-from rstg_pyg.train.assemble import build_model, normalise
+from rstg_pyg.train.assemble import build_model, normalize
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.weights import load_weights, read_weights
 from rstg_pyg.train.settings import load_config
@@ -33,7 +33,7 @@ def command(*arguments, cfg="syncmnist_published", out="weights.safetensors", si
 def logits(model, config, recorded):
     clips = torch.from_numpy(recorded["in/frames"]).movedim(-1, 1)
     with torch.no_grad():
-        return model.eval()(normalise(clips, config)).numpy()
+        return model.eval()(normalize(clips, config)).numpy()
 
 
 def test_the_command_end_to_end(weights, recorded, capsys):
@@ -41,7 +41,7 @@ def test_the_command_end_to_end(weights, recorded, capsys):
     out, error = capsys.readouterr()
     assert error == ""
     assert "27 used, 34 skipped, 0 unused, 0 missing, 0 mismatched: " in out
-    assert "momentum of the optimiser" in out and "second copy of an LSTM" in out
+    assert "momentum of the optimizer" in out and "second copy of an LSTM" in out
     assert "46 classes; written to weights.safetensors" in out
     assert "used        tower/pred/bias -> lin.bias" in out.splitlines()
 

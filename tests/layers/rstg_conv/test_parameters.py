@@ -18,7 +18,7 @@ def test_rstg_conv_lazy(attention, in_channels):
     x = torch.randn(NUM_NODES, 4)
     types = TYPES % 2
     lazy = RSTGConv(in_channels, 8, **kwargs)
-    uninitialised = copy.deepcopy(lazy)
+    uninitialized = copy.deepcopy(lazy)
     out = lazy(x, EDGES, node_type=types)
     assert out.shape == (NUM_NODES, 8)
 
@@ -27,8 +27,8 @@ def test_rstg_conv_lazy(attention, in_channels):
     assert {k: v.shape for k, v in eager.state_dict().items()} == {k: v.shape for k, v in state.items()}
     eager.load_state_dict(state)
     torch.testing.assert_close(eager(x, EDGES, node_type=types), out)
-    uninitialised.load_state_dict(state)
-    torch.testing.assert_close(uninitialised(x, EDGES, node_type=types), out)
+    uninitialized.load_state_dict(state)
+    torch.testing.assert_close(uninitialized(x, EDGES, node_type=types), out)
     RSTGConv(in_channels, 8, **kwargs).state_dict()  # before the first input
 
 

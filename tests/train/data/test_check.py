@@ -13,7 +13,7 @@ def test_a_whole_data_set(v1, v2):
         assert report.ok and report.files.kind == kind and list(report.sources) == [source]
         assert report.class_order == "sorted" and len(report.classes) == 3
         train = report.splits["train"]
-        assert (train.num_videos, train.num_labelled, train.counts) == (4, 4, [1, 2, 1])
+        assert (train.num_videos, train.num_labeled, train.counts) == (4, 4, [1, 2, 1])
         assert train.missing == {source: []} and report.unreadable == {source: []}
         text = report.text()
         assert "classes: 3, order: sorted" in text and "nothing is wrong" in text

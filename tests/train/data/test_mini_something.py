@@ -104,14 +104,14 @@ def paths(label, item=0, num_frames=24):
     event = EVENTS[label]
     bodies = event.scene(Stage(Draws(5, item), num_frames))
     step = -1 if event.reverse else 1
-    return [(body.centre[::step], body.radius[::step]) for body in bodies]
+    return [(body.center[::step], body.radius[::step]) for body in bodies]
 
 
 @pytest.mark.parametrize("item", range(10))
 def test_what_happens_is_what_the_label_says(item):
     def moved(label):
-        centre = paths(label, item)[-1][0]
-        return centre[-1] - centre[0]
+        center = paths(label, item)[-1][0]
+        return center[-1] - center[0]
 
     def gap(label):
         """Space between the two objects, in sides of the frame."""
@@ -121,7 +121,7 @@ def test_what_happens_is_what_the_label_says(item):
     assert moved("Moving something up")[1] < -0.4 and moved("Moving something down")[1] > 0.4
     assert moved("Pushing something from left to right")[0] > 0.4
     assert moved("Pushing something from right to left")[0] < -0.4
-    radius = paths("Moving something towards the camera", item)[0][1]
+    radius = paths("Moving something toward the camera", item)[0][1]
     assert radius[-1] > 2 * radius[0]
     for closer in (
         "Moving something closer to something",
@@ -138,9 +138,9 @@ def test_what_happens_is_what_the_label_says(item):
     assert 0.05 < np.abs(target[-1] - target[0]).max() < 0.2
     (target, _), _ = paths("Pretending to poke something", item)
     assert (target == target[0]).all()
-    centre, radius = paths("Putting something on a surface", item)[0]
-    assert (np.abs(centre[0] - 0.5) - radius[0]).max() > 0.5
-    assert (np.abs(centre[-1] - 0.5) + radius[-1]).max() < 0.5
+    center, radius = paths("Putting something on a surface", item)[0]
+    assert (np.abs(center[0] - 0.5) - radius[0]).max() > 0.5
+    assert (np.abs(center[-1] - 0.5) + radius[-1]).max() < 0.5
 
 
 def test_knobs():

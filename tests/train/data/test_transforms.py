@@ -31,8 +31,8 @@ def test_resize_is_pillow_bicubic(size):
     assert np.abs(resized[0].numpy().astype(int) - np.asarray(expected)).max() <= 2
 
 
-def test_centre_crop_is_the_published_one(clip):
-    cropped = transforms.centre_crop(clip, 21)
+def test_center_crop_is_the_published_one(clip):
+    cropped = transforms.center_crop(clip, 21)
     assert cropped.shape == (3, 21, 21, 3)
     assert cropped[0, 0, 0].tolist() == [0, 50 // 2 - 21 // 2, 90 // 2 - 21 // 2]
 

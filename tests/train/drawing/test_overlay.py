@@ -105,11 +105,11 @@ def looked_at(node):
 def test_the_region_that_all_look_at_is_bright(tmp_path):
     assert looked_at(0).received()[1].tolist() == pytest.approx([3, 1 / 3, 1 / 3, 1 / 3])
     assert looked_at(0).relative()[0].tolist() == pytest.approx([1, 1, 1, 1])
-    grey = torch.full((3, 4, 224, 224), 128, dtype=torch.uint8)
+    gray = torch.full((3, 4, 224, 224), 128, dtype=torch.uint8)
     pages = []
     for node in (0, 3):  # upper left, lower right
         path = tmp_path / f"{node}.png"
-        overlay(grey, looked_at(node), "", ["", "", "", ""], ".png")(path)
+        overlay(gray, looked_at(node), "", ["", "", "", ""], ".png")(path)
         pages.append(np.asarray(Image.open(path).convert("L"), np.float32))
     difference = pages[0] - pages[1]
     first, second = ((difference > 30).nonzero(), (difference < -30).nonzero())

@@ -86,15 +86,15 @@ def test_distance_of_the_pair():
 
 def test_where_digits_are_on_the_map():
     """Mini: 32 pixels, three convolutions without padding and two poolings; 4 cells, the first of
-    which is centred at pixel 9, the next 4 pixels on.
+    which is centered at pixel 9, the next 4 pixels on.
     """
     config = load_config("syncmnist/ours.yaml")
     side, first, stride = config.model.backbone.maps(32)[-1]
     assert (side, first, stride) == (4, 9.0, 4.0)
-    centre = torch.tensor([[9.0, 13.0], [0.0, 32.0]]) - 6  # half a digit
-    assert places(centre[None], config)[0].tolist() == [[0.125, 0.375], [0.0, 1.0]]
+    center = torch.tensor([[9.0, 13.0], [0.0, 32.0]]) - 6  # half a digit
+    assert places(center[None], config)[0].tolist() == [[0.125, 0.375], [0.0, 1.0]]
     other = load_config("syncmnist/i3d.yaml")
-    assert places(centre[None], other)[0, 1].tolist() == [0.0, 1.0]
+    assert places(center[None], other)[0, 1].tolist() == [0.0, 1.0]
 
 
 def test_attention_of_regions_by_what_they_hold():
@@ -106,10 +106,10 @@ def test_attention_of_regions_by_what_they_hold():
     relative = found.relative()[:, :4]
     top_left, top_right, bottom_left = [0.1, 0.1], [0.1, 0.9], [0.9, 0.1]
     # The pair in cells 0 and 1; another digit in 2, and in frame 1 in 1, too.
-    centres = torch.tensor(
+    centers = torch.tensor(
         [[top_left, top_right, bottom_left, bottom_left], [top_left, top_right, bottom_left, top_right]]
     )
-    pair, others, empty = split_attention(found, centres)
+    pair, others, empty = split_attention(found, centers)
     assert pair.tolist() == pytest.approx([float(relative[0, :2].mean()), float(relative[1, 0])])
     assert others.tolist() == pytest.approx([0.0, 0.0])
     assert empty.tolist() == pytest.approx([0.0, float(relative[1, 3])])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.tiny_run import tiny_config
 
-from rstg_pyg.train.assemble import build_dataset, build_model, normalise
+from rstg_pyg.train.assemble import build_dataset, build_model, normalize
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training.pretrain import Filters, pretrain
@@ -21,7 +21,7 @@ def by_hand(filters, config, clips, digits, corners):
     """Loss and accuracy, from the docstring."""
     data = config.data
     (side, first, stride) = config.model.backbone.maps(data.frame_size)[-1]
-    maps = filters.readout(filters.backbone(normalise(clips, config))[:, :, 0])
+    maps = filters.readout(filters.backbone(normalize(clips, config))[:, :, 0])
     assert maps.shape == (len(clips), 1 + 3 * data.num_classes, side, side)
     loss, right = 0.0, 0
     for b, (kinds, places) in enumerate(zip(digits.tolist(), corners[:, 0])):
@@ -67,7 +67,7 @@ def test_the_loss(sections):
     assert torch.equal(filters.loss(*batch), loss)
 
 
-def test_only_the_filters_learn_and_they_recognise_digits(tmp_path):
+def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
     config, model = made(
         model={"backbone": {"filters": [16, 16]}}, pretrain={"steps": 60, "batch_size": 64, "lr": 0.02}
     )

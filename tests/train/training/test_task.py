@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from helpers.tiny_run import ONE_FILTER, tiny_config
 from torchmetrics import MeanMetric
 
-from rstg_pyg.train.assemble import build_model, normalise
+from rstg_pyg.train.assemble import build_model, normalize
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training.task import MeanLoss, VideoTask
@@ -42,7 +42,7 @@ def test_the_clips_of_a_video_are_averaged(batch):
     assert sizes == [batch] * (15 // batch) + [15 % batch] * (15 % batch > 0)
     one_by_one = torch.stack([task(clips[:, i]) for i in range(5)])
     torch.testing.assert_close(logits, one_by_one.mean(0))
-    torch.testing.assert_close(task(clips[:, 0]), task.model(normalise(clips[:, 0], task.config)))
+    torch.testing.assert_close(task(clips[:, 0]), task.model(normalize(clips[:, 0], task.config)))
 
 
 def test_loss_and_metrics():
@@ -88,7 +88,7 @@ def test_the_schedule(schedule):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_optimiser_decays_matrices_only(optimizer):
+def test_the_optimizer_decays_matrices_only(optimizer):
     task = task_of(
         optimizer=optimizer, lr=0.02, base_batch=32, weight_decay=0.3, momentum=0.8, beta2=0.7
     )
