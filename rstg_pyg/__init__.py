@@ -1,5 +1,11 @@
 """Recurrent Space-time Graph networks for video understanding, on PyTorch Geometric."""
 
+import warnings
+
+with warnings.catch_warnings():  # PyG's own, about torch.jit.script, when it is imported
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    import torch_geometric.nn  # noqa: F401
+
 from rstg_pyg import graphs
 from rstg_pyg.block import RSTGBlock
 from rstg_pyg.classifier import VideoClassifier

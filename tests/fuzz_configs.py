@@ -25,12 +25,10 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from rstg_pyg.train.assemble import build_model
-from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.schema.sections import Section
-from rstg_pyg.train.settings import (
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import (
     CONFIG_FOLDER,
+    Config,
     available_configs,
     config_hash,
     load_config,
@@ -38,6 +36,8 @@ from rstg_pyg.train.settings import (
     to_dict,
     to_yaml,
 )
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.schema.sections import Section
 
 GOOD = ("loaded", "named")
 SECONDS = 5.0  # of the processor, for a case

@@ -36,8 +36,9 @@ from rstg_pyg.train import prepare, run
 from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.data.packed import STORE, PackedVideos
+from rstg_pyg.train.files import write_json
 from rstg_pyg.train.run_folder import confusion
-from rstg_pyg.train.run_folder.results import environment, write_json
+from rstg_pyg.train.run_folder.results import environment
 
 CONFIG = {
     "model": {"dropout": 0.1},

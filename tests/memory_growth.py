@@ -18,14 +18,14 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from rstg_pyg.train.assemble import build_dataset, build_model
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.sources import open_video
+from rstg_pyg.train.files import write_json
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run_folder.checkpoints import Checkpoints
-from rstg_pyg.train.run_folder.results import environment, write_json
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import load_config
+from rstg_pyg.train.run_folder.results import environment
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import eval_loader, make_trainer, prepare_torch, train_loader
 from rstg_pyg.train.training.watch import Meter

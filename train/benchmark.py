@@ -6,11 +6,11 @@ timed; variants take turns, and only ratios within one run mean something. Write
 ``benchmark.md`` and plots; sections that a folder has from an earlier call on the same machine stay.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory and says so, each time
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
 warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases  # noqa: E402
-from rstg_pyg.train.benchmarking.measuring import (  # noqa: E402
+from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases
+from rstg_pyg.train.benchmarking.measuring import (
     CPU,
     host_waits,
     interleaved,
@@ -37,16 +34,17 @@ from rstg_pyg.train.benchmarking.measuring import (  # noqa: E402
     product_rates,
     waiter,
 )
-from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots  # noqa: E402
-from rstg_pyg.train.benchmarking.variants import (  # noqa: E402
+from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots
+from rstg_pyg.train.benchmarking.variants import (
     Variant,
     networks,
     stage_variants,
     switch_variants,
     whole_variants,
 )
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.run_folder.results import check_writable, named_folder, write_text  # noqa: E402
+from rstg_pyg.train.command import command
+from rstg_pyg.train.files import write_text
+from rstg_pyg.train.run_folder.results import check_writable, named_folder
 
 #: Largest difference of variants that compute the same function, relative to the largest number; of
 #: half precision, between two orders of rounding.

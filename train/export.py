@@ -15,41 +15,34 @@ import importlib.util
 import io
 import json
 import logging
-import signal
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import numpy as np
+import torch
+from torch import Tensor
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from rstg_pyg.export import (  # noqa: E402
+from rstg_pyg.export import (
     ONNX_PACKAGES,
     export_onnx,
     export_program,
     export_stream,
     export_stream_onnx,
 )
-from rstg_pyg.train.assemble import normalize  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.data.mini_something import MiniSomething  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.predictor import Predictor  # noqa: E402
-from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
-from rstg_pyg.train.run_folder.results import (  # noqa: E402
-    environment,
+from rstg_pyg.train.build import normalize
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import Config
+from rstg_pyg.train.data.mini_something import MiniSomething
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import (
     output_file,
-    package_version,
+    write_atomically,
     write_json,
 )
-from rstg_pyg.train.schema.config import Config  # noqa: E402
+from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.run_folder.results import environment, package_version
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PACKAGES = (*ONNX_PACKAGES, "onnxruntime")

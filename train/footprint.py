@@ -11,28 +11,25 @@ held on the way; see ``train/benchmarking/stream_memory.py``.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import torch
 
-import torch  # noqa: E402
-
-from rstg_pyg import VideoClassifier  # noqa: E402
-from rstg_pyg.train.assemble import build_model, normalize  # noqa: E402
-from rstg_pyg.train.benchmarking.stream_memory import stream_memory  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.results import environment, output_file, write_json  # noqa: E402
-from rstg_pyg.train.schema.config import Config  # noqa: E402
-from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
-from rstg_pyg.train.settings import load_config  # noqa: E402
-from rstg_pyg.train.training.memory import check_memory  # noqa: E402
+from rstg_pyg import VideoClassifier
+from rstg_pyg.train.benchmarking.stream_memory import stream_memory
+from rstg_pyg.train.build import build_model, normalize
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import (
+    Config,
+    load_config,
+)
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import output_file, write_json
+from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.schema.sizes import sizes_named
+from rstg_pyg.train.training.memory import check_memory
 
 GIB = 2**30
 

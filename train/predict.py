@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import torch
 
-import torch  # noqa: E402
-
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
-from rstg_pyg.train.data.sources import FrameSource, open_video  # noqa: E402
-from rstg_pyg.train.drawing.overlay import attention, find_graph, overlay  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.predictor import Predictor  # noqa: E402
-from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
-from rstg_pyg.train.run_folder.results import output_file, write_json  # noqa: E402
+from rstg_pyg.train.command import command
+from rstg_pyg.train.data.protocols import PROTOCOLS
+from rstg_pyg.train.data.sources import FrameSource, open_video
+from rstg_pyg.train.drawing.overlay import attention, find_graph, overlay
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import (
+    output_file,
+    write_atomically,
+    write_json,
+)
+from rstg_pyg.train.predictor import Predictor
 
 _MOST_LINES = 8  # of a stream
 

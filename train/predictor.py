@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import build_model, normalize
+from rstg_pyg.train.build import build_model, normalize
+from rstg_pyg.train.config import Config, parse_config
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.names import beside
@@ -20,8 +21,6 @@ from rstg_pyg.train.data.sources import FrameSource
 from rstg_pyg.train.data.transforms import center_crop, spread_crops
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.weights import load_weights, open_weights
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import parse_config
 
 #: Shares of red, green and blue in gray (ITU-R 601).
 _GRAY = (0.299, 0.587, 0.114)

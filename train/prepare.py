@@ -9,38 +9,31 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import signal
 import sys
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import torch
 
-import torch  # noqa: E402
-
-from rstg_pyg.train.assemble import build_dataset  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.data.check import check  # noqa: E402
-from rstg_pyg.train.data.label_files import KINDS, SPLITS  # noqa: E402
-from rstg_pyg.train.data.loaders import VideoLoader  # noqa: E402
-from rstg_pyg.train.data.packing import pack  # noqa: E402
-from rstg_pyg.train.data.throughput import measure  # noqa: E402
-from rstg_pyg.train.drawing.clips import draw_clips  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.checkpoints import write_atomically  # noqa: E402
-from rstg_pyg.train.run_folder.results import (  # noqa: E402
-    device_name,
-    environment,
+from rstg_pyg.train.build import build_dataset
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import available_configs, load_config, to_dict
+from rstg_pyg.train.data.check import check
+from rstg_pyg.train.data.label_files import KINDS, SPLITS
+from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.data.packing import pack
+from rstg_pyg.train.data.throughput import measure
+from rstg_pyg.train.drawing.clips import draw_clips
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import (
     output_file,
+    write_atomically,
     write_json,
 )
-from rstg_pyg.train.schema.config import SyncMNISTConfig  # noqa: E402
-from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
-from rstg_pyg.train.settings import available_configs, load_config, to_dict  # noqa: E402
+from rstg_pyg.train.run_folder.results import device_name, environment
+from rstg_pyg.train.schema.config import SyncMNISTConfig
+from rstg_pyg.train.schema.sizes import sizes_named
 
 
 @command

@@ -7,26 +7,20 @@ Says again where the first number comes from that is not finite. Ends with exit 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import torch
 
-import torch  # noqa: E402
-
-from rstg_pyg.train.assemble import build_backbone, build_model  # noqa: E402
-from rstg_pyg.train.command import command, is_too_large  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.settings import parse_config  # noqa: E402
-from rstg_pyg.train.training.nonfinite import check_step, describe, read_step, repeat  # noqa: E402
-from rstg_pyg.train.training.offender import Offender  # noqa: E402
-from rstg_pyg.train.training.pretrain import Filters  # noqa: E402
-from rstg_pyg.train.training.task import VideoTask  # noqa: E402
+from rstg_pyg.train.build import build_backbone, build_model
+from rstg_pyg.train.command import command, is_too_large
+from rstg_pyg.train.config import parse_config
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.training.nonfinite import check_step, describe, read_step, repeat
+from rstg_pyg.train.training.offender import Offender
+from rstg_pyg.train.training.pretrain import Filters
+from rstg_pyg.train.training.task import VideoTask
 
 
 @command

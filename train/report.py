@@ -12,30 +12,27 @@ import hashlib
 import html
 import io
 import json
-import signal
 import statistics
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-import torch  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from rstg_pyg.fast.autograd import plain_paths  # noqa: E402
-from rstg_pyg.train.assemble import build_model  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.data.protocols import PROTOCOLS  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.results import output_file, write_text  # noqa: E402
-from rstg_pyg.train.schema.config import Config  # noqa: E402
-from rstg_pyg.train.schema.model import RSTGConfig  # noqa: E402
-from rstg_pyg.train.settings import parse_config, to_dict  # noqa: E402
+from rstg_pyg.fast.autograd import plain_paths
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import (
+    Config,
+    parse_config,
+    to_dict,
+)
+from rstg_pyg.train.data.protocols import PROTOCOLS
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import output_file, write_text
+from rstg_pyg.train.schema.model import RSTGConfig
 
 _NUMBER = (int, float)
 _NEEDED = {"top1": _NUMBER, "top5": _NUMBER, "num_videos": int, "protocol": str, "seed": int}

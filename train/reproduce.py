@@ -11,24 +11,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
-
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.errors import Interrupted, UserError, nearest  # noqa: E402
-from rstg_pyg.train.reproducing.figures import write_figures  # noqa: E402
-from rstg_pyg.train.reproducing.many_runs import Job, run_jobs  # noqa: E402
-from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row  # noqa: E402
-from rstg_pyg.train.reproducing.table import run_folder, write_table  # noqa: E402
-from rstg_pyg.train.run_folder.results import check_free, named_folder  # noqa: E402
-from rstg_pyg.train.settings import load_config  # noqa: E402
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import load_config
+from rstg_pyg.train.errors import Interrupted, UserError, nearest
+from rstg_pyg.train.reproducing.figures import write_figures
+from rstg_pyg.train.reproducing.many_runs import Job, run_jobs
+from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.reproducing.table import run_folder, write_table
+from rstg_pyg.train.run_folder.results import check_free, named_folder
 
 SIZES = ("mini", "base", "full")
 

@@ -9,29 +9,32 @@ message and a folder ``nonfinite``; Ctrl-C saves and exits with 130.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import pytorch_lightning as pl
+import torch
 
-import pytorch_lightning as pl  # noqa: E402
-import torch  # noqa: E402
-
-from rstg_pyg.backbones import WeightsError, load_backbone_weights  # noqa: E402
-from rstg_pyg.train.assemble import build_dataset, build_model  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.data.skipped import Skipped  # noqa: E402
-from rstg_pyg.train.data.syncmnist import SyncMNIST  # noqa: E402
-from rstg_pyg.train.errors import UserError  # noqa: E402
-from rstg_pyg.train.run_folder.checkpoints import Checkpoints, check_resumable  # noqa: E402
-from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves  # noqa: E402
-from rstg_pyg.train.run_folder.results import (  # noqa: E402
+from rstg_pyg.backbones import WeightsError, load_backbone_weights
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import (
+    Config,
+    available_configs,
+    config_hash,
+    load_config,
+    to_dict,
+    to_yaml,
+)
+from rstg_pyg.train.data.skipped import Skipped
+from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints, check_resumable
+from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves
+from rstg_pyg.train.run_folder.results import (
     check_writable,
     device_name,
     environment,
@@ -39,33 +42,23 @@ from rstg_pyg.train.run_folder.results import (  # noqa: E402
     peak_memory,
     run_to_resume,
     versions,
-    write_json,
-    write_text,
 )
-from rstg_pyg.train.run_folder.resuming import check_fits  # noqa: E402
-from rstg_pyg.train.run_folder.weights import load_weights, read_weights  # noqa: E402
-from rstg_pyg.train.schema.config import Config  # noqa: E402
-from rstg_pyg.train.schema.sizes import sizes_named  # noqa: E402
-from rstg_pyg.train.settings import (  # noqa: E402
-    available_configs,
-    config_hash,
-    load_config,
-    to_dict,
-    to_yaml,
-)
-from rstg_pyg.train.training.memory import check_memory  # noqa: E402
-from rstg_pyg.train.training.nonfinite import NonFiniteError  # noqa: E402
-from rstg_pyg.train.training.pretrain import pretrain  # noqa: E402
-from rstg_pyg.train.training.processes import Peers  # noqa: E402
-from rstg_pyg.train.training.task import VideoTask  # noqa: E402
-from rstg_pyg.train.training.trainer import (  # noqa: E402
+from rstg_pyg.train.run_folder.resuming import check_fits
+from rstg_pyg.train.run_folder.weights import load_weights, read_weights
+from rstg_pyg.train.schema.sizes import sizes_named
+from rstg_pyg.train.training.memory import check_memory
+from rstg_pyg.train.training.nonfinite import NonFiniteError
+from rstg_pyg.train.training.pretrain import pretrain
+from rstg_pyg.train.training.processes import Peers
+from rstg_pyg.train.training.task import VideoTask
+from rstg_pyg.train.training.trainer import (
     eval_loader,
     make_trainer,
     prepare_model,
     prepare_torch,
     train_loader,
 )
-from rstg_pyg.train.training.watch import Meter, StopOnSignal  # noqa: E402
+from rstg_pyg.train.training.watch import Meter, StopOnSignal
 
 
 @command

@@ -7,24 +7,19 @@ neighbors some steps later, as congestion moves along roads. See docs/sensor_net
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while libraries are loaded ends it quietly
-warnings.filterwarnings("ignore", message=".*torch.jit.script.*")  # PyG's own, on import
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch_geometric.data import Data  # noqa: E402
-
-from rstg_pyg import RSTG  # noqa: E402
-from rstg_pyg.train.benchmarking.baselines import GraphLSTM  # noqa: E402
-from rstg_pyg.train.command import command  # noqa: E402
-from rstg_pyg.train.run_folder.results import environment, output_file, write_json  # noqa: E402
+from rstg_pyg import RSTG
+from rstg_pyg.train.benchmarking.baselines import GraphLSTM
+from rstg_pyg.train.command import command
+from rstg_pyg.train.files import output_file, write_json
+from rstg_pyg.train.run_folder.results import environment
 
 #: How much of a sensor's reading stays for the next step, how much its neighbors send on, and the
 #: standard deviation of the noise of a reading.

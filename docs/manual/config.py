@@ -8,8 +8,7 @@ from typing import Any
 
 from sphinx.pycode import ModuleAnalyzer
 
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import CONFIG_FOLDER, available_configs
+from rstg_pyg.train.config import CONFIG_FOLDER, Config, available_configs
 
 _MODULES = ("rstg_pyg.train.schema.config", "rstg_pyg.train.schema.model")
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}

@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from rstg_pyg.train.assemble import build_model
-    from rstg_pyg.train.run_folder.results import output_file
+    from rstg_pyg.train.build import build_model
+    from rstg_pyg.train.config import load_config
+    from rstg_pyg.train.files import output_file
     from rstg_pyg.train.run_folder.weights import write_weights
-    from rstg_pyg.train.settings import load_config
 
     try:
         config = load_config(arguments.cfg, arguments.overrides, demo=False)

@@ -30,7 +30,7 @@ def rows(markdown):
 
 
 def test_configs_have_every_key_with_its_default(manual):
-    from rstg_pyg.train.schema.config import Config
+    from rstg_pyg.train.config import Config
 
     found = manual.config_reference()
     keys = {row[0].strip("`"): row for row in rows(found)}
@@ -46,7 +46,7 @@ def test_configs_have_every_key_with_its_default(manual):
 
 
 def test_config_files_are_all_there(manual):
-    from rstg_pyg.train.settings import available_configs
+    from rstg_pyg.train.config import available_configs
 
     found = [row for row in rows(manual.config_files()) if row[0].startswith("`")]
     assert [row[0].strip("`") for row in found] == available_configs()

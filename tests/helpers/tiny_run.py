@@ -2,7 +2,7 @@
 
 import yaml
 
-from rstg_pyg.train.settings import _merge
+from rstg_pyg.train.config import _merge
 
 TINY = {
     "name": "tiny",

@@ -7,10 +7,10 @@ from helpers.tiny_run import ONE_FILTER, tiny_config
 
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train import export
-from rstg_pyg.train.assemble import build_model, normalize
+from rstg_pyg.train.build import build_model, normalize
+from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.export import main
 from rstg_pyg.train.predictor import Predictor
-from rstg_pyg.train.settings import parse_config, to_dict
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch.export._patches") is None,

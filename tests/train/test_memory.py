@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from helpers.tiny_run import ONE_FILTER, write_tiny
 
-from rstg_pyg.train.assemble import build_dataset, build_model
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.run_folder.checkpoints import Checkpoints
-from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import eval_loader, make_trainer, train_loader
 from rstg_pyg.train.training.watch import Meter

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from rstg_pyg.train import command as commands
 from rstg_pyg.train.command import command
+from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.check import check
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.errors import Interrupted, UserError
 from rstg_pyg.train.export import main as export
+from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.footprint import main as footprint
 from rstg_pyg.train.predict import main as predict
 from rstg_pyg.train.prepare import main as prepare
@@ -29,10 +31,8 @@ from rstg_pyg.train.report import main as report
 from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main as run
 from rstg_pyg.train.run_folder import resuming
-from rstg_pyg.train.run_folder.checkpoints import write_atomically
 from rstg_pyg.train.schema.sizes import largest
 from rstg_pyg.train.sensor_network import main as sensor_network
-from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training import memory, watch
 
 TINY = """

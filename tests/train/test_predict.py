@@ -10,7 +10,8 @@ import torch
 from helpers.tiny_run import tiny_config
 from PIL import Image
 
-from rstg_pyg.train.assemble import build_dataset, build_model
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import FrameSource, open_video
@@ -18,7 +19,6 @@ from rstg_pyg.train.data.videos import VideoFile
 from rstg_pyg.train.predict import main
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run_folder.weights import write_weights
-from rstg_pyg.train.settings import parse_config, to_dict
 from rstg_pyg.train.training.task import VideoTask
 
 NAMES = ["Moving something up", "Moving something down", "Something, anything"]

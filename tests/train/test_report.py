@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import config_hash, load_config, to_dict
 from rstg_pyg.train.report import count_flops, describe_model, main
-from rstg_pyg.train.settings import config_hash, load_config, to_dict
 
 TINY = [
     "data.num_frames=4", "data.frame_size=16", "model.backbone.filters=[4]", "model.backbone.padding=1",

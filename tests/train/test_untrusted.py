@@ -14,6 +14,7 @@ from helpers.tiny_run import ONE_FILTER, write_tiny
 from safetensors.torch import save_file
 
 from rstg_pyg.official.__main__ import main as convert
+from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.data.labels import read_annotations
 from rstg_pyg.train.data.mini_something import write_mini_something
 from rstg_pyg.train.data.sources import open_source
@@ -22,7 +23,6 @@ from rstg_pyg.train.predict import main as predict
 from rstg_pyg.train.prepare import main as prepare
 from rstg_pyg.train.report import main as report
 from rstg_pyg.train.run import main as run
-from rstg_pyg.train.settings import parse_config, to_dict
 
 MARK = "code-was-run"
 RESNET = ("model.backbone={kind: c2d, depths: [1], width: 4, small_stem: true, weights: ~FILE~}",)

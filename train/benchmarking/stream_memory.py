@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import Config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema.config import Config
 
 #: Frames of the whole clip that the stream is compared with, at most.
 _COMPARED = 200

@@ -25,7 +25,7 @@ from PIL import Image
 
 from rstg_pyg.train.data.mini_scenes import EVENTS, Array, Body, Draws, Stage, smooth_noise
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import write_atomically
+from rstg_pyg.train.files import write_atomically
 
 try:
     import fcntl

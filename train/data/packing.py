@@ -33,12 +33,7 @@ from rstg_pyg.train.data.packed import (
 from rstg_pyg.train.data.parallel import in_processes
 from rstg_pyg.train.data.sources import FrameSource, open_source
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import (
-    cannot_be_written,
-    flush_folder,
-    remove_leftovers,
-    write_atomically,
-)
+from rstg_pyg.train.files import cannot_be_written, flush_folder, remove_leftovers, write_atomically
 
 try:
     import fcntl

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import write_atomically
+from rstg_pyg.train.files import write_atomically
 
 #: The label of the blank clip that stands where no video of a batch could be read: it counts for
 #: nothing and keeps processes that train together in step.

@@ -16,15 +16,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import build_dataset, build_model, normalize
+from rstg_pyg.train.build import build_dataset, build_model, normalize
+from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import write_atomically
-from rstg_pyg.train.run_folder.results import write_json
+from rstg_pyg.train.files import write_atomically, write_json
 from rstg_pyg.train.run_folder.weights import load_weights, read_weights
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import load_config
 
 _BINS = 6
 _BATCH = 50

@@ -14,14 +14,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_atomically, write_text
 from rstg_pyg.train.report import read_run
 from rstg_pyg.train.reproducing.many_runs import experiment_differences
 from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row
-from rstg_pyg.train.run_folder.checkpoints import write_atomically
-from rstg_pyg.train.run_folder.results import write_text
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import to_dict
 
 NOT_MEASURED = "not measured"
 _PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
+from rstg_pyg.train.config import Config, differences, parse_config, to_dict
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import differences, parse_config, to_dict
+from rstg_pyg.train.files import (
+    cannot_be_written,
+    flush_folder,
+    remove_leftovers,
+    write_atomically,
+)
 
 #: Settings that may change between a run and its continuation.
 _FREE = (
@@ -30,81 +33,6 @@ _FREE = (
 _KEYS = {"config": [dict], "origin": [str], "global_step": [int], "state_dict": [dict, OrderedDict]}
 
 _KEPT = 3  # checkpoints of a run, beside the best
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` with a temporary name beside ``path``, flushes the file, renames it, and flushes
-    the folder.
-
-    Raises:
-        UserError: If the folder cannot be written or the disk is full; ``path`` is as before then.
-    """
-    path = target(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    except OSError as e:
-        raise cannot_be_written(path, e) from e
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def target(path: Path) -> Path:
-    """The file to write where a user or program says ``path``: links stay links.
-
-    Raises:
-        UserError: If it is anything but a file (a device or a pipe would be gone afterwards).
-    """
-    file = Path(os.path.realpath(path))
-    if os.path.lexists(file) and not os.path.isfile(file):
-        kind = "a folder" if os.path.isdir(file) else "no ordinary file"
-        raise UserError(f"{path}: cannot be written, since it is {kind}; choose another name")
-    return file
-
-
-def cannot_be_written(path: Path, error: OSError) -> UserError:
-    """The message for a file or folder that cannot be written, with the remedy."""
-    reason, remedy = error.strerror or str(error), "choose another place"
-    with contextlib.suppress(OSError):
-        folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(folder).free
-        # torch's own writer does not say why it failed; on a full disk nothing is free.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and free < 1 << 20):
-            reason = f"{os.strerror(errno.ENOSPC)}; {free / 1e6:.0f} MB are free there"
-            remedy = "free some space, then go on"
-    if error.errno == errno.ENOENT:
-        reason, remedy = f"{path.parent} is gone", "leave it in its place while it is in use"
-    return UserError(f"{path}: cannot be written ({reason}); {remedy}")
-
-
-def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut."""
-    if os.name != "posix":
-        return
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder may be writable and not readable
-        return
-    try:
-        os.fsync(handle)
-    except OSError as e:
-        if e.errno != errno.EINVAL:  # some file systems cannot
-            raise
-    finally:
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of :func:`write_atomically` that a killed process left."""
-    for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
-            path.unlink(missing_ok=True)
 
 
 class AtomicCheckpointIO(CheckpointIO):

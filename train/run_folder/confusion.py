@@ -12,8 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rstg_pyg.train.run_folder.checkpoints import write_atomically
-from rstg_pyg.train.run_folder.results import write_text
+from rstg_pyg.train.files import write_atomically, write_text
 
 _DPI = 130
 _MOST_NUMBERS = 60  # classes whose cells have numbers

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,8 @@ from typing import Any
 import torch
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import (
-    cannot_be_written,
-    newest_first,
-    newest_whole,
-    target,
-    write_atomically,
-)
+from rstg_pyg.train.files import cannot_be_written
+from rstg_pyg.train.run_folder.checkpoints import newest_first, newest_whole
 
 PACKAGES = (
     "rstg_pyg",
@@ -33,10 +25,6 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
-
-#: Files of a run folder that other commands could write over.
-_OF_A_RUN = ("results.json", "environment.json", "metrics.csv", "per_class.csv", "confusion.csv")
-_OF_A_RUN += ("confusion.png", "curves.png")
 
 #: Tells the processes that Lightning starts where the run is written.
 _FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
@@ -93,46 +81,6 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         out["gpu"] = torch.cuda.max_memory_allocated() / 2**30
     return out
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text atomically."""
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def output_file(option: str, name: str, suffixes: Sequence[str]) -> Path:
-    """A file that a command is going to write, looked at before the work that it is for.
-
-    Args:
-        option: What the user gave the name with.
-        name: The name.
-        suffixes: The endings that it may have. A file of another kind is never written over.
-
-    Raises:
-        UserError: If nothing can be written there, or a run or another program has its file there.
-    """
-    path = Path(name)
-    if path.suffix not in suffixes or name.endswith("/"):
-        wanted = " or ".join(suffixes)
-        raise UserError(f"{option}: expected a name ending in {wanted} (got {name or 'nothing'})")
-    if path.name in _OF_A_RUN and (path.parent / "config.yaml").is_file():
-        raise UserError(f"{option}: {path} belongs to the run in {path.parent}; choose another name")
-    try:
-        folder = next(folder for folder in target(path).parents if folder.exists())
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(
-            folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
-        ):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as e:
-        raise UserError(f"{option}: {cannot_be_written(path, e)}") from e
-    return path
 
 
 def new_run_folder(out: str | None, name: str) -> Path:

@@ -8,15 +8,10 @@ from typing import Any
 
 import torch
 
+from rstg_pyg.train.config import Config, differences, to_dict
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import (
-    other_config,
-    read_checkpoint,
-    saved_config,
-    write_atomically,
-)
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import differences, to_dict
+from rstg_pyg.train.files import write_atomically
+from rstg_pyg.train.run_folder.checkpoints import other_config, read_checkpoint, saved_config
 
 #: Settings of the data that the weights depend on.
 _DATA = ("num_classes", "mean", "std")

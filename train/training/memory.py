@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.syncmnist import CHUNK
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.schema.sizes import largest
 
 _GIB = 2**30

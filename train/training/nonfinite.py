@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.loaders import video_names
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.checkpoints import AtomicCheckpointIO
 from rstg_pyg.train.run_folder.results import versions
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import to_dict
 from rstg_pyg.train.training.offender import Offender, find_offender
 
 #: Mixed precision in float16 halves the scale of the loss and skips the step when a gradient

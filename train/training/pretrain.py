@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import build_dataset, normalize
-from rstg_pyg.train.schema.config import Config
+from rstg_pyg.train.build import build_dataset, normalize
+from rstg_pyg.train.config import Config
 from rstg_pyg.train.training.nonfinite import Guard
 
 #: Weight of the cells without a digit, of which there are many more.
@@ -68,8 +68,8 @@ def pretrain(
 
 
 class Filters(torch.nn.Module):
-    """A backbone with a linear readout per cell, thrown away afterwards: the class of the digit centered
-    there (or none) and how far the center is off the cell's.
+    """A backbone with a linear readout per cell, thrown away afterwards: the class of the digit
+    centered there (or none) and how far the center is off the cell's.
 
     Losses: cross-entropy, in which a digit counts for the cells around its center by their distance,
     and the squared error of the offsets.

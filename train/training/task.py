@@ -14,11 +14,10 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.assemble import normalize
+from rstg_pyg.train.build import normalize
+from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import to_dict
 from rstg_pyg.train.training.nonfinite import Guard, NonFiniteError
 from rstg_pyg.train.training.offender import broken_tensor
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.checkpoints import AtomicCheckpointIO
-from rstg_pyg.train.schema.config import Config
 from rstg_pyg.train.training.watch import Events, Progress
 
 

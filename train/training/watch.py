@@ -20,7 +20,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import Interrupted, UserError
-from rstg_pyg.train.run_folder.checkpoints import Checkpoints, cannot_be_written, write_atomically
+from rstg_pyg.train.files import cannot_be_written, write_atomically
+from rstg_pyg.train.run_folder.checkpoints import Checkpoints
 
 _GO_ON = "what was learned is saved; the same command with --resume goes on"
 

@@ -10,8 +10,8 @@ import torch
 from rstg_pyg import RSTGBlock, VideoClassifier, official, published_arguments
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.backbones.resnet import NonLocalBlock
-from rstg_pyg.train.assemble import build_model
-from rstg_pyg.train.settings import load_config
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import load_config
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = {

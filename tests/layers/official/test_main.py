@@ -10,10 +10,10 @@ import torch
 
 import rstg_pyg.train.run
 from rstg_pyg.official.__main__ import main
-from rstg_pyg.train.assemble import build_model, normalize
+from rstg_pyg.train.build import build_model, normalize
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.weights import load_weights, read_weights
-from rstg_pyg.train.settings import load_config
 
 SIZES = ("model.backbone.filters=[16,16,16]", "model.rstg.hidden_channels=16")
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rstg_pyg.graphs import multiscale_grid
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.drawing.overlay import Attention
 from rstg_pyg.train.errors import UserError
@@ -17,7 +18,6 @@ from rstg_pyg.train.reproducing.figures import (
     write_figures,
 )
 from rstg_pyg.train.run import main
-from rstg_pyg.train.settings import load_config
 
 TINY = [
     *("data.digits=builtin", "data.train_videos=96", "data.val_videos=16", "data.test_videos=40"),

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from rstg_pyg.train.config import load_config, to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.reproducing.many_runs import Job, run_jobs
-from rstg_pyg.train.settings import load_config, to_dict
 
 CFG = "syncmnist/ours.yaml"
 

@@ -5,9 +5,9 @@ import torch
 
 from rstg_pyg import RSTG, HomogeneousRSTG, LSTMHead
 from rstg_pyg.backbones.resnet import FrozenBatchNorm, NonLocalBlock
-from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import CONFIG_FOLDER, load_config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.settings import CONFIG_FOLDER, load_config
 
 ROWS = sorted(
     path.stem for path in (CONFIG_FOLDER / "syncmnist").glob("*.yaml") if path.stem != "common"

@@ -6,15 +6,15 @@ import stat
 import pytest
 import torch
 
+from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.run_folder.checkpoints import (
     Checkpoints,
     check_resumable,
     newest_whole,
     read_checkpoint,
-    write_atomically,
 )
-from rstg_pyg.train.settings import parse_config, to_dict
 
 
 def config(**sections):

@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rstg_pyg.train.assemble import build_model
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.weights import load_weights, read_weights, write_weights
-from rstg_pyg.train.settings import parse_config, to_dict
 
 
 def config_of(rstg=(), data=(), **model):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from rstg_pyg.train.assemble import build_backbone, build_model
+from rstg_pyg.train.build import build_backbone, build_model
+from rstg_pyg.train.config import load_config, parse_config, to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import config as schema
 from rstg_pyg.train.schema import model as model_schema
 from rstg_pyg.train.schema.sections import section_of
-from rstg_pyg.train.settings import load_config, parse_config, to_dict
 
 SMT = {"dataset": "something"}
 

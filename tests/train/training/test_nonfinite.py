@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rstg_pyg.train.replay
 import rstg_pyg.train.training.task
-from rstg_pyg.train.assemble import build_dataset, build_model
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.run import main
-from rstg_pyg.train.settings import load_config
 from rstg_pyg.train.training.nonfinite import LEAST_SCALE, Guard, NonFiniteError, read_step, repeat
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import train_loader

@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers.tiny_run import tiny_config
 
-from rstg_pyg.train.assemble import build_dataset, build_model, normalize
+from rstg_pyg.train.build import build_dataset, build_model, normalize
+from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.syncmnist import SyncMNIST
-from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training.pretrain import Filters, pretrain
 
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from helpers.tiny_run import ONE_FILTER, tiny_config
 from torchmetrics import MeanMetric
 
-from rstg_pyg.train.assemble import build_model, normalize
+from rstg_pyg.train.build import build_model, normalize
+from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.skipped import UNREAD
-from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training.task import MeanLoss, VideoTask
 
 

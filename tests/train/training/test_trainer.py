@@ -6,9 +6,9 @@ import pytorch_lightning as pl
 import torch
 from helpers.tiny_run import tiny_config
 
-from rstg_pyg.train.assemble import build_dataset
+from rstg_pyg.train.build import build_dataset
+from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.settings import parse_config
 from rstg_pyg.train.training.trainer import (
     eval_loader,
     make_trainer,

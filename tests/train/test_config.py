@@ -5,10 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rstg_pyg.backbones import SimpleConv
-from rstg_pyg.train.assemble import build_model
-from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.settings import (
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import (
+    Config,
     available_configs,
     config_hash,
     differences,
@@ -17,6 +16,7 @@ from rstg_pyg.train.settings import (
     to_dict,
     to_yaml,
 )
+from rstg_pyg.train.errors import UserError
 
 
 @pytest.fixture
