@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rstg_pyg.train import files
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder import results
 from rstg_pyg.train.run_folder.results import new_run_folder, run_to_resume
@@ -95,6 +96,6 @@ def test_what_the_files_say_of_the_machine(monkeypatch):
 
 
 def test_json_is_written_whole():
-    results.write_json(Path("a.json"), {"x": [1, 2]})
+    files.write_json(Path("a.json"), {"x": [1, 2]})
     assert Path("a.json").read_text() == '{\n  "x": [\n    1,\n    2\n  ]\n}\n'
     assert [path.name for path in Path().iterdir()] == ["a.json"]
