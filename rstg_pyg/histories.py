@@ -10,7 +10,7 @@ from rstg_pyg.cells import Cell, CellState
 
 
 def nodes_of_state(state: Sequence[CellState], stages: int, cell: Cell) -> Optional[int]:
-    """Of how many nodes a state is.
+    """The number of nodes of a state.
 
     Args:
         state: The state, with one entry per time stage.

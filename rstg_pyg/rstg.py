@@ -123,7 +123,7 @@ class RSTG(torch.nn.Module):
         self.residual = residual
         self.shared_rounds = shared_rounds
         self.time_rounds = _time_rounds(time_stages, num_rounds)
-        # Compilers take bools for what they are, but numbers for symbols, and look in vain for those.
+        # torch.compile treats bools as constants, but numbers as symbols that it cannot resolve here.
         self._time_first = [k in self.time_rounds for k in range(num_rounds)]
 
         dim = hidden_channels
