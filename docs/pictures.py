@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from rstg_pyg import RSTGConv
 from rstg_pyg.graphs import AreaPool, multiscale_grid, plot_attention, plot_grid
-from rstg_pyg.train.data.mini_something import MiniSomething
+from rstg_pyg.train.data.mini import MiniSomething
 
 torch.manual_seed(0)
 grid = multiscale_grid((3, 2, 1))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rstg_pyg.train.data.digits import load_digits
+from rstg_pyg.train.data.syncmnist import load_digits
 
 torch.set_num_threads(1)  # the tests are small, and several run at once
 

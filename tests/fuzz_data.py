@@ -23,9 +23,9 @@ import torch
 from fuzzing.cases import CLASSES, KINDS, LAYOUTS, Case, Templates
 from fuzzing.pool import Outcome, run_cases
 
-from rstg_pyg.train.data import videos
 from rstg_pyg.train.data.check import check
 from rstg_pyg.train.data.something import SomethingSomething
+from rstg_pyg.train.data.sources import videos
 from rstg_pyg.train.errors import UserError
 
 GOOD = ("loaded", "loaded changed", "named")

@@ -34,8 +34,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rstg_pyg.train import prepare, run
 from rstg_pyg.train.data import packing
-from rstg_pyg.train.data.mini_something import write_mini_something
-from rstg_pyg.train.data.packed import STORE, PackedVideos
+from rstg_pyg.train.data.mini import write_mini_something
+from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
 from rstg_pyg.train.files import write_json
 from rstg_pyg.train.run_folder import confusion
 from rstg_pyg.train.run_folder.results import environment

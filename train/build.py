@@ -27,10 +27,9 @@ from rstg_pyg.backbones import (
     VideoResNet,
 )
 from rstg_pyg.train.config import Config
-from rstg_pyg.train.data.digits import cache_folder, load_digits
-from rstg_pyg.train.data.mini_something import VERSION, write_mini_something
+from rstg_pyg.train.data.mini import VERSION, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
-from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema.config import SomethingConfig, SyncMNISTConfig
 from rstg_pyg.train.schema.model import RSTGConfig

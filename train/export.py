@@ -34,7 +34,7 @@ from rstg_pyg.export import (
 from rstg_pyg.train.build import normalize
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config
-from rstg_pyg.train.data.mini_something import MiniSomething
+from rstg_pyg.train.data.mini import MiniSomething
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import (
     output_file,

@@ -14,7 +14,7 @@ from rstg_pyg.train.build import build_model, normalize
 from rstg_pyg.train.config import Config, parse_config
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes
-from rstg_pyg.train.data.names import beside
+from rstg_pyg.train.data.paths import beside
 from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, read_clips
 from rstg_pyg.train.data.sampling import test_indices
 from rstg_pyg.train.data.sources import FrameSource

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import load_config
-from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.run import main as run
 from rstg_pyg.train.run_folder.weights import write_weights

@@ -16,8 +16,8 @@ from helpers.tiny_run import write_tiny
 
 from rstg_pyg.train import prepare
 from rstg_pyg.train.data import packing
-from rstg_pyg.train.data.mini_something import write_mini_something
-from rstg_pyg.train.data.packed import STORE, PackedVideos
+from rstg_pyg.train.data.mini import write_mini_something
+from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
 from rstg_pyg.train.run_folder.checkpoints import Checkpoints, read_checkpoint

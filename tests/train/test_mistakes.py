@@ -19,7 +19,7 @@ from rstg_pyg.train import command as commands
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.check import check
-from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.errors import Interrupted, UserError
 from rstg_pyg.train.export import main as export
 from rstg_pyg.train.files import write_atomically

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.prepare import main
 
 CONFIG = "syncmnist_mini.yaml"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rstg_pyg.train.data.loaders import VideoLoader
-from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.skipped import UNREAD, Skipped
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.errors import UserError

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from rstg_pyg.official.__main__ import main as convert
 from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.data.labels import read_annotations
-from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.sources import open_source
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.predict import main as predict

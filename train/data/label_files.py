@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from rstg_pyg.train.data.names import nearest_names
+from rstg_pyg.train.data.paths import home, nearest_names, subfolders
 from rstg_pyg.train.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -29,7 +28,6 @@ _SPLITS = {
 }
 _ANSWERS = ("something-something-v2-test-answers.csv", "test-answers.csv")
 _FOLDERS = (".", "labels", "annotations")
-_MOST_FOLDERS = 100
 
 
 @dataclass(frozen=True)
@@ -90,28 +88,6 @@ def find_label_files(root: str | Path, kind: str = "auto") -> LabelFiles:
         )
     answers = _find(root, _ANSWERS) if kind == "v2" else None
     return LabelFiles(root, kind, classes, _splits(root, kind), answers)
-
-
-def home(path: str | Path) -> Path:
-    """A path with ``~`` put out.
-
-    Raises:
-        UserError: If it is another user's home and there is no such user.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as e:
-        raise UserError(f"{path}: there is no such home folder; write the path out") from e
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The first folders in a folder, in order; none where it cannot be listed."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return []
-    paths = [folder / name for name in names if not name.startswith(".")]
-    return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
 
 
 def _kinds(root: Path) -> list[str]:

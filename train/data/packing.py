@@ -21,7 +21,9 @@ import torch
 
 from rstg_pyg.train.data.label_files import LabelFiles
 from rstg_pyg.train.data.labels import read_annotations
-from rstg_pyg.train.data.packed import (
+from rstg_pyg.train.data.parallel import in_processes
+from rstg_pyg.train.data.sources import FrameSource, open_source
+from rstg_pyg.train.data.sources.packed import (
     MADE_KEY,
     STORE,
     Made,
@@ -30,8 +32,6 @@ from rstg_pyg.train.data.packed import (
     list_videos,
     video_key,
 )
-from rstg_pyg.train.data.parallel import in_processes
-from rstg_pyg.train.data.sources import FrameSource, open_source
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import cannot_be_written, flush_folder, remove_leftovers, write_atomically
 

@@ -73,7 +73,7 @@ class SyncMNISTConfig(Section):
 
 
 class MiniSomethingConfig(Section):
-    """The built-in data; see :func:`rstg_pyg.train.data.mini_something.write_mini_something`."""
+    """The built-in data; see :func:`rstg_pyg.train.data.mini.write_mini_something`."""
 
     train: Many = 4_000
     validation: Many = 1_000

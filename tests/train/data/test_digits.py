@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from rstg_pyg.train.data import digits as digits_module
-from rstg_pyg.train.data.digits import load_digits, read_idx
+from rstg_pyg.train.data.syncmnist import digits as digits_module
+from rstg_pyg.train.data.syncmnist.digits import load_digits, read_idx
 from rstg_pyg.train.errors import UserError
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_pyg.train.data import mini_something
-from rstg_pyg.train.data.mini_scenes import EVENTS, Draws, Stage
-from rstg_pyg.train.data.mini_something import SPLITS, MiniSomething, write_mini_something
+from rstg_pyg.train.data.mini.clips import SPLITS, MiniSomething, write_mini_something
+from rstg_pyg.train.data.mini import clips as mini_something
+from rstg_pyg.train.data.mini.scenes import EVENTS, Draws, Stage
 from rstg_pyg.train.errors import UserError
 
 SMALL = dict(size=24, num_frames=4)

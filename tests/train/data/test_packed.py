@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from rstg_pyg.train.data import packing, parallel
-from rstg_pyg.train.data.packed import STORE, PackedVideos
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import open_source
+from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.prepare import main
 

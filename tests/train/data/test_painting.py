@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rstg_pyg.train.data.painting import paint, resize, stretch, triangle_matrix
+from rstg_pyg.train.data.syncmnist.painting import paint, resize, stretch, triangle_matrix
 
 
 def test_paint_replaces_where_bright():

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rstg_pyg.train.data.folders import FrameFolders, detect_template
 from rstg_pyg.train.data.sources import find_sources, open_source, open_video
-from rstg_pyg.train.data.videos import VideoFile, VideoFiles
+from rstg_pyg.train.data.sources.folders import FrameFolders, detect_template
+from rstg_pyg.train.data.sources.videos import VideoFile, VideoFiles
 from rstg_pyg.train.errors import UserError
 
 V1 = "20bn-something-something-v1"

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rstg_pyg.train.data.mini_scenes import EVENTS, Array, Body, Draws, Stage, smooth_noise
+from rstg_pyg.train.data.mini.scenes import EVENTS, Array, Body, Draws, Stage, smooth_noise
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
 

@@ -14,11 +14,10 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from rstg_pyg.train.data.containers import FORMATS, missing_bytes
-from rstg_pyg.train.data.folders import missing_names
-from rstg_pyg.train.data.images import MOST_PIXELS
-from rstg_pyg.train.data.names import beside
-from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.data.paths import beside, missing_names
+from rstg_pyg.train.data.sources.base import FrameSource
+from rstg_pyg.train.data.sources.containers import FORMATS, missing_bytes
+from rstg_pyg.train.data.sources.images import MOST_PIXELS
 from rstg_pyg.train.errors import UserError
 
 SUFFIXES = (".webm", ".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".gif")

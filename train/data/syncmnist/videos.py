@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rstg_pyg.train.data.digits import Digits
-from rstg_pyg.train.data.painting import paint, resize, stretch
+from rstg_pyg.train.data.syncmnist.digits import Digits
+from rstg_pyg.train.data.syncmnist.painting import paint, resize, stretch
 from rstg_pyg.train.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -1,12 +1,16 @@
-"""The names nearest to one that is missing."""
+"""Folders, what is missing in them, and what has a similar name."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+from rstg_pyg.train.errors import UserError
+
+_MOST_FOLDERS = 100
 _MOST_DIGITS = 1_000  # Python turns at most 4,300 into a number
 
 
@@ -41,3 +45,41 @@ def beside(name: str, among: Path | Iterable[str]) -> str:
     """``"; nearest: a, b, c"``, or nothing where no name is at hand."""
     near = nearest_names(name, among)
     return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def home(path: str | Path) -> Path:
+    """A path with ``~`` put out.
+
+    Raises:
+        UserError: If it is another user's home and there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise UserError(f"{path}: there is no such home folder; write the path out") from e
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The first folders in a folder, in order; none where it cannot be listed."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    paths = [folder / name for name in names if not name.startswith(".")]
+    return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
+
+
+def missing_names(folder: Path, videos: list[str], suffix: str) -> list[str]:
+    """The videos that have no entry ``video + suffix``, by listing each folder once."""
+    listed: dict[Path, set[str]] = {}
+    missing = []
+    for video in videos:
+        path = folder / f"{video}{suffix}"
+        if path.parent not in listed:
+            try:
+                listed[path.parent] = set(os.listdir(path.parent))
+            except OSError:
+                listed[path.parent] = set()
+        if path.name not in listed[path.parent]:
+            missing.append(video)
+    return missing

@@ -25,9 +25,9 @@ import lmdb
 import numpy as np
 from torch import Tensor
 
-from rstg_pyg.train.data.images import decode_image, encode_jpeg
-from rstg_pyg.train.data.names import beside
-from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.data.paths import beside
+from rstg_pyg.train.data.sources.base import FrameSource
+from rstg_pyg.train.data.sources.images import decode_image, encode_jpeg
 from rstg_pyg.train.errors import UserError
 
 STORE = "videos.lmdb"

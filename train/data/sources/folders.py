@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rstg_pyg.train.data.images import SUFFIXES, decode_image, read_file
-from rstg_pyg.train.data.names import beside
-from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.data.paths import beside, missing_names
+from rstg_pyg.train.data.sources.base import FrameSource
+from rstg_pyg.train.data.sources.images import SUFFIXES, decode_image, read_file
 from rstg_pyg.train.errors import UserError
 
 _NAME = re.compile(r"(.*?)([0-9]+)(\.\w+)")
@@ -144,19 +144,3 @@ def _names(folder: Path) -> list[str]:
         raise UserError(f"{folder}: the video's folder is missing{near}") from None
     except OSError as e:
         raise UserError(f"{folder}: cannot be read ({e.strerror or e})") from e
-
-
-def missing_names(folder: Path, videos: list[str], suffix: str) -> list[str]:
-    """The videos that have no entry ``video + suffix``, by listing each folder once."""
-    listed: dict[Path, set[str]] = {}
-    missing = []
-    for video in videos:
-        path = folder / f"{video}{suffix}"
-        if path.parent not in listed:
-            try:
-                listed[path.parent] = set(os.listdir(path.parent))
-            except OSError:
-                listed[path.parent] = set()
-        if path.name not in listed[path.parent]:
-            missing.append(video)
-    return missing

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.data.label_files import home
+from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.errors import UserError
 
 SIDE = 28

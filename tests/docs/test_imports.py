@@ -1,0 +1,58 @@
+"""Modules import each other without circles, and the data imports nothing of training."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"rstg_pyg": "rstg_pyg", "graphs": "rstg_pyg.graphs", "backbones": "rstg_pyg.backbones"}
+FOLDERS |= {"train": "rstg_pyg.train"}
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join((FOLDERS[parts[0]], *(part for part in parts[1:] if part != "__init__")))
+
+
+MODULES = {name_of(p): p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def imports(module, everywhere=True):
+    """The modules that a module imports; a name imported from a package may be a module in it."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    # A package imports its modules, and they import what they need of it by the module's own name.
+    graph = {name: {m for m in imports(name) if m in MODULES and m != name} for name in MODULES}
+    assert len(graph) > 100 and graph["rstg_pyg.conv"]
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_data_imports_torch_numpy_decoders_errors_and_files():
+    data = {name for name in MODULES if name.startswith("rstg_pyg.train.data")}
+    ours = data | {"rstg_pyg.train.errors", "rstg_pyg.train.files"}
+    others = {"torch", "torchvision", "numpy", "PIL", "av", "lmdb", "sklearn"}
+    for name in data:
+        for module in imports(name):
+            known = module in ours or module.split(".")[0] in others | sys.stdlib_module_names
+            assert known, f"{name} imports {module}"
+
+
+def test_a_data_set_loads_neither_lightning_nor_what_reads_configs():
+    code = """import sys, rstg_pyg
+before = set(sys.modules)
+import rstg_pyg.train.data.something, rstg_pyg.train.data.syncmnist, rstg_pyg.train.data.check
+loaded = set(sys.modules) - before
+print(*loaded & {"pytorch_lightning", "pydantic", "matplotlib", "torchmetrics", "yaml", "torchvision"})"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -1,0 +1,101 @@
+"""What a source of frames is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rstg_pyg.train.data.transforms import resize_short_side
+from rstg_pyg.train.errors import UserError
+
+SOURCES = ("auto", "packed", "frames", "video")
+
+_MOST_ASPECT = 32
+
+
+class FrameSource(ABC):
+    """Frames of videos, by the video's id and the frame's number.
+
+    A source holds names, not open files: it can be sent to a worker process, where it opens what it
+    needs. Nothing is ever put in the place of a frame that is missing or damaged.
+    """
+
+    #: One of :data:`SOURCES`.
+    kind: str
+    #: One line for people.
+    detail: str
+
+    @abstractmethod
+    def num_frames(self, video: str) -> int:
+        """The number of frames, at least 1.
+
+        Raises:
+            UserError: If the video is missing or damaged; the message names the file.
+        """
+
+    @abstractmethod
+    def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yields the frames ``[H, W, 3]`` of the given numbers, which increase."""
+
+    @abstractmethod
+    def location(self, video: str) -> Path:
+        """The file or folder that holds the video."""
+
+    @abstractmethod
+    def missing(self, videos: list[str]) -> list[str]:
+        """Those of the given videos that are not there, found without opening the others."""
+
+    def frames_per_second(self, video: str) -> float | None:
+        """The video's frame rate, if it is known."""
+        return None
+
+    def frames(
+        self, video: str, indices: Sequence[int] | None = None, short_side: int | None = None
+    ) -> Iterator[Tensor]:
+        """Yields frames ``[H, W, 3]``, one at a time, so memory does not grow with the video.
+
+        Args:
+            video: The video's id.
+            indices: Frame numbers in increasing order. By default all.
+            short_side: Resize to this short side.
+
+        Raises:
+            UserError: If a frame is missing, damaged or of another size than the first.
+        """
+        indices = range(self.num_frames(video)) if indices is None else indices
+        size = None
+        for index, frame in zip(indices, self._frames(video, indices)):
+            size = size or frame.shape
+            if frame.shape != size:
+                raise UserError(
+                    f"{self.location(video)}: expected frames of {size[1]} x {size[0]} pixels like the "
+                    f"first one (frame {index} has {frame.shape[1]} x {frame.shape[0]})"
+                )
+            if short_side is None:
+                yield frame
+                continue
+            if max(size[:2]) > _MOST_ASPECT * min(size[:2]):  # the long side could be of any length
+                raise UserError(
+                    f"{self.location(video)}: expected frames at most {_MOST_ASPECT} times as long as "
+                    f"wide, to give them a short side of {short_side} (they have {size[1]} x {size[0]})"
+                )
+            yield resize_short_side(frame[None], short_side)[0]
+
+    def read(self, video: str, indices: Sequence[int], short_side: int | None = None) -> Tensor:
+        """Reads frames, ``[T, H, W, 3]`` uint8.
+
+        Args:
+            video: The video's id.
+            indices: Frame numbers, in any order, also more than once.
+            short_side: Resize to this short side.
+
+        Raises:
+            UserError: If the video or a frame is missing or damaged.
+        """
+        wanted, place = torch.as_tensor(indices).unique(sorted=True, return_inverse=True)
+        frames = torch.stack(list(self.frames(video, wanted.tolist(), short_side)))
+        return frames if torch.equal(place, torch.arange(len(frames))) else frames[place]

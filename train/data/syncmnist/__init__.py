@@ -1,0 +1,6 @@
+"""SyncMNIST: generated videos of digits, two of which move alike."""
+
+from rstg_pyg.train.data.syncmnist.digits import Digits, cache_folder, load_digits
+from rstg_pyg.train.data.syncmnist.videos import CHUNK, SyncMNIST, Videos
+
+__all__ = ["CHUNK", "Digits", "SyncMNIST", "Videos", "cache_folder", "load_digits"]
