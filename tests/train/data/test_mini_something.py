@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_pyg.train.data.mini.clips import SPLITS, MiniSomething, write_mini_something
 from rstg_pyg.train.data.mini import clips as mini_something
+from rstg_pyg.train.data.mini.clips import SPLITS, MiniSomething, write_mini_something
 from rstg_pyg.train.data.mini.scenes import EVENTS, Draws, Stage
 from rstg_pyg.train.errors import UserError
 
