@@ -9,10 +9,9 @@ from torch_geometric.nn.inits import reset
 
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
-from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
-from rstg_pyg.parts import make_norm
+from rstg_pyg.means import MeanState, mean_over_frames, running_mean
+from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm, make_norm
 from rstg_pyg.rstg import RSTG, CellState
-from rstg_pyg.running import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the cells' state and, on the way to a vector, the mean of the nodes.
 State = Tuple[List[CellState], Optional[MeanState]]

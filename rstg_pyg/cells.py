@@ -1,4 +1,5 @@
-"""The recurrent cells of time stages: torch's own kernels, also inside a compiled graph.
+"""The recurrent cells of time stages: torch's own kernels, also inside a compiled graph; and the
+histories of nodes that come and go, over which one call of a cell runs.
 
 ``torch.compile`` does not look into :class:`torch.nn.LSTM` and :class:`torch.nn.GRU`: the graph breaks
 before and after each. Made to look (``torch._dynamo.config.allow_rnn``), it writes out the step of
@@ -91,6 +92,76 @@ def reset_cell(cell: Cell):
                 glorot(gate)
         else:
             torch.nn.init.zeros_(parameter)
+
+
+class Histories:
+    r"""Which rows are the history of one node, and in what order a recurrent cell reads them.
+
+    A node's history is the rows it has: a frame in which it is absent is no step of the cell. The
+    histories of all nodes are packed as cuDNN wants them (first all first steps, then all second
+    steps, ..., longest histories first), so there is no padding and one call of the cell.
+
+    Args:
+        node (torch.Tensor): The node of every row, :math:`(R)`, from 0 to ``num_nodes - 1``.
+        frame (torch.Tensor): The frame of every row, :math:`(R)`; frames are in order of time.
+        num_nodes (int): Number of nodes, those without a row among them.
+
+    Raises:
+        ValueError: If a node has two rows in one frame.
+    """
+
+    def __init__(self, node: Tensor, frame: Tensor, num_nodes: int):
+        rows = frame.argsort(stable=True)
+        rows = rows[node[rows].argsort(stable=True)]  # by node, and in order of time
+        node, frame = node[rows], frame[rows]
+        twice = (node[1:] == node[:-1]) & (frame[1:] == frame[:-1])
+        if bool(twice.any()):
+            i = int(twice.nonzero()[0])
+            raise ValueError(
+                f"Expected every node at most once in a frame (got node {int(node[i])} twice in "
+                f"frame {int(frame[i])})"
+            )
+        lengths = torch.bincount(node, minlength=num_nodes)
+        step = torch.arange(node.numel(), device=node.device) - (lengths.cumsum(0) - lengths)[node]
+        longest = lengths.argsort(descending=True, stable=True)
+        rank = longest.argsort()
+        self.num_nodes = num_nodes
+        self.present = longest[: int((lengths > 0).sum())]  # the nodes that have a history
+        self.order = rows[(step * num_nodes + rank[node]).argsort()]
+        self.back = self.order.argsort()
+        self.sizes = torch.bincount(step).cpu()  # how many histories reach each step
+
+    def run(self, cell: Cell, x: Tensor, state: Optional[CellState]) -> Tuple[Tensor, CellState]:
+        r"""Runs a cell over all histories.
+
+        Args:
+            cell (Cell): The cell.
+            x (torch.Tensor): The rows, :math:`(R, C)`.
+            state (torch.Tensor or tuple, optional): The state of the nodes before,
+                :math:`(1, M, C)`; nodes beyond are new and start from zero.
+
+        Returns:
+            The rows, and the state of all nodes after. A node without a row keeps its state.
+        """
+        is_lstm = cell.mode == "LSTM"
+        if state is None:
+            state = x.new_zeros(1, 0, cell.hidden_size)
+            state = (state, state) if is_lstm else state
+        new = self.num_nodes - (state[0] if is_lstm else state).size(1)
+        before = [
+            torch.nn.functional.pad(part, (0, 0, 0, new)) for part in (state if is_lstm else [state])
+        ]
+        if x.size(0) > 0:
+            # Packed by hand: torch's own functions start from a padded tensor.
+            packed = PackedSequence(x.index_select(0, self.order), self.sizes)
+            first = tuple(part.index_select(1, self.present) for part in before)
+            packed, last = cell(packed, first if is_lstm else first[0])
+            x = packed.data.index_select(0, self.back)
+            before = [
+                part.to(end.dtype).index_copy(1, self.present, end)
+                for part, end in zip(before, last if is_lstm else [last])
+            ]
+        return x, (tuple(before) if is_lstm else before[0])
 
 
 def _opaque() -> bool:

@@ -1,15 +1,14 @@
-"""What a space stage is given: made plain, or what does not fit in one sentence each."""
+"""What users give to the layers: made plain, or what does not fit in one sentence each."""
 
 import inspect
-from typing import Any, Dict, Optional, Tuple, Union
+from numbers import Integral
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, PairTensor, SparseTensor
-from torch_geometric.utils import is_sparse
-
-from rstg_pyg.parts import SendMLP
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor
 
 
 def check_keywords(module: torch.nn.Module, layer: type, kwargs: Dict[str, Any]) -> None:
@@ -29,41 +28,46 @@ def check_keywords(module: torch.nn.Module, layer: type, kwargs: Dict[str, Any])
             raise ValueError(f"'{name}' does not support '{key}'={kwargs[key]}")
 
 
+def check_numbers(least: int, **values: int) -> None:
+    """Checks that arguments are whole numbers.
+
+    Raises:
+        ValueError: If one is not, or is less than ``least``.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Integral):
+            raise ValueError(f"Expected '{name}' to be a whole number (got {value!r})")
+        if value < least:
+            raise ValueError(f"Expected '{name}' to be at least {least} (got {value})")
+
+
 def check_inputs(
-    name: str,
-    send: SendMLP,
+    stage: torch.nn.Module,
     x: Tuple[Optional[Tensor], Optional[Tensor]],
     pos: Tuple[Optional[Tensor], Optional[Tensor]],
-    pos_channels: int,
     node_type: Optional[Tensor],
-    num_node_types: int,
     edge_attr: Optional[Tensor],
-    edge_dim: Optional[int],
     edge_weight: Optional[Tensor],
-    has_attention: bool,
     edges: Optional[Tuple[int, ...]],
     batch: Optional[Tensor] = None,
 ) -> None:
     """Checks the inputs of a space stage.
 
     Args:
-        name: The layer's name.
-        send: Its send function, which knows the channels (-1 while lazy).
+        stage: The layer.
         x: Source and target features.
         pos: Source and target positions.
-        pos_channels: Channels that positions should have; 0 for none.
         node_type: Types of the target nodes.
-        num_node_types: Number of types.
         edge_attr: Edge features.
-        edge_dim: Channels that they should have, if any.
         edge_weight: Weights of the logits.
-        has_attention: Whether there are logits.
         edges: Shape of the edges: ``(E,)``, or ``(N, N)`` for all pairs. ``None`` if not known.
         batch: The graph of every target node.
 
     Raises:
         ValueError: If something does not fit.
     """
+    name, send, pos_channels = stage.__class__.__name__, stage.send, stage.pos_channels
+    num_node_types, edge_dim = stage.num_node_types, stage.edge_dim
     for what, pair in (("x", x), ("pos", pos)):
         for value in pair:
             if not isinstance(value, (Tensor, type(None))):
@@ -116,7 +120,7 @@ def check_inputs(
             f"Expected 'batch' to give the graph, an integer, of each of the {x[1].size(-2)} nodes "
             f"(got {_shape(batch)}, {batch.dtype})"
         )
-    if edge_weight is not None and not has_attention:
+    if edge_weight is not None and stage.attend is None:
         raise ValueError(
             "Expected no 'edge_weight': it multiplies the attention logits, and 'attention' is None"
         )
@@ -184,6 +188,75 @@ def plain_edges(edge_index: Adj, size: Tuple[int, int]) -> Adj:
     if is_sparse(edge_index) or edge_index.is_floating_point() or edge_index.dtype == torch.bool:
         return edge_index
     return edge_index.long()
+
+
+def edge_tensor(edge_index: Tensor) -> Tensor:
+    """The edges as a plain tensor.
+
+    Raises:
+        ValueError: If they are no integers ``[2, E]``.
+    """
+    if not isinstance(edge_index, Tensor) or is_torch_sparse_tensor(edge_index):
+        found = edge_index.layout if isinstance(edge_index, Tensor) else type(edge_index).__name__
+        raise ValueError(f"Expected 'edge_index' to be a tensor [2, num_edges] (got {found})")
+    edges = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+    if edges.dim() != 2 or edges.size(0) != 2 or edges.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            "Expected 'edge_index' to hold integers of shape [2, num_edges] "
+            f"(got {list(edges.shape)}, {edges.dtype})"
+        )
+    return edges
+
+
+def check_edges(edge_index: Tensor, num_nodes: int) -> Tensor:
+    """The edges as a plain tensor, of which every end exists.
+
+    Raises:
+        ValueError: If they are no integers ``[2, E]``.
+        IndexError: If they name a node that does not exist.
+    """
+    edges = edge_tensor(edge_index)
+    if edges.numel() > 0:
+        low, high = (int(end) for end in edges.aminmax())
+        if low < 0 or high >= num_nodes:
+            raise IndexError(
+                f"Found indices in 'edge_index' from {low} to {high}, but there are {num_nodes} nodes "
+                f"(expected indices from 0 to {num_nodes - 1})"
+            )
+    return edges
+
+
+def nodes_of_state(
+    state: Sequence[Any], stages: int, cell: Optional[torch.nn.RNNBase]
+) -> Optional[int]:
+    """The number of nodes of a state.
+
+    Args:
+        state: The state, with one entry per time stage.
+        stages: How many time stages there are.
+        cell: One of their cells; all have the same kind and width. ``None`` if there is none.
+
+    Raises:
+        ValueError: If it is the state of another network.
+    """
+    if len(state) != stages:
+        raise ValueError(
+            f"Expected 'state' to have one entry for each of {stages} time stages (got {len(state)})"
+        )
+    if stages == 0:
+        return None
+    parts = 2 if cell.mode == "LSTM" else 1
+    entries = [entry if isinstance(entry, (tuple, list)) else (entry,) for entry in state]
+    whole = all(len(entry) == parts for entry in entries)
+    shapes = {tuple(part.shape) if isinstance(part, Tensor) else () for one in entries for part in one}
+    shape = next(iter(shapes))
+    if not whole or len(shapes) > 1 or len(shape) != 3 or shape[::2] != (1, cell.hidden_size):
+        raise ValueError(
+            f"Expected 'state' as returned with 'return_state=True', {parts} tensor(s) of shape [1, "
+            f"nodes, {cell.hidden_size}] for each time stage (got {[len(entry) for entry in entries]} "
+            f"of {sorted(shapes)})"
+        )
+    return shape[1]
 
 
 def _kind(value: object) -> str:

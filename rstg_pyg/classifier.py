@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rstg_pyg.block import RSTGBlock, State
-from rstg_pyg.running import MeanState, mean_over_frames, running_mean
+from rstg_pyg.means import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the states of the blocks, of the head, and the mean of the last map.
 StreamState = Tuple[Dict[str, State], Any, Optional[MeanState]]

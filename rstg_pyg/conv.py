@@ -4,23 +4,21 @@ PyG renders ``propagate`` from the annotations of the hooks below, so they keep 
 (``Optional``, ``Union``) and this module has no list of public names.
 """
 
-from typing import Callable, List, Optional, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
-from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
-from rstg_pyg.checks import as_pair, check_inputs, check_keywords, count_edges, plain_edges
-from rstg_pyg.fast.linear import Linear
+from rstg_pyg.checks import as_pair, check_inputs, count_edges, plain_edges
 from rstg_pyg.fast.space import gather_messages
-from rstg_pyg.parts import Norm, make_parts
+from rstg_pyg.stage import SpaceStage
 
 
-class RSTGConv(MessagePassing):
+class RSTGConv(SpaceStage, MessagePassing):
     r"""The space stage of the `"Recurrent Space-time Graph Neural Networks"
     <https://arxiv.org/abs/1904.05582>`_ paper (section 3.2).
 
@@ -108,96 +106,6 @@ class RSTGConv(MessagePassing):
         torch.Size([4, 10, 14, 32])
     """
 
-    def __init__(
-        self,
-        in_channels: Union[int, Tuple[int, int]],
-        out_channels: int,
-        hidden_channels: Optional[int] = None,
-        num_send_layers: int = 2,
-        num_update_layers: int = 2,
-        attention: Optional[str] = "dot",
-        heads: int = 1,
-        attention_scale: float = 1.0,
-        pos_channels: int = 0,
-        num_node_types: int = 1,
-        norm: Union[Callable[[int], torch.nn.Module], Tuple, None] = None,
-        after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
-        dropout: float = 0.0,
-        edge_dim: Optional[int] = None,
-        act_last: bool = True,
-        residual: bool = False,
-        bias: bool = True,
-        **kwargs,
-    ):
-        check_keywords(self, MessagePassing, kwargs)
-        kwargs.setdefault("aggr", "add")
-        super().__init__(**kwargs)
-        hidden_channels = out_channels if hidden_channels is None else hidden_channels
-        pair = in_channels if isinstance(in_channels, (tuple, list)) else (in_channels, in_channels)
-
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.hidden_channels = hidden_channels
-        self.num_send_layers = num_send_layers
-        self.num_update_layers = num_update_layers
-        self.attention = attention
-        self.heads = heads
-        self.attention_scale = attention_scale
-        self.pos_channels = pos_channels
-        self.num_node_types = num_node_types
-        self.dropout = dropout
-        self.edge_dim = edge_dim
-        self.act_last = act_last
-        self.residual = residual
-        self.bias = bias
-
-        self.send, self.attend, self.update_mlp = make_parts(
-            pair,
-            out_channels,
-            hidden_channels,
-            num_send_layers,
-            num_update_layers,
-            attention,
-            heads,
-            attention_scale,
-            pos_channels,
-            num_node_types,
-            edge_dim,
-            bias,
-            act_last,
-        )
-        self.lin_value = self.lin_res = None
-        if heads > 1:
-            self.lin_value = Linear(
-                hidden_channels,
-                hidden_channels,
-                bias=bias,
-                weight_initializer="glorot",
-                bias_initializer="zeros",
-            )
-        if residual and pair[1] != out_channels:
-            self.lin_res = Linear(pair[1], out_channels, bias=False, weight_initializer="glorot")
-        message_norm, update_norm = norm if isinstance(norm, tuple) else (norm, norm)
-        self.message_norm = None if message_norm is None else Norm(message_norm, hidden_channels)
-        self.update_norm = None if update_norm is None else Norm(update_norm, out_channels)
-        self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
-        super().reset_parameters()
-        for module in (
-            self.send,
-            self.attend,
-            self.update_mlp,
-            self.lin_value,
-            self.lin_res,
-            self.message_norm,
-            self.update_norm,
-            self.after_aggr,
-        ):
-            reset(module)
-
     def forward(
         self,
         x: Union[Tensor, PairTensor],
@@ -233,20 +141,9 @@ class RSTGConv(MessagePassing):
         (x_src, x_dst), (pos_src, pos_dst) = as_pair("x", x), as_pair("pos", pos)
         node_type, batch = as_pair("node_type", node_type)[1], as_pair("batch", batch)[1]
         check_inputs(
-            self.__class__.__name__,
-            self.send,
-            (x_src, x_dst),
-            (pos_src, pos_dst),
-            self.pos_channels,
-            node_type,
-            self.num_node_types,
-            edge_attr,
-            self.edge_dim,
-            edge_weight,
-            self.attend is not None,
-            count_edges(edge_index),
-            batch,
-        )
+            self, (x_src, x_dst), (pos_src, pos_dst), node_type, edge_attr, edge_weight,
+            count_edges(edge_index), batch,
+        )  # fmt: skip
         if x_dst.dim() > 2 and (is_sparse(edge_index) or batch is not None):
             raise ValueError(
                 "Expected 'edge_index' to be a tensor of shape [2, num_edges] and no 'batch' for the "
@@ -267,39 +164,10 @@ class RSTGConv(MessagePassing):
 
         edges = plain_edges(edge_index, size)
         weight = None if edge_weight is None else _rows_first(edge_weight.unsqueeze(-1)).squeeze(-1)
-        out = gather_messages(self, edges, edge_attr, weight, (sources, pos_src), (nodes, pos_dst))
-        if out is not None:
-            out, alpha = out
-        else:  # the same, as PyG has it
-            key, query = None, nodes.new_zeros(nodes.size(0), copies * self.heads)
-            if self.attend is not None:
-                key, query = self.attend.key(sources).flatten(1), self.attend.query(nodes).flatten(1)
-            # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
-            alpha = self.edge_updater(
-                edges, key=key, query=query, edge_weight=weight, copies=copies, size=size
-            )
-
-            if edge_attr is not None:
-                edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
-            src = self.send.source(sources, pos_src).flatten(1)
-            dst = self.send.target(nodes, pos_dst).flatten(1)
-            # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
-            out = self.propagate(
-                edges,
-                src=src,
-                dst=dst,
-                alpha=alpha,
-                edge_attr=edge_attr,
-                batch=batch,
-                lead=lead,
-                size=size,
-            )
-            if out.size(-1) != src.size(-1):
-                raise ValueError(
-                    f"Expected 'aggr' to keep the {src.size(-1)} channels (got {out.size(-1)} from "
-                    f"{self.aggr_module})"
-                )
-            out = out.view(nodes.size(0), copies, self.hidden_channels)
+        ends = (sources, pos_src), (nodes, pos_dst)
+        out, alpha = gather_messages(self, edges, edge_attr, weight, *ends) or self._gather(
+            edges, edge_attr, weight, *ends, size, batch, lead
+        )
         if self.after_aggr is not None:
             out = _rows_first(self.after_aggr(_rows_last(out, lead), batch))
 
@@ -318,6 +186,40 @@ class RSTGConv(MessagePassing):
                 return out, (set_sparse_value(edge_index, alpha), alpha)
             return out, (edge_index, alpha)
         return out
+
+    def _gather(
+        self,
+        edges: Adj,
+        edge_attr: OptTensor,
+        weight: OptTensor,
+        source: Tuple[Tensor, OptTensor],
+        target: Tuple[Tensor, OptTensor],
+        size: Tuple[int, int],
+        batch: OptTensor,
+        lead: List[int],
+    ) -> Tuple[Tensor, Tensor]:
+        """Aggregated messages ``[N, M, C]`` and attention, by PyG."""
+        nodes, copies = target[0], target[0].size(1)
+        key, query = None, nodes.new_zeros(nodes.size(0), copies * self.heads)
+        if self.attend is not None:
+            key, query = self.attend.key(source[0]).flatten(1), self.attend.query(nodes).flatten(1)
+        # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
+        alpha = self.edge_updater(
+            edges, key=key, query=query, edge_weight=weight, copies=copies, size=size
+        )
+        if edge_attr is not None:
+            edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
+        src, dst = self.send.source(*source).flatten(1), self.send.target(*target).flatten(1)
+        # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
+        out = self.propagate(
+            edges, src=src, dst=dst, alpha=alpha, edge_attr=edge_attr, batch=batch, lead=lead, size=size
+        )
+        if out.size(-1) != src.size(-1):
+            raise ValueError(
+                f"Expected 'aggr' to keep the {src.size(-1)} channels (got {out.size(-1)} from "
+                f"{self.aggr_module})"
+            )
+        return out.view(nodes.size(0), copies, self.hidden_channels), alpha
 
     def edge_update(
         self,
@@ -372,10 +274,6 @@ class RSTGConv(MessagePassing):
             f"'{self.__class__.__name__}' does not support TorchScript; use 'torch.compile' or "
             f"'torch.export' instead"
         )
-
-    def __repr__(self) -> str:
-        name = self.__class__.__name__
-        return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
 
 
 def _rows_first(x: Tensor) -> Tensor:

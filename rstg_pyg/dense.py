@@ -1,17 +1,15 @@
 """The space stage on a dense adjacency: all pairs and a mask."""
 
-from typing import Callable, Optional, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.inits import reset
 
 from rstg_pyg.checks import check_inputs
-from rstg_pyg.fast.linear import Linear
-from rstg_pyg.parts import Norm, make_parts
+from rstg_pyg.stage import SpaceStage
 
 
-class DenseRSTGConv(torch.nn.Module):
+class DenseRSTGConv(SpaceStage):
     r"""See :class:`rstg_pyg.RSTGConv`.
 
     The same parameters (one ``state_dict`` fits both) on a dense adjacency: messages of all
@@ -48,59 +46,6 @@ class DenseRSTGConv(torch.nn.Module):
         ValueError: If sizes do not match.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        hidden_channels: Optional[int] = None,
-        num_send_layers: int = 2,
-        num_update_layers: int = 2,
-        attention: Optional[str] = "dot",
-        heads: int = 1,
-        attention_scale: float = 1.0,
-        pos_channels: int = 0,
-        num_node_types: int = 1,
-        norm: Union[Callable[[int], torch.nn.Module], Tuple, None] = None,
-        after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
-        dropout: float = 0.0,
-        edge_dim: Optional[int] = None,
-        act_last: bool = True,
-        residual: bool = False,
-        bias: bool = True,
-    ):
-        super().__init__()
-        hidden_channels = out_channels if hidden_channels is None else hidden_channels
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.hidden_channels = hidden_channels
-        self.heads = heads
-        self.pos_channels = pos_channels
-        self.num_node_types = num_node_types
-        self.dropout = dropout
-        self.edge_dim = edge_dim
-        self.residual = residual
-        self.send, self.attend, self.update_mlp = make_parts(
-            (in_channels, in_channels), out_channels, hidden_channels, num_send_layers,
-            num_update_layers, attention, heads, attention_scale, pos_channels, num_node_types,
-            edge_dim, bias, act_last,
-        )  # fmt: skip
-        self.lin_value = self.lin_res = None
-        kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
-        if heads > 1:
-            self.lin_value = Linear(hidden_channels, hidden_channels, bias=bias, **kwargs)
-        if residual and in_channels != out_channels:
-            self.lin_res = Linear(in_channels, out_channels, bias=False, **kwargs)
-        message_norm, update_norm = norm if isinstance(norm, tuple) else (norm, norm)
-        self.message_norm = None if message_norm is None else Norm(message_norm, hidden_channels)
-        self.update_norm = None if update_norm is None else Norm(update_norm, out_channels)
-        self.after_aggr = None if after_aggr is None else Norm(after_aggr, hidden_channels)
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
-        for module in self.children():
-            reset(module)
-
     def forward(
         self,
         x: Tensor,
@@ -128,20 +73,8 @@ class DenseRSTGConv(torch.nn.Module):
             return_attention_weights (bool, optional): Additionally returns the coefficients
                 :math:`(*, N, N, H)`, receiver before sender.
         """
-        check_inputs(
-            self.__class__.__name__,
-            self.send,
-            (x, x),
-            (pos, pos),
-            self.pos_channels,
-            node_type,
-            self.num_node_types,
-            edge_attr,
-            self.edge_dim,
-            edge_weight,
-            self.attend is not None,
-            (x.size(-2), x.size(-2)) if isinstance(x, Tensor) and x.dim() >= 2 else None,
-        )
+        shape = (x.size(-2), x.size(-2)) if isinstance(x, Tensor) and x.dim() >= 2 else None
+        check_inputs(self, (x, x), (pos, pos), node_type, edge_attr, edge_weight, shape)
         dense = isinstance(adj, Tensor) and adj.layout == torch.strided
         if not dense or adj.shape[-2:] != (x.size(-2), x.size(-2)):
             raise ValueError(
@@ -190,6 +123,3 @@ class DenseRSTGConv(torch.nn.Module):
         flat = message.flatten(-3, -2)
         normed = self.message_norm(flat.index_select(-2, pairs))
         return torch.zeros_like(flat).index_copy(flat.dim() - 2, pairs, normed).view_as(message)
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"

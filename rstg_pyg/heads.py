@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.cells import Cell, CellState, reset_cell
+from rstg_pyg.means import MeanState, mean_over_frames, running_mean
 from rstg_pyg.norm import ChannelBatchNorm
-from rstg_pyg.running import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the cell's state and the mean of its outputs over frames.
 LSTMState = Tuple[Tuple[Tensor, Tensor], MeanState]

@@ -4,14 +4,13 @@ from typing import Callable, Optional
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import Linear
 from torch_geometric.nn.inits import reset
 
-from rstg_pyg.checks import check_keywords
+from rstg_pyg.checks import check_keywords, check_numbers, edge_tensor
 from rstg_pyg.conv import RSTGConv
+from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import space_time_edges
-from rstg_pyg.parts import check_numbers, make_norm
-from rstg_pyg.sequences import edge_tensor
+from rstg_pyg.norm import make_norm
 
 
 class HomogeneousRSTG(torch.nn.Module):

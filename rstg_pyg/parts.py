@@ -1,12 +1,9 @@
 """The three functions of a space stage: send, attend, update.
 
-:class:`~rstg_pyg.RSTGConv` (edges) and :class:`~rstg_pyg.DenseRSTGConv` (all pairs) are both made of
-them, which is why one ``state_dict`` fits both.
+:class:`~rstg_pyg.stage.SpaceStage` puts them together.
 """
 
-import inspect
-from numbers import Integral
-from typing import Callable, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -15,55 +12,6 @@ from torch_geometric.nn.inits import reset
 from rstg_pyg.fast.autograd import untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import edge_dots
-
-
-def check_numbers(least: int, **values: int) -> None:
-    """Checks that arguments are whole numbers.
-
-    Raises:
-        ValueError: If one is not, or is less than ``least``.
-    """
-    for name, value in values.items():
-        if not isinstance(value, Integral):
-            raise ValueError(f"Expected '{name}' to be a whole number (got {value!r})")
-        if value < least:
-            raise ValueError(f"Expected '{name}' to be at least {least} (got {value})")
-
-
-def make_norm(norm: Callable[[int], torch.nn.Module], channels: int) -> torch.nn.Module:
-    """Makes a norm from a number of channels.
-
-    Raises:
-        ValueError: If it cannot be made, because it is a name, or a module that is there already.
-    """
-    if isinstance(norm, torch.nn.Module) or not callable(norm):
-        raise ValueError(
-            f"Expected a norm to be given by what makes it from a number of channels, such as "
-            f"'torch.nn.LayerNorm' (got {norm!r})"
-        )
-    return norm(channels)
-
-
-class Norm(torch.nn.Module):
-    """Wraps any norm so that it can be called with or without ``batch``.
-
-    Args:
-        norm (callable): Makes a module from a number of channels. If the module's ``forward`` has a
-            ``batch`` argument, it is told which graph every row belongs to.
-    """
-
-    def __init__(self, norm: Callable[[int], torch.nn.Module], channels: int):
-        super().__init__()
-        self.module = make_norm(norm, channels)
-        self.takes_batch = "batch" in inspect.signature(self.module.forward).parameters
-
-    def reset_parameters(self):
-        """Resets the wrapped module."""
-        reset(self.module)
-
-    def forward(self, x: Tensor, batch: Optional[Tensor] = None) -> Tensor:
-        """"""
-        return self.module(x, batch) if self.takes_batch else self.module(x)
 
 
 class SendMLP(torch.nn.Module):
@@ -323,65 +271,3 @@ class UpdateMLP(torch.nn.Module):
             if self.act_last or i + 1 < len(self.lins):
                 x = x.relu()
         return x
-
-
-def make_parts(
-    in_channels: Tuple[int, int],
-    out_channels: int,
-    hidden_channels: int,
-    num_send_layers: int,
-    num_update_layers: int,
-    attention: Optional[str],
-    heads: int,
-    attention_scale: float,
-    pos_channels: int,
-    num_node_types: int,
-    edge_dim: Optional[int],
-    bias: bool,
-    act_last: bool,
-) -> Tuple[SendMLP, Optional[torch.nn.Module], UpdateMLP]:
-    """Builds send, attention and update for one space stage and checks the sizes.
-
-    Raises:
-        ValueError: If a size is out of range, ``attention`` is unknown or ``hidden_channels`` is
-            not divisible by ``heads``.
-    """
-    if len(in_channels) != 2:
-        raise ValueError(
-            f"Expected 'in_channels' to be one number, or source's and target's (got {in_channels})"
-        )
-    for channels in in_channels:
-        check_numbers(-1, in_channels=channels)  # -1 while lazy
-    if edge_dim is not None:
-        check_numbers(-1, edge_dim=edge_dim)
-    check_numbers(0, pos_channels=pos_channels)
-    check_numbers(
-        1,
-        out_channels=out_channels,
-        hidden_channels=hidden_channels,
-        num_send_layers=num_send_layers,
-        num_update_layers=num_update_layers,
-        heads=heads,
-        num_node_types=num_node_types,
-    )
-    if hidden_channels % heads != 0:
-        raise ValueError(
-            f"'hidden_channels' (got {hidden_channels}) must be divisible by the number of heads "
-            f"(got {heads})"
-        )
-    send = SendMLP(
-        in_channels, hidden_channels, hidden_channels, num_send_layers, pos_channels, edge_dim, bias
-    )
-    if attention == "dot":
-        attend = DotAttention(in_channels, hidden_channels, heads, attention_scale, bias)
-    elif attention == "additive":
-        attend = AdditiveAttention(in_channels, heads, bias)
-    elif attention is None:
-        attend = None
-    else:
-        raise ValueError(f"Expected 'attention' to be 'dot', 'additive' or None (got {attention!r})")
-    width = -1 if in_channels[1] == -1 else in_channels[1] + hidden_channels
-    update = UpdateMLP(
-        width, out_channels, hidden_channels, num_update_layers, num_node_types, act_last, bias
-    )
-    return send, attend, update

@@ -8,13 +8,11 @@ from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj
 
 from rstg_pyg.cells import Cell, CellState, reset_cell
-from rstg_pyg.checks import check_keywords
+from rstg_pyg.checks import check_keywords, check_numbers, nodes_of_state
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.histories import nodes_of_state
-from rstg_pyg.masks import MaskedFrames
-from rstg_pyg.parts import check_numbers, make_norm
-from rstg_pyg.sequences import DenseFrames, FlatFrames, check_norms
+from rstg_pyg.frames import DenseFrames, FlatFrames, MaskedFrames
+from rstg_pyg.norm import check_norms, make_norm
 
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
 

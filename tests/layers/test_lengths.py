@@ -5,7 +5,7 @@ import torch
 
 from rstg_pyg import ChannelBatchNorm, HomogeneousRSTG, LSTMHead, RSTGBlock, VideoClassifier
 from rstg_pyg.backbones import SimpleConv
-from rstg_pyg.running import mean_over_frames
+from rstg_pyg.means import mean_over_frames
 
 LENGTHS = [5, 1, 3]
 NETWORKS = {

@@ -10,8 +10,8 @@ from torch_geometric.nn import GraphNorm
 from torch_geometric.utils import to_torch_csc_tensor
 
 from rstg_pyg import RSTG, ChannelBatchNorm, JointLayerNorm
+from rstg_pyg.cells import Histories
 from rstg_pyg.graphs import join_sequences
-from rstg_pyg.histories import Histories
 
 
 def tracks(seed, names_per_frame, edge_dim=None, types=None):

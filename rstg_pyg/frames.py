@@ -1,20 +1,20 @@
 """How the nodes of many frames lie in memory: all of them in every frame, or rows that come and go.
 
-:class:`~rstg_pyg.RSTG` runs its stages on either. Both know how a space stage runs over all frames, how
-a time stage runs over all histories, and how the nodes come in and go out.
+:class:`~rstg_pyg.RSTG` runs its stages on any of these forms. Each knows how a space stage runs over
+all frames, how a time stage runs over all histories, and how the nodes come in and go out.
 """
 
-import inspect
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj
 from torch_geometric.utils import is_torch_sparse_tensor
 
-from rstg_pyg.cells import Cell, CellState
-from rstg_pyg.histories import Histories
+from rstg_pyg.cells import Cell, CellState, Histories
+from rstg_pyg.checks import check_edges
+from rstg_pyg.means import first_frames
+from rstg_pyg.norm import takes_batch
 
 #: One value for all frames, or one per frame.
 PerFrame = Union[Tensor, Sequence[Tensor]]
@@ -40,68 +40,6 @@ def over_frames(name: str, value: PerFrame, clips: int, frames: int, own: int) -
             f"[{frames}] (frames) or [{clips}, {frames}] (clips, frames) (got {list(value.shape)})"
         )
     return value.expand(clips, frames, *shape)
-
-
-def edge_tensor(edge_index: Tensor) -> Tensor:
-    """The edges as a plain tensor.
-
-    Raises:
-        ValueError: If they are no integers ``[2, E]``.
-    """
-    if not isinstance(edge_index, Tensor) or is_torch_sparse_tensor(edge_index):
-        found = edge_index.layout if isinstance(edge_index, Tensor) else type(edge_index).__name__
-        raise ValueError(f"Expected 'edge_index' to be a tensor [2, num_edges] (got {found})")
-    edges = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
-    if edges.dim() != 2 or edges.size(0) != 2 or edges.dtype not in (torch.int64, torch.int32):
-        raise ValueError(
-            "Expected 'edge_index' to hold integers of shape [2, num_edges] "
-            f"(got {list(edges.shape)}, {edges.dtype})"
-        )
-    return edges
-
-
-def check_edges(edge_index: Tensor, num_nodes: int) -> Tensor:
-    """The edges as a plain tensor, of which every end exists.
-
-    Raises:
-        ValueError: If they are no integers ``[2, E]``.
-        IndexError: If they name a node that does not exist.
-    """
-    edges = edge_tensor(edge_index)
-    if edges.numel() > 0:
-        low, high = (int(end) for end in edges.aminmax())
-        if low < 0 or high >= num_nodes:
-            raise IndexError(
-                f"Found indices in 'edge_index' from {low} to {high}, but there are {num_nodes} nodes "
-                f"(expected indices from 0 to {num_nodes - 1})"
-            )
-    return edges
-
-
-def check_norms(module: torch.nn.Module) -> None:
-    """Refuses norms that need all nodes in all frames.
-
-    Args:
-        module (torch.nn.Module): A norm that is called on rows, with the frame of each as ``batch``
-            if it takes that.
-
-    Raises:
-        ValueError: If its statistics are over frames or clips as dimensions.
-    """
-    for norm in module.modules():
-        joint = getattr(norm, "num_joint_dims", None)
-        told = norm is module and takes_batch(norm) and joint == 2
-        if joint is not None and not told:
-            raise ValueError(
-                f"'{norm}' takes its statistics over frames as a dimension, and where nodes come and "
-                "go there is none: expected a norm of each node (LayerNorm), of all of them "
-                "(ChannelBatchNorm) or of each frame (JointLayerNorm)"
-            )
-
-
-def takes_batch(module: torch.nn.Module) -> bool:
-    """Whether a norm wants to know the graph of every row."""
-    return "batch" in inspect.signature(module.forward).parameters
 
 
 class DenseFrames:
@@ -249,3 +187,133 @@ class FlatFrames:
     def leave(self, x: Tensor) -> Tensor:
         """The nodes as they go out."""
         return x
+
+
+class MaskedFrames(FlatFrames):
+    """The rows of the nodes that are present, and the edges among them.
+
+    Args:
+        x (torch.Tensor): The nodes ``[B, T, N, C]``.
+        edge_index (torch.Tensor or list): The edges of all frames, or a list with those of each.
+        edge_attr (torch.Tensor or list, optional): Edge features.
+        pos (torch.Tensor or list, optional): Positions.
+        node_type (torch.Tensor, optional): Node types ``[N]``.
+        edge_weight (torch.Tensor or list, optional): Weights of the attention logits.
+        mask (torch.Tensor, optional): Which nodes are there, ``[B, T, N]``.
+        lengths (torch.Tensor or list, optional): How many frames of each clip are there.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        edge_index: PerFrame,
+        edge_attr: Optional[PerFrame],
+        *,
+        pos: Optional[PerFrame],
+        node_type: Optional[Tensor],
+        edge_weight: Optional[PerFrame],
+        mask: Optional[Tensor],
+        lengths: Union[Tensor, Sequence[int], None],
+    ):
+        self.shape = clips, frames, nodes = x.shape[:3]
+        present = _present(x, mask, lengths)
+        clip, frame, node = present.nonzero(as_tuple=True)
+        self.rows = (clip * frames + frame) * nodes + node
+        if pos is not None:
+            pos = over_frames("pos", pos, clips, frames, 2)
+            if pos.size(2) != nodes:
+                raise ValueError(f"Expected 'pos' to have {nodes} rows (got {list(pos.shape)})")
+            pos = pos[clip, frame, node]
+        if node_type is not None:
+            if node_type.shape != (nodes,):
+                raise ValueError(
+                    f"Expected 'node_type' to have shape [{nodes}] (got {list(node_type.shape)})"
+                )
+            node_type = node_type[node]
+        edges = PresentEdges(edge_index, present)
+        super().__init__(
+            edges.index,
+            None if edge_attr is None else edges.select("edge_attr", edge_attr, 2),
+            pos=pos,
+            node_type=node_type,
+            edge_weight=None if edge_weight is None else edges.select("edge_weight", edge_weight, 1),
+            node=clip * nodes + node,
+            batch=clip * frames + frame,
+            num_nodes=clips * nodes,
+        )
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The rows of the nodes that are there; nothing ever sees the others."""
+        return x.flatten(0, 2).index_select(0, self.rows)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """The nodes as they go out: zeros where a node is absent."""
+        out = x.new_zeros(self.shape.numel(), x.size(-1)).index_copy(0, self.rows, x)
+        return out.view(*self.shape, x.size(-1))
+
+
+class PresentEdges:
+    """The edges of all frames of all clips whose both ends are present, between rows.
+
+    Args:
+        edge_index (torch.Tensor or list): The edges of all frames, or a list with those of each.
+        present (torch.Tensor): Which nodes are there, ``[B, T, N]``. They are the rows.
+    """
+
+    def __init__(self, edge_index: PerFrame, present: Tensor):
+        self.clips, self.frames, nodes = present.shape
+        self.shared = not isinstance(edge_index, (list, tuple))
+        if self.shared:
+            edges = check_edges(edge_index, nodes)
+            topologies = [edges] * self.frames
+            self.counts = [edges.size(1)] * self.frames
+        else:
+            topologies = [check_edges(edges, nodes) for edges in edge_index]
+            self.counts = [edges.size(1) for edges in topologies]
+        if len(topologies) != self.frames:
+            raise ValueError(
+                f"Expected 'edge_index' to be one tensor, or a list with one for each of {self.frames} "
+                f"frames (got {len(topologies)})"
+            )
+        # The edges of a clip over its T * N nodes, and which of them are there in which clip.
+        shifted = [edges + t * nodes for t, edges in enumerate(topologies)]
+        source, target = torch.cat(shifted, dim=1) if shifted else present.new_zeros(2, 0).long()
+        there = present.flatten(1)
+        self.clip, self.edge = (there[:, source] & there[:, target]).nonzero(as_tuple=True)
+        row = (there.flatten().cumsum(0) - 1).view(there.shape)
+        ends = torch.stack([source, target])[:, self.edge]
+        self.index = row[self.clip, ends]  # [2, number of edges that are there]
+
+    def select(self, name: str, value: PerFrame, own: int) -> Tensor:
+        """The values of these edges, from those of all frames (tensors with ``own`` dimensions)."""
+        if self.shared:
+            count = self.counts[0] if self.counts else 0
+            if isinstance(value, Tensor) and value.dim() < own:
+                value = value.unsqueeze(-1)
+            value = over_frames(name, value, self.clips, self.frames, own)
+            if value.size(2) != count:
+                raise ValueError(f"Expected '{name}' to be of {count} edges (got {value.size(2)})")
+            return value[self.clip, self.edge // max(count, 1), self.edge % max(count, 1)]
+        found = None if isinstance(value, Tensor) else [len(one) for one in value]
+        if found != self.counts:
+            raise ValueError(
+                f"Expected '{name}' to be a list like 'edge_index', of {self.counts} edges "
+                f"(got {list(value.shape) if found is None else found})"
+            )
+        return torch.cat(list(value))[self.edge]
+
+
+def _present(x: Tensor, mask: Optional[Tensor], lengths: Union[Tensor, Sequence[int], None]) -> Tensor:
+    """Which nodes are there, ``[B, T, N]``."""
+    clips, frames = x.shape[:2]
+    present = torch.ones(x.shape[:3], dtype=torch.bool, device=x.device)
+    if mask is not None:
+        if mask.shape != present.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"Expected 'mask' to be of bool and of shape {list(present.shape)} "
+                f"(got {mask.dtype}, {list(mask.shape)})"
+            )
+        present = mask
+    if lengths is not None:
+        present = present & first_frames(lengths, clips, frames, x.device).unsqueeze(-1)
+    return present

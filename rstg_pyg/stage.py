@@ -1,0 +1,126 @@
+"""What the space stage on edges and the one on all pairs share: arguments, parts, weights.
+
+One ``state_dict`` therefore fits both.
+"""
+
+from typing import Callable, Optional, Tuple, Union
+
+import torch
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.inits import reset
+
+from rstg_pyg.checks import check_keywords, check_numbers
+from rstg_pyg.fast.linear import Linear
+from rstg_pyg.norm import PerGraph
+from rstg_pyg.parts import AdditiveAttention, Attention, DotAttention, SendMLP, UpdateMLP
+
+
+class SpaceStage(torch.nn.Module):
+    """The base of :class:`~rstg_pyg.RSTGConv` (edges) and :class:`~rstg_pyg.DenseRSTGConv` (all pairs).
+
+    Arguments as of :class:`~rstg_pyg.RSTGConv`. The parts are ``send``, ``attend`` and ``update_mlp``.
+    """
+
+    def __init__(
+        self,
+        in_channels: Union[int, Tuple[int, int]],
+        out_channels: int,
+        hidden_channels: Optional[int] = None,
+        num_send_layers: int = 2,
+        num_update_layers: int = 2,
+        attention: Optional[str] = "dot",
+        heads: int = 1,
+        attention_scale: float = 1.0,
+        pos_channels: int = 0,
+        num_node_types: int = 1,
+        norm: Union[Callable[[int], torch.nn.Module], Tuple, None] = None,
+        after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
+        dropout: float = 0.0,
+        edge_dim: Optional[int] = None,
+        act_last: bool = True,
+        residual: bool = False,
+        bias: bool = True,
+        **kwargs,
+    ):
+        if isinstance(self, MessagePassing):
+            check_keywords(self, MessagePassing, kwargs)
+        super().__init__(**kwargs)
+        hidden = out_channels if hidden_channels is None else hidden_channels
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.hidden_channels = hidden
+        self.num_send_layers = num_send_layers
+        self.num_update_layers = num_update_layers
+        self.attention = attention
+        self.heads = heads
+        self.attention_scale = attention_scale
+        self.pos_channels = pos_channels
+        self.num_node_types = num_node_types
+        self.dropout = dropout
+        self.edge_dim = edge_dim
+        self.act_last = act_last
+        self.residual = residual
+        self.bias = bias
+        ends = self._checked_channels()
+
+        self.send = SendMLP(ends, hidden, hidden, num_send_layers, pos_channels, edge_dim, bias)
+        self.attend: Optional[Attention] = None
+        if attention == "dot":
+            self.attend = DotAttention(ends, hidden, heads, attention_scale, bias)
+        elif attention == "additive":
+            self.attend = AdditiveAttention(ends, heads, bias)
+        width = -1 if ends[1] == -1 else ends[1] + hidden
+        self.update_mlp = UpdateMLP(
+            width, out_channels, hidden, num_update_layers, num_node_types, act_last, bias
+        )
+        init = dict(weight_initializer="glorot", bias_initializer="zeros")
+        self.lin_value = self.lin_res = None
+        if heads > 1:
+            self.lin_value = Linear(hidden, hidden, bias=bias, **init)
+        if residual and ends[1] != out_channels:
+            self.lin_res = Linear(ends[1], out_channels, bias=False, **init)
+        message_norm, update_norm = norm if isinstance(norm, tuple) else (norm, norm)
+        self.message_norm = None if message_norm is None else PerGraph(message_norm, hidden)
+        self.update_norm = None if update_norm is None else PerGraph(update_norm, out_channels)
+        self.after_aggr = None if after_aggr is None else PerGraph(after_aggr, hidden)
+        self.reset_parameters()
+
+    def _checked_channels(self) -> Tuple[int, int]:
+        """Channels of source and target nodes, -1 while lazy.
+
+        Raises:
+            ValueError: If a size is out of range, ``attention`` is unknown or ``hidden_channels`` is
+                not divisible by ``heads``.
+        """
+        pair = self.in_channels
+        pair = tuple(pair) if isinstance(pair, (tuple, list)) else (pair, pair)
+        if len(pair) != 2:
+            raise ValueError(
+                f"Expected 'in_channels' to be one number, or source's and target's (got {pair})"
+            )
+        for channels in pair:
+            check_numbers(-1, in_channels=channels)
+        if self.edge_dim is not None:
+            check_numbers(-1, edge_dim=self.edge_dim)
+        check_numbers(0, pos_channels=self.pos_channels)
+        sizes = ("out_channels", "hidden_channels", "num_send_layers", "num_update_layers", "heads")
+        check_numbers(1, **{name: getattr(self, name) for name in (*sizes, "num_node_types")})
+        if self.hidden_channels % self.heads != 0:
+            raise ValueError(
+                f"'hidden_channels' (got {self.hidden_channels}) must be divisible by the number of "
+                f"heads (got {self.heads})"
+            )
+        if self.attention not in ("dot", "additive", None):
+            raise ValueError(
+                f"Expected 'attention' to be 'dot', 'additive' or None (got {self.attention!r})"
+            )
+        return pair
+
+    def reset_parameters(self):
+        """Draws all weights anew (Glorot uniform; biases zero)."""
+        for module in self.children():
+            reset(module)
+
+    def __repr__(self) -> str:
+        name = self.__class__.__name__
+        return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
