@@ -11,8 +11,12 @@ from rstg_pyg.backbones.resnet import (
 )
 from rstg_pyg.backbones.simple_conv import SimpleConv
 from rstg_pyg.backbones.torchvision_video import TorchvisionVideo
-from rstg_pyg.backbones.weight_files import WeightsError, read_weights
-from rstg_pyg.backbones.weights import WeightsReport, load_backbone_weights
+from rstg_pyg.backbones.weights import (
+    WeightsError,
+    WeightsReport,
+    load_backbone_weights,
+    read_tensors,
+)
 
 __all__ = [
     "C2D_KERNELS",
@@ -27,5 +31,5 @@ __all__ = [
     "i3d_resnet50",
     "load_backbone_weights",
     "nonlocal_resnet50",
-    "read_weights",
+    "read_tensors",
 ]

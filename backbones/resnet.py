@@ -211,8 +211,9 @@ class VideoResNet(torch.nn.Module):
         self.temporal_kernels = tuple(tuple(kernels) for kernels in temporal_kernels)
         self.nonlocal_stages = tuple(nonlocal_stages)
 
-        stem = self.temporal_kernels[0][0]
-        stages = {"stem": Stem(in_channels, width, stem, pool_padding, small_stem, norm)}
+        frames = self.temporal_kernels[0][0]
+        stem = Stem(in_channels, width, frames, pool_padding, small_stem, norm)
+        stages: dict[str, torch.nn.Module] = {"stem": stem}
         channels = {"stem": width}
         here = width
         for i, (name, depth) in enumerate(zip(names, depths)):
@@ -250,7 +251,7 @@ class VideoResNet(torch.nn.Module):
                 module.reset_parameters()
         for module in self.modules():
             if isinstance(module, NonLocalBlock):
-                torch.nn.init.zeros_(module.bn.weight)
+                torch.nn.init.zeros_(module.bn.get_parameter("weight"))
 
     def forward(self, clip: Tensor) -> Tensor:
         """The last stage's feature map."""

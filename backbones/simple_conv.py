@@ -27,7 +27,7 @@ class ConvStage(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Draws the weights anew (Glorot uniform; bias zero)."""
         torch.nn.init.xavier_uniform_(self.conv.weight)
-        torch.nn.init.zeros_(self.conv.bias)
+        torch.nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""

@@ -102,7 +102,7 @@ class TorchvisionVideo(torch.nn.Module):
         return self.name
 
 
-def _children(network: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+def _children(network: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     """The nodes of a network that is a sequence of modules."""
     for name, module in network.named_children():
         if name == "features":

@@ -20,7 +20,7 @@ def frames_to_data(
     The batch holds ``B * T`` graphs, clip by clip and frame by frame, each the grid of
     :func:`~rstg_pyg.graphs.multiscale_grid` with node features ``x [N, C]`` pooled by
     :class:`~rstg_pyg.graphs.AreaPool`. It equals ``Batch.from_data_list`` of the single graphs but
-    is built without a Python loop.
+    is built without a loop over the graphs.
 
     Args:
         feature_map: The feature map.
@@ -42,28 +42,35 @@ def frames_to_data(
     """
     nodes = AreaPool(scales)(feature_map)  # [B, T, N, C]
     grid = multiscale_grid(scales, map_size=map_size).to(feature_map.device)
-    graphs, size, edges = nodes.shape[0] * nodes.shape[1], grid.num_nodes, grid.num_edges
-    index = torch.arange(graphs, device=feature_map.device)
-
-    out = Batch(_base_cls=Data)
-    offset = (index * size).repeat_interleave(edges)
+    grid.x = nodes.new_empty(grid.num_nodes, 0)  # only counts rows; the features follow
+    out = _copies(grid, nodes.size(0) * nodes.size(1))
     out.x = nodes.flatten(0, 2)
-    out.edge_index = grid.edge_index.repeat(1, graphs) + offset
-    node_keys = ("pos", "region", "scale", "node_type", "pos_map")
-    for key in node_keys:
-        value = grid[key]
-        out[key] = value.repeat(graphs, *[1] * (value.dim() - 1))
-    out.num_nodes = graphs * size
-    out.batch = index.repeat_interleave(size)
-    out.ptr = torch.arange(graphs + 1, device=feature_map.device) * size
+    return out
 
-    # What `Batch` needs to hand out single graphs again: where each begins, and how much its
-    # indices were shifted.
-    start = torch.arange(graphs + 1)
-    out._num_graphs = graphs
-    out.stores[0]._num_nodes = [size] * graphs
-    out._slice_dict = {key: start * size for key in ("x", *node_keys)}
-    out._slice_dict["edge_index"] = start * edges
-    out._inc_dict = {key: torch.zeros(graphs, dtype=torch.long) for key in ("x", *node_keys)}
-    out._inc_dict["edge_index"] = start[:-1] * size
+
+def _copies(data: Data, count: int) -> Batch:
+    """Equals ``Batch.from_data_list([data] * count)``, without a loop over the graphs.
+
+    ``Batch`` has no public way to set where each graph begins, so this sets the private attributes that
+    ``from_data_list`` sets; ``tests/graphs/test_frames.py`` compares the two.
+    """
+    out = Batch(_base_cls=type(data))
+    copy, start, device = torch.arange(count), torch.arange(count + 1), data.edge_index.device
+    out._num_graphs, out._slice_dict, out._inc_dict = count, {}, {}
+    for key, value in data:
+        if key == "num_nodes":
+            continue
+        dim, increment = data.__cat_dim__(key, value), data.__inc__(key, value)
+        length = value.size(dim)
+        repeated = torch.cat([value] * count, dim)
+        if increment:
+            repeated = repeated + (copy * increment).repeat_interleave(length).to(device)
+        out[key] = repeated
+        out._slice_dict[key] = start * length
+        out._inc_dict[key] = copy * increment
+    size = data.num_nodes
+    out.num_nodes = count * size
+    out.stores[0]._num_nodes = [size] * count
+    out.batch = copy.repeat_interleave(size).to(device)
+    out.ptr = (start * size).to(device)
     return out

@@ -88,23 +88,26 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
         )
     if node is not None and getattr(grid, "pos_map", None) is not None:
         side = round(grid.pos_map.size(1) ** 0.5)
-        lines = np.linspace(0, 1, side + 1)
-        mesh = _lie(np.stack(np.meshgrid(lines, lines), axis=-1), kind[node])
+        borders = np.linspace(0, 1, side + 1)
+        mesh = _lie(np.stack(np.meshgrid(borders, borders), axis=-1), kind[node])
         heat = grid.pos_map[node].view(side, side).cpu().numpy()
-        shown = np.ma.masked_equal(heat, 0)
-        ax.pcolormesh(mesh[..., 0], mesh[..., 1], shown, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
+        heat = np.ma.masked_equal(heat, 0)
+        ax.pcolormesh(mesh[..., 0], mesh[..., 1], heat, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
     centers = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
     places = np.stack([_lie(center, k) for center, k in zip(centers, kind)])
     pairs = _pairs(grid)
     chosen = (pairs == node).any(1) if node is not None else np.ones(len(pairs), bool)
-    for shown, style in (
-        (~chosen, dict(color="#bbbbbb", linewidth=0.5, zorder=4)),
-        (chosen, dict(color=_INK, linewidth=0.8 if node is None else 1.3, zorder=5)),
+    for shown, color, linewidth, zorder in (
+        (~chosen, "#bbbbbb", 0.5, 4),
+        (chosen, _INK, 0.8 if node is None else 1.3, 5),
     ):
         if shown.any():
-            ax.add_collection(LineCollection(places[pairs[shown]], alpha=0.7, **style))
+            lines = places[pairs[shown]]
+            ax.add_collection(
+                LineCollection(lines, alpha=0.7, color=color, linewidth=linewidth, zorder=zorder)
+            )
     colors = [_SHEETS[k % len(_SHEETS)] for k in kind]
-    ax.scatter(*places.T, s=26, c=colors, edgecolors="white", linewidths=0.8, zorder=6)
+    ax.scatter(places[:, 0], places[:, 1], s=26, c=colors, edgecolors="white", linewidths=0.8, zorder=6)
     for k in np.unique(kind):
         rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
         x, y = _lie(np.array((0.0, 0.5)), k)

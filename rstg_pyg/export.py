@@ -122,7 +122,7 @@ class _StreamStep(torch.nn.Module):
             another shape.
     """
 
-    def __init__(self, model: torch.nn.Module, frames: Tensor):
+    def __init__(self, model: Any, frames: Tensor):
         super().__init__()
         self.model = model
         leaves, self.structure = tree_flatten(model.stream(frames)[1])
@@ -223,10 +223,10 @@ def _onnx() -> Any:
 
 def _to_onnx(program: torch.export.ExportedProgram, inputs: List[str], outputs: List[str]) -> Any:
     """The model of ONNX without notes on where each operation comes from, which are half of a file."""
-    program = torch.onnx.export(
+    exported: Any = torch.onnx.export(
         program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
     )
-    out = program.model_proto
+    out = exported.model_proto
     for node in out.graph.node:
         del node.metadata_props[:]
     return out

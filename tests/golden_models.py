@@ -201,8 +201,14 @@ def listen_to_model(model, heard: dict[str, Tensor]) -> None:
         listen(nodes, f"graph_nodes_{place}", lambda y: y.transpose(0, 1))
         listen(nodes, f"graph_video_{place}", lambda y: y.mean(1).sum(1))
         listen(block, f"graph_out_{place}")
-    model.dropout.register_forward_hook(lambda _, args, __: heard.update(head_in=args[0]))
-    listen(model.lin, "pred_no_bias", lambda y: y - model.lin.bias)
+
+    def as_map(y: Tensor) -> Tensor:
+        """``[clips, windows, C]`` as the recorded ``[clips, 1, h, w, C]``, one cell per window."""
+        sides = [n - min(model.pool_window, n) + 1 for n in heard["res5"].shape[2:4]]
+        return y.unflatten(1, (1, *sides) if y.size(1) > 1 else (1, 1, 1))
+
+    model.lin.register_forward_pre_hook(lambda _, args: heard.update(head_in=as_map(args[0])))
+    listen(model.lin, "pred_no_bias", lambda y: as_map(y - model.lin.bias))
 
 
 def add_summary(compare: Comparison, name: str, ours: Tensor, recorded: dict) -> None:

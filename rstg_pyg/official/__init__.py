@@ -5,13 +5,12 @@ checkpoint for ``train/run.py --evaluate``.
 """
 
 from rstg_pyg.official.build import build, build_graph
-from rstg_pyg.official.convert import Report, convert, load_published
+from rstg_pyg.official.convert import convert, load_published
 from rstg_pyg.official.names import Variable, graph_variables, model_variables
 from rstg_pyg.official.variables import ConversionError, load_variables
 
 __all__ = [
     "ConversionError",
-    "Report",
     "Variable",
     "build",
     "build_graph",

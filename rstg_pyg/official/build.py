@@ -42,7 +42,7 @@ def build_block(flags: Mapping[str, Any], channels: int, to: str = "map") -> RST
     if heads > 1 and attention != "dot":
         raise ValueError("Expected 'use_att' to be 'dot' with 'multihead_att' (got 'simple')")
     rounds = _flag(flags, "num_process_iter")
-    block = RSTGBlock(
+    return RSTGBlock(
         channels,
         dims,
         scales=range(_flag(flags, "num_scales"), 0, -1),
@@ -62,7 +62,6 @@ def build_block(flags: Mapping[str, Any], channels: int, to: str = "map") -> RST
             out_norm=_choice(flags, "out_norm", _NORM) if "out_norm" in flags else None,
         ),
     )
-    return block
 
 
 def build(flags: Mapping[str, Any]) -> VideoClassifier:
@@ -78,6 +77,8 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
     """
     model = _flag(flags, "backbone_model")
     places = _places(flags, "place_graph", (*_STAGES, "final"))
+    backbone: Any
+    window: int | None
     if model == "simple_c2d":
         if places != ["final"] or flags.get("comb_type") != "serial":
             raise ValueError(

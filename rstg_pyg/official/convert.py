@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rstg_pyg.backbones.weight_report import Report
+from rstg_pyg.backbones import WeightsReport
 from rstg_pyg.block import RSTGBlock
 from rstg_pyg.classifier import VideoClassifier
 from rstg_pyg.official.build import build
@@ -27,7 +27,7 @@ def convert(
     variables: Mapping[str, np.ndarray],
     *,
     allow_unused: bool = False,
-) -> tuple[VideoClassifier, Report]:
+) -> tuple[VideoClassifier, WeightsReport]:
     """A network with published weights.
 
     Args:
@@ -45,7 +45,7 @@ def convert(
         ValueError: If the published code cannot build the config either.
     """
     model = config if isinstance(config, torch.nn.Module) else build(config)
-    graphs = [*model.blocks.values()] + ([] if model.head is None else [model.head])
+    graphs: list[Any] = [*model.blocks.values()] + ([] if model.head is None else [model.head])
     report = load_published(model, model_variables(model), variables, graphs, allow_unused=allow_unused)
     return model.eval(), report
 
@@ -57,7 +57,7 @@ def load_published(
     graphs: list[RSTGBlock],
     *,
     allow_unused: bool = False,
-) -> Report:
+) -> WeightsReport:
     """Writes published variables into a module, all of them or none.
 
     Args:
@@ -70,7 +70,7 @@ def load_published(
     Raises:
         ConversionError: As :func:`convert`.
     """
-    report = Report()
+    report = WeightsReport()
     tensors = module.state_dict()
     values: list[tuple[Variable, torch.Tensor]] = []
     for variable in wanted:
@@ -174,7 +174,7 @@ def _skipped(name: str) -> str | None:
     return None
 
 
-def _same_positions(value: np.ndarray, graphs: list[RSTGBlock]) -> bool:
+def _same_positions(value: np.ndarray, graphs: list[Any]) -> bool:
     value = np.asarray(value)
     return np.issubdtype(value.dtype, np.floating) and all(
         value.shape == graph.pos.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,12 +89,13 @@ def model_variables(model: VideoClassifier) -> list[Variable]:
     places = [(f"blocks.{place}.", place, stage_scope, block) for place, block in model.blocks.items()]
     if model.head is not None:
         places.append(("head.", "final", "", model.head))
-    for key, place, scope, block in places:
+    for key, place, scope, module in places:
+        block = cast(RSTGBlock, module)
         variables += graph_variables(block, key, f"{tower}{scope}whole_graph_model_{place}/")
         if block.norm is not None:
             if after is None:
                 raise ValueError("Expected no norm after the graph with SimpleConv (published form)")
-            variables += _after_graph(block, key, f"{tower}{scope}{after.format(place=place)}")
+            variables += _after_graph(block.norm, key, f"{tower}{scope}{after.format(place=place)}")
     variables += _linear("lin.", f"{tower}pred/", 3)
     return variables
 
@@ -109,7 +111,7 @@ def graph_variables(block: RSTGBlock, key: str, scope: str) -> list[Variable]:
     Raises:
         ValueError: If the block is not in the published form.
     """
-    rstg = block.rstg
+    rstg: Any = block.rstg
     after_aggr = rstg.convs[0].after_aggr if len(rstg.convs) == 1 else None
     if (
         (block.topology, rstg.residual, rstg.cell) != ("complete", False, "lstm")
@@ -199,12 +201,12 @@ def _before_graph(rstg, key: str, scope: str) -> Iterator[Variable]:
             yield from _affine(inner, f"{scope}batch_normalization/", statistics=True)
 
 
-def _after_graph(block: RSTGBlock, key: str, scope: str) -> Iterator[Variable]:
-    if isinstance(block.norm, ZeroInitNorm):
+def _after_graph(norm: torch.nn.Module, key: str, scope: str) -> Iterator[Variable]:
+    if isinstance(norm, ZeroInitNorm):
         yield Variable(f"{scope}after_graph_ln/beta", ((f"{key}norm.bias", None),))
         yield Variable(f"{scope}after_graph_ln_scale", ((f"{key}norm.scale", None),))
     else:
-        yield from _norm(block.norm, f"{key}norm.", f"{scope}after_graph")
+        yield from _norm(norm, f"{key}norm.", f"{scope}after_graph")
 
 
 def _conv_stage(name: str) -> Iterator[Variable]:

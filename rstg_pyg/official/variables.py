@@ -9,17 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rstg_pyg.backbones import WeightsError
 
-class ConversionError(ValueError):
-    """Weights that cannot be read, or do not fit the network.
 
-    Attributes:
-        report: What became of every tensor, if it came that far.
-    """
-
-    def __init__(self, message: str, report=None):
-        super().__init__(message)
-        self.report = report
+class ConversionError(WeightsError):
+    """Weights of the published code that cannot be read, or that do not fit the network."""
 
 
 def load_variables(path: str | os.PathLike) -> dict[str, np.ndarray]:

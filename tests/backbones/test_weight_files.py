@@ -18,7 +18,7 @@ from helpers.public_weights import (
     synthetic,
 )
 
-from rstg_pyg.backbones import load_backbone_weights, read_weights
+from rstg_pyg.backbones import load_backbone_weights, read_tensors
 
 
 def python2_pickle(content):
@@ -49,9 +49,9 @@ def test_torch_files(tmp_path, suffix, zipped):
     torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
     backbone = network()
     report = load_backbone_weights(backbone, path)
-    assert report.skipped["optimizer_state"] == "beside the weights"
+    assert report.skipped["optimizer_state"] == "not among the weights"
     assert_same(backbone(random_clip()), reference(state, "slowfast", random_clip()))
-    assert read_weights(path)["epoch"] == 1
+    assert read_tensors(path)["epoch"] == 1
 
 
 def test_safetensors_files(tmp_path):
@@ -61,7 +61,7 @@ def test_safetensors_files(tmp_path):
     torch_files.save_file(state, path)
     load_backbone_weights(network(), str(path))
     path.write_bytes(path.read_bytes()[:-100])
-    assert_refused(network(), path, "weights.safetensors: .*cut off")
+    assert_refused(network(), path, "weights.safetensors: .*truncated")
 
 
 def blobs():
@@ -105,7 +105,7 @@ def test_arrays_of_all_kinds(tmp_path):
     for version in ("python 2", 2, 4, 5):
         data = python2_pickle(content) if version == "python 2" else pickle.dumps(content, version)
         (tmp_path / "a.pkl").write_bytes(data)
-        result = read_weights(tmp_path / "a.pkl")
+        result = read_tensors(tmp_path / "a.pkl")
         assert list(result) == list(content)
         for name in ("fortran", "big", "bits", "scalar", "strided"):
             np.testing.assert_array_equal(result[name], content[name])

@@ -1,9 +1,8 @@
-"""Other people's pretrained weights in a :class:`~rstg_pyg.backbones.VideoResNet`."""
+"""Copies pretrained weights of other projects into a :class:`~rstg_pyg.backbones.VideoResNet`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +11,12 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.backbones.resnet import VideoResNet
-from rstg_pyg.backbones.weight_files import WeightsError, read_weights, unwrap
-from rstg_pyg.backbones.weight_layouts import translate
-from rstg_pyg.backbones.weight_report import Report
+from rstg_pyg.backbones.weights.files import WeightsError, read_tensors, unwrap
+from rstg_pyg.backbones.weights.layouts import translate
+from rstg_pyg.backbones.weights.report import WeightsReport
 
-#: Caffe2 blobs that are no weights.
+#: Caffe2 blobs that are not weights.
 _COUNTERS = ("lr", "model_iter", "epoch", "weight_decay", "weight_decay_bn", "ONE")
-
-
-@dataclass
-class WeightsReport(Report):
-    """What became of every tensor of a file, and of every tensor of the network: also ``used``,
-    ``skipped``, ``unused``, ``missing`` and ``mismatched``, as in :class:`rstg_pyg.official.Report`.
-
-    Attributes:
-        layout: The layout of the names.
-        inflated: Frames over which a kernel of one frame was spread, by our name.
-        filled: Our tensors that a file with affine layers implies (``affine=True``).
-        kept: Our tensors that stayed as they were (``keep_nonlocal=True``).
-    """
-
-    layout: str = ""
-    inflated: dict[str, int] = field(default_factory=dict)
-    filled: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-
-    def _lines(self) -> dict[str, list[str]]:
-        lines = super()._lines()
-        used = [
-            line + (f" (inflated to {self.inflated[ours]} frames)" if ours in self.inflated else "")
-            for line, ours in zip(lines.pop("used"), self.used.values())
-        ]
-        own = {"filled": [f"{name} (affine layer)" for name in self.filled], "kept": self.kept}
-        return {"used": used, "skipped": lines.pop("skipped"), **own, **lines}
-
-    def __str__(self) -> str:
-        return (
-            f"{self.layout}: {len(self.used)} used ({len(self.inflated)} inflated), "
-            f"{len(self.skipped)} skipped, {len(self.filled)} filled, {len(self.kept)} kept, "
-            f"{len(self.unused)} unused, {len(self.missing)} missing, {len(self.mismatched)} mismatched"
-        )
 
 
 def load_backbone_weights(
@@ -65,46 +30,46 @@ def load_backbone_weights(
     bgr: bool = False,
     allow_unused: bool = False,
 ) -> WeightsReport:
-    """Writes other people's weights into a backbone, all of them or none.
+    """Copies weights of another project into a backbone, all of them or none.
 
-    Kernels of one frame (or of an image network) are spread over ours of more frames: repeated and
-    divided by the number of frames. Optimizer state, counters and the classifier are skipped.
-    :mod:`rstg_pyg.backbones.weight_layouts` says which geometry and input each layout expects; the maps
-    of names are from public code and untested on the original files.
+    Kernels of one frame (or of an image network) are inflated where ours have more frames: repeated
+    along time and divided by the number of frames. Optimizer state, counters and the classifier are
+    skipped. :mod:`rstg_pyg.backbones.weights.layouts` says which geometry and input each layout
+    expects. The maps of names are from public code and untested on the original files.
 
     Args:
         backbone: The network, with the temporal kernels that the weights are for (or longer ones where
-            theirs span one frame).
-        source: A file (see :func:`read_weights`), or its tensors by name.
+            those in the file have one frame).
+        source: A file (see :func:`read_tensors`), or its tensors by name.
         layout: ``"torchvision"``, ``"slowfast"``, ``"pytorchvideo"``, ``"caffe2"``, or ``"auto"`` to
-            tell it by the names. (default: ``"auto"``)
+            recognize it by the names. (default: ``"auto"``)
         head: A linear layer that receives the file's classifier; the numbers of classes must agree.
             (default: the classifier is skipped)
-        keep_nonlocal: Whether non-local blocks of which the file has nothing stay as they are (new
-            ones are the identity), as when a Non-Local network starts from a plain one.
-            (default: ``False``)
-        affine: Whether norms without statistics in the file are affine layers, with the statistics in
-            their gain and offset, and non-local blocks without a norm have none (the ``affine`` scripts
-            of video-nonlocal-net, 32 x 4 and 128 x 1; those attend within groups of 4 frames in
-            ``res3``, ours over all). (default: ``False``)
+        keep_nonlocal: Whether non-local blocks stay as they are if the file has none (new ones are the
+            identity), as when a Non-Local network starts from a plain one. (default: ``False``)
+        affine: Whether norms without statistics in the file are affine layers, with the statistics
+            folded into their gain and offset, and non-local blocks without a norm have none (the
+            ``affine`` scripts of video-nonlocal-net, 32 x 4 and 128 x 1; their blocks in ``res3``
+            attend within groups of 4 frames, ours over all frames). (default: ``False``)
         bgr: Whether the weights are for BGR frames; the stem's input channels are then reversed.
             (default: ``False``)
-        allow_unused: Whether tensors left over are no error. (default: ``False``)
+        allow_unused: Whether the file may have tensors that the network does not need.
+            (default: ``False``)
 
     Returns:
-        The account of every tensor.
+        What happened to every tensor.
 
     Raises:
         WeightsError: If the file cannot be read, its layout is unknown, or a tensor is missing, left
-            over, of another shape or not finite. Then nothing has been written.
+            over, of another shape or not finite. Then no weight has changed.
     """
     where = "the weights"
     if not isinstance(source, Mapping):
-        where, source = str(source), read_weights(source)
-    state, beside = unwrap(source)
+        where, source = str(source), read_tensors(source)
+    state, other = unwrap(source)
     layout, names = translate(state, layout, where)
     report = WeightsReport(layout=layout)
-    report.skipped.update({name: "beside the weights" for name in beside})
+    report.skipped.update({name: "not among the weights" for name in other})
 
     wanted = {
         name: tensor
@@ -114,18 +79,18 @@ def load_backbone_weights(
     if head is not None:
         wanted.update({f"head.{name}": tensor for name, tensor in head.state_dict().items()})
     values: dict[str, Tensor] = {}
-    seen = set()
+    found: set[str] = set()
     for theirs, value in state.items():
         ours = names.get(theirs)
         reason = _skipped(theirs, value, ours, head is None)
         if reason is not None:
             report.skipped[theirs] = reason
-        elif ours not in wanted:
+        elif ours is None or ours not in wanted:
             report.unused.append(theirs)
-        elif ours in seen:
+        elif ours in found:
             report.mismatched[theirs] = f"a second tensor for {ours}"
         else:
-            seen.add(ours)
+            found.add(ours)
             try:
                 fitted = _fit(value, wanted[ours], ours)
             except (ValueError, TypeError, RuntimeError) as error:
@@ -135,18 +100,24 @@ def load_backbone_weights(
                 fitted = fitted.flip(1)
             values[ours] = fitted
             report.used[theirs] = ours
-            if fitted.dim() == 5 and _frames(value) < fitted.size(2):
+            if fitted.dim() == 5 and (value.shape[2] if value.ndim == 5 else 1) < fitted.size(2):
                 report.inflated[ours] = fitted.size(2)
 
     if affine:
-        filled = _affine(backbone, seen)
+        filled = _affine(backbone, found)
         report.filled += filled
         values.update(filled)
-    missing = [name for name in wanted if name not in seen and name not in values]
-    if keep_nonlocal and not any(name.startswith("stages.nonlocal") for name in seen):
+    missing = [name for name in wanted if name not in found and name not in values]
+    if keep_nonlocal and not any(name.startswith("stages.nonlocal") for name in found):
         report.kept += [name for name in missing if name.startswith("stages.nonlocal")]
     report.missing += [name for name in missing if name not in report.kept]
-    _raise(report, where, affine, allow_unused)
+    problems = report.problems(allow_unused)
+    if problems:
+        raise WeightsError(
+            f"{where}: the {layout} weights do not fit the network, nothing was loaded: "
+            f"{'; '.join(problems)}\n{'; '.join(_hints(report, affine, allow_unused))}",
+            report,
+        )
     with torch.no_grad():
         for name, value in values.items():
             wanted[name].copy_(value)
@@ -154,7 +125,7 @@ def load_backbone_weights(
 
 
 def _skipped(name: str, value: Any, ours: str | None, skip_head: bool) -> str | None:
-    """Why something in a file is not needed."""
+    """Why an entry of a file is not needed; :obj:`None` if it is."""
     if ours is not None:
         return "classifier" if skip_head and ours.startswith("head.") else None
     if name.endswith("num_batches_tracked"):
@@ -162,16 +133,12 @@ def _skipped(name: str, value: Any, ours: str | None, skip_head: bool) -> str | 
     if name.endswith("_momentum"):
         return "momentum of the optimizer"
     if name in _COUNTERS or not isinstance(value, (Tensor, np.ndarray)):
-        return "no weight"
+        return "not a weight"
     return None
 
 
-def _frames(value: Tensor | np.ndarray) -> int:
-    return value.shape[2] if value.ndim == 5 else 1
-
-
 def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
-    """The value in the shape and type of ours; a :class:`ValueError` says why it cannot be."""
+    """The value in the shape and type of our tensor, or a :class:`ValueError`."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -181,7 +148,7 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
     if value.dim() == 4 and target.dim() == 5:
         value = value.unsqueeze(2)  # of an image network: [out, in, H, W]
     elif value.dim() != target.dim():
-        # A linear layer kept as a convolution or the reverse: other numbers of sides of length 1.
+        # A linear layer stored as a convolution or the reverse: another number of sides of length 1.
         sides = shape + [1] * (target.dim() - len(shape))
         if all(side == 1 for side in sides[target.dim() :]):
             value = value.reshape(sides[: target.dim()])
@@ -199,28 +166,27 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
     return value
 
 
-def _affine(backbone: VideoResNet, seen: set[str]) -> dict[str, Tensor]:
+def _affine(backbone: VideoResNet, found: set[str]) -> dict[str, Tensor]:
     """What affine layers imply for our batch norms: statistics that leave the input as it is."""
     filled = {}
     for prefix, module in backbone.named_modules():
         if not isinstance(module, torch.nn.BatchNorm3d):
             continue
-        present = {name.rpartition(".")[2] for name in seen if name.rpartition(".")[0] == prefix}
+        present = {name.rpartition(".")[2] for name in found if name.rpartition(".")[0] == prefix}
         scope = prefix.removesuffix(".bn")
-        no_norm = not present and f"{scope}.out.weight" in seen
+        no_norm = not present and f"{scope}.out.weight" in found
         if present == {"weight", "bias"} or no_norm:
-            filled[f"{prefix}.running_mean"] = torch.zeros_like(module.running_mean)
-            filled[f"{prefix}.running_var"] = torch.full_like(module.running_var, 1 - module.eps)
+            filled[f"{prefix}.running_mean"] = torch.zeros_like(module.weight)
+            filled[f"{prefix}.running_var"] = torch.full_like(module.weight, 1 - module.eps)
         if no_norm:
             filled[f"{prefix}.weight"] = torch.ones_like(module.weight)
-            filled[f"{prefix}.bias"] = torch.zeros_like(module.bias)
+            filled[f"{prefix}.bias"] = torch.zeros_like(module.weight)
     return filled
 
 
-def _raise(report: WeightsReport, where: str, affine: bool, allow_unused: bool) -> None:
-    problems, hints = report.problems(allow_unused), []
-    if not problems:
-        return
+def _hints(report: WeightsReport, affine: bool, allow_unused: bool) -> list[str]:
+    """What the user can do if the weights do not fit."""
+    hints = []
     if report.missing:
         nonlocal_ = all(name.startswith("stages.nonlocal") for name in report.missing)
         statistics = all(".running_" in name for name in report.missing)
@@ -233,12 +199,8 @@ def _raise(report: WeightsReport, where: str, affine: bool, allow_unused: bool) 
     if not allow_unused and any("nonlocal" in name for name in report.unused):
         hints.append("a network with these non-local blocks takes them")
     if not hints:
-        shapes = report.missing or report.unused or "expected shape" in problems[0]
+        wrong_shape = any("expected shape" in what for what in report.mismatched.values())
         fit = "build the network with the depths, widths and temporal kernels of the file"
-        hints.append(fit if shapes else "the file is damaged: download it again")
-    error = WeightsError(
-        f"{where}: the {report.layout} weights do not fit the network, nothing was loaded: "
-        f"{'; '.join(problems)}\n{'; '.join(hints)}"
-    )
-    error.report = report
-    raise error
+        other_network = report.missing or report.unused or wrong_shape
+        hints.append(fit if other_network else "the file is damaged: download it again")
+    return hints

@@ -1,15 +1,15 @@
-"""The names of other people's pretrained weights and ours.
+"""The names of pretrained weights in other projects, and ours.
 
-Four layouts of names are known. The originals could not be fetched here: the maps below were read from
+Four layouts of names are known. The original files were not available: the maps below were read from
 the public code that writes or reads such files, and are tested on synthetic files of the same names and
 shapes, **not on the originals**.
 
 ``torchvision``
     ImageNet ResNet-50, 2-D (torchvision, ``torchvision/models/resnet.py``). Kernels are repeated along
-    time and divided by their number of frames, which keeps the output on a still clip. It wants
-    ``pool_padding=1, last_stride=2``, and frames normalized as ``(x / 255 - mean) / std`` with mean
+    time and divided by their number of frames, which keeps the output on a still clip. Use
+    ``pool_padding=1, last_stride=2`` and frames normalized as ``(x / 255 - mean) / std`` with mean
     (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225); the 0.45 and 0.225 of the video networks are
-    about the means of these over the channels, and fine-tuning absorbs the difference.
+    about the means of these over the channels; fine-tuning makes up for the difference.
 
 ``slowfast``
     ``.pyth`` of one-pathway networks (facebookresearch/SlowFast, ``slowfast/models/stem_helper.py``,
@@ -20,8 +20,8 @@ shapes, **not on the originals**.
 ``pytorchvideo``
     ``.pyth`` of ``c2d_r50`` and ``i3d_r50`` (facebookresearch/pytorchvideo,
     ``pytorchvideo/models/resnet.py``, ``stem.py``, ``head.py``, ``hub/resnet.py``).
-    ``pool_padding=1, last_stride=2``. It has no Non-Local ResNet, neither a builder nor weights
-    (``layers/nonlocal_net.py`` is a layer of its own). ``slow_r50`` has the same names, other temporal
+    ``pool_padding=1, last_stride=2``. There is no Non-Local ResNet, neither a builder nor weights
+    (``layers/nonlocal_net.py`` is a separate layer). ``slow_r50`` has the same names, other temporal
     kernels, ``((1,), (1,), (1,), (3,), (3,))``, and no ``pool2``.
 
 ``caffe2``
@@ -35,11 +35,11 @@ shapes, **not on the originals**.
 
 The three video layouts expect RGB frames as ``(x - 114.75) / 57.375``, as the published RSTG code does
 (SlowFast: 0.45 and 0.225 of 0..1, ``slowfast/config/defaults.py``; video-nonlocal-net:
-``lib/core/config.py``, where ``USE_BGR`` is false). ``bgr=True`` is for a file that saw BGR frames.
+``lib/core/config.py``, where ``USE_BGR`` is false). ``bgr=True`` is for a file trained on BGR frames.
 
-The weights fit whatever the two arguments of geometry are, for they change no shape. With the published
-``pool_padding=0, last_stride=1`` the network computes other numbers than the one that the weights were
-trained in; the RSTG authors fine-tuned from there.
+``pool_padding`` and ``last_stride`` change no shape, so the weights fit with any values. With the
+published ``pool_padding=0, last_stride=1`` the network computes other numbers than the one in which the
+weights were trained; the RSTG authors fine-tuned from there.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from rstg_pyg.backbones.weight_files import WeightsError
+from rstg_pyg.backbones.weights.files import WeightsError
 
-#: Their names and ours. ``<...>`` stands for what :data:`_PLACES` says, with the same value in both.
+#: Their names and ours. ``<...>`` is a pattern of :data:`_PLACES`, with the same value in both names.
 LAYOUTS: dict[str, dict[str, str]] = {
     "torchvision": {
         "conv1.weight": "stages.stem.conv.weight",
@@ -124,15 +124,15 @@ _OURS = {
 
 
 def translate(names: Iterable[str], layout: str, where: str) -> tuple[str, dict[str, str]]:
-    """The layout of names, and our names by those of theirs that it knows.
+    """The layout of a file, and our names by those of its names that are in the layout.
 
     Args:
         names: The names of a file's tensors.
-        layout: One of :data:`LAYOUTS`, or ``"auto"`` for the one that knows most of the names.
+        layout: One of :data:`LAYOUTS`, or ``"auto"`` for the one that most of the names are in.
         where: The file, for the error.
 
     Raises:
-        WeightsError: If there is no such layout, or it knows none of the names.
+        WeightsError: If there is no such layout, or none of the names is in it.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise WeightsError(f"Expected 'layout' to be one of {['auto', *LAYOUTS]} (got {layout!r})")
@@ -144,13 +144,13 @@ def translate(names: Iterable[str], layout: str, where: str) -> tuple[str, dict[
         first = ", ".join(names[:3]) or "nothing"
         raise WeightsError(
             f"{where}: expected names of the layout {' or '.join(found)} (got {first}, ...); "
-            "these are no weights of a ResNet that is known here"
+            "these are not the weights of a known ResNet"
         )
     return best, found[best]
 
 
 def _names(names: list[str], layout: str) -> dict[str, str]:
-    """Our names by those of theirs that the layout knows."""
+    """Our names by those of the file's names that are in the layout."""
     rules = []
     for theirs, ours in LAYOUTS[layout].items():
         pattern = re.escape(theirs)
@@ -166,8 +166,8 @@ def _names(names: list[str], layout: str) -> dict[str, str]:
     tables = {**_OURS, "stage": stages}
     result = {}
     for name in names:
-        for pattern, ours in rules:
-            match = pattern.fullmatch(name)
+        for rule, ours in rules:
+            match = rule.fullmatch(name)
             if match:
                 for place, value in match.groupdict().items():
                     ours = ours.replace(f"<{place}>", tables.get(place, {}).get(value, value))

@@ -11,26 +11,39 @@ from typing import Any
 import numpy as np
 import torch
 
-#: Keys under which training programs keep the weights beside other things.
+from rstg_pyg.backbones.weights.report import WeightsReport
+
+#: Keys of checkpoints that hold the weights.
 CONTAINERS = ("model_state", "state_dict", "model", "blobs")
-#: What wrappers put before every name.
+#: Prefixes that wrappers add to every name.
 PREFIXES = ("module.", "model.")
 
 
 class WeightsError(ValueError):
-    """A file of weights that cannot be read, or that does not fit the network."""
+    """Weights that cannot be read, or that do not fit the network.
+
+    Attributes:
+        report: What happened to every tensor, if the file could be read.
+    """
+
+    def __init__(self, message: str, report: WeightsReport | None = None):
+        super().__init__(message)
+        self.report = report
 
 
-def read_weights(path: str | Path) -> dict[str, Any]:
-    """What a file of weights holds, by name.
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """The content of a file of weights, by name.
 
-    ``.safetensors``; ``.pkl`` and ``.pickle``, of which only arrays of numbers, strings, numbers,
-    dictionaries, lists and tuples are rebuilt (pickles of Python 2 too); all others with
-    :func:`torch.load` and ``weights_only=True``. No code in a file is run.
+    ``.safetensors`` files are read with safetensors. From ``.pkl`` and ``.pickle`` files (of Python 2,
+    too) only arrays of numbers, strings, numbers, dictionaries, lists and tuples are read. All other
+    files are read with :func:`torch.load` and ``weights_only=True``. No code in a file is run.
+
+    Args:
+        path: The file.
 
     Raises:
-        WeightsError: If there is no such file, if it is cut off or of another kind, or if it would
-            have to run code.
+        WeightsError: If there is no such file, if it is truncated or of another kind, or if reading it
+            would run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,7 +62,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # a broken file makes pickle raise nearly anything
         what = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise WeightsError(
-            f"{path}: expected a file of weights, but it is cut off or of another kind ({what}); "
+            f"{path}: expected a file of weights, but it is truncated or of another kind ({what}); "
             "download it again"
         ) from error
     if not isinstance(content, Mapping):
@@ -61,19 +74,19 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The tensors of a checkpoint by name without prefixes, and the names of what stood beside them."""
-    beside: list[str] = []
+    """The tensors of a checkpoint by name without prefixes, and the names of its other entries."""
+    other: list[str] = []
     for _ in CONTAINERS:
         inner = next((c for c in CONTAINERS if isinstance(content.get(c), Mapping)), None)
         if inner is None:
             break
-        beside += [name for name in content if name != inner]
+        other += [name for name in content if name != inner]
         content = content[inner]
     state = {str(name): value for name, value in content.items()}
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state, beside
+    return state, other
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
@@ -106,17 +119,17 @@ def _read_arrays(path: Path) -> Any:
 
 def _unsafe(path: Path, name: str) -> WeightsError:
     return WeightsError(
-        f"{path}: refused, for the file asks to call '{name}' and so could run code (nothing was run); "
-        "expected tensors or arrays of numbers: save the weights again as such"
+        f"{path}: refused, because reading it would call '{name}', which could run code (nothing was "
+        "run); expected tensors or arrays of numbers: save the weights again as such"
     )
 
 
 class _Refused(Exception):
-    """A name in a pickle that is none of those of arrays."""
+    """A pickle names something that no array of numbers needs."""
 
 
 class _DType:
-    """Stands for :class:`numpy.dtype` in a pickle: a kind and size of numbers, a byte order."""
+    """Takes the place of :class:`numpy.dtype` in a pickle: a type of numbers and a byte order."""
 
     __slots__ = ("dtype",)
 
@@ -129,7 +142,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for :class:`numpy.ndarray` in a pickle."""
+    """Takes the place of :class:`numpy.ndarray` in a pickle."""
 
     __slots__ = ("value",)
 
@@ -138,27 +151,27 @@ class _Array:
         self.value = _numbers(data, kind, shape, "F" if fortran else "C")
 
 
-def _numbers(data: bytes | str, kind: _DType, shape: tuple, order: str) -> np.ndarray:
+def _numbers(data: bytes | str, kind: _DType, shape: tuple, order: Any) -> np.ndarray:
     if isinstance(data, str):
         data = data.encode("latin1")  # a string of Python 2
     elif isinstance(data, bytearray):
-        data = bytes(data)  # the rest of the pickle could change the other
+        data = bytes(data)  # the rest of the pickle could change a bytearray
     return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds arrays of numbers itself and refuses every other name.
+    """Reads arrays of numbers and refuses every other name.
 
-    No function or class of the file's choice is ever looked up, numpy's own included: the names that
-    numpy writes for an array lead to the methods below. (They are bound methods, which a pickle
-    cannot change; a module's functions it could.)
+    No function or class that the file names is looked up, not even numpy's: the names that numpy
+    writes for an array map to the methods below. (They are bound methods, which a pickle cannot
+    change; functions of a module could be changed.)
     """
 
     def __init__(self, file):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name."""
+        """What a name in the pickle maps to."""
         module = module.replace("numpy._core.", "numpy.core.")
         known = {
             ("numpy", "ndarray"): "ndarray",
@@ -197,7 +210,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _plain(content: Any) -> Any:
-    """The same with arrays in the place of their stand-ins."""
+    """The content, with arrays instead of :class:`_Array`."""
     if isinstance(content, _Array):
         return content.value
     if isinstance(content, dict):

@@ -1,0 +1,7 @@
+"""Pretrained weights of other projects in a :class:`~rstg_pyg.backbones.VideoResNet`."""
+
+from rstg_pyg.backbones.weights.files import WeightsError, read_tensors
+from rstg_pyg.backbones.weights.load import load_backbone_weights
+from rstg_pyg.backbones.weights.report import WeightsReport
+
+__all__ = ["WeightsError", "WeightsReport", "load_backbone_weights", "read_tensors"]
