@@ -1,4 +1,4 @@
-"""What the package asks for: every requirement says from which version on."""
+"""What setup.cfg says: the packages that are installed, and from which version on others are needed."""
 
 import configparser
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 CONFIG = configparser.ConfigParser()
-CONFIG.read(Path(__file__).resolve().parents[1] / "setup.cfg")
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG.read(ROOT / "setup.cfg")
 REQUIREMENTS = [
     line
     for text in (CONFIG["options"]["install_requires"], *CONFIG["options.extras_require"].values())
@@ -24,3 +25,15 @@ def test_there_are_requirements():
 def test_a_lower_bound_and_nothing_else(requirement):
     """A lower bound can be tested; an upper one would keep users from later versions for no reason."""
     assert re.fullmatch(r"[A-Za-z0-9_.-]+>=\d+(\.\d+)*", requirement)
+
+
+def test_every_folder_is_installed():
+    """A folder that the list lacks would be missing from the wheel, and only from the wheel."""
+    rooms = {"rstg_pyg": "rstg_pyg", "graphs": "rstg_pyg.graphs", "backbones": "rstg_pyg.backbones"}
+    rooms["train"] = "rstg_pyg.train"
+    found = {
+        ".".join([name, *path.parent.relative_to(ROOT / folder).parts])
+        for folder, name in rooms.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(CONFIG["options"]["packages"].split()) == found

@@ -1,20 +1,17 @@
 import pytest
 import torch
-from torch_geometric.data import Batch
+from helpers.grids import pair, scale_lists
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
 from rstg_pyg import RSTGConv
 from rstg_pyg.graphs import AreaPool, frames_to_data, multiscale_grid
-
-CASES = [
-    ((2, 3, 4, 6, 6), (3, 2, 1), None),
-    ((1, 2, 1, 5, 7), (2, 1), 4),
-    ((3, 1, 2, 4, 3), ((2, 3), 1), None),
-    ((2, 2, 2, 3, 3), (1,), None),
-]
+from rstg_pyg.graphs.frames import _copies
 
 
-def single_graphs(feature_map, scales, map_size):
+def single_graphs(feature_map, scales, map_size=None):
     graphs = []
     for clip in feature_map:
         for t in range(clip.size(1)):
@@ -34,43 +31,58 @@ def assert_same(a, b):
             assert a[key] == b[key], key
 
 
-@pytest.mark.parametrize("shape, scales, map_size", CASES)
-def test_frames_equal_batch_of_single_graphs(shape, scales, map_size):
-    feature_map = torch.randn(shape)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)),
+    scale_lists,
+    st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.sampled_from([None, 5, 7]),
+)
+def test_frames_equal_the_batch_of_single_graphs(shape, scales, more, map_size):
+    sides = [max(pair(scale)[axis] for scale in scales) + more[axis] for axis in (0, 1)]
+    feature_map = torch.randn(*shape, *sides)
     batch = frames_to_data(feature_map, scales, map_size=map_size)
-    expected = Batch.from_data_list(single_graphs(feature_map, scales, map_size))
-    assert isinstance(batch, Batch)
+    graphs = single_graphs(feature_map, scales, map_size)
+    expected = Batch.from_data_list(graphs)
+    assert isinstance(batch, Batch) and batch.validate() and batch.is_sorted(sort_by_row=False)
     assert_same(batch, expected)
     assert batch.num_graphs == len(batch) == expected.num_graphs == shape[0] * shape[2]
-    assert batch.num_nodes == expected.num_nodes
-    assert batch.num_edges == expected.num_edges
-    assert batch.batch_size == expected.batch_size
-    assert batch.is_sorted(sort_by_row=False)
-    assert batch.validate()
-
-
-@pytest.mark.parametrize("shape, scales, map_size", CASES)
-def test_frames_give_back_every_single_graph(shape, scales, map_size):
-    feature_map = torch.randn(shape)
-    batch = frames_to_data(feature_map, scales, map_size=map_size)
-    expected = single_graphs(feature_map, scales, map_size)
-    graphs = batch.to_data_list()
-    assert len(graphs) == len(expected)
-    for i, graph in enumerate(expected):
+    for name in ("num_nodes", "num_edges", "batch_size"):
+        assert getattr(batch, name) == getattr(expected, name)
+    for i, (graph, out) in enumerate(zip(graphs, batch.to_data_list(), strict=True)):
         assert_same(batch[i], graph)
-        assert_same(graphs[i], graph)
+        assert_same(out, graph)
         assert batch[i].num_nodes == graph.num_nodes
-    assert_same(Batch.from_data_list(graphs), batch)
+    assert_same(Batch.from_data_list(batch.to_data_list()), batch)
 
 
-def test_frames_select_some_graphs():
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_private_state_of_copies_is_that_of_from_data_list(count):
+    grid = multiscale_grid((2, 1))
+    plain = Data(x=torch.randn(3, 2), edge_index=torch.tensor([[0, 2], [1, 0]]), num_nodes=3)
+    for data in (grid, plain):
+        ours, theirs = _copies(data, count), Batch.from_data_list([data] * count)
+        assert_same(ours, theirs)
+        assert ours._num_graphs == theirs._num_graphs
+        assert ours.stores[0]._num_nodes == theirs.stores[0]._num_nodes
+        for name in ("_slice_dict", "_inc_dict"):
+            a, b = getattr(ours, name), getattr(theirs, name)
+            assert {k: v.tolist() for k, v in a.items()} == {
+                k: v.tolist() for k, v in b.items() if k != "num_nodes"
+            }
+        assert ours.num_nodes == theirs.num_nodes
+
+
+def test_frames_can_be_selected_moved_and_batched_again():
     feature_map = torch.randn(2, 3, 2, 6, 6)
-    batch = frames_to_data(feature_map)
-    expected = single_graphs(feature_map, (3, 2, 1), None)
+    batch, expected = frames_to_data(feature_map), single_graphs(feature_map, (3, 2, 1))
     for out, i in zip(batch[torch.tensor([3, 1])], [3, 1]):
         assert_same(out, expected[i])
     for out, graph in zip(batch[1:3], expected[1:3]):
         assert_same(out, graph)
+    for loaded in DataLoader(batch.to_data_list(), batch_size=4):
+        assert_same(loaded, batch)
+    assert_same(batch.clone().to("cpu")[2], batch[2])
 
 
 def test_frames_run_clip_by_clip():
@@ -81,14 +93,6 @@ def test_frames_run_clip_by_clip():
     assert batch.ptr.tolist() == [0, 5, 10, 15, 20, 25, 30]
 
 
-def test_frames_can_be_batched_again():
-    batch = frames_to_data(torch.randn(2, 3, 2, 6, 6))
-    for loaded in DataLoader(batch.to_data_list(), batch_size=4):
-        assert_same(loaded, batch)
-    moved = batch.clone().to("cpu")
-    assert_same(moved[2], batch[2])
-
-
 @pytest.mark.parametrize("attention", ["dot", None])
 def test_frames_through_conv_equal_static_form(attention):
     torch.manual_seed(0)
@@ -96,28 +100,16 @@ def test_frames_through_conv_equal_static_form(attention):
     batch, grid = frames_to_data(feature_map), multiscale_grid()
     conv = RSTGConv(3, 8, attention=attention, pos_channels=2, num_node_types=3, residual=True)
     out = conv(batch.x, batch.edge_index, pos=batch.pos, node_type=batch.node_type)
-    assert out.shape == (2 * 4 * 14, 8)
     nodes = AreaPool()(feature_map)
     static = conv(nodes, grid.edge_index, pos=grid.pos, node_type=grid.node_type)
     torch.testing.assert_close(out.view(2, 4, 14, 8), static, atol=1e-5, rtol=1e-5)
 
 
-def test_frames_pass_gradients_to_the_map():
+def test_frames_pass_gradients_to_the_map_and_leave_it_alone():
     feature_map = torch.randn(1, 2, 2, 4, 5, dtype=torch.double, requires_grad=True)
-    batch = frames_to_data(feature_map, (3, 1))
-    assert batch.x.dtype == torch.double
-    batch.x.square().sum().backward()
-    other = feature_map.detach().clone().requires_grad_()
-    AreaPool((3, 1))(other).square().sum().backward()
-    assert feature_map.grad.abs().min() > 0
-    torch.testing.assert_close(feature_map.grad, other.grad)
-    assert torch.autograd.gradcheck(lambda x: frames_to_data(x, (2,)).x, feature_map)
-
-
-def test_frames_leave_the_map_alone():
-    feature_map = torch.randn(1, 2, 2, 4, 4)
-    before = feature_map.clone()
-    frames_to_data(feature_map, (2, 1)).x.add_(1.0)
+    assert torch.autograd.gradcheck(lambda x: frames_to_data(x, (3, 1)).x, feature_map)
+    before = feature_map.detach().clone()
+    frames_to_data(feature_map.detach(), (2, 1)).x.add_(1.0)
     assert torch.equal(feature_map, before)
 
 

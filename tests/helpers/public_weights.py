@@ -70,7 +70,7 @@ class PyTorchVideo:  # with the pooling at blocks.2, as c2d_r50 and i3d_r50 have
 
 
 class PyTorchVideoWithoutPool(PyTorchVideo):  # as slow_r50 has it
-    head = ("blocks.5.proj.weight", "blocks.5.proj.bias")
+    name, head = "pytorchvideo", ("blocks.5.proj.weight", "blocks.5.proj.bias")
     index = {2: 1, 3: 2, 4: 3, 5: 4}  # noqa: RUF012
 
 

@@ -81,7 +81,7 @@ def test_caffe2_files(tmp_path, version, inside):
     backbone = network()
     report = load_backbone_weights(backbone, path)
     assert report.skipped["conv1_w_momentum"] == "momentum of the optimizer"
-    assert report.skipped["lr"] == report.skipped["model_iter"] == "no weight"
+    assert report.skipped["lr"] == report.skipped["model_iter"] == "not a weight"
     state = synthetic("caffe2")
     assert_same(backbone(random_clip()), reference(state, "caffe2", random_clip()))
 

@@ -21,40 +21,33 @@ from rstg_pyg.backbones import (
     load_backbone_weights,
 )
 
+SLOW = ((1,), (1,), (1,), (3,), (3,))  # slow_r50
 
-@pytest.mark.parametrize("kernels", [C2D_KERNELS, I3D_KERNELS])
-@pytest.mark.parametrize("layout", VIDEO)
-def test_video_layouts_compute_what_the_public_networks_compute(layout, kernels):
-    state = synthetic(layout, kernels)
-    backbone = network(kernels)
+
+@pytest.mark.parametrize(
+    "layout, kernels, stages, pool_padding",
+    [
+        *((layout, kernels, (), 1) for layout in VIDEO for kernels in (C2D_KERNELS, I3D_KERNELS)),
+        ("slowfast", I3D_KERNELS, ("res3", "res4"), 1),
+        ("caffe2", I3D_KERNELS, ("res3", "res4"), 1),
+        ("caffe2", I3D_KERNELS, (), 0),  # as the authors' own files
+        (PyTorchVideoWithoutPool, SLOW, (), 1),  # stages are counted, not read off
+    ],
+)
+def test_video_layouts_compute_what_the_public_networks_compute(layout, kernels, stages, pool_padding):
+    state, name = synthetic(layout, kernels, stages), getattr(layout, "name", layout)
+    backbone, clip = network(kernels, stages, pool_padding=pool_padding), random_clip(4, 64)
     report = load_backbone_weights(backbone, state)
-    assert_same(backbone(random_clip()), reference(state, layout, random_clip()))
-    assert report.layout == layout
-    assert len(report.used) == len(state) - 2 == 265
+    assert_same(backbone(clip), reference(state, layout, clip, pool_padding))
+    assert report.layout == name
+    assert len(report.used) == len(state) - 2 == 265 + (60 if stages else 0)
     assert set(report.used.values()) == {
         name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")
     }
-    assert report.skipped == {name: "classifier" for name in LAYOUTS[layout].head}
+    assert report.skipped == {name: "classifier" for name in LAYOUTS.get(layout, layout).head}
     assert not (report.inflated or report.kept or report.filled or report.missing or report.unused)
-    assert str(report).startswith(f"{layout}: 265 used (0 inflated), 2 skipped, 0 filled")
+    assert str(report).startswith(f"{name}: {len(report.used)} used, 2 skipped, 0 inflated, 0 filled")
     assert len(report.table().splitlines()) == len(state)
-
-
-@pytest.mark.parametrize("layout", ["slowfast", "caffe2"])
-def test_nonlocal_networks(layout):
-    stages = ("res3", "res4")
-    state = synthetic(layout, nonlocal_stages=stages)
-    backbone = network(nonlocal_stages=stages)
-    report = load_backbone_weights(backbone, state)
-    assert len(report.used) == 265 + 5 * 12
-    assert_same(backbone(random_clip(4, 64)), reference(state, layout, random_clip(4, 64)))
-
-
-def test_caffe2_of_the_authors_has_no_padding_in_the_first_pooling():
-    state = synthetic("caffe2")
-    backbone = network(pool_padding=0)
-    load_backbone_weights(backbone, state)
-    assert_same(backbone(random_clip()), reference(state, "caffe2", random_clip(), pool_padding=0))
 
 
 def test_slowfast_of_the_first_version_calls_the_nonlocal_norm_norm():
@@ -68,27 +61,17 @@ def test_slowfast_of_the_first_version_calls_the_nonlocal_norm_norm():
         assert torch.equal(a, b)
 
 
-def test_pytorchvideo_stages_are_counted_not_read_off():
-    kernels = ((1,), (1,), (1,), (3,), (3,))  # slow_r50
-    state = synthetic(PyTorchVideoWithoutPool, kernels)
-    backbone = network(kernels)
-    report = load_backbone_weights(backbone, state)
-    assert report.used["blocks.4.res_blocks.0.branch1_conv.weight"] == "stages.res5_0.shortcut.0.weight"
-    assert_same(backbone(random_clip()), reference(state, PyTorchVideoWithoutPool, random_clip()))
-
-
 @pytest.fixture(scope="module")
 def image_network():
     torch.manual_seed(0)
     model = torchvision.models.resnet50(num_classes=10).eval()
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
-                module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
-                module.running_mean.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
-                module.running_var.copy_(torch.rand(module.bias.shape, generator=generator) + 0.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
     return model
 
 
