@@ -1,6 +1,6 @@
 """RSTG as a block that drops into any video network."""
 
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -90,11 +90,13 @@ class RSTGBlock(torch.nn.Module):
             raise ValueError(f"Expected 'topology' to be 'grid' or 'complete' (got {topology!r})")
         if topology == "complete" and kwargs.get("attention", "dot") is None:
             raise ValueError("Expected 'attention' to be set with 'topology'='complete' (got None)")
-        if isinstance(out_norm, str) and out_norm != "auto":
-            raise ValueError(f"Expected 'out_norm' to be 'auto', a callable or None (got {out_norm!r})")
         hidden_channels = channels if hidden_channels is None else hidden_channels
         out_channels = channels if out_channels is None else out_channels
-        if out_norm == "auto":
+        if isinstance(out_norm, str):
+            if out_norm != "auto":
+                raise ValueError(
+                    f"Expected 'out_norm' to be 'auto', a callable or None (got {out_norm!r})"
+                )
             out_norm = ZeroInitNorm if to == "map" else None
         self.channels = channels
         self.hidden_channels = hidden_channels
@@ -123,6 +125,9 @@ class RSTGBlock(torch.nn.Module):
         self.unpool = AreaUnpool(scales) if to == "map" else None
         self.norm = None if out_norm is None else make_norm(out_norm, out_channels)
 
+    edge_index: Tensor
+    pos: Tensor
+
     def _make_graph(self) -> None:
         """The graph follows from the arguments, so it is in buffers that no ``state_dict`` holds."""
         grid = multiscale_grid(self.pool.scales, map_size=self.map_size)
@@ -146,7 +151,7 @@ class RSTGBlock(torch.nn.Module):
         on_meta = self.edge_index.is_meta
         super()._apply(fn, recurse)
         if on_meta:
-            with self.edge_index.device:
+            with torch.device(self.edge_index.device):
                 self._make_graph()
         return self
 
@@ -206,8 +211,8 @@ class RSTGBlock(torch.nn.Module):
     def _project(self, nodes: Tensor) -> Tensor:
         return nodes if self.lin_out is None else self.lin_out(nodes)
 
-    def _run(self, x: Tensor, **kwargs) -> Union[Tensor, Tuple[Tensor, List[CellState]]]:
-        """Pools and runs the graph."""
+    def _run(self, x: Tensor, **kwargs) -> Any:
+        """Pools and runs the graph: the nodes, and the state if asked for."""
         if x.dim() != 5 or x.size(1) != self.channels:
             raise ValueError(
                 f"Expected the feature map to have shape [B, {self.channels}, T, H, W] "

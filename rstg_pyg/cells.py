@@ -8,7 +8,7 @@ a compiled graph holds a cell as one operation that is not looked into, and what
 eager mode (cuDNN, oneDNN).
 """
 
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -19,6 +19,16 @@ from rstg_pyg.fast.autograd import autocast_to
 
 #: What a recurrent cell carries from one chunk of frames to the next.
 CellState = Union[Tensor, Tuple[Tensor, Tensor]]
+
+
+def list_of_parts(state: CellState) -> List[Tensor]:
+    """The tensors of a state: of an LSTM two, of a GRU one."""
+    return [state] if isinstance(state, Tensor) else list(state)
+
+
+def state_of_parts(parts: Sequence[Tensor]) -> CellState:
+    """A state as torch has it, from its tensors."""
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
 class Cell(torch.nn.RNNBase):
@@ -41,6 +51,7 @@ class Cell(torch.nn.RNNBase):
 
     def __init__(self, mode: str, in_channels: int, hidden_channels: int):
         super().__init__(mode, in_channels, hidden_channels)
+        self.num_parts = 2 if mode == "LSTM" else 1
 
     def forward(
         self, x: Union[Tensor, PackedSequence], state: Optional[CellState] = None
@@ -50,32 +61,30 @@ class Cell(torch.nn.RNNBase):
         memory = self._memory(rows, sizes, state)
         weights = [getattr(self, name) for name in self._flat_weights_names]
         if _opaque():
-            out, after = torch.ops.rstg_pyg.cell(
+            out, last = torch.ops.rstg_pyg.cell(
                 rows, sizes, torch.cat(memory), weights, self.training, autocast_to(rows)
             )
-            after = after.split(1)
+            after = list(last.split(1))
         else:
             if rows.is_cuda:
                 self.flatten_parameters()
             out, *after = _run(rows, sizes, memory, weights, self.training)
-        out = out if sizes is None else PackedSequence(out, sizes)
-        return out, (tuple(after) if self.mode == "LSTM" else after[0])
+        return out if sizes is None else PackedSequence(out, sizes), state_of_parts(after)
 
     def _memory(
         self, rows: Tensor, sizes: Optional[Tensor], state: Optional[CellState]
     ) -> List[Tensor]:
         """The parts of the state, of sequences that begin zeros."""
-        parts = 2 if self.mode == "LSTM" else 1
         if state is None:
             count = rows.size(1) if sizes is None else int(sizes[0])
-            return [rows.new_zeros(1, count, self.hidden_size)] * parts
-        memory = [state] if isinstance(state, Tensor) else list(state)
+            return [rows.new_zeros(1, count, self.hidden_size)] * self.num_parts
+        memory = list_of_parts(state)
         found = [list(part.shape) for part in memory]
-        if sizes is None and found != [[1, rows.size(1), self.hidden_size]] * parts:
+        if sizes is None and found != [[1, rows.size(1), self.hidden_size]] * self.num_parts:
             raise ValueError(
-                f"Expected the state of a stream of the same batch and size, for {self.mode} {parts} "
-                f"of shape {[1, rows.size(1), self.hidden_size]} (got {found}); a new stream begins "
-                "with none"
+                f"Expected the state of a stream of the same batch and size, for {self.mode} "
+                f"{self.num_parts} of shape {[1, rows.size(1), self.hidden_size]} (got {found}); a new "
+                "stream begins with none"
             )
         return memory
 
@@ -143,25 +152,22 @@ class Histories:
         Returns:
             The rows, and the state of all nodes after. A node without a row keeps its state.
         """
-        is_lstm = cell.mode == "LSTM"
-        if state is None:
-            state = x.new_zeros(1, 0, cell.hidden_size)
-            state = (state, state) if is_lstm else state
-        new = self.num_nodes - (state[0] if is_lstm else state).size(1)
-        before = [
-            torch.nn.functional.pad(part, (0, 0, 0, new)) for part in (state if is_lstm else [state])
-        ]
+        parts = [x.new_zeros(1, 0, cell.hidden_size)] * cell.num_parts
+        if state is not None:
+            parts = list_of_parts(state)
+        new = self.num_nodes - parts[0].size(1)
+        parts = [torch.nn.functional.pad(part, (0, 0, 0, new)) for part in parts]
         if x.size(0) > 0:
             # Packed by hand: torch's own functions start from a padded tensor.
             packed = PackedSequence(x.index_select(0, self.order), self.sizes)
-            first = tuple(part.index_select(1, self.present) for part in before)
-            packed, last = cell(packed, first if is_lstm else first[0])
-            x = packed.data.index_select(0, self.back)
-            before = [
+            first = [part.index_select(1, self.present) for part in parts]
+            out, last = cell(packed, state_of_parts(first))
+            x = out.data.index_select(0, self.back)
+            parts = [
                 part.to(end.dtype).index_copy(1, self.present, end)
-                for part, end in zip(before, last if is_lstm else [last])
+                for part, end in zip(parts, list_of_parts(last))
             ]
-        return x, (tuple(before) if is_lstm else before[0])
+        return x, state_of_parts(parts)
 
 
 def _opaque() -> bool:
@@ -175,12 +181,12 @@ def _run(
     x: Tensor, sizes: Optional[Tensor], memory: Sequence[Tensor], weights: List[Tensor], train: bool
 ) -> Tuple[Tensor, ...]:
     """Outputs and the parts of the new state, by torch's kernel."""
-    kernel = torch.lstm if len(memory) == 2 else torch.gru
-    memory = tuple(memory) if len(memory) == 2 else memory[0]
+    kernel: Callable[..., Tuple[Tensor, ...]] = torch.lstm if len(memory) == 2 else torch.gru
+    state = state_of_parts(memory)
     how = (True, 1, 0.0, train, False)  # with biases, one layer, no dropout, one direction
     if sizes is None:
-        return kernel(x, memory, weights, *how, False)  # time first
-    return kernel(x, sizes, memory, weights, *how)
+        return kernel(x, state, weights, *how, False)  # time first
+    return kernel(x, sizes, state, weights, *how)
 
 
 # The operation of compiled graphs. The parts of a state lie in one tensor [parts, M, D], and no two

@@ -19,7 +19,7 @@ def check_keywords(module: torch.nn.Module, layer: type, kwargs: Dict[str, Any])
         ValueError: If it is one of :class:`~torch_geometric.nn.conv.MessagePassing` that has no meaning
             here.
     """
-    name, known = module.__class__.__name__, inspect.signature(layer.__init__).parameters
+    name, known = module.__class__.__name__, inspect.signature(layer).parameters
     for key in sorted(set(kwargs) - set(known)):
         raise TypeError(f"{name} got an unexpected keyword argument '{key}'")
     # Nodes are the dimension before the last everywhere, and messages no linear function of them.
@@ -42,7 +42,7 @@ def check_numbers(least: int, **values: int) -> None:
 
 
 def check_inputs(
-    stage: torch.nn.Module,
+    stage: Any,
     x: Tuple[Optional[Tensor], Optional[Tensor]],
     pos: Tuple[Optional[Tensor], Optional[Tensor]],
     node_type: Optional[Tensor],
@@ -50,11 +50,11 @@ def check_inputs(
     edge_weight: Optional[Tensor],
     edges: Optional[Tuple[int, ...]],
     batch: Optional[Tensor] = None,
-) -> None:
+) -> Tuple[Tensor, Tensor]:
     """Checks the inputs of a space stage.
 
     Args:
-        stage: The layer.
+        stage: The layer, a :class:`~rstg_pyg.stage.SpaceStage`.
         x: Source and target features.
         pos: Source and target positions.
         node_type: Types of the target nodes.
@@ -62,6 +62,9 @@ def check_inputs(
         edge_weight: Weights of the logits.
         edges: Shape of the edges: ``(E,)``, or ``(N, N)`` for all pairs. ``None`` if not known.
         batch: The graph of every target node.
+
+    Returns:
+        Source and target features.
 
     Raises:
         ValueError: If something does not fit.
@@ -78,19 +81,20 @@ def check_inputs(
         raise ValueError(
             f"'{name}' needs the features of source and target nodes (got 'None' for one of them)"
         )
-    lead = x[1].shape[:-2]
-    if x[0].dim() < 2 or x[1].dim() < 2 or x[0].shape[:-2] != lead:
+    ends = source, target = x[0], x[1]
+    lead, nodes = target.shape[:-2], target.shape[-2:-1]
+    if source.dim() < 2 or target.dim() < 2 or source.shape[:-2] != lead:
         raise ValueError(
             f"Expected 'x' to have shape [*, num_nodes, channels], equal in all leading dimensions "
-            f"(got {list(x[0].shape)} and {list(x[1].shape)})"
+            f"(got {list(source.shape)} and {list(target.shape)})"
         )
-    for side, features, lin in zip(("source", "target"), x, (send.lin_src, send.lin_dst)):
+    for side, features, lin in zip(("source", "target"), ends, (send.lin_src, send.lin_dst)):
         if lin.in_channels not in (-1, features.size(-1)):
             raise ValueError(
                 f"Expected the {side} features 'x' to have {lin.in_channels} channels "
                 f"(got {features.size(-1)})"
             )
-    for features, position in zip(x, pos):
+    for features, position in zip(ends, pos):
         wanted = (features.size(-2), pos_channels) if pos_channels > 0 else None
         found = None if position is None else tuple(position.shape[-2:])
         if found != wanted:
@@ -101,23 +105,23 @@ def check_inputs(
             )
     if num_node_types > 1 and (
         node_type is None
-        or node_type.shape != x[1].shape[-2:-1]
+        or node_type.shape != nodes
         or node_type.is_floating_point()
         or node_type.dtype == torch.bool
     ):
-        found = "none" if node_type is None else f"{_shape(node_type)}, {node_type.dtype}"
+        kind = "" if node_type is None else f", {node_type.dtype}"
         raise ValueError(
             f"Expected 'node_type' to give one of {num_node_types} types (an integer) for each of the "
-            f"{x[1].size(-2)} nodes (got {found})"
+            f"{nodes[0]} nodes (got {_shape(node_type)}{kind})"
         )
     if (edge_attr is None) != (edge_dim is None):
         raise ValueError(
             f"Expected 'edge_attr' exactly if 'edge_dim' is set (got {_shape(edge_attr)}, 'edge_dim' "
             f"is {edge_dim}); numbers that weigh the attention are 'edge_weight'"
         )
-    if batch is not None and (batch.shape != x[1].shape[-2:-1] or batch.is_floating_point()):
+    if batch is not None and (batch.shape != nodes or batch.is_floating_point()):
         raise ValueError(
-            f"Expected 'batch' to give the graph, an integer, of each of the {x[1].size(-2)} nodes "
+            f"Expected 'batch' to give the graph, an integer, of each of the {nodes[0]} nodes "
             f"(got {_shape(batch)}, {batch.dtype})"
         )
     if edge_weight is not None and stage.attend is None:
@@ -125,21 +129,22 @@ def check_inputs(
             "Expected no 'edge_weight': it multiplies the attention logits, and 'attention' is None"
         )
     if edges is None:
-        return
-    width = None if edge_attr is None else send.lin_edge.in_channels
-    if width == -1:  # lazy
-        width = edge_attr.size(-1) if edge_attr.dim() > len(edges) else 1
-    for what, value, wanted in [
-        ("edge_attr", edge_attr, (*edges, width)),
-        ("edge_weight", edge_weight, edges),
-    ]:
-        if value is None:
-            continue
-        shape = tuple(value.shape)
-        if what == "edge_attr" and width == 1 and shape == edges:
-            continue  # viewed as [E, 1]
-        if shape[-len(wanted) :] != wanted or shape[: -len(wanted)] not in ((), tuple(lead)):
-            raise ValueError(f"Expected '{what}' to have shape {list(wanted)} (got {list(shape)})")
+        return ends
+    if edge_attr is not None:
+        width = send.lin_edge.in_channels
+        if width == -1:  # lazy
+            width = edge_attr.size(-1) if edge_attr.dim() > len(edges) else 1
+        if width != 1 or edge_attr.shape != edges:  # which is viewed as [E, 1]
+            _check_edge_values("edge_attr", edge_attr, (*edges, width), lead)
+    if edge_weight is not None:
+        _check_edge_values("edge_weight", edge_weight, edges, lead)
+    return ends
+
+
+def _check_edge_values(name: str, value: Tensor, wanted: Tuple[int, ...], lead: torch.Size) -> None:
+    shape = tuple(value.shape)
+    if shape[-len(wanted) :] != wanted or shape[: -len(wanted)] not in ((), tuple(lead)):
+        raise ValueError(f"Expected '{name}' to have shape {list(wanted)} (got {list(shape)})")
 
 
 def count_edges(edge_index: Adj) -> Optional[Tuple[int]]:
@@ -190,7 +195,7 @@ def plain_edges(edge_index: Adj, size: Tuple[int, int]) -> Adj:
     return edge_index.long()
 
 
-def edge_tensor(edge_index: Tensor) -> Tensor:
+def edge_tensor(edge_index: Any) -> Tensor:
     """The edges as a plain tensor.
 
     Raises:
@@ -208,7 +213,7 @@ def edge_tensor(edge_index: Tensor) -> Tensor:
     return edges
 
 
-def check_edges(edge_index: Tensor, num_nodes: int) -> Tensor:
+def check_edges(edge_index: Any, num_nodes: int) -> Tensor:
     """The edges as a plain tensor, of which every end exists.
 
     Raises:
@@ -227,7 +232,7 @@ def check_edges(edge_index: Tensor, num_nodes: int) -> Tensor:
 
 
 def nodes_of_state(
-    state: Sequence[Any], stages: int, cell: Optional[torch.nn.RNNBase]
+    state: Sequence[Any], stages: int, cell: Optional[Any]
 ) -> Optional[int]:
     """The number of nodes of a state.
 
@@ -243,9 +248,9 @@ def nodes_of_state(
         raise ValueError(
             f"Expected 'state' to have one entry for each of {stages} time stages (got {len(state)})"
         )
-    if stages == 0:
+    if cell is None:
         return None
-    parts = 2 if cell.mode == "LSTM" else 1
+    parts = cell.num_parts
     entries = [entry if isinstance(entry, (tuple, list)) else (entry,) for entry in state]
     whole = all(len(entry) == parts for entry in entries)
     shapes = {tuple(part.shape) if isinstance(part, Tensor) else () for one in entries for part in one}

@@ -90,9 +90,10 @@ class VideoClassifier(torch.nn.Module):
                 f"makes one of a network of torchvision"
             )
         blocks = blocks or {}
-        stages = list(backbone.channels)
+        channels: Dict[str, int] = getattr(backbone, "channels", {})
+        stages = list(channels)
         places = getattr(backbone, "places", {})
-        last = backbone.channels[stages[-1]]
+        last = channels[stages[-1]]
         if combine not in ("serial", "plus"):
             raise ValueError(f"Expected 'combine' to be 'serial' or 'plus' (got {combine!r})")
         if pool_window is not None and pool_window < 1:
@@ -109,23 +110,25 @@ class VideoClassifier(torch.nn.Module):
                 )
             if stage in self.block_after:
                 raise ValueError(f"Expected one block after stage '{stage}' (got two)")
-            size = backbone.channels[stage]
-            _check_block(f"The block after stage '{name}'", block, size, "map", size)
+            width = channels[stage]
+            _check_block(f"The block after stage '{name}'", block, width, "map", width)
             self.block_after[stage] = name.replace(".", "_")
+        size = last
         if head is not None:
             # Alone, a head other than a block may give a vector of its own size.
-            free = combine == "serial" and not isinstance(head, RSTGBlock)
-            _check_block("The head", head, last, "vec", head.out_channels if free else last)
-        self.backbone = backbone
+            if combine == "serial" and not isinstance(head, RSTGBlock):
+                size = int(getattr(head, "out_channels", last))
+            _check_block("The head", head, last, "vec", size)
+        self.backbone: Any = backbone  # its attributes are described above
         self.num_classes = num_classes
         # Names of modules have no dots.
-        self.blocks = torch.nn.ModuleDict({k.replace(".", "_"): v for k, v in blocks.items()})
-        self.head = head
+        self.blocks: Any = torch.nn.ModuleDict({k.replace(".", "_"): v for k, v in blocks.items()})
+        self.head: Any = head
         self.combine = combine
         self.pool_window = pool_window
         self.grad_checkpointing = grad_checkpointing
         self.dropout = torch.nn.Dropout(dropout)
-        self.lin = torch.nn.Linear(last if head is None else head.out_channels, num_classes)
+        self.lin = torch.nn.Linear(size, num_classes)
         self.reset_classifier()
 
     def reset_classifier(self):
@@ -291,19 +294,23 @@ def _statistics_kept(module: torch.nn.Module) -> Iterator[None]:
     """Inside, batch norms leave their running statistics alone: what is computed again in the backward
     pass must not count twice.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms]
+    before = [None if count is None else count.clone() for count in counts]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before):
+        for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+        for count, value in zip(counts, before):
+            if count is not None and value is not None:
+                count.copy_(value)
 
 
-def _check_block(what: str, block: torch.nn.Module, channels: int, to: str, out: int) -> None:
+def _check_block(what: str, block: Any, channels: int, to: str, out: int) -> None:
     for found, wanted, where in (
         (block.channels, channels, ""),
         (block.out_channels, out, " at its output"),

@@ -4,7 +4,7 @@ PyG renders ``propagate`` from the annotations of the hooks below, so they keep 
 (``Optional``, ``Union``) and this module has no list of public names.
 """
 
-from typing import List, Optional, Tuple, Union
+from typing import Callable, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -106,6 +106,9 @@ class RSTGConv(SpaceStage, MessagePassing):
         torch.Size([4, 10, 14, 32])
     """
 
+    edge_updater: Callable[..., Tensor]  # of MessagePassing
+    propagate: Callable[..., Tensor]
+
     def forward(
         self,
         x: Union[Tensor, PairTensor],
@@ -138,10 +141,10 @@ class RSTGConv(SpaceStage, MessagePassing):
             return_attention_weights (bool, optional): If set to :obj:`True`, will additionally
                 return the tuple :obj:`(edge_index, attention_weights)`.
         """
-        (x_src, x_dst), (pos_src, pos_dst) = as_pair("x", x), as_pair("pos", pos)
+        pos_src, pos_dst = as_pair("pos", pos)
         node_type, batch = as_pair("node_type", node_type)[1], as_pair("batch", batch)[1]
-        check_inputs(
-            self, (x_src, x_dst), (pos_src, pos_dst), node_type, edge_attr, edge_weight,
+        x_src, x_dst = check_inputs(
+            self, as_pair("x", x), (pos_src, pos_dst), node_type, edge_attr, edge_weight,
             count_edges(edge_index), batch,
         )  # fmt: skip
         if x_dst.dim() > 2 and (is_sparse(edge_index) or batch is not None):
@@ -231,7 +234,7 @@ class RSTGConv(SpaceStage, MessagePassing):
         dim_size: Optional[int],
     ) -> Tensor:
         """Attention coefficients of all edges, ``[E, copies * heads]``."""
-        if key_j is None:
+        if key_j is None or self.attend is None:
             logit = query_i  # zeros: the mean over the neighbors
         else:
             if edge_weight is not None and edge_weight.dim() == 1:  # the values of a sparse matrix
@@ -255,7 +258,7 @@ class RSTGConv(SpaceStage, MessagePassing):
         """Weighted messages of all edges, ``[E, copies * hidden_channels]``."""
         edges, copies = alpha.size(0), alpha.size(1) // self.heads
         hidden = (src_j + dst_i).view(edges, copies, self.hidden_channels)
-        if edge_attr is not None:
+        if self.send.lin_edge is not None:
             hidden = hidden + self.send.lin_edge(edge_attr)
         out = self.send(hidden)
         if self.message_norm is not None:

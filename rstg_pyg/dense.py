@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.checks import check_inputs
+from rstg_pyg.norm import PerGraph
 from rstg_pyg.stage import SpaceStage
 
 
@@ -82,12 +83,12 @@ class DenseRSTGConv(SpaceStage):
                 f"{list(adj.shape) if dense else getattr(adj, 'layout', type(adj).__name__)})"
             )
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
-        if edge_attr is not None:
+        if edge_attr is not None and self.send.lin_edge is not None:
             edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 2 else edge_attr
             hidden = hidden + self.send.lin_edge(edge_attr)
         message = self.send(hidden)  # [*, N, N, C]: receiver, sender
         if self.message_norm is not None:
-            message = self._norm_edges(message, adj)
+            message = self._norm_edges(self.message_norm, message, adj)
         if self.lin_value is not None:
             message = self.lin_value(message)
 
@@ -115,11 +116,11 @@ class DenseRSTGConv(SpaceStage):
             out = out * mask.unsqueeze(-1).to(out.dtype)
         return (out, alpha) if return_attention_weights else out
 
-    def _norm_edges(self, message: Tensor, adj: Tensor) -> Tensor:
+    def _norm_edges(self, norm: PerGraph, message: Tensor, adj: Tensor) -> Tensor:
         """Applies the norm to the messages of true edges, as :class:`RSTGConv` does."""
         if adj.dim() != 2:
             raise ValueError("Expected one adjacency [N, N] for all graphs when 'norm' is set")
         pairs = (adj != 0).flatten().nonzero().view(-1)
         flat = message.flatten(-3, -2)
-        normed = self.message_norm(flat.index_select(-2, pairs))
+        normed = norm(flat.index_select(-2, pairs))
         return torch.zeros_like(flat).index_copy(flat.dim() - 2, pairs, normed).view_as(message)

@@ -4,7 +4,7 @@
 all frames, how a time stage runs over all histories, and how the nodes come in and go out.
 """
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -52,8 +52,8 @@ class DenseFrames:
     def __init__(
         self,
         x: Tensor,
-        edge_index: Tensor,
-        edge_attr: Optional[Tensor],
+        edge_index: Any,
+        edge_attr: Optional[PerFrame],
         pos: Optional[Tensor],
         node_type: Optional[Tensor],
         edge_weight: Optional[Tensor],
@@ -126,7 +126,7 @@ class FlatFrames:
         cls,
         x: Tensor,
         edge_index: Adj,
-        edge_attr: Optional[Tensor],
+        edge_attr: Any,
         node: Optional[Tensor],
         batch: Optional[Tensor],
         known: int,
@@ -294,11 +294,12 @@ class PresentEdges:
             if value.size(2) != count:
                 raise ValueError(f"Expected '{name}' to be of {count} edges (got {value.size(2)})")
             return value[self.clip, self.edge // max(count, 1), self.edge % max(count, 1)]
-        found = None if isinstance(value, Tensor) else [len(one) for one in value]
-        if found != self.counts:
+        whole = isinstance(value, Tensor)
+        found = list(value.shape) if isinstance(value, Tensor) else [len(one) for one in value]
+        if whole or found != self.counts:
             raise ValueError(
                 f"Expected '{name}' to be a list like 'edge_index', of {self.counts} edges "
-                f"(got {list(value.shape) if found is None else found})"
+                f"(got {found})"
             )
         return torch.cat(list(value))[self.edge]
 

@@ -10,7 +10,7 @@ from rstg_pyg.means import MeanState, mean_over_frames, running_mean
 from rstg_pyg.norm import ChannelBatchNorm
 
 #: What a stream carries on: the cell's state and the mean of its outputs over frames.
-LSTMState = Tuple[Tuple[Tensor, Tensor], MeanState]
+LSTMState = Tuple[CellState, MeanState]
 
 
 class LSTMHead(torch.nn.Module):

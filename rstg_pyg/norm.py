@@ -216,11 +216,14 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
         """As many successive updates of the running statistics as there are calls."""
         if self.unbiased and rows > 1:
             variances = variances * (rows / (rows - 1))
-        keep = 1.0 - self.momentum
+        momentum = self.momentum or 0.0
+        keep = 1.0 - momentum
         ages = torch.arange(len(means) - 1, -1, -1, device=means.device, dtype=means.dtype)
-        shares = (self.momentum * keep**ages).unsqueeze(-1)
+        shares = (momentum * keep**ages).unsqueeze(-1)
         for running, new in ((self.running_mean, means), (self.running_var, variances)):
+            assert running is not None  # as batch norms have it by default
             running.mul_(keep ** len(means)).add_((shares * new).sum(0).to(running.dtype))
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(len(means))
 
 

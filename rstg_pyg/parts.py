@@ -3,7 +3,7 @@
 :class:`~rstg_pyg.stage.SpaceStage` puts them together.
 """
 
-from typing import Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,9 @@ class SendMLP(torch.nn.Module):
         kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
         self.lin_src = Linear(in_channels[0], widths[0], bias=False, **kwargs)
         self.lin_dst = Linear(in_channels[1], widths[0], bias=bias, **kwargs)
-        self.lin_pos_src = self.lin_pos_dst = self.lin_edge = None
+        self.lin_pos_src: Optional[Linear] = None
+        self.lin_pos_dst: Optional[Linear] = None
+        self.lin_edge: Optional[Linear] = None
         if pos_channels > 0:
             self.lin_pos_src = Linear(pos_channels, widths[0], bias=False, **kwargs)
             self.lin_pos_dst = Linear(pos_channels, widths[0], bias=False, **kwargs)
@@ -64,11 +66,13 @@ class SendMLP(torch.nn.Module):
 
     def source(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
         """The part of the first layer that depends on the sender."""
-        return self.lin_src(x) if pos is None else self.lin_src(x) + self.lin_pos_src(pos)
+        out = self.lin_src(x)
+        return out if self.lin_pos_src is None else out + self.lin_pos_src(pos)
 
     def target(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
         """The part of the first layer that depends on the receiver."""
-        return self.lin_dst(x) if pos is None else self.lin_dst(x) + self.lin_pos_dst(pos)
+        out = self.lin_dst(x)
+        return out if self.lin_pos_dst is None else out + self.lin_pos_dst(pos)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """From the sum of the first layer's parts to the message. What is as large as all edges is
@@ -200,6 +204,7 @@ class TypedLinear(torch.nn.Module):
         """Maps ``x [N, *, C]`` with the weights of ``node_type [N]``."""
         if len(self.lins) == 1:
             return self.lins[0](x)
+        assert node_type is not None  # the layer has checked it
         blind = torch.compiler.is_compiling() or x.is_meta  # how many are of which type is not known
         ours = all(type(lin) is Linear for lin in self.lins)  # not adapters of weights around them
         if (blind or x.is_cuda) and x.dim() > 2 and x.size(1) > 1 and ours:
@@ -208,7 +213,7 @@ class TypedLinear(torch.nn.Module):
             every = torch.stack([lin(x) for lin in self.lins])
             index = node_type.view(1, -1, *[1] * (x.dim() - 1)).expand_as(every[:1])
             return every.gather(0, index).squeeze(0)
-        rows = [(node_type == i).nonzero().view(-1) for i in range(len(self.lins))]
+        rows = [torch.eq(node_type, i).nonzero().view(-1) for i in range(len(self.lins))]
         order = torch.cat(rows)
         if order.numel() != x.size(0):
             raise ValueError(
@@ -223,10 +228,11 @@ class TypedLinear(torch.nn.Module):
         of which type, so the host need not wait for it.
         """
         shape, x = x.shape[:-1], x.flatten(1, -2)  # [N, M, C]
-        weight = torch.stack([lin.weight for lin in self.lins]).index_select(0, node_type)
-        if self.lins[0].bias is None:
+        lins: List[Any] = list(self.lins)
+        weight = torch.stack([lin.weight for lin in lins]).index_select(0, node_type)
+        if lins[0].bias is None:
             return torch.bmm(x, weight.transpose(1, 2)).view(*shape, -1)
-        bias = torch.stack([lin.bias for lin in self.lins]).index_select(0, node_type)
+        bias = torch.stack([lin.bias for lin in lins]).index_select(0, node_type)
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)).view(*shape, -1)
 
 

@@ -8,7 +8,7 @@ the same numbers (``tests/check_golden.py`` compares them with recorded ones).
 """
 
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ def published_arguments(
     # Statistics over: all pairs [B, N, N, D] or nodes [B, N, D] of a frame, whose batch norms take
     # the batch as well; before the graph all of [B, T, N, D]. TensorFlow's running variance is the
     # biased one unless the input has four dimensions.
-    messages, nodes, sequence = {
+    table: Dict[Optional[str], Tuple[Any, Any, Any]] = {
         "layer": (JointLayerNorm, JointLayerNorm, partial(JointLayerNorm, num_joint_dims=3)),
         "batch": (
             partial(ChannelBatchNorm, num_joint_dims=3),
@@ -83,7 +83,8 @@ def published_arguments(
             ChannelBatchNorm,
         ),
         None: (None, None, None),
-    }[norm]
+    }
+    messages, nodes, sequence = table[norm]
     before = ([ChannelBatchNorm] if first_batch_norm else []) + ([sequence] if norm else [])
     after = {
         "layer": ZeroInitNorm,

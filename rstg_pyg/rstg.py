@@ -1,6 +1,6 @@
 """Rounds of time and space stages on sequences of node features."""
 
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from rstg_pyg.checks import check_keywords, check_numbers, nodes_of_state
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.frames import DenseFrames, FlatFrames, MaskedFrames
-from rstg_pyg.norm import check_norms, make_norm
+from rstg_pyg.norm import PerGraph, check_norms, make_norm
 
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
 
@@ -203,7 +203,7 @@ class RSTG(torch.nn.Module):
         """
         stages = len(self.time_rounds) + (self.last_cell is not None)
         known = None if state is None else nodes_of_state(state, stages, self.last_cell)
-        values = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
+        values: Dict[str, Any] = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
         shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
         if not isinstance(x, Tensor) or x.dim() not in (2, 4) or x.size(-1) != self.in_channels:
             raise ValueError(
@@ -220,6 +220,7 @@ class RSTG(torch.nn.Module):
                 f"Expected 'state' to be of the same {x.size(0)} clips with {x.size(2)} nodes, "
                 f"{x.size(0) * x.size(2)} in all (got {known})"
             )
+        frames: Union[DenseFrames, FlatFrames]
         if flat:
             frames = FlatFrames.from_rows(x, edge_index, edge_attr, node, batch, known or 0, **values)
         elif (  # cells of torch want a frame at least
@@ -233,14 +234,15 @@ class RSTG(torch.nn.Module):
             frames = MaskedFrames(x, edge_index, edge_attr, mask=mask, lengths=lengths, **values)
         if isinstance(frames, FlatFrames):
             self._check_norms()
-        x, state = self._run(frames, x, state if state is not None else [None] * stages)
-        return (x, state) if return_state else x
+        x, after = self._run(frames, x, [None] * stages if state is None else state)
+        return (x, after) if return_state else x
 
     def _run(
-        self, frames: Union[DenseFrames, FlatFrames], x: Tensor, before: List[Optional[CellState]]
+        self, frames: Union[DenseFrames, FlatFrames], x: Tensor, before: Sequence[Optional[CellState]]
     ) -> Tuple[Tensor, List[CellState]]:
         """The rounds, in whatever form the frames are; the new state beside the nodes."""
-        memory, after = iter(before), []
+        memory = iter(before)
+        after: List[CellState] = []
         x = frames.enter(x)
         if self.lin_in is not None:
             x = self.lin_in(x)
@@ -274,8 +276,7 @@ class RSTG(torch.nn.Module):
         """Refuses norms that need all nodes in all frames."""
         norms = [self.in_norm]
         for conv in self.convs:
-            wrapped = (conv.message_norm, conv.after_aggr, conv.update_norm)
-            norms.extend(norm.module for norm in wrapped if norm is not None)
+            norms.extend(norm.module for norm in conv.children() if isinstance(norm, PerGraph))
         for norm in norms:
             if norm is not None:
                 check_norms(norm)

@@ -74,7 +74,8 @@ class SpaceStage(torch.nn.Module):
             width, out_channels, hidden, num_update_layers, num_node_types, act_last, bias
         )
         init = dict(weight_initializer="glorot", bias_initializer="zeros")
-        self.lin_value = self.lin_res = None
+        self.lin_value: Optional[Linear] = None
+        self.lin_res: Optional[Linear] = None
         if heads > 1:
             self.lin_value = Linear(hidden, hidden, bias=bias, **init)
         if residual and ends[1] != out_channels:
@@ -92,8 +93,8 @@ class SpaceStage(torch.nn.Module):
             ValueError: If a size is out of range, ``attention`` is unknown or ``hidden_channels`` is
                 not divisible by ``heads``.
         """
-        pair = self.in_channels
-        pair = tuple(pair) if isinstance(pair, (tuple, list)) else (pair, pair)
+        given = self.in_channels
+        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
         if len(pair) != 2:
             raise ValueError(
                 f"Expected 'in_channels' to be one number, or source's and target's (got {pair})"
@@ -114,7 +115,7 @@ class SpaceStage(torch.nn.Module):
             raise ValueError(
                 f"Expected 'attention' to be 'dot', 'additive' or None (got {self.attention!r})"
             )
-        return pair
+        return pair[0], pair[1]
 
     def reset_parameters(self):
         """Draws all weights anew (Glorot uniform; biases zero)."""

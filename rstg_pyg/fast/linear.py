@@ -22,7 +22,7 @@ LONG, SMALL = 4096, 2**14
 
 def uses_onednn(x: Tensor) -> bool:
     """Whether products of ``x`` go to oneDNN: the same for a forward and its backward pass."""
-    return (
+    return bool(
         x.dtype == torch.float32
         and x.device.type == "cpu"
         and torch.backends.mkldnn.enabled

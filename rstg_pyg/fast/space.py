@@ -1,6 +1,6 @@
 """The edges' half of a space stage in one function: attention, messages and their weighted sum."""
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ _METHODS = ("message", "edge_update", "aggregate", "update")
 
 
 def gather_messages(
-    conv: torch.nn.Module,
+    conv: Any,
     edge_index: Tensor,
     edge_attr: Optional[Tensor],
     edge_weight: Optional[Tensor],
@@ -34,7 +34,7 @@ def gather_messages(
     to every message.
 
     Args:
-        conv: The layer.
+        conv: The layer, a :class:`~rstg_pyg.RSTGConv`.
         edge_index: The edges.
         edge_attr: Edge features.
         edge_weight: Weights of the logits, ``[E, M or 1]``.
@@ -81,7 +81,7 @@ def gather_messages(
     return _values(conv, out, alpha.view(logit.shape), target), alpha
 
 
-def _applies(conv: torch.nn.Module) -> bool:
+def _applies(conv: Any) -> bool:
     """Whether the layer is the common one and nobody looks into it."""
     return (
         untouched(conv.send, conv.attend, conv.lin_value, conv.aggr_module)
@@ -102,7 +102,7 @@ def _is_message_hook(name: str) -> bool:
     )
 
 
-def _values(conv: torch.nn.Module, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
+def _values(conv: Any, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
     """Projects every head's sums ``[H, N, M, D]`` with its share of the weights: ``[N, M, D]``."""
     heads, nodes, copies, width = out.shape
     weight = conv.lin_value.weight.view(heads, -1, width).transpose(1, 2).to(out.dtype)
