@@ -1,9 +1,15 @@
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from rstg_pyg.train.data.syncmnist import load_digits
 
 torch.set_num_threads(1)  # the tests are small, and several run at once
+
+usual = dict(deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("ordinary", derandomize=True, database=None, **usual)
+settings.register_profile("nightly", max_examples=4000, print_blob=True, **usual)
+settings.load_profile("ordinary")
 
 
 @pytest.fixture(autouse=True)
