@@ -49,6 +49,17 @@ def within(seconds: float, mebibytes: int = 1024) -> Iterator[None]:
     assert grown < mebibytes, f"{grown:.0f} MiB more"
 
 
+@contextlib.contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Works in a folder. (``contextlib.chdir`` is of Python 3.11.)"""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def remove(path: Path) -> None:
     """Removes a file, a link or an empty or full folder."""
     if path.is_dir() and not path.is_symlink():

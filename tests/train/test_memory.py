@@ -1,4 +1,4 @@
-"""Nothing is kept from one step, evaluation or frame to the next. (Resident sets: memory_growth.py.)"""
+"""Nothing is kept from one step, evaluation or frame to the next. (Resident sets: tests/fuzz.)"""
 
 import gc
 import json

@@ -1,6 +1,6 @@
 """How commands end: a message and an exit code, whatever the user did; and nothing is lost.
 
-tests/fuzz_mistakes.py tries thousands; here is what it found, and how commands are stopped.
+tests/fuzz tries others; here is what it found, and how commands are stopped.
 """
 
 import os
