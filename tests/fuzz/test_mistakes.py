@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rstg_pyg.train.config import Config, load_config, to_dict
-from rstg_pyg.train.data.mini_something import write_mini_something
+from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.run import main as run
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
