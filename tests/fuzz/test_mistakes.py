@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 SOME = """
 name: some
 data: {dataset: something, root: data, num_frames: 2, short_side: 16, crop_size: 16, num_workers: 0}
-model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 8, scales: [1], num_rounds: 1}}
+model: {backbone: {filters: [4], padding: 1}, rstg: {hidden_channels: 8, scales: [2, 1]}}
 train: {batch_size: 2, max_steps: 1}
 trainer: {accelerator: cpu, progress_bar: false, threads: 1}
 """
@@ -174,7 +174,9 @@ def test_files_that_are_read(mistakes, command):
     def try_one(data):
         name = data.draw(st.sampled_from(COMMANDS[command][2]))
         kinds = st.sampled_from(list(SPECIAL)) | st.sampled_from(FOREIGN)
-        done = data.draw(kinds | damage() if Path(name).suffix else kinds)
+        kinds = kinds | damage() if Path(name).suffix not in ("", ".yaml") else kinds
+        done = data.draw(kinds)
+        assume(done != b"" or Path(name).suffix != ".yaml")  # an empty config is a large training
 
         def make():
             path = Path(name)
