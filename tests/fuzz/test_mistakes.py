@@ -301,7 +301,7 @@ def test_values_of_results(mistakes, home, command, name):
 
 @pytest.mark.parametrize("command", ["predict", "export", "evaluate"])
 def test_values_of_checkpoints(mistakes, home, command):
-    @examples(8)
+    @examples(2 if command == "export" else 8)
     @given(st.data())
     def try_one(data):
         found = torch.load(home / CKPT, weights_only=True)
