@@ -44,7 +44,7 @@ from rstg_pyg.train.benchmarking.variants import (
 )
 from rstg_pyg.train.command import command
 from rstg_pyg.train.files import write_text
-from rstg_pyg.train.run_folder.results import check_writable, named_folder
+from rstg_pyg.train.run_folder.folder import check_writable, named_folder
 
 #: Largest difference of variants that compute the same function, relative to the largest number; of
 #: half precision, between two orders of rounding.

@@ -2,6 +2,7 @@
 
 | exit code | what |
 |---|---|
+| 1 | a loss or a gradient is NaN or infinite |
 | 2 | a mistake of the user's, a file or folder that cannot be used, or too little memory |
 | 130, 143 | stopped with Ctrl-C (SIGINT), or with SIGTERM |
 | 141 | whatever read the output has gone |
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rstg_pyg.train.errors import Interrupted, UserError, printable
+from rstg_pyg.train.errors import Interrupted, NonFiniteError, UserError, printable
 
 _INTERRUPTED, _TERMINATED, _NO_READER = 130, 143, 141
 
@@ -49,6 +50,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 return code
             except UserError as e:
                 return _say(f"error: {e}")
+            except NonFiniteError as e:
+                return _say(f"error: {e}", code=1)
             except (Interrupted, KeyboardInterrupt) as e:
                 return _interrupted(str(e))
             except SystemExit as e:
@@ -64,10 +67,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 return _say(
                     printable(f"error: {e.filename}: {e.strerror}; check the name and the rights")
                 )
-            except (RuntimeError, MemoryError, OverflowError, ValueError) as e:
+            except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError) as e:
                 if not is_too_large(e):
                     raise
-                return _say(f"error: {too_large(e)}; give it fewer or smaller things at once")
+                return _say(f"error: {too_large(e)}; use a smaller batch, fewer or smaller frames")
 
     return run
 
@@ -108,9 +111,9 @@ def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(_TERMINATED)
 
 
-def _say(message: str) -> int:
+def _say(message: str, code: int = 2) -> int:
     print(message, file=sys.stderr)
-    return 2
+    return code
 
 
 def _interrupted(hint: str) -> int:

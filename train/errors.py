@@ -1,4 +1,4 @@
-"""The error that a user's mistake ends with."""
+"""The errors that a command ends with: a message and an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """The user pressed Ctrl-C; what was learned is saved. The message says how to go on."""
+
+
+class NonFiniteError(Exception):
+    """A loss or a gradient is NaN or infinite. The commands print the message and exit with code 1."""
 
 
 def printable(text: str) -> str:

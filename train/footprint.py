@@ -29,7 +29,6 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
 from rstg_pyg.train.run_folder.results import environment
 from rstg_pyg.train.schema.sizes import sizes_named
-from rstg_pyg.train.training.memory import check_memory
 
 GIB = 2**30
 
@@ -106,8 +105,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json is not None:
         output_file("--json", arguments.json, (".json",))
     with sizes_named(config):
-        one = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 1})})
-        check_memory(one, arguments.classes, training=False)  # it is for one clip
         if arguments.stream is not None:
             return _stream(config, arguments)
         parts = footprint(config, arguments.classes)

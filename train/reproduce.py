@@ -22,7 +22,7 @@ from rstg_pyg.train.reproducing.figures import write_figures
 from rstg_pyg.train.reproducing.many_runs import Job, run_jobs
 from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row
 from rstg_pyg.train.reproducing.table import run_folder, write_table
-from rstg_pyg.train.run_folder.results import check_free, named_folder
+from rstg_pyg.train.run_folder.folder import check_free, named_folder
 
 SIZES = ("mini", "base", "full")
 

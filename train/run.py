@@ -2,8 +2,8 @@
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
 ``checkpoints``, ``results.json``, ``per_class.csv``, ``confusion.csv``, ``confusion.png`` and
-``curves.png``. A user's mistake ends with exit code 2 and a message, NaN or Inf with exit code 1, a
-message and a folder ``nonfinite``; Ctrl-C saves and exits with 130.
+``curves.png``. A user's mistake ends with exit code 2 and a message, NaN or Inf with exit code 1 and a
+message; Ctrl-C saves and exits with 130.
 """
 
 from __future__ import annotations
@@ -32,33 +32,23 @@ from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json, write_text
-from rstg_pyg.train.run_folder.checkpoints import Checkpoints, check_resumable
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves
-from rstg_pyg.train.run_folder.results import (
-    check_writable,
-    device_name,
-    environment,
-    new_run_folder,
-    peak_memory,
-    run_to_resume,
-    versions,
-)
-from rstg_pyg.train.run_folder.resuming import check_fits
-from rstg_pyg.train.run_folder.weights import load_weights, read_weights
-from rstg_pyg.train.schema.sizes import sizes_named
-from rstg_pyg.train.training.memory import check_memory
-from rstg_pyg.train.training.nonfinite import NonFiniteError
+from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, run_to_resume
+from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
+from rstg_pyg.train.run_folder.weights import check_resumable, load_weights, read_weights
+from rstg_pyg.train.training.callbacks import Meter, StopEarly, StopOnNonFinite, StopOnSignal
+from rstg_pyg.train.training.checkpoints import Checkpoints
+from rstg_pyg.train.training.loggers import make_loggers, quiet_writer
 from rstg_pyg.train.training.pretrain import pretrain
-from rstg_pyg.train.training.processes import Peers
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import (
     eval_loader,
     make_trainer,
     prepare_model,
     prepare_torch,
+    share_batches,
     train_loader,
 )
-from rstg_pyg.train.training.watch import Meter, StopOnSignal
 
 
 @command
@@ -66,15 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
     config = load_config(arguments.cfg, arguments.overrides)
-    try:
-        with sizes_named(config):
-            if arguments.evaluate is not None:
-                evaluate(config, Path(arguments.evaluate), arguments.out)
-            else:
-                train(config, arguments.out, arguments.resume)
-    except NonFiniteError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
+    if arguments.evaluate is not None:
+        evaluate(config, Path(arguments.evaluate), arguments.out)
+    else:
+        train(config, arguments.out, arguments.resume)
     return 0
 
 
@@ -103,24 +88,30 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]:
-    """Trains (or goes on training) and evaluates on the test split; returns the results."""
-    folder, checkpoint_path, origin, step = None, None, None, 0
+    """Trains and evaluates on the test split; returns the results.
+
+    Args:
+        config: The experiment.
+        out: The run folder. (default: the first free ``runs/NAME``, ``runs/NAME-2``, ...)
+        resume: A checkpoint to go on from; ``""`` for the newest one of the run.
+    """
+    folder, checkpoint, origin, step = None, None, None, 0
     if resume is not None:
-        folder, checkpoint_path = run_to_resume(config.name, out, resume)
-        if checkpoint_path is not None:
-            origin, step = check_resumable(checkpoint_path, config)
+        folder, checkpoint = run_to_resume(config.name, out, resume)
+        if checkpoint is not None:
+            origin, step = check_resumable(checkpoint, config)
         check_writable(folder)
+
     prepare_torch(config)
     datasets = {split: build_dataset(config, split) for split in ("train", "val", "test")}
     if origin not in (None, datasets["train"].origin):
         raise UserError(
-            f"{checkpoint_path}: the run began with {origin}, but the config's data now are "
+            f"{checkpoint}: the run began with {origin}, but the config's data now are "
             f"{datasets['train'].origin}; give the data it began with"
         )
     names = datasets["train"].label_names
-    check_memory(config, len(names))
     model = build_model(config, len(names))
-    if checkpoint_path is None:
+    if checkpoint is None:
         load_pretrained(model, config)
     folder = folder or new_run_folder(out, config.name)
     print_head(config, folder, datasets["train"], model)
@@ -129,42 +120,35 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     loader = train_loader(config, datasets["train"])
     parts = config.train.accumulate
     task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names)
-    checkpoints = Checkpoints(folder / "checkpoints", checkpoint_path, step)
+    checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step)
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
-    peers = Peers()
-    callbacks = [peers, meter, checkpoints, StopOnSignal(checkpoints)]
+    callbacks: list[pl.Callback] = [meter, checkpoints, StopOnSignal(checkpoints), StopOnNonFinite()]
+    if config.train.early_stopping is not None:
+        callbacks.append(StopEarly(config.train.early_stopping))
     validate_every = min(config.train.validate_every * parts, loader.steps)
-    trainer = make_trainer(config, folder, callbacks, validate_every, step)
-    device = trainer.strategy.root_device
-    if checkpoint_path is not None:
-        check_fits(checkpoint_path, task, trainer)
+    loggers = make_loggers(config, folder, step)
+    trainer = make_trainer(config, folder, callbacks, loggers, validate_every)
+    share_batches(loader, trainer)
     write_setting(folder, config, trainer)
 
-    if config.pretrain.steps and checkpoint_path is None:
-        meter.pretraining = filters = pretrain(model, config, device, folder)
+    device = trainer.strategy.root_device
+    if config.pretrain.steps and checkpoint is None:
+        meter.pretraining = filters = pretrain(model, config, device)
         meter.seconds += filters["seconds"]
         print(
             f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "
             f"recognize {filters['accuracy']:.1%} of the digits in single frames",
             flush=True,
         )
-
-    if loader.batch_size % trainer.world_size:
-        raise UserError(
-            f"train.batch_size: expected steps that {trainer.world_size} processes share evenly (got "
-            f"{loader.batch_size} videos at once); else the gradient is not the mean over the batch"
-        )
-    loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
     for dataset in datasets.values():
         to_device(dataset, config, device)
     note_skipped(datasets, folder, trainer)
-    trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint_path)
-    checkpoints.save_end(trainer)
+    with checkpoints.restoring(), quiet_writer():
+        trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint)
 
     speed = meter.summary()
     results = test(config, task, datasets["test"], trainer)
-    peers.end(trainer)
-    results |= {"steps": trainer.global_step, "checkpoint": str(checkpoints.last_path)}
+    results |= {"steps": trainer.global_step, "checkpoint": str(folder / "checkpoints" / "last.ckpt")}
     results |= {"seconds": speed["train_seconds"]}
     results |= {"training": speed, "pretraining": meter.pretraining}
     if trainer.is_global_zero:
@@ -175,25 +159,22 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     return results
 
 
-def evaluate(config: Config, checkpoint_path: Path, out: str | None) -> dict[str, Any]:
+def evaluate(config: Config, checkpoint: Path, out: str | None) -> dict[str, Any]:
     """Evaluates a checkpoint on the test split; returns the results."""
-    weights = read_weights(checkpoint_path, config)
+    weights = read_weights(checkpoint, config)
     prepare_torch(config)
     dataset = build_dataset(config, "test")
-    check_memory(config, len(dataset.label_names), training=False)
     model = build_model(config, len(dataset.label_names))
-    load_weights(model, weights["state_dict"], checkpoint_path)
+    load_weights(model, weights["state_dict"], checkpoint)
     folder = new_run_folder(out, f"{config.name}-evaluate")
     print_head(config, folder, dataset, model)
     prepare_model(model, config)
     task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
-    peers = Peers()
-    trainer = make_trainer(config, folder, [peers], None)
+    trainer = make_trainer(config, folder, [])
     to_device(dataset, config, trainer.strategy.root_device)
     note_skipped({"test": dataset}, folder, trainer)
     results = test(config, task, dataset, trainer)
-    peers.end(trainer)
-    results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint_path)}
+    results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint)}
     results |= {"seconds": results["test_seconds"]}
     write_setting(folder, config, trainer)
     if trainer.is_global_zero:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from rstg_pyg.train.config import differences, load_config, parse_config, to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import cannot_be_written
-from rstg_pyg.train.run_folder.checkpoints import newest_first
+from rstg_pyg.train.run_folder.folder import newest_first
 
 try:
     import fcntl

@@ -1,1 +1,1 @@
-"""What a run writes: checkpoints, weights, results."""
+"""What a run writes beside the checkpoints, and where; reading weights back."""

@@ -1,23 +1,32 @@
-"""Weights of a network for evaluation: from a checkpoint of a run, or from a safetensors file."""
+"""Weights and what they belong to: read from a checkpoint of a run or from a safetensors file, without
+running code and without Lightning.
+"""
 
 from __future__ import annotations
 
 import json
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rstg_pyg.train.config import Config, differences, to_dict
+from rstg_pyg.train.config import Config, differences, parse_config, to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
-from rstg_pyg.train.run_folder.checkpoints import other_config, read_checkpoint, saved_config
 
 #: Settings of the data that the weights depend on.
 _DATA = ("num_classes", "mean", "std")
 #: Settings of the model that its weights do not depend on.
 _FREE = ("model.backbone.weights", "model.grad_checkpointing", "model.dropout")
+#: Settings that may change between a run and its continuation.
+_MAY_CHANGE = (
+    *("name", "data.root", "data.num_workers", "data.on_error", "data.test_videos"),
+    *("trainer.", "train.log_every"),
+)
 _METADATA = "rstg_pyg"
+_KEYS = {"config": [dict], "origin": [str], "global_step": [int], "state_dict": [dict, OrderedDict]}
 
 
 def open_weights(path: Path) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
     """
     found = open_weights(path)
     wanted = to_dict(config)
-    saved = saved_config(found["config"], path)
+    saved = _saved_config(found["config"], path)
     changed = differences(saved["model"], wanted["model"], "model.")
     for key in _DATA:
         pair = saved["data"].get(key), wanted["data"].get(key)
@@ -75,7 +84,7 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
         hint = ""
         if config.data.dataset == "something" and config.data.root is None:
             hint = "\n(data.root is not given, so a config's section 'demo' counts)"
-        raise UserError(other_config(path, changed) + hint)
+        raise UserError(_other_config(path, changed) + hint)
     return found
 
 
@@ -144,3 +153,68 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         ) from None
     except (SafetensorError, OSError, ValueError) as e:
         raise UserError(f"{path}: not a whole safetensors file ({e})") from e
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint of this project.
+
+    Raises:
+        UserError: If the file is missing, damaged, holds anything but plain values and tensors, or
+            was written by another program.
+    """
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:3]
+        hint = f"; there is {', '.join(near)}" if near else ""
+        raise UserError(f"{path}: there is no such checkpoint{hint}")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"wrong checksum of {damaged}")
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as e:  # torch raises many kinds for damaged and foreign files
+        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise UserError(f"{path}: not a whole checkpoint of rstg_pyg ({reason})") from e
+    if not isinstance(checkpoint, dict) or not all(
+        type(checkpoint.get(key)) in kinds for key, kinds in _KEYS.items()
+    ):
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (it has no config); it cannot be used")
+    return checkpoint
+
+
+def check_resumable(path: Path, config: Config) -> tuple[str, int]:
+    """Reads a checkpoint and makes sure that it continues this very run.
+
+    Returns:
+        The kind of data that the run began with, and the checkpoint's step.
+
+    Raises:
+        UserError: If it cannot be read or belongs to another config; the message names the keys.
+    """
+    checkpoint = read_checkpoint(path)
+    changed = [
+        line
+        for line in differences(_saved_config(checkpoint["config"], path), to_dict(config))
+        if not line.startswith(_MAY_CHANGE)
+    ]
+    if changed:
+        raise UserError(_other_config(path, changed))
+    return checkpoint["origin"], checkpoint["global_step"]
+
+
+def _saved_config(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The config in a checkpoint, with the defaults of keys that came after it.
+
+    Raises:
+        UserError: If it says something that the schema does not know any more.
+    """
+    return to_dict(parse_config({"name": "weights", **values}, str(path)))
+
+
+def _other_config(path: Path, changed: list[str]) -> str:
+    """The message for a checkpoint whose config differs."""
+    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return (
+        f"{path}: the checkpoint was made with another config; checkpoint against now: "
+        f"{', '.join(changed[:5])}{more}"
+    )

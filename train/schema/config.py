@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
@@ -183,6 +183,8 @@ class TrainConfig(Section):
     label_smoothing: Fraction = 0.0
     #: Steps between validations; each writes checkpoints.
     validate_every: PositiveInt = 1_000
+    #: Ends the training when validation top-1 has not risen in so many validations; null: never.
+    early_stopping: PositiveInt | None = None
     log_every: PositiveInt = 20
 
 
@@ -202,6 +204,8 @@ class TrainerConfig(Section):
     #: CPU threads; torch's own choice if not given.
     threads: Annotated[PositiveInt, Field(le=4096)] | None = None
     progress_bar: bool = True
+    #: Beside metrics.csv: tensorboard, or any of Lightning's as {class_path: ..., init_args: {...}}.
+    logger: list[Literal["tensorboard"] | dict[str, Any]] = ["tensorboard"]
 
 
 class Config(Section):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,15 +11,13 @@ from torch import Tensor
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.build import build_dataset, normalize
 from rstg_pyg.train.config import Config
-from rstg_pyg.train.training.nonfinite import Guard
+from rstg_pyg.train.errors import NonFiniteError
 
 #: Weight of the cells without a digit, of which there are many more.
 _BACKGROUND = 0.1
 
 
-def pretrain(
-    model: VideoClassifier, config: Config, device: torch.device, folder: Path
-) -> dict[str, float]:
+def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> dict[str, float]:
     """Trains the backbone to tell which digit is centered in which cell of its map, and where.
 
     Single frames of training digits; the labels of the main task are not used.
@@ -29,7 +26,6 @@ def pretrain(
         model: The network.
         config: The experiment.
         device: Where to train.
-        folder: The run folder, for a step that is not finite.
 
     Returns:
         ``steps``, ``loss`` and ``accuracy`` (share of digits recognized in their cell) of the last
@@ -42,21 +38,22 @@ def pretrain(
     settings = config.pretrain
     frames = build_dataset(config, "train", num_frames=1, seed=config.data.seed + 1).to(device)
     filters = Filters(model.backbone, config).to(device)
-    guard = Guard(filters, filters.loss, "filters", config, "32-true", folder)
     optimizer = torch.optim.AdamW(filters.parameters(), lr=settings.lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
     for step in range(settings.steps):
         items = torch.arange(settings.batch_size, device=device) + step * settings.batch_size
         videos = frames.videos(items)
         batch = videos.clips, videos.classes, videos.corners
-        guard.before(batch, items)
         loss, accuracy = filters(*batch)
-        guard.after(loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(filters.backbone.parameters(), 1.0)
         norm = norm + torch.nn.utils.clip_grad_norm_(filters.readout.parameters(), math.inf)
-        guard.check(norm, step + 1, frames)
+        if not bool((loss + norm).isfinite()):
+            raise NonFiniteError(
+                f"training of the filters alone, step {step + 1}: the loss is {float(loss)}, the norm "
+                f"of the gradients {float(norm)}; often a lower pretrain.lr (now {settings.lr:g}) helps"
+            )
         optimizer.step()
         scheduler.step()
     return {
@@ -85,10 +82,6 @@ class Filters(torch.nn.Module):
         self.backbone = backbone
         width = backbone.channels[list(backbone.stages)[-1]]
         self.readout = torch.nn.Conv2d(width, 1 + 3 * config.data.num_classes, 1)
-
-    def loss(self, *batch: Tensor) -> Tensor:
-        """The loss alone."""
-        return self(*batch)[0]
 
     def forward(self, clips: Tensor, digits: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and share of digits recognized.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,8 +17,9 @@ from rstg_pyg.train.build import normalize
 from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
-from rstg_pyg.train.training.nonfinite import Guard, NonFiniteError
-from rstg_pyg.train.training.offender import broken_tensor
+from rstg_pyg.train.errors import NonFiniteError
+
+_MOST_NAMES = 16  # videos in a message
 
 
 class MeanLoss(Metric):
@@ -53,6 +53,8 @@ class VideoTask(pl.LightningModule):
         total_steps: Optimizer steps of the whole training, for the schedule.
         origin: Which data this is, for the checkpoints.
         label_names: The names of the classes, for the checkpoints.
+
+    Batches are ``(clips, labels)``, of a :class:`VideoLoader` or any ``DataLoader``.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class VideoTask(pl.LightningModule):
         self.train_metrics.persistent(True)  # half-filled at a checkpoint
         self.eval_metrics = self._metrics()
         self.confusion = MulticlassConfusionMatrix(model.num_classes, validate_args=False)
-        self.sound: list[Tensor] = []  # which losses of an evaluation are finite, batch by batch
+        self.finite: list[Tensor] = []  # whether the losses of an evaluation are, batch by batch
 
     def _metrics(self) -> MetricCollection:
         classes, five = self.model.num_classes, min(5, self.model.num_classes)
@@ -108,44 +110,12 @@ class VideoTask(pl.LightningModule):
             return 0 * logits.sum()
         return F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
 
-    def on_train_start(self) -> None:
-        """Begins to look at every step."""
-        folder, precision = Path(self.trainer.default_root_dir), self.trainer.precision
-        self.guard = Guard(self.model, self.loss, "video", self.config, precision, folder)
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loader: VideoLoader = self.trainer.train_dataloader
-        self.guard.before(batch, loader.visits(loader.step - 1))
         clips, labels = batch
         logits = self(clips)
-        loss = self._cross_entropy(logits, labels)
-        self.guard.after(loss)
         _update(self.train_metrics, logits.detach(), labels)
-        return loss
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips the gradients by their norm, which says whether they are finite.
-
-        Raises:
-            NonFiniteError: If a loss or a gradient of the step is not finite.
-        """
-        trainer = self.trainer
-        parameters = trainer.precision_plugin.main_params(optimizer)
-        clip = math.inf if gradient_clip_val is None else gradient_clip_val
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
-        self.guard.check(
-            norm,
-            trainer.global_step + 1,
-            trainer.train_dataloader.dataset,
-            getattr(trainer.precision_plugin, "scaler", None),
-            trainer.global_rank,
-        )
+        return self._cross_entropy(logits, labels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds a batch to the metrics."""
@@ -160,14 +130,14 @@ class VideoTask(pl.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         clips, labels = batch
         logits = self(clips)
-        self.sound.append(_update(self.eval_metrics, logits, labels).isfinite())
+        self.finite.append(_update(self.eval_metrics, logits, labels).isfinite().all())
         return logits
 
     def _begin_evaluation(self) -> None:
         self.eval_metrics.reset()
-        self.sound = []
+        self.finite = []
 
-    def _results(self, what: str, loader: VideoLoader) -> dict[str, float]:
+    def _results(self, what: str, loader: Any) -> dict[str, float]:
         """The metrics of the videos of all processes.
 
         Raises:
@@ -175,20 +145,11 @@ class VideoTask(pl.LightningModule):
         """
         values = {k: float(v) for k, v in self.eval_metrics.compute().items()}
         if not math.isfinite(values["loss"]):
-            visits = []
-            for step, sound in enumerate(self.sound):
-                asked = loader.visits(step)
-                if len(asked) == len(sound):
-                    visits += asked[~sound.cpu()].tolist()
-                elif not sound.all():  # some could not be read: the whole batch is named
-                    visits += asked.tolist()
-            names = video_names(loader.dataset, visits[:16])
-            broken = broken_tensor(self.model)
-            where = f"; module '{broken.module}': {broken.what}" if broken is not None else ""
+            broken = [number for number, finite in enumerate(self.finite) if not finite]
+            where = f"\nthe first batch: {batch_names(loader, 1, broken[0])}" if broken else ""
             raise NonFiniteError(
-                f"{what} after step {self.trainer.global_step}: the loss is {values['loss']}{where}\n"
-                f"videos without a finite loss: {len(visits)} of {sum(map(len, self.sound))}"
-                f" ({', '.join(names)}{' and more' if len(visits) > 16 else ''})"
+                f"{what} after step {self.trainer.global_step}: the loss is {values['loss']}, in "
+                f"{len(broken)} of {len(self.finite)} batches{where}"
             )
         return values
 
@@ -208,7 +169,8 @@ class VideoTask(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Computes the metrics, of the videos of all processes."""
-        self.test_confusion = self.confusion.compute().cpu().numpy()  # [classes, predicted classes]
+        classes = self.model.num_classes  # of one class, torchmetrics gives a scalar
+        self.test_confusion = self.confusion.compute().reshape(classes, classes).cpu().numpy()
         self.test_results = self._results("test", self.trainer.test_dataloaders)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -246,6 +208,22 @@ class VideoTask(pl.LightningModule):
         checkpoint["config"] = to_dict(self.config)
         checkpoint["origin"] = self.origin
         checkpoint["label_names"] = self.label_names
+
+
+def batch_names(loader: Any, count: int, number: int | None = None) -> str:
+    """What the videos of some batches are called, for messages.
+
+    Args:
+        loader: Where they come from. Only a :class:`VideoLoader` knows their names.
+        count: The number of batches.
+        number: The first one. (default: the last ones that were handed out)
+    """
+    if not isinstance(loader, VideoLoader):
+        return "unknown, as the loader is no VideoLoader" if number is None else f"number {number}"
+    first = loader.step - count if number is None else number
+    visits = torch.cat([loader.visits(first + i) for i in range(count)]).tolist()
+    more = f" and {len(visits) - _MOST_NAMES} more" if len(visits) > _MOST_NAMES else ""
+    return ", ".join(video_names(loader.dataset, visits[:_MOST_NAMES])) + more
 
 
 def _blank(labels: Tensor) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.checkpoints import AtomicCheckpointIO
-from rstg_pyg.train.training.watch import Events, Progress
+from rstg_pyg.train.training.callbacks import Progress
+from rstg_pyg.train.training.checkpoints import AtomicCheckpointIO
 
 
 def prepare_torch(config: Config) -> None:
@@ -55,6 +58,20 @@ def train_loader(config: Config, dataset) -> VideoLoader:
     return loader
 
 
+def share_batches(loader: VideoLoader, trainer: pl.Trainer) -> None:
+    """Gives every process its part of each training batch.
+
+    Raises:
+        UserError: If the parts differ in size: then the gradient is not the mean over the batch.
+    """
+    if loader.batch_size % trainer.world_size:
+        raise UserError(
+            f"train.batch_size: expected steps that {trainer.world_size} processes share evenly (got "
+            f"{loader.batch_size} videos at once); else the gradient is not the mean over the batch"
+        )
+    loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
+
+
 def eval_loader(config: Config, dataset, trainer: pl.Trainer) -> VideoLoader:
     """Batches that go through a data set once; of as many clips as fit in training, twice."""
     clips = 2 * config.train.batch_size // config.train.accumulate
@@ -71,10 +88,21 @@ def make_trainer(
     config: Config,
     folder: Path,
     callbacks: list[pl.Callback],
-    validate_every: int | None,
-    step: int = 0,
+    loggers: Sequence[Logger] = (),
+    validate_every: int | None = None,
 ) -> pl.Trainer:
-    """Lightning's trainer as the config asks for, for a run that goes on from a step."""
+    """Lightning's trainer as the config asks for.
+
+    Args:
+        config: The experiment.
+        folder: The run folder.
+        callbacks: Lightning's and ours. The progress bar comes on top if the config asks for it.
+        loggers: Where metrics go beside ``metrics.csv``.
+        validate_every: Batches between validations.
+
+    Raises:
+        UserError: If Lightning refuses a value.
+    """
     settings = config.trainer
     if settings.progress_bar:
         callbacks = [*callbacks, Progress(refresh_rate=10)]
@@ -97,9 +125,9 @@ def make_trainer(
             log_every_n_steps=config.train.log_every,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            logger=Events(folder, step),
+            logger=list(loggers),
             default_root_dir=folder,
-            enable_checkpointing=False,
+            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
             enable_progress_bar=settings.progress_bar,
             enable_model_summary=False,
             use_distributed_sampler=False,

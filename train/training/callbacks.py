@@ -1,4 +1,4 @@
-"""What a training says while it runs, what it writes down, and how it is stopped."""
+"""What a training says while it runs, what it writes down, and what stops it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ import os
 import re
 import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar
+from torch import Tensor
 
 from rstg_pyg.train.data.loaders import VideoLoader
-from rstg_pyg.train.errors import Interrupted, UserError
+from rstg_pyg.train.errors import Interrupted, NonFiniteError
 from rstg_pyg.train.files import cannot_be_written, write_atomically
-from rstg_pyg.train.run_folder.checkpoints import Checkpoints
+from rstg_pyg.train.training.checkpoints import Checkpoints
+from rstg_pyg.train.training.task import batch_names
 
 _GO_ON = "what was learned is saved; the same command with --resume goes on"
+
+#: Mixed precision in float16 halves the scale of the loss and skips the step when a gradient
+#: overflows; still so at this scale it is no overflow of the scale's making (fairseq's limit).
+LEAST_SCALE = 1e-4
 
 COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
 
@@ -195,69 +199,14 @@ def _append(path: Path, data: bytes) -> None:
         raise cannot_be_written(path, e) from e
 
 
-class Events(TensorBoardLogger):
-    """TensorBoard's event files. What was logged after the step that a run goes on from is hidden
-    there: it will be logged again.
-
-    TensorBoard writes in a thread, and raises what went wrong there at the next call, as one of its own
-    errors or TensorFlow's; here all of them are the user's, and the thread prints no traceback.
-
-    Args:
-        folder: The run folder.
-        step: The step that the run goes on from.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        super().__init__(folder, name="", version="tensorboard", purge_step=step + 1)
-        threading.excepthook = _of_threads
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Logs numbers."""
-        self._write(lambda: super(Events, self).log_metrics(metrics, step))
-
-    def save(self) -> None:
-        """Flushes the file."""
-        self._write(super().save)
-
-    def finalize(self, status: str) -> None:
-        """Closes the file."""
-        self._write(lambda: super(Events, self).finalize(status))
-
-    @property
-    def experiment(self) -> Any:
-        """TensorBoard's writer, which makes its folder and file."""
-        return self._write(lambda: super(Events, self).experiment)
-
-    def _write(self, write: Callable[[], Any]) -> Any:
-        try:
-            return write()
-        except UserError:
-            raise
-        except Exception as e:
-            cause = e.__cause__ or e  # Lightning's error says nothing
-            number = getattr(cause, "errno", None)
-            reason = os.strerror(number) if number else str(cause).splitlines()[0]
-            raise cannot_be_written(Path(self.log_dir), OSError(number, reason)) from e
-
-
-def _of_threads(arguments: Any) -> None:
-    if type(arguments.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(arguments)
-
-
 class Progress(TQDMProgressBar):
-    """Lightning's progress bar without what says nothing here (one epoch, the logger's version)."""
+    """Lightning's progress bar without the logger's version."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
         return items
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Names the bar."""
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description("training")
 
 
 class StopOnSignal(pl.Callback):
@@ -297,12 +246,13 @@ class StopOnSignal(pl.Callback):
         if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps != 0:
             return  # asking the other processes takes time
         if (batch_idx + 1) % trainer.val_check_batch != 0 and self._is_asked(trainer):
-            self.checkpoints.save(trainer)
+            self.checkpoints.save(trainer, pl_module)
             raise Interrupted(_GO_ON)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops if asked; the validation has just saved."""
+        """Saves and stops if asked (Lightning would call the checkpoints after all other callbacks)."""
         if not trainer.sanity_checking and self._is_asked(trainer):
+            self.checkpoints.on_validation_end(trainer, pl_module)
             raise Interrupted(_GO_ON)
 
     def _is_asked(self, trainer: pl.Trainer) -> bool:
@@ -314,3 +264,107 @@ class StopOnSignal(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""
         self._restore()
+
+
+class StopEarly(EarlyStopping):
+    """Lightning's early stopping: ends the training when validation top-1 has not risen for a while.
+
+    Args:
+        patience: So many validations in a row.
+    """
+
+    def __init__(self, patience: int):
+        super().__init__("val/top1", mode="max", patience=patience)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stays stopped in a run that is resumed."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class StopOnNonFinite(pl.Callback):
+    """Stops before a loss or gradient that is NaN or infinite changes the weights; the last checkpoint
+    is not touched. The message names the step, its videos and the first module whose output is not
+    finite when the same batch goes through the network once more.
+
+    One number is read back from the device per step. Steps that the gradient scaler of float16 skips
+    are no fault unless its scale has fallen below 1e-4.
+    """
+
+    def __init__(self):
+        self.batches: list[Any] = []  # of this step: several if gradients are accumulated
+        self.losses: list[Tensor] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """Keeps the batch until its step is made."""
+        self.batches.append(batch)
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        """Keeps the loss."""
+        self.losses.append(loss.detach())
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        """Looks at losses and gradients (unscaled, not clipped).
+
+        Raises:
+            NonFiniteError: If one is not finite.
+        """
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.stack([norm, *self.losses]).isfinite().all()
+        if not bool(finite):
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            if scaler is None or scaler.get_scale() < LEAST_SCALE or bool(norm.isfinite()):
+                raise NonFiniteError(self._message(trainer, pl_module, norm))
+        self.batches, self.losses = [], []
+
+    def _message(self, trainer: pl.Trainer, pl_module: pl.LightningModule, norm: Tensor) -> str:
+        bad = [float(x) for x in self.losses if not x.isfinite()]
+        what = f"the loss is {bad[0]}" if bad else f"the norm of the gradients is {float(norm)}"
+        with trainer.precision_plugin.forward_context():
+            module = first_nonfinite(pl_module, [clips for clips, *_ in self.batches])
+        where = f"the output of module '{module}' is the first that is not finite"
+        if module is None:
+            named = reversed([*pl_module.named_parameters()])
+            bad = [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
+            where = (
+                f"all outputs are finite, the gradient of '{bad[0]}' is not" if bad else "no part is"
+            )
+        train, names = pl_module.config.train, batch_names(trainer.train_dataloader, len(self.batches))
+        return (
+            f"step {trainer.global_step + 1}: {what}; {where}\nits videos: {names}\nthe step was not "
+            f"made, --resume goes on from the last checkpoint; often a lower train.lr (now "
+            f"{train.lr:g}) or a longer train.warmup (now {train.warmup:g}) helps"
+        )
+
+
+def first_nonfinite(network: torch.nn.Module, inputs: list[Tensor]) -> str | None:
+    """The first module whose output is not finite in a forward pass, the innermost one if several.
+
+    Args:
+        network: The network, in the mode that it was in.
+        inputs: What it is called with, one after the other.
+    """
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        if not found and not _is_finite(output):
+            found.append(name)
+
+    handles = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: look(name, output))
+        for name, module in network.named_modules()
+    ]
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # no hooks in compiled code
+            for x in inputs:
+                network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return bool(value.isfinite().all())
+    return all(map(_is_finite, value)) if isinstance(value, list | tuple) else True

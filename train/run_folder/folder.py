@@ -1,0 +1,164 @@
+"""Where a run is written, and which of its checkpoints it goes on from."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import cannot_be_written
+from rstg_pyg.train.run_folder.weights import read_checkpoint
+
+#: Tells the processes that Lightning starts where the run is written.
+_FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
+
+
+def new_run_folder(out: str | None, name: str) -> Path:
+    """The folder for a new run: ``out``, or the first free ``runs/NAME``, ``runs/NAME-2``, ...
+
+    The other processes of a training on several devices get the folder of the first one.
+
+    Raises:
+        UserError: If ``out`` already holds a run, is no folder, or cannot be written.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        folder = out or os.environ.get(_FOLDER_VARIABLE)
+        if folder is None:
+            raise UserError("--out: name the run folder when several processes are started at once")
+        return Path(folder)
+    if out is not None:
+        folder = named_folder(out)
+        check_free(folder)
+    else:
+        names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
+        folder = next(f for f in (Path("runs") / n for n in names) if not f.exists())
+    check_writable(folder)
+    os.environ[_FOLDER_VARIABLE] = str(folder)
+    return folder
+
+
+def named_folder(name: str) -> Path:
+    """The folder that ``--out`` names.
+
+    Raises:
+        UserError: If it names none, or one that not every library can write.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"--out: expected a name in UTF-8 (got {name!r}); choose another") from e
+    if not name:
+        raise UserError("--out: expected the name of a folder (got nothing)")
+    return Path(name)
+
+
+def check_free(folder: Path) -> None:
+    """Makes sure that the folder holds no run.
+
+    Raises:
+        UserError: If it does.
+    """
+    if any((folder / name).exists() for name in ("checkpoints", "metrics.csv", "results.json")):
+        raise UserError(
+            f"--out: {folder} already holds a run; continue it with --resume, or choose another folder"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder and makes sure that files can be written there.
+
+    Raises:
+        UserError: If not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.tmp"
+        probe.write_bytes(b"0")
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
+
+
+def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Path | None]:
+    """The run to go on with: its folder, and the checkpoint, or None if none was written yet.
+
+    Args:
+        name: The config's name. The newest run with this name is looked for, unless told otherwise by
+        out: the run's folder, or
+        checkpoint: the checkpoint (``""``: the newest whole one).
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    if checkpoint:
+        folder = Path(checkpoint).resolve().parent.parent
+        if out is not None and Path(out).resolve() != folder:
+            folder = Path(out)
+            check_free(folder)
+        folder, path = (folder if out is None else Path(out)), Path(checkpoint)
+    else:
+        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+            out = out or os.environ.get(_FOLDER_VARIABLE)
+        folder = _newest_run(name) if out is None else Path(out)
+        if not folder.is_dir():
+            raise UserError(f"--resume: there is no run in {folder}; leave --resume out to begin one")
+        path = newest_whole(folder / "checkpoints")
+        if path is None:
+            print(f"{folder}: has no checkpoint yet, so the run begins anew", flush=True)
+    os.environ[_FOLDER_VARIABLE] = str(folder)
+    return folder, path
+
+
+def _newest_run(name: str) -> Path:
+    times = {}
+    for pattern in (name, f"{name}-[0-9]*"):
+        for folder in Path("runs").glob(pattern):
+            files = newest_first(folder / "checkpoints")
+            if not files and not (folder / "results.json").exists():
+                files = [*folder.glob("config.yaml")]  # the run ended before its first checkpoint
+            if files:
+                times[folder] = max(file.stat().st_mtime for file in files)
+    if not times:
+        raise UserError(f"--resume: there is no run runs/{name}*; give its checkpoint: --resume CKPT")
+    return max(times, key=times.__getitem__)
+
+
+def step_checkpoints(folder: Path) -> dict[int, Path]:
+    """The files ``step-N.ckpt`` by their step, in order."""
+    found = (re.fullmatch(r"step-(\d+)\.ckpt", path.name) for path in folder.glob("step-*.ckpt"))
+    return {step: folder / f"step-{step}.ckpt" for step in sorted(int(m[1]) for m in found if m)}
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a run that it can go on with, those of the most steps first."""
+    found = [*reversed(step_checkpoints(folder).values()), folder / "last.ckpt"]
+    return [path for path in found if path.is_file()]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that is whole, or None if none was written yet. Says so if newer
+    ones are damaged.
+
+    Args:
+        folder: The run's folder of checkpoints.
+
+    Raises:
+        UserError: If there are some, but none is whole.
+    """
+    problems = []
+    for path in newest_first(folder):
+        try:
+            read_checkpoint(path)
+        except UserError as e:
+            problems.append(str(e))
+            continue
+        for problem in problems:
+            print(f"{problem}; {path.name} before it is used", flush=True)
+        return path
+    if problems:
+        raise UserError(
+            f"{problems[0]}, and no other in {folder} is; begin again without --resume in another "
+            f"folder"
+        )
+    return None

@@ -1,0 +1,204 @@
+"""Lightning's checkpoints, written atomically under the names of a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import (
+    cannot_be_written,
+    flush_folder,
+    remove_leftovers,
+    write_atomically,
+)
+from rstg_pyg.train.run_folder.folder import step_checkpoints
+from rstg_pyg.train.run_folder.weights import read_checkpoint
+
+_KEPT = 3  # checkpoints of a run, beside the best
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, written atomically and read without running code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
+        """Writes a checkpoint."""
+        write_atomically(Path(path), lambda p: _save(checkpoint, p))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None):
+        """Reads a checkpoint."""
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(checkpoint, path)
+    except RuntimeError as e:  # torch's zip writer on a full disk
+        raise OSError(None, str(e).splitlines()[0]) from e
+
+
+class Checkpoints(ModelCheckpoint):
+    """Writes ``step-N.ckpt`` after every validation and at the end; keeps the last three and the best.
+
+    ``last.ckpt`` and ``best.ckpt`` (highest validation top-1) are hard links to such files, or copies
+    where the file system has no links. Random generators are saved and restored, for dropout. A run
+    that is resumed removes checkpoints of steps that it will do again, as it does with rows of
+    ``metrics.csv``.
+
+    Args:
+        folder: Where to write.
+        resumed: The checkpoint that the run is resumed from.
+        step: Its step.
+    """
+
+    def __init__(self, folder: Path, resumed: Path | None = None, step: int = 0):
+        super().__init__(
+            folder,
+            filename="step-{step}",
+            auto_insert_metric_name=False,
+            save_top_k=-1,  # _name keeps the last three: the one resumed from is among them
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        self.folder = folder
+        self.resumed = resumed
+        self.step = step
+        self.best, self.best_step = -1.0, -1
+        self.began = False
+        self._loaded: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint."""
+        return "Checkpoints"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best accuracy so far and its step, and the random generators. No paths: a run folder can
+        be moved.
+        """
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        best = {"best": self.best, "best_step": self.best_step}
+        return {**best, "rng": torch.get_rng_state(), "cuda_rng": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best accuracy; the generators follow when training starts."""
+        self.best = state_dict["best"]
+        self.best_step = state_dict.get("best_step", -1)
+        self._loaded = state_dict
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tidies the folder, before rows of ``metrics.csv`` are removed: a checkpoint must not be there
+        without its rows.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            try:
+                self._tidy()
+            except OSError as e:
+                raise cannot_be_written(self.folder, e) from e
+
+    def _tidy(self) -> None:
+        """Makes the checkpoint that the run is resumed from the newest one; removes what a killed
+        process left.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.folder.parent):
+            remove_leftovers(folder)
+        path = self.folder / f"step-{self.step}.ckpt"
+        if self.resumed is not None and not (path.is_file() and path.samefile(self.resumed)):
+            write_atomically(path, lambda temporary: _link(self.resumed, temporary))
+        for step, later in step_checkpoints(self.folder).items():
+            if step > self.step:
+                later.unlink()
+        flush_folder(self.folder)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Names the checkpoint, which a killed process may not have come to."""
+        if trainer.is_global_zero:
+            self._name()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the random generators of a resumed run."""
+        super().on_train_start(trainer, pl_module)
+        if self._loaded is not None:
+            torch.set_rng_state(self._loaded["rng"].cpu())
+            if len(self._loaded["cuda_rng"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda_rng"]])
+            self._loaded = None
+        self.began = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes whether it is the best, and saves."""
+        if not trainer.sanity_checking:
+            top1 = float(trainer.callback_metrics["val/top1"])
+            if top1 > self.best:
+                self.best, self.best_step = top1, trainer.global_step
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves, if the last step was not a validation."""
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes ``step-N.ckpt``, if it is not written yet, and its further names.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        if trainer.global_step == self.step:
+            return
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # else what it holds back is lost with the process, and not done again
+        super().on_validation_end(trainer, pl_module)
+        self.step = trainer.global_step
+        if trainer.is_global_zero:
+            self._name()
+
+    def _name(self) -> None:
+        """Calls the newest checkpoint ``last`` and, if it is, ``best``; removes what is too old."""
+        path = self.folder / f"step-{self.step}.ckpt"
+        names = ["last.ckpt", "best.ckpt"] if self.step == self.best_step else ["last.ckpt"]
+        for name in names if path.is_file() else ():
+            write_atomically(self.folder / name, lambda temporary: _link(path, temporary))
+        for old in [*step_checkpoints(self.folder).values()][:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Around ``trainer.fit``: what Lightning and torch raise before the first step, because the
+        checkpoint does not fit the run, is the user's mistake.
+
+        Raises:
+            UserError: In the place of such an error.
+        """
+        try:
+            yield
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            if self.resumed is None or self.began:
+                raise
+            reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+            raise UserError(
+                f"{self.resumed}: a run cannot go on from it ({reason}); give another: --resume CKPT"
+            ) from e
+
+
+def _link(path: Path, name: Path) -> None:
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, name)
