@@ -20,8 +20,9 @@ from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
-from rstg_pyg.train.run_folder.checkpoints import Checkpoints, read_checkpoint
-from rstg_pyg.train.training import watch
+from rstg_pyg.train.run_folder.weights import read_checkpoint
+from rstg_pyg.train.training import callbacks
+from rstg_pyg.train.training.checkpoints import Checkpoints
 
 TRAIN = {"epochs": 3, "validate_every": 4, "log_every": 3}
 SIZE = 4 << 20
@@ -97,7 +98,7 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_while_training(disk, capsys, monkeypatch, moment):
     act, noticed = MOMENTS[moment]
-    original = watch.Meter.on_train_batch_end
+    original = callbacks.Meter.on_train_batch_end
 
     def at_step_7(self, trainer, *args):
         if trainer.global_step == 7:
@@ -105,7 +106,7 @@ def test_while_training(disk, capsys, monkeypatch, moment):
         original(self, trainer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(watch.Meter, "on_train_batch_end", at_step_7)
+        patch.setattr(callbacks.Meter, "on_train_batch_end", at_step_7)
         error = fails(capsys, *train(disk / "run"))
     assert re.search(rf"{disk}/run/\S*({noticed})", error), error
     if moment == "folder gone":
@@ -135,14 +136,14 @@ def test_while_training(disk, capsys, monkeypatch, moment):
 
 
 def test_while_writing_results(disk, capsys, monkeypatch):
-    original = Checkpoints.save_end
+    original = Checkpoints.on_train_end
 
-    def then_full(self, trainer):
-        original(self, trainer)
+    def then_full(self, trainer, task):
+        original(self, trainer, task)
         fill(disk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save_end", then_full)
+        patch.setattr(Checkpoints, "on_train_end", then_full)
         error = fails(capsys, *train(disk / "run"))
     assert "run/" in error and "No space left on device" in error and "free some space" in error
     assert not (disk / "run/results.json").exists()
@@ -224,7 +225,7 @@ def test_a_row_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"step,split\r\n1,val\r\n")
     with no_file_beyond(path.stat().st_size + 3), pytest.raises(UserError, match="cannot be written"):
-        watch._append(path, b"2,val\r\n")
+        callbacks._append(path, b"2,val\r\n")
     assert path.read_bytes() == b"step,split\r\n1,val\r\n"
 
 

@@ -12,10 +12,10 @@ from helpers.tiny_run import ONE_FILTER, write_tiny
 
 from rstg_pyg.train.build import build_dataset, build_model
 from rstg_pyg.train.config import load_config
-from rstg_pyg.train.run_folder.checkpoints import Checkpoints
+from rstg_pyg.train.training.callbacks import Meter
+from rstg_pyg.train.training.checkpoints import Checkpoints
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import eval_loader, make_trainer, train_loader
-from rstg_pyg.train.training.watch import Meter
 
 
 def held():
@@ -50,7 +50,7 @@ def test_training_and_evaluation(config, tmp_path):
     counter = Counter()
     meter = Meter(tmp_path / "metrics.csv", 2, 4, loader)
     callbacks = [meter, Checkpoints(tmp_path / "checkpoints"), counter]
-    trainer = make_trainer(config, tmp_path, callbacks, 4)
+    trainer = make_trainer(config, tmp_path, callbacks, validate_every=4)
     trainer.fit(task, loader, eval_loader(config, val, trainer))
     assert trainer.global_step == 24 and len(counter.counts) == 5
     assert len(set(counter.counts)) == 1, counter.counts

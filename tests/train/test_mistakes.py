@@ -26,14 +26,12 @@ from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.footprint import main as footprint
 from rstg_pyg.train.predict import main as predict
 from rstg_pyg.train.prepare import main as prepare
-from rstg_pyg.train.replay import main as replay
 from rstg_pyg.train.report import main as report
 from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main as run
-from rstg_pyg.train.run_folder import resuming
 from rstg_pyg.train.schema.sizes import largest
 from rstg_pyg.train.sensor_network import main as sensor_network
-from rstg_pyg.train.training import memory, watch
+from rstg_pyg.train.training import callbacks
 
 TINY = """
 name: tiny
@@ -75,7 +73,7 @@ RAISED = {
     "ctrl-c": (KeyboardInterrupt(), 130, "interrupted\n"),
     "saved": (Interrupted("--resume goes on"), 130, "interrupted; --resume goes on\n"),
     "rights": (PermissionError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied; "),
-    "memory": (MemoryError(), 2, "error: there is not enough memory (MemoryError); give it fewer"),
+    "memory": (MemoryError(), 2, "error: there is not enough memory (MemoryError); use a small"),
     "overflow": (OverflowError("int too big"), 2, "error: there is not enough memory (int too big)"),
     "a float": (RuntimeError("value cannot be converted to type float without overflow"), 2,
                 "error: a number is too large to compute with"),
@@ -149,60 +147,18 @@ def test_a_reader_that_has_gone_and_ctrl_c_while_libraries_load(folder):
     assert process.returncode == -signal.SIGINT
 
 
-def change(*path, value=...):
-    def make(checkpoint):
-        for key in path[:-1]:
-            checkpoint = checkpoint[key]
-        if value is ...:
-            del checkpoint[path[-1]]
-        else:
-            checkpoint[path[-1]] = value
-
-    return make
-
-
-PROGRESS = "epoch_loop.automatic_optimization.optim_progress"
 CHANGES = {
-    "loops is missing": change("loops"),
-    "loops.fit_loop is missing": change("loops", "fit_loop"),
-    f"loops.fit_loop.{PROGRESS}: expected dict, got list": change("loops", "fit_loop", PROGRESS,
-                                                                  value=[]),
-    "loops.fit_loop.state_dict.combined_loader is missing": change("loops", "fit_loop", "state_dict",
-                                                                   value={}),
-    "callbacks.Checkpoints.rng: expected": change("callbacks", "Checkpoints", "rng",
-                                                  value=torch.ones(3)),
-    "callbacks.Checkpoints.best: expected float, got str": change("callbacks", "Checkpoints", "best",
-                                                                  value="x"),
-    "callbacks.Meter is missing": change("callbacks", "Meter"),
-    "optimizer_states is missing": change("optimizer_states"),
-    "optimizer_states: expected 1 values, got 2": change("optimizer_states", value=[{}, {}]),
-    "optimizer_states.0.state.0.exp_avg: expected": change("optimizer_states", 0, "state", 0, "exp_avg",
-                                                           value=torch.ones(3)),
-    "optimizer_states.0.state.0.exp_avg is missing": change("optimizer_states", 0, "state", 0,
-                                                         value={"momentum_buffer": torch.ones(3)}),
-    "optimizer_states.0.state.0: expected dict, got Tensor": change("optimizer_states", 0, "state", 0,
-                                                                    value=torch.ones(2)),
-    "optimizer_states.0.state: there is no parameter 99": change("optimizer_states", 0, "state", 99,
-                                                                 value={}),
-    "optimizer_states.0.param_groups.0.lr: expected float": change("optimizer_states", 0,
-                                                                   "param_groups", 0, "lr", value="x"),
-    "param_groups.0.params": change("optimizer_states", 0, "param_groups", 0, "params", value=[0]),
-    "lr_schedulers.0.last_epoch is missing": change("lr_schedulers", 0, "last_epoch"),
-    "it counts 1, 1 and 7 steps": change("lr_schedulers", 0, "last_epoch", value=7),
-    "it counts 7, 1 and 1 steps": change("global_step", value=7),
-    "pytorch-lightning_version: expected str": change("pytorch-lightning_version", value=None),
-    "pytorch-lightning_version: got 'x'": change("pytorch-lightning_version", value="x"),
-    "state_dict.model.lin.weight: expected [4, 4] float32, got [9, 8] float32": change(
-        "state_dict", "model.lin.weight", value=torch.ones(9, 8)),
-    "state_dict.model.more: not of this network": change("state_dict", "model.more",
-                                                         value=torch.ones(3)),
-    "state_dict.train_metrics.loss.weight is missing": change("state_dict",
-                                                              "train_metrics.loss.weight"),
+    "KeyError": lambda checkpoint: checkpoint.pop("loops"),
+    "optimizer": lambda checkpoint: checkpoint.update(optimizer_states=[{}, {}]),
+    "RNG": lambda checkpoint: checkpoint["callbacks"]["Checkpoints"].update(rng=torch.ones(3)),
+    "size mismatch": lambda checkpoint: checkpoint["state_dict"].update(
+        {"model.lin.weight": torch.ones(9, 8)}),
+    "Unexpected key": lambda checkpoint: checkpoint["state_dict"].update(more=torch.ones(3)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("message", CHANGES)
-def test_a_run_does_not_go_on_from_what_it_would_not_write(folder, capsys, message):
+def test_a_checkpoint_that_does_not_fit_ends_with_a_line(folder, capsys, message):
     path = Path("run/checkpoints/step-1.ckpt")
     checkpoint = torch.load(path, weights_only=True)
     CHANGES[message](checkpoint)
@@ -211,23 +167,6 @@ def test_a_run_does_not_go_on_from_what_it_would_not_write(folder, capsys, messa
     error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
     assert error.startswith("error: a.ckpt: a run cannot go on from it (") and message in error
     assert all(path.read_bytes() == content for path, content in before.items())
-
-
-def test_a_checkpoint_of_another_lightning(folder, capsys, monkeypatch):
-    """What it says of its loops is brought up to date by Lightning, but the steps have to be there."""
-    checkpoint = torch.load("run/checkpoints/step-1.ckpt", weights_only=True)
-    checkpoint["pytorch-lightning_version"] = "2.5.0"
-    fit_loop = checkpoint["loops"]["fit_loop"]
-    del fit_loop["epoch_loop.val_loop.batch_progress"]
-    torch.save(checkpoint, "a.ckpt")
-    with monkeypatch.context() as patch:
-        patch.setattr(resuming.pl, "__version__", "2.5.0")
-        error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
-    assert "batch_progress is missing" in error
-    del fit_loop[PROGRESS]
-    torch.save(checkpoint, "a.ckpt")
-    error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
-    assert "(loops: no count of steps)" in error
 
 
 @pytest.mark.parametrize("change", [Tensor.to_sparse, Tensor.cfloat, lambda x: "x", lambda x: None])
@@ -253,7 +192,7 @@ def test_rows_of_metrics_that_somebody_changed(folder, capsys):
     assert run(["--cfg", "tiny.yaml", "--resume", "--out", "run"]) == 0
     assert "3 rows are none of a run; it is kept as run/metrics.damaged.csv" in capsys.readouterr().out
     assert Path("run/metrics.damaged.csv").read_text() == damaged
-    assert [row["step"] for row in watch._read_rows(metrics)] == ["1", "1", "2", "2"]
+    assert [row["step"] for row in callbacks._read_rows(metrics)] == ["1", "1", "2", "2"]
 
 
 OUTPUTS = {
@@ -306,17 +245,11 @@ def test_a_link_stays_one(tmp_path):
     assert (tmp_path / "x").is_symlink() and (tmp_path / "disk/x").read_text() == "new"
 
 
-def test_what_is_too_large_is_named(folder, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda: 1 << 33)
-    for value in ("model.rstg.hidden_channels=1000000000", "model.backbone.filters=[2000000000]"):
-        assert value.split("=")[0] in fails(capsys, run, "--cfg", "tiny.yaml", value)
-        assert value.split("=")[0] in fails(capsys, footprint, "--cfg", "tiny.yaml", value)
-    for value in ("data.frame_size=60000", "data.canvas_size=65000"):
-        assert f"GiB are free; lower {value}\n" in fails(capsys, run, "--cfg", "tiny.yaml", value)
-    for value in ("train.lr=1e38", "model.rstg.num_rounds=1000000", "train.batch_size=1000000000",
-                  "data.num_frames=1000000", "data.canvas_size=100000", "train.momentum=1.0",
-                  "data.train_videos=2000000000"):  # fmt: skip
-        assert value.split("=")[0] in fails(capsys, run, "--cfg", "tiny.yaml", value)
+def test_what_is_too_large_ends_with_a_line(folder, capsys):
+    for value in ("model.rstg.hidden_channels=1000000000", "data.canvas_size=100000",
+                  "train.batch_size=1000000000", "data.train_videos=2000000000"):  # fmt: skip
+        error = fails(capsys, run, "--cfg", "tiny.yaml", value)
+        assert "not enough memory" in error or "too large" in error, error
 
 
 LINES = {
@@ -326,7 +259,6 @@ LINES = {
     "--device: meta cannot be used": (prepare, "bench-data", "--cfg", "tiny.yaml", "--device", "meta"),
     "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
     "leave nothing": (run, "--cfg", "tiny.yaml", "model.rstg={time_stages: [], space_stages: false}"),
-    "pipe: not a step": (replay, "pipe"),
     "run/metrics.csv: not the metrics": (reproduce, "figures", "run"),
     "run already holds a run": (reproduce, "figures", "run", "--out", "run"),
 }

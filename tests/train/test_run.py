@@ -13,7 +13,7 @@ from helpers.tiny_run import write_tiny
 
 import rstg_pyg.train.run
 from rstg_pyg.train.run import main
-from rstg_pyg.train.run_folder.results import run_to_resume
+from rstg_pyg.train.run_folder.folder import run_to_resume
 
 CONFIG = {
     "model": {"dropout": 0.1},

@@ -326,9 +326,7 @@ class StopOnNonFinite(pl.Callback):
         if module is None:
             named = reversed([*pl_module.named_parameters()])
             bad = [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
-            where = (
-                f"all outputs are finite, the gradient of '{bad[0]}' is not" if bad else "no part is"
-            )
+            where = "all outputs are finite" + (f", the gradient of '{bad[0]}' is not" if bad else "")
         train, names = pl_module.config.train, batch_names(trainer.train_dataloader, len(self.batches))
         return (
             f"step {trainer.global_step + 1}: {what}; {where}\nits videos: {names}\nthe step was not "

@@ -49,6 +49,7 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(filters.backbone.parameters(), 1.0)
         norm = norm + torch.nn.utils.clip_grad_norm_(filters.readout.parameters(), math.inf)
+        loss = loss.detach()
         if not bool((loss + norm).isfinite()):
             raise NonFiniteError(
                 f"training of the filters alone, step {step + 1}: the loss is {float(loss)}, the norm "
@@ -58,7 +59,7 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
         scheduler.step()
     return {
         "steps": settings.steps,
-        "loss": float(loss.detach()),
+        "loss": float(loss),
         "accuracy": float(accuracy),
         "seconds": time.perf_counter() - begin,
     }

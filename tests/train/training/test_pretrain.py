@@ -64,7 +64,6 @@ def test_the_loss(sections):
     expected, right = by_hand(filters, config, *batch)
     torch.testing.assert_close(loss, expected)
     assert accuracy.item() == pytest.approx(right)
-    assert torch.equal(filters.loss(*batch), loss)
 
 
 def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
@@ -72,7 +71,7 @@ def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
         model={"backbone": {"filters": [16, 16]}}, pretrain={"steps": 60, "batch_size": 64, "lr": 0.02}
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = pretrain(model, config, torch.device("cpu"), tmp_path)
+    found = pretrain(model, config, torch.device("cpu"))
     changed = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
     }
@@ -83,7 +82,7 @@ def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
     again = build_model(config, 4)
     again.load_state_dict(before)
     one_step = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"steps": 1})})
-    first = pretrain(again, one_step, torch.device("cpu"), tmp_path)
+    first = pretrain(again, one_step, torch.device("cpu"))
     assert found["loss"] < 0.7 * first["loss"]
 
 
@@ -93,5 +92,5 @@ def test_every_step_has_videos_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(
         SyncMNIST, "videos", lambda self, visits: seen.append(visits.tolist()) or videos(self, visits)
     )
-    pretrain(model, config, torch.device("cpu"), tmp_path)
+    pretrain(model, config, torch.device("cpu"))
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]

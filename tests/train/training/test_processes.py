@@ -134,30 +134,6 @@ def pair(tmp_path):
 
 
 @linux
-@pytest.mark.parametrize("rank", [0, 1])
-def test_when_a_process_is_killed_the_other_stops_and_names_it(pair, rank):
-    two = pair((sys.executable,))
-    os.kill(two.pid(rank), signal.SIGKILL)
-    code = two.end()
-    assert code == (2 if rank == 1 else -signal.SIGKILL), two.text()
-    gone = {0: "rank 0 is gone", 1: "rank 1 ended with code -9 (killed)"}[rank]
-    lines = [line for line in two.text().splitlines() if line.startswith("error: ")]
-    rest = "go on from the last checkpoint with --resume"
-    assert lines == [f"error: {gone}, so rank {1 - rank} of 2 stops, too; {rest}"]
-    assert "Traceback" not in two.text()
-
-
-@linux
-def test_when_a_process_ends_with_an_error_the_other_says_which(pair, tmp_path):
-    two = pair((sys.executable,))
-    (tmp_path / "pair" / "metrics.csv").unlink()  # only rank 0 writes there
-    assert two.end() == 2
-    lines = [line for line in two.text().splitlines() if line.startswith("error: ")]
-    assert len(lines) == 2, two.text()
-    assert any(line.startswith("error: rank 0 ended (pair/metrics.csv: cannot be") for line in lines)
-
-
-@linux
 def test_ctrl_c_for_one_of_two_stops_both(pair):
     two = pair((sys.executable,))
     os.kill(two.pid(0), signal.SIGTERM)

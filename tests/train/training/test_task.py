@@ -60,7 +60,7 @@ def test_loss_and_metrics():
     task.test_step((clips, labels), 0)
     assert task.confusion.compute().sum() == 4 and task.confusion.compute().trace() == 2
     task.on_test_epoch_start()  # another test starts afresh
-    assert task.confusion.update_count == task.eval_metrics["loss"].weight == len(task.sound) == 0
+    assert task.confusion.update_count == task.eval_metrics["loss"].weight == len(task.finite) == 0
 
 
 def test_a_batch_of_which_nothing_could_be_read_counts_for_nothing():

@@ -98,13 +98,13 @@ def test_the_trainer_is_made_as_the_config_asks(tmp_path):
         train={"accumulate": 4, "clip": 0.5, "log_every": 3}, trainer={"precision": "bf16-mixed"}
     )
     mine = pl.Callback()
-    trainer = make_trainer(config, tmp_path, [mine], 7)
+    trainer = make_trainer(config, tmp_path, [mine], validate_every=7)
     assert (trainer.accumulate_grad_batches, trainer.gradient_clip_val) == (4, 0.5)
     assert (trainer.log_every_n_steps, trainer.val_check_interval, trainer.max_epochs) == (3, 7, 1)
     assert (trainer.precision, trainer.num_devices) == ("bf16-mixed", 1)
     assert mine in trainer.callbacks and trainer.progress_bar_callback is None
     assert trainer.num_sanity_val_steps == 0 and trainer.default_root_dir == str(tmp_path)
-    bar = make_trainer(config_of(trainer={"progress_bar": True}), tmp_path, [], None)
+    bar = make_trainer(config_of(trainer={"progress_bar": True}), tmp_path, [])
     assert bar.progress_bar_callback is not None
     with pytest.raises(UserError, match="^trainer: .*nonsense"):
-        make_trainer(config_of(trainer={"strategy": "nonsense"}), tmp_path, [], None)
+        make_trainer(config_of(trainer={"strategy": "nonsense"}), tmp_path, [])

@@ -5,17 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from rstg_pyg.train import files
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder import results
-from rstg_pyg.train.run_folder.results import new_run_folder, run_to_resume
+from rstg_pyg.train.run_folder import folder, results
+from rstg_pyg.train.run_folder.folder import new_run_folder, newest_whole, run_to_resume
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """An empty folder, and a process that is not one of several."""
     monkeypatch.chdir(tmp_path)
-    for name in ("LOCAL_RANK", results._FOLDER_VARIABLE):
+    for name in ("LOCAL_RANK", folder._FOLDER_VARIABLE):
         monkeypatch.setenv(name, "0")  # what a run leaves there is undone, too
         monkeypatch.delenv(name)
 
@@ -31,7 +30,7 @@ def test_the_first_free_folder(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")  # a process that the first one started
     assert new_run_folder(None, "b") == Path("deep/x")
     assert new_run_folder("y", "b") == Path("y") and not Path("y").exists()
-    monkeypatch.delenv(results._FOLDER_VARIABLE)
+    monkeypatch.delenv(folder._FOLDER_VARIABLE)
     with pytest.raises(UserError, match="--out: name the run folder when several processes"):
         new_run_folder(None, "b")
 
@@ -95,7 +94,32 @@ def test_what_the_files_say_of_the_machine(monkeypatch):
     assert 0.05 < results.peak_memory()["cpu"] < 100  # GiB
 
 
-def test_json_is_written_whole():
-    files.write_json(Path("a.json"), {"x": [1, 2]})
-    assert Path("a.json").read_text() == '{\n  "x": [\n    1,\n    2\n  ]\n}\n'
-    assert [path.name for path in Path().iterdir()] == ["a.json"]
+def whole(path):
+    values = {"config": {}, "origin": "", "global_step": 1, "state_dict": {"x": torch.zeros(1000)}}
+    torch.save(values, path)
+    return path
+
+
+def test_the_newest_whole_one_is_taken(tmp_path, capsys):
+    assert newest_whole(tmp_path) is None
+    for step in (8, 16, 128):
+        whole(tmp_path / f"step-{step}.ckpt")
+    os.link(tmp_path / "step-128.ckpt", tmp_path / "last.ckpt")
+    whole(tmp_path / "step-best.ckpt")  # not one of the run's
+    (tmp_path / ".step-256.ckpt.1.tmp").write_bytes(b"half")
+    assert newest_whole(tmp_path).name == "step-128.ckpt"
+    assert capsys.readouterr().out == ""
+    with open(tmp_path / "last.ckpt", "rb+") as file:
+        file.truncate(700)
+    assert newest_whole(tmp_path).name == "step-16.ckpt"
+    printed = capsys.readouterr().out
+    assert "step-128.ckpt: not a whole checkpoint" in printed
+    assert "step-16.ckpt before it is used" in printed
+    for step in (8, 16):
+        (tmp_path / f"step-{step}.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-128.ckpt: not a whole .*no other in .* begin again"):
+        newest_whole(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_has_only_its_last(tmp_path):
+    assert newest_whole(whole(tmp_path / "last.ckpt").parent).name == "last.ckpt"

@@ -5,8 +5,8 @@ import types
 import pytest
 import torch
 
-from rstg_pyg.train.training import watch
-from rstg_pyg.train.training.watch import Interrupted, Meter, StopOnSignal
+from rstg_pyg.train.training import callbacks
+from rstg_pyg.train.training.callbacks import Interrupted, Meter, StopOnSignal
 
 
 class Metrics:
@@ -28,7 +28,7 @@ class Run:
 
     def __init__(self, path, monkeypatch, parts=1, step=0, rank=0):
         self.clock, self.shown, self.logged = 100.0, [], []
-        monkeypatch.setattr(watch.time, "perf_counter", lambda: self.clock)
+        monkeypatch.setattr(callbacks.time, "perf_counter", lambda: self.clock)
         self.loader = types.SimpleNamespace(waits=[9.0])  # of before
         self.meter = Meter(path, log_every=2, batch_size=16, loader=self.loader)
         logger = types.SimpleNamespace(log_metrics=lambda *row: self.logged.append(row))
@@ -152,7 +152,7 @@ def test_a_run_goes_on_with_its_rows_and_seconds(tmp_path, monkeypatch):
 def test_a_row_of_which_only_a_part_was_written_is_none(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"step,split\r\n1,val\r\n2")  # the process was killed in the middle of 20
-    assert [row["step"] for row in watch._read_rows(path)] == ["1"]
+    assert [row["step"] for row in callbacks._read_rows(path)] == ["1"]
 
 
 class Stopped:
@@ -160,7 +160,8 @@ class Stopped:
 
     def __init__(self, parts=1, processes=1, asked=True):
         self.saved = []
-        self.stop = StopOnSignal(types.SimpleNamespace(save=lambda trainer: self.saved.append(trainer)))
+        save = lambda trainer, task: self.saved.append(trainer)  # noqa: E731
+        self.stop = StopOnSignal(types.SimpleNamespace(save=save, on_validation_end=save))
         self.stop.asked = asked
         decide = types.SimpleNamespace(reduce_boolean_decision=lambda asked, all: not all)
         self.trainer = types.SimpleNamespace(
@@ -188,7 +189,7 @@ def test_a_signal_stops_after_the_step_or_the_validation_that_is_next():
     run = Stopped()
     assert [run.batch(i) for i in range(8)] == [True, True, True, False] * 2
     assert len(run.saved) == 6
-    assert run.validation() and len(run.saved) == 6  # it has saved by itself
+    assert run.validation() and len(run.saved) == 7
     run.trainer.sanity_checking = True
     assert not run.validation()
     run = Stopped(asked=False)
