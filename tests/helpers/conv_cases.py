@@ -1,10 +1,16 @@
-"""Graphs, layers and inputs that the files of this folder share, and the formula, edge by edge."""
+"""Graphs, layers and inputs that the tests of layers share, and the formula, edge by edge."""
+
+import contextlib
+from unittest import mock
 
 import torch
+from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
 
 from rstg_pyg import RSTGConv
+from rstg_pyg.fast import linear, messages, space
+from rstg_pyg.fast.autograd import plain_paths
 
 # Six nodes in no order; nobody sends to node 2, node 3 hears from two others, node 0 from three.
 EDGES = torch.tensor([[5, 1, 2, 0, 4, 3, 2, 0, 5, 1], [3, 0, 0, 1, 0, 1, 3, 5, 4, 4]])
@@ -32,6 +38,43 @@ OPTIONS = {
         "attention_scale": 0.5,
     },
 }
+
+
+#: What a random layer is drawn from.
+SETTINGS = dict(
+    attention=st.sampled_from(["dot", "additive", None]),
+    heads=st.sampled_from([1, 2, 4]),
+    hidden_channels=st.sampled_from([None, 12]),
+    num_send_layers=st.sampled_from([1, 2, 2, 3]),
+    num_update_layers=st.integers(1, 3),
+    pos_channels=st.sampled_from([0, 2]),
+    num_node_types=st.sampled_from([1, 3]),
+    edge_dim=st.sampled_from([None, None, 1, 3]),
+    residual=st.booleans(),
+    act_last=st.booleans(),
+    bias=st.booleans(),
+    attention_scale=st.sampled_from([1.0, 0.5]),
+)
+PATHS = ("plain", "fast", "fast in small blocks")
+
+
+@contextlib.contextmanager
+def on_path(name):
+    """Runs what is inside on the plain formulas, on the fast path (which small inputs do not take by
+    themselves), or on it with limits so low that small inputs too go through several blocks, every
+    product is oneDNN's and no pairs are multiplied.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(space, "LEAST_WORK", 0))
+        if name == "plain":
+            stack.enter_context(plain_paths())
+        if name == "fast in small blocks":
+            for module, limit, value in (
+                (messages, "BLOCK_ROWS", 3), (messages, "BLOCK_SIZE", 1),
+                (messages, "PAIRS_PER_EDGE", 0), (linear, "LEAST_WORK", 0),
+            ):  # fmt: skip
+                stack.enter_context(mock.patch.object(module, limit, value))
+        yield name
 
 
 def make_conv(in_channels=4, out_channels=8, seed=0, dtype=torch.double, **kwargs):
@@ -119,7 +162,8 @@ def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), 
         if conv.residual:
             new = new + (x_dst[i] if conv.lin_res is None else conv.lin_res.weight @ x_dst[i])
         out.append(new)
-    return torch.stack(out), torch.stack(alphas)
+    alphas = torch.stack(alphas) if alphas else x_dst.new_zeros(0, heads)
+    return torch.stack(out), alphas
 
 
 def sparse_adjacencies(edge_index, size, values=None):

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from torch_geometric import EdgeIndex
-from torch_geometric.data import Data
 
 from rstg_pyg import RSTG, ChannelBatchNorm, JointLayerNorm, RSTGConv, published_arguments
-from rstg_pyg.graphs import join_sequences, multiscale_grid
+from rstg_pyg.graphs import multiscale_grid
 
 GRID = multiscale_grid((2, 1))
 BATCH, STEPS, NODES, EDGES = 2, 5, 5, GRID.num_edges
@@ -35,22 +34,6 @@ def topologies(seed=7):
     return [*out, torch.empty(2, 0, dtype=torch.long)]
 
 
-def test_full_mask_full_lengths_and_equal_graphs_change_nothing(make, form):
-    model = make(edge_dim=3, pos_channels=2, num_node_types=2, norm=JointLayerNorm, **form)
-    x, attr, weight = rand(BATCH, STEPS, NODES, 4), rand(EDGES, 3), rand(EDGES)
-    values = dict(pos=GRID.pos.double(), node_type=GRID.node_type, edge_weight=weight)
-    expected, state = model(x, GRID.edge_index, attr, **values, return_state=True)
-    per_frame = {**values, "edge_weight": [weight] * STEPS}
-    for arguments, kwargs in [
-        ((GRID.edge_index, attr), dict(values, mask=torch.ones(BATCH, STEPS, NODES).bool())),
-        ((GRID.edge_index, attr), dict(values, lengths=[STEPS, STEPS])),
-        (([GRID.edge_index] * STEPS, [attr] * STEPS), per_frame),
-    ]:
-        out, after = model(x, *arguments, **kwargs, return_state=True)
-        torch.testing.assert_close(out, expected)
-        torch.testing.assert_close(after, state)
-
-
 def test_what_an_absent_node_holds_matters_to_nobody(make, form):
     model = make(in_norm=ChannelBatchNorm, **form).train()
     x, mask = rand(BATCH, STEPS, NODES, 4), some()
@@ -69,57 +52,6 @@ def test_what_an_absent_node_holds_matters_to_nobody(make, form):
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients))
 
 
-def test_lengths_in_one_batch_equal_each_clip_alone(make, form):
-    model = make(norm=JointLayerNorm, in_norm=JointLayerNorm, **form)
-    x, lengths = rand(4, STEPS, NODES, 4), [3, STEPS, 0, 1]
-    out, state = model(x, GRID.edge_index, lengths=lengths, return_state=True)
-    for b, length in enumerate(lengths):
-        assert (out[b, length:] == 0).all()
-        if length > 0:
-            alone, own = model(x[b : b + 1, :length], GRID.edge_index, return_state=True)
-            torch.testing.assert_close(out[b, :length], alone[0])
-            torch.testing.assert_close(at_clip(state, b), own)
-
-
-def at_clip(state, b):
-    """One clip's part of a state."""
-    rows = slice(b * NODES, (b + 1) * NODES)
-    return [tuple(p[:, rows] for p in s) if isinstance(s, tuple) else s[:, rows] for s in state]
-
-
-def test_mask_and_graphs_over_time_equal_a_list_of_data(make, form):
-    """Everything at once: absent nodes, a graph per frame, features of edges, moving positions."""
-    model = make(edge_dim=3, pos_channels=2, num_node_types=2, **form)
-    x, pos, mask, graphs = (
-        rand(BATCH, STEPS, NODES, 4),
-        rand(BATCH, STEPS, NODES, 2),
-        some(),
-        topologies(),
-    )
-    attrs = [rand(g.size(1), 3, seed=t) for t, g in enumerate(graphs)]
-    weights = [rand(g.size(1), seed=t) for t, g in enumerate(graphs)]
-    out = model(
-        x, graphs, attrs, pos=pos, node_type=GRID.node_type, edge_weight=weights, mask=mask,
-    )  # fmt: skip
-
-    sequences = []
-    for b in range(BATCH):
-        frames = [
-            Data(
-                x=x[b, t], edge_index=graphs[t], edge_attr=attrs[t], edge_weight=weights[t],
-                pos=pos[b, t], node_type=GRID.node_type, track=torch.arange(NODES),
-            ).subgraph(mask[b, t])
-            for t in range(STEPS)
-        ]  # fmt: skip
-        sequences.append(frames)
-    batch = join_sequences(sequences, node_id="track")
-    rows = model(
-        batch.x, batch.edge_index, batch.edge_attr, pos=batch.pos, node_type=batch.node_type,
-        edge_weight=batch.edge_weight, node=batch.node, batch=batch.batch,
-    )  # fmt: skip
-    torch.testing.assert_close(out[mask], rows)
-
-
 @pytest.mark.parametrize("edges", [0, 1])
 def test_features_over_time_of_hardly_any_edges(make, edges):
     model = make(edge_dim=3)
@@ -128,25 +60,6 @@ def test_features_over_time_of_hardly_any_edges(make, edges):
     mask[..., [2, 4]] = True
     out = model(x, edge_index, attr, mask=mask)
     torch.testing.assert_close(out, model(x, [edge_index] * STEPS, list(attr), mask=mask))
-
-
-@pytest.mark.parametrize("lead", [(), (STEPS,), (BATCH, STEPS)], ids=str)
-@pytest.mark.parametrize("masked", [False, True])
-def test_features_of_edges_over_time_against_a_loop_over_frames(make, masked, lead):
-    model = make(edge_dim=3, pos_channels=2, time_stages="none", num_rounds=2)
-    x = rand(BATCH, STEPS, NODES, 4)
-    attr, weight, pos = rand(*lead, EDGES, 3), rand(*lead, EDGES), rand(*lead, NODES, 2)
-    mask = torch.ones(BATCH, STEPS, NODES).bool() if masked else None
-    out = model(x, GRID.edge_index, attr, pos=pos, edge_weight=weight, mask=mask)
-    attr, weight, pos = (v.expand(BATCH, STEPS, *v.shape[len(lead) :]) for v in (attr, weight, pos))
-    for b in range(BATCH):
-        for t in range(STEPS):
-            v = model.lin_in(x[b, t])
-            for _ in range(2):
-                v = model.convs[0](
-                    v, GRID.edge_index, attr[b, t], pos=pos[b, t], edge_weight=weight[b, t]
-                )
-            torch.testing.assert_close(out[b, t], v)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -162,33 +75,6 @@ def test_one_number_per_edge_is_a_feature(make, masked):
         torch.testing.assert_close(listed, expected)
     graphs = [GRID.edge_index] * STEPS
     torch.testing.assert_close(model(x, graphs, [attr] * STEPS, mask=mask), expected)
-
-
-def test_nodes_and_edges_in_another_order(make, form):
-    model = make(edge_dim=3, pos_channels=2, **form)
-    x, attr, pos, mask = rand(BATCH, STEPS, NODES, 4), rand(EDGES, 3), GRID.pos.double(), some()
-    expected = model(x, GRID.edge_index, attr, pos=pos, mask=mask)
-    new, edges = torch.tensor([3, 0, 4, 1, 2]), torch.randperm(EDGES)
-    out = model(
-        x[:, :, new], new.argsort()[GRID.edge_index[:, edges]], attr[edges], pos=pos[new],
-        mask=mask[:, :, new],
-    )  # fmt: skip
-    torch.testing.assert_close(out, expected[:, :, new])
-
-
-@pytest.mark.parametrize("chunks", [[1] * STEPS, [2, 3]], ids=str)
-def test_streaming_with_a_mask_equals_the_whole(make, form, chunks):
-    model = make(**form)
-    x, mask, graphs = rand(BATCH, STEPS, NODES, 4), some(), topologies()
-    expected, final = model(x, graphs, mask=mask, return_state=True)
-    outs, state, start = [], None, 0
-    for chunk, there in zip(x.split(chunks, 1), mask.split(chunks, 1)):
-        now = graphs[start : start + chunk.size(1)]
-        out, state = model(chunk, now, mask=there, state=state, return_state=True)
-        outs.append(out)
-        start += chunk.size(1)
-    torch.testing.assert_close(torch.cat(outs, 1), expected)
-    torch.testing.assert_close(state, final)
 
 
 def test_state_goes_between_masked_and_unmasked_calls(make):

@@ -46,54 +46,6 @@ def run(model, batch, **kwargs):
     )
 
 
-def by_hand(model, frames, **extras):
-    """Algorithm 1 as written, frame by frame, with a memory per stage and track."""
-    memory, outs = {}, []
-
-    def time_stage(key, cell, norm, v, names):
-        if len(names) == 0:
-            return v
-        z, rows = (v if norm is None else norm(v)), []
-        for row, name in zip(z, names):
-            out, memory[key, name] = cell(row.view(1, 1, -1), memory.get((key, name)))
-            rows.append(out.view(-1))
-        return torch.stack(rows) if norm is None else v + torch.stack(rows)
-
-    for data in frames:
-        v, names = model.lin_in(data.x), data.track.tolist()
-        own = {key: data[key] for key in extras}
-        for k in range(model.num_rounds):
-            if k in model.time_rounds:
-                i = 0 if model.shared_rounds else model.time_rounds.index(k)
-                norm = model.cell_norms[i] if model.residual else None
-                v = time_stage(k, model.cells[i], norm, v, names)
-            if model.space_stages:
-                i = 0 if model.shared_rounds else k
-                z = model.conv_norms[i](v) if model.residual else v
-                z = model.convs[i](z, data.edge_index, data.edge_attr, **own)
-                v = v + z if model.residual else z
-        if model.last_cell is not None:
-            norm = model.last_norm if model.residual else None
-            v = time_stage("last", model.last_cell, norm, v, names)
-        outs.append(model.out_norm(v) if model.residual else v)
-    return torch.cat(outs)
-
-
-def test_tracks_against_a_loop_over_frames_and_nodes(make, form):
-    model = make(edge_dim=3, pos_channels=2, num_node_types=2, heads=2, **form)
-    frames = tracks(1, COMING, edge_dim=3, types=2)
-    batch = join_sequences([frames], node_id="track")
-    out = run(model, batch, pos=batch.pos, node_type=batch.node_type)
-    torch.testing.assert_close(out, by_hand(model, frames, pos=None, node_type=None))
-
-
-def test_sequences_in_one_batch_equal_each_alone(make, form):
-    model = make(norm=JointLayerNorm, **form)
-    sequences = [tracks(1, COMING), tracks(2, OTHER), tracks(3, [[4]])]
-    alone = [run(model, join_sequences([s], node_id="track")) for s in sequences]
-    torch.testing.assert_close(run(model, join_sequences(sequences, node_id="track")), torch.cat(alone))
-
-
 def test_frame_by_frame_equals_the_whole(make, form):
     """A stream of frames in which new tracks appear: the state grows with them."""
     model = make(**form)

@@ -2,28 +2,9 @@
 
 import pytest
 import torch
-from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs, sparse_adjacencies
+from helpers.conv_cases import EDGES, NUM_NODES, make_conv, make_inputs, sparse_adjacencies
 
 pytestmark = pytest.mark.usefixtures("path")
-
-
-@pytest.mark.parametrize("attention", ["dot", "additive", None])
-@pytest.mark.parametrize("heads", [1, 2, 8])
-def test_rstg_conv_attention_weights(heads, attention):
-    conv = make_conv(attention=attention, heads=heads)
-    x, _ = make_inputs(conv)
-    assert torch.is_tensor(conv(x, EDGES, return_attention_weights=False))
-    out, (edge_index, alpha) = conv(x, EDGES, return_attention_weights=True)
-    torch.testing.assert_close(out, conv(x, EDGES))
-    assert edge_index is EDGES
-    assert alpha.shape == (NUM_EDGES, heads)
-    assert (alpha > 0).all() and (alpha <= 1).all()
-    total = torch.zeros(NUM_NODES, heads, dtype=alpha.dtype).index_add(0, EDGES[1], alpha)
-    expected = torch.tensor([1.0, 1, 0, 1, 1, 1], dtype=alpha.dtype).view(-1, 1)
-    torch.testing.assert_close(total, expected.expand(-1, heads))
-    if attention is None:
-        degree = torch.bincount(EDGES[1])[EDGES[1]]
-        torch.testing.assert_close(alpha, (1.0 / degree.double()).view(-1, 1).expand(-1, heads))
 
 
 @pytest.mark.parametrize("layout", ["csc.t()", "csr", "coo"])

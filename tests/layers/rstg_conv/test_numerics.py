@@ -6,8 +6,6 @@ from helpers.conv_cases import EDGES, OPTIONS, make_conv, make_inputs
 from torch_geometric import EdgeIndex
 from torch_geometric.testing import withDevice
 
-pytestmark = pytest.mark.usefixtures("path")
-
 
 @pytest.mark.parametrize(
     "attention, heads, lead",
@@ -47,38 +45,6 @@ def test_rstg_conv_gradgradcheck(attention):
     assert torch.autograd.gradgradcheck(lambda x: conv(x, edge_index), x)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half, torch.float, torch.double])
-@pytest.mark.parametrize("lead", [(), (2,)])
-@pytest.mark.parametrize("attention", ["dot", "additive", None])
-def test_rstg_conv_dtype(attention, lead, dtype):
-    conv = make_conv(attention=attention, heads=2, **OPTIONS["all"])
-    x, kwargs = make_inputs(conv, *lead)
-    expected = conv(x, EDGES, **kwargs)
-    kwargs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in kwargs.items()}
-    conv = conv.to(dtype)
-    out, (_, alpha) = conv(x.to(dtype), EDGES, return_attention_weights=True, **kwargs)
-    assert out.dtype == alpha.dtype == dtype
-    tolerance = {torch.bfloat16: 0.1, torch.half: 0.02, torch.float: 1e-5, torch.double: 0}[dtype]
-    torch.testing.assert_close(
-        out.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item()
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
-@pytest.mark.parametrize("lead", [(), (2,)])
-@pytest.mark.parametrize("attention", ["dot", "additive", None])
-def test_rstg_conv_autocast(attention, lead, dtype):
-    conv = make_conv(attention=attention, dtype=torch.float)
-    x, _ = make_inputs(conv, *lead, dtype=torch.float)
-    expected = conv(x, EDGES)
-    with torch.autocast("cpu", dtype=dtype):
-        out = conv(x, EDGES)
-    assert out.dtype == dtype
-    tolerance = {torch.bfloat16: 0.1, torch.half: 0.02}[dtype]
-    scale = expected.abs().max().item()
-    torch.testing.assert_close(out.float(), expected, rtol=tolerance, atol=tolerance * scale)
-
-
 @withDevice
 @pytest.mark.parametrize("options", ["plain", "all"])
 def test_rstg_conv_device(options, device):
@@ -89,3 +55,26 @@ def test_rstg_conv_device(options, device):
     out = conv.to(device)(x.to(device), EDGES.to(device), **kwargs)
     assert out.device.type == torch.device(device).type
     torch.testing.assert_close(out.cpu(), expected)
+
+
+TOLERANCE = {torch.bfloat16: 0.1, torch.half: 0.02, torch.float: 1e-5, torch.double: 0}
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("attention, lead", [("dot", (2,)), ("additive", ()), (None, (2,))])
+def test_rstg_conv_dtype_and_autocast(attention, lead, dtype):
+    conv = make_conv(attention=attention, heads=2, **OPTIONS["all"])
+    x, kwargs = make_inputs(conv, *lead)
+    expected = conv(x, EDGES, **kwargs)
+    close = dict(rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * expected.abs().max().item())
+    kwargs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in kwargs.items()}
+    out, (_, alpha) = conv.to(dtype)(x.to(dtype), EDGES, return_attention_weights=True, **kwargs)
+    assert out.dtype == alpha.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, **close)
+    if dtype in (torch.bfloat16, torch.half):
+        conv = make_conv(attention=attention, heads=2, dtype=torch.float, **OPTIONS["all"])
+        kwargs = {k: v.float() if v.is_floating_point() else v for k, v in kwargs.items()}
+        with torch.autocast("cpu", dtype=dtype):
+            out = conv(x.float(), EDGES, **kwargs)
+        torch.testing.assert_close(out.double(), expected, **close)

@@ -1,0 +1,139 @@
+"""Random layers on random graphs against the formula, edge by edge in float64, with all gradients."""
+
+import torch
+from helpers.conv_cases import PATHS, SETTINGS, make_conv, on_path, reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rstg_pyg import DenseRSTGConv
+
+LEAD = st.sampled_from([(), (), (3,), (2, 2)])
+
+
+def draw_inputs(conv, lead, sources, targets, edges, weighted, own, seed):
+    """Random features, and values of nodes and edges that are the same for all samples or each one's
+    own; as the arguments of a call.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.double).requires_grad_()
+
+    each, pair = lead if own else (), isinstance(conv.in_channels, tuple)
+    sizes = (sources, targets) if pair else (targets, targets)
+    x = [randn(*lead, n, c) for n, c in zip(sizes, conv.in_channels if pair else [conv.in_channels])]
+    values = {}
+    if conv.pos_channels > 0:
+        values["pos"] = [randn(*each, n, conv.pos_channels) for n in sizes[: len(x)]]
+    if conv.edge_dim is not None:
+        values["edge_attr"] = randn(*each, edges, conv.edge_dim)
+    if weighted and conv.attend is not None:
+        values["edge_weight"] = randn(*each, edges)
+    types = torch.randint(conv.num_node_types, (targets,), generator=generator)
+    ends = torch.stack([torch.randint(n, (edges,), generator=generator) for n in sizes])
+    return x, ends, values, types if conv.num_node_types > 1 else None
+
+
+def as_arguments(x, values):
+    """Pairs of one are no pairs."""
+    values = {k: (v if len(v) > 1 else v[0]) if k == "pos" else v for k, v in values.items()}
+    return tuple(x) if len(x) > 1 else x[0], values
+
+
+def sample_by_sample(conv, x, ends, values, types, lead):
+    """The reference for every sample: outputs and coefficients."""
+    outs, alphas = [], []
+    flat = [part.reshape(-1, *part.shape[-2:]) for part in x]
+
+    def of(value, k, own):
+        return value if value.dim() == own else value.flatten(0, -own - 1)[k]
+
+    for k in range(flat[0].size(0)):
+        pos = [of(part, k, 2) for part in values.get("pos", [])] or [None]
+        inputs = {"edge_attr": (2, None), "edge_weight": (1, None)}
+        inputs = {n: of(values[n], k, d) for n, (d, _) in inputs.items() if n in values}
+        out, alpha = reference(
+            conv, flat[0][k], flat[-1][k], ends, pos=(pos[0], pos[-1]), node_type=types, **inputs
+        )
+        outs.append(out)
+        alphas.append(alpha)
+    return torch.stack(outs).view(*lead, *outs[0].shape), torch.stack(alphas).view(*lead, *alpha.shape)
+
+
+def gradients(out, alpha, tensors):
+    """Of a random function of all outputs."""
+    generator = torch.Generator().manual_seed(0)
+    total = sum(
+        (value * torch.randn(value.shape, generator=generator, dtype=torch.double)).sum()
+        for value in (out, alpha)
+    )
+    return torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    options=st.fixed_dictionaries(SETTINGS),
+    in_channels=st.sampled_from([4, 8, (4, 6)]),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(0, 14)),
+    flow=st.sampled_from(["source_to_target", "target_to_source"]),
+    lead=LEAD,
+    weighted=st.booleans(),
+    own=st.booleans(),
+    path=st.sampled_from(PATHS),
+    seed=st.integers(0, 1000),
+)
+def test_rstg_conv(options, in_channels, sizes, flow, lead, weighted, own, path, seed):
+    conv = make_conv(in_channels, 8, seed, flow=flow, **options)
+    x, ends, values, types = draw_inputs(conv, lead, *sizes, weighted, own, seed)
+    given, inputs = as_arguments(x, values)
+    edges = ends if flow == "source_to_target" else ends.flip(0)
+    with on_path(path):
+        out, (same, alpha) = conv(
+            given, edges, node_type=types, return_attention_weights=True, **inputs
+        )
+        tensors = [*x, *(t for v in values.values() for t in (v if isinstance(v, list) else [v]))]
+        tensors += list(conv.parameters())
+        found = gradients(out, alpha, tensors)
+    expected, expected_alpha = sample_by_sample(conv, x, ends, values, types, lead)
+    assert same is edges
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(alpha, expected_alpha)
+    torch.testing.assert_close(found, gradients(expected, expected_alpha, tensors))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    options=st.fixed_dictionaries(SETTINGS),
+    in_channels=st.sampled_from([4, 8]),
+    nodes=st.integers(1, 5),
+    lead=LEAD,
+    weighted=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_dense_twin(options, in_channels, nodes, lead, weighted, seed):
+    """The dense layer with the same weights: the same numbers and gradients on all pairs and a mask."""
+    conv = make_conv(in_channels, 8, seed, **options)
+    dense = DenseRSTGConv(in_channels, 8, **options).double().eval()
+    dense.load_state_dict(conv.state_dict())
+    joined = torch.rand(nodes, nodes, generator=torch.Generator().manual_seed(seed)) < 0.5
+    target, source = joined.nonzero(as_tuple=True)
+    (x,), _, pairs, types = draw_inputs(conv, lead, nodes, nodes, nodes * nodes, weighted, False, seed)
+    shared = {"pos": pairs.pop("pos")[0]} if "pos" in pairs else {}
+    pairs = {name: value.unflatten(0, (nodes, nodes)) for name, value in pairs.items()}
+    of_edges = {name: value[target, source] for name, value in pairs.items()}
+    edges = torch.stack([source, target])
+    tensors = [x, *shared.values(), *pairs.values()]
+
+    out, (_, alpha) = conv(
+        x, edges, node_type=types, return_attention_weights=True, **shared, **of_edges
+    )
+    expected = gradients(out, alpha, tensors + list(conv.parameters()))
+    found, all_alpha = dense(
+        x, joined.long(), node_type=types, return_attention_weights=True, **shared, **pairs
+    )
+    torch.testing.assert_close(found, out)
+    assert all_alpha.shape == (*lead, nodes, nodes, conv.heads)
+    assert all_alpha[..., ~joined, :].abs().sum() == 0
+    torch.testing.assert_close(all_alpha[..., target, source, :], alpha)
+    grads = gradients(found, all_alpha[..., target, source, :], tensors + list(dense.parameters()))
+    torch.testing.assert_close(grads, expected)
