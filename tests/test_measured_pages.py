@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from rstg_pyg.train.reproducing.table import write_table
+from rstg_pyg.train.paper.table import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

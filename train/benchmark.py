@@ -6,7 +6,6 @@ timed; variants take turns, and only ratios within one run mean something. Write
 ``benchmark.md`` and plots; sections that a folder has from an earlier call on the same machine stay.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -17,13 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler counts memory and says so, each time
-warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
-
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases
+from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case
 from rstg_pyg.train.benchmarking.measuring import (
     CPU,
     host_waits,
@@ -32,9 +28,8 @@ from rstg_pyg.train.benchmarking.measuring import (
     median_and_spread,
     peak_bytes,
     product_rates,
-    waiter,
 )
-from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots
+from rstg_pyg.train.benchmarking.tables import Row, as_csv, as_markdown, from_csv, plots
 from rstg_pyg.train.benchmarking.variants import (
     Variant,
     networks,
@@ -43,12 +38,18 @@ from rstg_pyg.train.benchmarking.variants import (
     whole_variants,
 )
 from rstg_pyg.train.command import command
+from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_text
 from rstg_pyg.train.run_folder.folder import check_writable, named_folder
 
 #: Largest difference of variants that compute the same function, relative to the largest number; of
 #: half precision, between two orders of rounding.
 TOLERANCE, HALF_TOLERANCE = 1e-5, 0.05
+_NOTE = (
+    "speed: textbook message passing, I3D or the first variant is 1; spread: distance of the quartiles "
+    "over the median; peak: what PyTorch's allocator holds beyond input and weights; difference: from "
+    "the first variant, relative to the largest number"
+)
 
 
 def call_of(variant: Variant, x: Tensor, backward: bool) -> Callable[[], object]:
@@ -56,12 +57,11 @@ def call_of(variant: Variant, x: Tensor, backward: bool) -> Callable[[], object]
     inputs = x.clone().requires_grad_(backward)
 
     def call() -> object:
-        with variant.context():
-            if not backward:
-                with torch.no_grad():
-                    return variant.forward(inputs)
+        with variant.context(), torch.set_grad_enabled(backward):
             out = variant.forward(inputs)
-            wanted = [inputs, *variant.parameters]
+            if not backward:
+                return out
+            wanted = [inputs, *variant.module.parameters()]
             return torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
 
     return call
@@ -73,61 +73,64 @@ def check_equal(variants: list[Variant], x: Tensor, tolerance: float = TOLERANCE
     Raises:
         SystemExit: If one computes another function.
     """
-    found, expected = {}, None
+    found: dict[str, float] = {}
+    expected: Any = None
     for variant in variants:
         if not variant.same:
             continue
-        with torch.no_grad(), variant.context():
-            out = variant.forward(x).float()
+        out: Any = call_of(variant, x, backward=False)()
+        out = out.float()
         expected = out if expected is None else expected
-        found[variant.name] = float((out - expected).abs().max() / expected.abs().max())
-        if found[variant.name] > tolerance:
-            raise SystemExit(
-                f"{variant.name} differs from {variants[0].name} by {found[variant.name]:.1e}"
-            )
+        found[variant.name] = by = float((out - expected).abs().max() / expected.abs().max())
+        if by > tolerance:
+            raise SystemExit(f"{variant.name} differs from {variants[0].name} by {by:.1e}")
     return found
 
 
 def measure(
     section: str, case: Case, rates: dict[str, float], quick: bool, device: torch.device = CPU
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """The rows of one case."""
+    before = torch.get_num_threads()
     if case.threads is not None:
-        before = torch.get_num_threads()
         torch.set_num_threads(case.threads)
-        try:
-            return _measure(section, case, product_rates(device), quick, device)
-        finally:
-            torch.set_num_threads(before)
-    return _measure(section, case, rates, quick, device)
+        rates = product_rates(device)
+    try:
+        return _measure(section, case, rates, quick, device)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _variants(
+    section: str, case: Case, quick: bool, device: torch.device
+) -> tuple[Tensor, list[Variant]]:
+    if section == "switches":
+        return switch_variants(case, device)
+    compiled = not quick and (case in PROMISED or section in ("dtypes", "whole"))
+    make = whole_variants if section == "whole" else stage_variants
+    x, variants = make(case, compiled, device)
+    if section in ("density", "scaling", "frames", "threads"):  # few variants, many cases
+        keep = ("all pairs", "dense", "textbook M", "RSTGConv, static")
+        variants = [v for v in variants if v.name.startswith(keep) and not v.name.endswith("plain")]
+    if section == "scaling" and (quick or x.size(-2) > 100):  # dense forms: minutes
+        variants = [v for v in variants if not v.name.startswith(("all pairs", "dense"))]
+    return x, variants
 
 
 def _measure(
     section: str, case: Case, rates: dict[str, float], quick: bool, device: torch.device
-) -> list[dict[str, Any]]:
-    stage = section != "whole"
+) -> list[Row]:
     edge_index, nodes = case.graph()
-    compiled = not quick and (case in PROMISED or section in ("dtypes", "whole"))
-    if section == "switches":
-        x, variants = switch_variants(case, device)
-    else:
-        x, variants = (stage_variants if stage else whole_variants)(case, compiled, device)
-    if section in ("density", "scaling", "frames", "threads"):  # few variants, many cases
-        keep = ("all pairs", "dense", "textbook M", "RSTGConv, static")
-        variants = [v for v in variants if v.name.startswith(keep) and not v.name.endswith("plain")]
-    if section == "scaling" and (quick or nodes > 100):  # dense forms: minutes
-        variants = [v for v in variants if not v.name.startswith(("all pairs", "dense"))]
+    x, variants = _variants(section, case, quick, device)
     half = case.dtype == "bfloat16"
     differences = check_equal(variants, x, HALF_TOLERANCE if half else TOLERANCE)
-    edges = edge_index.size(1) * case.frames * case.batch
     rows = []
     for backward in (False, True):
         calls = {v.name: call_of(v, x, backward) for v in variants}
-        times = interleaved(calls, 7 if quick else 15, 4 if quick else 8, waiter(device))
-        for variant in variants:
-            call = calls[variant.name]
-            median, spread = median_and_spread(times[variant.name])
-            needed = case.flops(stage) * (3 if backward else 1)
+        needed = case.flops(section != "whole") * (3 if backward else 1)
+        timed = _timed(calls, 7 if quick else 15, 4 if quick else 8, device)
+        for variant, figures in zip(variants, timed):
+            seconds = figures["ms"] / 1e3
             row = {
                 "section": section,
                 "nodes": nodes,
@@ -140,142 +143,136 @@ def _measure(
                 "threads": torch.get_num_threads(),
                 "variant": variant.name,
                 "pass": "forward + backward" if backward else "forward",
-                "ms": 1e3 * median,
-                "spread": spread,
-                "peak_mib": peak_bytes(call, device) / 2**20,
+                **figures,
                 "gflop_least": needed / 1e9 if variant.same else None,
-                "edges_per_s": edges / median,
+                "edges_per_s": edge_index.size(1) * case.frames * case.batch / seconds,
                 "difference": differences.get(variant.name),
             }
             for name, rate in rates.items():
                 # A rate of another number type says nothing.
                 fits = variant.same and (name == "bfloat16") == half and case.dtype != "float64"
-                row[f"share_of_{name.lower()}"] = needed / median / rate if fits else None
-            if device.type == "cuda":
-                row["host_waits"] = host_waits(call)
+                row[f"share_of_{name.lower()}"] = needed / seconds / rate if fits else None
             rows.append(row)
     return rows
 
 
-def network_rows(quick: bool, device: torch.device = CPU) -> list[dict[str, Any]]:
+def _timed(
+    calls: dict[str, Callable[[], object]], repeats: int, seconds: float, device: torch.device
+) -> list[Row]:
+    """Time and memory of every call."""
+    rows = []
+    for name, times in interleaved(calls, repeats, seconds, device).items():
+        median, spread = median_and_spread(times)
+        peak = peak_bytes(calls[name], device) / 2**20
+        waits = {"host_waits": host_waits(calls[name])} if device.type == "cuda" else {}
+        rows.append({"ms": 1e3 * median, "spread": spread, "peak_mib": peak, **waits})
+    return rows
+
+
+def network_rows(quick: bool, device: torch.device = CPU) -> list[Row]:
     """Training steps (forward, backward, no optimizer) of whole networks; on a GPU in bfloat16."""
     pairs = networks(quick, device)
-    kind = "bfloat16" if device.type == "cuda" else "float32"
+    half = device.type == "cuda"
 
     def step(model: torch.nn.Module, x: Tensor) -> Callable[[], object]:
         def call() -> None:
             model.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = model(x).float().sum()
             loss.backward()
 
         return call
 
     calls = {name: step(*pair) for name, pair in pairs.items()}
-    times = interleaved(calls, 3 if quick else 15, 10 if quick else 180, waiter(device))
-    rows = []
-    for name, (_, x) in pairs.items():
-        median, spread = median_and_spread(times[name])
-        row = {
+    timed = _timed(calls, 3 if quick else 15, 10 if quick else 180, device)
+    return [
+        {
             "section": "network", "topology": "grid", "frames": x.size(2), "batch": x.size(0),
-            "dtype": kind, "threads": torch.get_num_threads(),
+            "dtype": "bfloat16" if half else "float32", "threads": torch.get_num_threads(),
             "variant": f"{name}, {' x '.join(str(n) for n in x.shape[2:])}",
-            "pass": "forward + backward", "ms": 1e3 * median, "spread": spread,
-            "peak_mib": peak_bytes(calls[name], device) / 2**20,
-        }  # fmt: skip
-        if device.type == "cuda":
-            row["host_waits"] = host_waits(calls[name])
-        rows.append(row)
-    return rows
+            "pass": "forward + backward", **figures,
+        }
+        for (name, (_, x)), figures in zip(pairs.items(), timed)
+    ]  # fmt: skip
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says each time that it counts
+    warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
     parser = argparse.ArgumentParser(
         prog="benchmark.py", description="What message passing costs.", allow_abbrev=False
     )
-    parser.add_argument("--quick", action="store_true", help="the promised cases, within two minutes")
-    parser.add_argument("--out", metavar="DIR", help="where to write CSV, Markdown and plots")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="the promised cases, within two minutes")
+    add("--out", metavar="DIR", help="where to write CSV, Markdown and plots")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    add("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    add("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.threads <= 4096:
         parser.error(f"--threads: expected 1 to 4096 (got {arguments.threads})")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: PyTorch sees no CUDA device here; leave it out to measure the CPU")
-    if arguments.out is not None:
-        check_writable(named_folder(arguments.out))
+    out = None if arguments.out is None else named_folder(arguments.out)
+    if out is not None:
+        check_writable(out)
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
-    try:
-        kept = earlier_rows(arguments.out, arguments.sections, machine(device))
-    except (OSError, ValueError) as e:
-        parser.error(f"--out: {e}")
+    rows = [] if out is None else earlier_rows(out, arguments.sections, machine(device))
 
     rates = product_rates(device)
-    header = [
-        machine(device),
-        "large matrix product: "
-        + ", ".join(
-            f"{'torch.mm, float32' if name == 'mm' else name} {rate / 1e9:.0f} GFLOP/s"
-            for name, rate in rates.items()
-        ),
-        "speed: textbook message passing, I3D or the first variant is 1; "
-        "spread: distance of the quartiles over the median; peak: what PyTorch's allocator holds "
-        "beyond input and weights; difference: from the first variant, relative to the largest number",
-    ]
+    words = {"mm": "torch.mm, float32"}
+    shown = ", ".join(f"{words.get(k, k)} {rate / 1e9:.0f} GFLOP/s" for k, rate in rates.items())
+    header = [machine(device), f"large matrix product: {shown}", _NOTE]
     print("\n".join(header), flush=True)
-    rows: list[dict[str, Any]] = []
     for section in arguments.sections:
         if section == "network":
             rows += network_rows(arguments.quick, device)
-            write(kept + rows, header, arguments.out)
-            continue
-        for case in cases(section, arguments.quick):
+            write(rows, header, out)
+        for case in SECTIONS[section][0 if arguments.quick else 1]:
             rows += measure(section, case, rates, arguments.quick, device)
-            last = rows[-1]
-            write(kept + rows, header, arguments.out)  # an interrupted run leaves what it has
-            print(
-                f"{section}: {last['nodes']} nodes, D = {last['channels']}, {last['topology']}",
-                flush=True,
-            )
-    if arguments.out is not None:
-        plots(kept + rows, Path(arguments.out))
-    print(as_markdown(kept + rows, header))
+            write(rows, header, out)  # an interrupted run leaves what it has
+            nodes, topology = rows[-1]["nodes"], rows[-1]["topology"]
+            print(f"{section}: {nodes} nodes, D = {case.channels}, {topology}", flush=True)
+    if out is not None:
+        plots(rows, out)
+    print(as_markdown(rows, header))
     return 0
 
 
-def earlier_rows(out: str | None, sections: Sequence[str], machine: str) -> list[dict[str, Any]]:
+def earlier_rows(out: Path, sections: Sequence[str], machine: str) -> list[Row]:
     """The rows of other sections that a folder holds already.
 
     Raises:
-        ValueError: If they were measured elsewhere.
+        UserError: If they were measured elsewhere.
     """
-    path = None if out is None else Path(out) / "benchmark.csv"
-    if path is None or not path.is_file():
+    path = out / "benchmark.csv"
+    if not path.is_file():
         return []
-    rows = from_csv(path.read_text(encoding="utf-8"))
+    try:
+        rows = from_csv(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"--out: {path} is not a table ({e}); choose another folder") from e
     if not all({"section", "variant", "ms"} <= row.keys() for row in rows):
-        raise ValueError(f"{path} was not written by this command; choose another folder")
-    others = {row.get("machine") for row in rows} - {machine}
+        raise UserError(
+            f"--out: {path} was not written by this command; choose another folder"
+        )
+    others = {str(row.get("machine")) for row in rows} - {machine}
     if others:
-        raise ValueError(
-            f"{path} was measured on {' and '.join(map(str, others))}, this is {machine}; "
-            "choose another folder"
+        raise UserError(
+            f"--out: {path} was measured on {' and '.join(others)}, this is {machine}; choose another "
+            f"folder"
         )
     return [row for row in rows if row["section"] not in sections]
 
 
-def write(rows: list[dict[str, Any]], header: list[str], out: str | None) -> None:
+def write(rows: list[Row], header: list[str], out: Path | None) -> None:
     """Writes the rows and their page into a folder, if there is one."""
-    if out is None:
-        return
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "benchmark.csv", as_csv([{**row, "machine": header[0]} for row in rows]))
-    write_text(folder / "benchmark.md", as_markdown(rows, header))
+    if out is not None:
+        write_text(out / "benchmark.csv", as_csv([{**row, "machine": header[0]} for row in rows]))
+        write_text(out / "benchmark.md", as_markdown(rows, header))
 
 
 if __name__ == "__main__":

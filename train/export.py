@@ -36,11 +36,7 @@ from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.mini import MiniSomething
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import (
-    output_file,
-    write_atomically,
-    write_json,
-)
+from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run_folder.results import environment, package_version
 
@@ -49,13 +45,18 @@ _PACKAGES = (*ONNX_PACKAGES, "onnxruntime")
 #: Largest difference in float32, as a share of the largest logit, that rounding can explain.
 _ROUNDING = 1e-3
 _SEED = 0
+_KINDS = {
+    "random": "random clips",
+    "longer": "a random clip with more frames than in training",
+    "rendered": "rendered clips",
+}
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
-    predictor = Predictor.load(find_checkpoint(Path(arguments.checkpoint)), "cpu")
+    predictor = Predictor.load(arguments.checkpoint, "cpu")
     found = export(predictor, Path(arguments.out), arguments.dtype, arguments.stream)
     _report(found, arguments.out)
     if arguments.json is not None:
@@ -72,45 +73,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="export.py", description="Write a trained network as ONNX or .pt2.", allow_abbrev=False
     )
-    parser.add_argument(
-        "checkpoint", metavar="CKPT", help="a run folder, a checkpoint of a run, or safetensors weights"
-    )
-    parser.add_argument("--out", required=True, metavar="MODEL.onnx|MODEL.pt2", help="the file")
-    parser.add_argument(
-        "--dtype", choices=tuple(_DTYPES), default="float32",
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="a run folder, a checkpoint, or safetensors weights")
+    add("--out", required=True, metavar="MODEL.onnx|MODEL.pt2", help="the file")
+    add("--dtype", choices=tuple(_DTYPES), default="float32",
         help="bfloat16: the whole network in .pt2, the stored weights in .onnx (default: float32)",
     )  # fmt: skip
-    parser.add_argument(
-        "--stream", action="store_true",
+    add("--stream", action="store_true",
         help="one step of a stream: a frame and the state in, logits and the new state out",
     )  # fmt: skip
-    parser.add_argument("--json", metavar="OUT", help="also write what was measured to a file")
+    add("--json", metavar="OUT", help="also write what was measured to a file")
     arguments = parser.parse_args(argv)
-    kind = Path(arguments.out).suffix
     output_file("--out", arguments.out, (".onnx", ".pt2"))
     if arguments.json is not None:
         output_file("--json", arguments.json, (".json",))
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if kind == ".onnx" and missing:
+    if Path(arguments.out).suffix == ".onnx" and missing:
         raise UserError(
             f'--out: ONNX needs {", ".join(missing)}; pip install -e ".[export]", or choose .pt2'
         )
     return arguments
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A file as it is; in a run folder the best checkpoint, or else the last.
-
-    Raises:
-        UserError: If the folder has none.
-    """
-    if not path.is_dir():
-        return path
-    found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    found = [file for file in found if file.is_file()]
-    if not found:
-        raise UserError(f"{path}: expected a run folder (it has no checkpoints/best.ckpt or last.ckpt)")
-    return found[0]
 
 
 class FromPixels(torch.nn.Module):
@@ -124,7 +106,8 @@ class FromPixels(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, config: Config, dtype: torch.dtype):
         super().__init__()
-        self.model, self.config, self.dtype = copy.deepcopy(model).to(dtype), config, dtype
+        self.model: Any = copy.deepcopy(model).to(dtype)
+        self.config, self.dtype = config, dtype
 
     def forward(self, clip: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` uint8 to ``[B, classes]`` float32."""
@@ -154,18 +137,15 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
         UserError: If the file cannot be written, or in float32 computes something else; or if the
             network cannot be fed frame by frame.
     """
-    clips = example_clips(predictor)
-    onnx = out.suffix == ".onnx"
+    clips, onnx = example_clips(predictor), out.suffix == ".onnx"
     network = FromPixels(predictor.model, predictor.config, torch.float32 if onnx else _DTYPES[dtype])
-    network.eval()
+    exact = FromPixels(predictor.model, predictor.config, torch.float32).eval()
     if stream:
         clips = {kind: clip[:1] for kind, clip in clips.items()}
-        program, any_frames = capture_step(network, clips["random"][:, :, :1]), False
-    else:
-        program, any_frames = capture(network, clips["random"])
-        if not any_frames:
-            del clips["longer"]
-    exact = FromPixels(predictor.model, predictor.config, torch.float32).eval()
+    example = clips["random"][:, :, :1] if stream else clips["random"]
+    program, any_frames = capture(network.eval(), example, stream)
+    if not (any_frames or stream):
+        del clips["longer"]
     with torch.no_grad():
         wanted = {
             kind: follow(exact.stream, clip) if stream else exact(clip) for kind, clip in clips.items()
@@ -174,21 +154,17 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
     found: dict[str, Any] = {}
 
     def write(path: Path) -> None:
-        if onnx and stream:
-            export_stream_onnx(
-                program, clips["random"][:, :, :1], path, bfloat16_weights=dtype == "bfloat16",
-                metadata={"rstg_pyg": about},
-            )  # fmt: skip
-        elif onnx:
-            export_onnx(
-                program, clips["random"], path, any_frames=any_frames,
-                bfloat16_weights=dtype == "bfloat16", metadata={"rstg_pyg": about},
-            )  # fmt: skip
+        if onnx:
+            options: Any = {"bfloat16_weights": dtype == "bfloat16", "metadata": {"rstg_pyg": about}}
+            if stream:
+                export_stream_onnx(program, example, path, **options)
+            else:
+                export_onnx(program, example, path, any_frames=any_frames, **options)
         else:
-            buffer = io.BytesIO()
+            buffer = io.BytesIO()  # torch wants a name that ends in .pt2
             torch.export.save(program, buffer, extra_files={"rstg_pyg.json": about})
             path.write_bytes(buffer.getvalue())
-        run = open_step(path, onnx) if stream else open_file(path, onnx)
+        run = open_file(path, onnx, stream)
         found.update(bytes=path.stat().st_size, **compare(run, clips, wanted))
         worst, most = max(found["differences"].values()), found["largest_logit"]
         if dtype == "float32" and not worst <= _ROUNDING * max(1.0, most):
@@ -199,44 +175,41 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
             )
 
     write_atomically(out, write)
-    shape = ["batch", *clips["random"].shape[1:]]
-    if any_frames:
-        shape[2] = "frames"
-    if stream:
-        shape[0], shape[2] = 1, 1
     return {
         "network": predictor.config.name,
         "format": out.suffix[1:],
         "dtype": dtype,
-        "input": shape,
+        "input": [
+            1 if stream else "batch", example.size(1), "frames" if any_frames else example.size(2),
+            *example.shape[3:],
+        ],
         "classes": len(predictor.names),
         "any_frames": any_frames,
         "stream": stream,
         "seed": _SEED,
         "packages": {name: package_version(name) for name in _PACKAGES} if onnx else {},
         **found,
-    }
+    }  # fmt: skip
 
 
-def capture(network: torch.nn.Module, clip: Tensor) -> tuple[torch.export.ExportedProgram, bool]:
-    """The program, for any number of frames if the network allows it, and whether it does."""
-    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # what is tried here may fail
-    try:
-        return export_program(network, clip), True
-    except ValueError:
-        return export_program(network, clip, any_frames=False), False
-
-
-def capture_step(network: FromPixels, frame: Tensor) -> torch.export.ExportedProgram:
-    """One step of a stream.
+def capture(
+    network: FromPixels, example: Tensor, stream: bool
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """The program, and whether it takes any number of frames, which not every network allows.
 
     Raises:
-        UserError: If the network looks across frames otherwise than by its cells.
+        UserError: With ``stream``, if the network looks across frames otherwise than by its cells.
     """
+    if stream:
+        try:
+            return export_stream(network, example), False
+        except ValueError as e:
+            raise UserError(f"--stream: {e}") from e
+    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # what is tried here may fail
     try:
-        return export_stream(network, frame)
-    except ValueError as e:
-        raise UserError(f"--stream: {e}") from e
+        return export_program(network, example), True
+    except ValueError:
+        return export_program(network, example, any_frames=False), False
 
 
 def follow(step: Callable[[Tensor, Any], tuple[Tensor, Any]], clip: Tensor) -> Tensor:
@@ -255,8 +228,8 @@ def example_clips(predictor: Predictor) -> dict[str, Tensor]:
     shape = (3, channels, frames, size, size)
     longer = (1, channels, frames + 3, size, size)
     scenes = MiniSomething(size=max(size, 16), num_frames=max(frames, 2), seed=_SEED)
-    rendered = np.stack([scenes.render("test", item) for item in range(2)])
-    rendered = torch.from_numpy(rendered).permute(0, 4, 1, 2, 3)[:, :, :frames, :size, :size]
+    scene = np.stack([scenes.render("test", item) for item in range(2)])
+    rendered = torch.from_numpy(scene).permute(0, 4, 1, 2, 3)[:, :, :frames, :size, :size]
     return {
         "random": torch.randint(256, shape, generator=generator, dtype=torch.uint8),
         "longer": torch.randint(256, longer, generator=generator, dtype=torch.uint8),
@@ -264,46 +237,35 @@ def example_clips(predictor: Predictor) -> dict[str, Tensor]:
     }
 
 
-def open_file(path: Path, onnx: bool) -> Callable[[Tensor], Tensor]:
-    """What the file computes, as another program would run it."""
-    if not onnx:
-        with open(path, "rb") as file:
-            return torch.export.load(file).module()
-    session = _session(path)
-    return lambda clip: torch.from_numpy(session.run(["logits"], {"clip": clip.numpy()})[0])
-
-
-def open_step(path: Path, onnx: bool) -> Callable[[Tensor], Tensor]:
-    """What the file computes frame by frame, see :func:`follow`."""
+def open_file(path: Path, onnx: bool, stream: bool) -> Callable[[Tensor], Tensor]:
+    """What the file computes, as another program would run it; of a stream, frame by frame."""
     if onnx:
-        session = _session(path)
-        names = [value.name for value in session.get_inputs()]
-        kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
-        beginning = [np.zeros(x.shape, kinds[x.type]) for x in session.get_inputs()[1:]]
+        import onnxruntime
 
-        def step(frame: Tensor, state: Any) -> tuple[Tensor, Any]:
-            values = [frame.numpy(), *(beginning if state is None else state)]
-            logits, *state = session.run(None, dict(zip(names, values, strict=True)))
-            return torch.from_numpy(logits), state
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        inputs, kinds = session.get_inputs(), {"tensor(float)": torch.float32}
+        start = [torch.zeros(x.shape, dtype=kinds.get(x.type, torch.int64)) for x in inputs[1:]]
+
+        def call(*values: Tensor) -> list[Tensor]:
+            feed = {x.name: value.numpy() for x, value in zip(inputs, values, strict=True)}
+            return [torch.from_numpy(value) for value in session.run(None, feed)]
 
     else:
         with open(path, "rb") as file:
             program = torch.export.load(file)
         module, start = program.module(), program.example_inputs[0][1:]
 
-        def step(frame: Tensor, state: Any) -> tuple[Tensor, Any]:
-            logits, *state = module(frame, *(start if state is None else state))
-            return logits, state
+        def call(*values: Tensor) -> list[Tensor]:
+            return module(*values) if stream else [module(*values)]
 
-    return lambda clip: follow(step, clip)
+    def step(frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, *state = call(frame, *(state or start))
+        return logits, state
 
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return (lambda clip: follow(step, clip)) if stream else lambda clip: call(clip)[0]
 
 
 @torch.no_grad()
@@ -343,20 +305,14 @@ def _report(found: dict[str, Any], out: str) -> None:
     )
     runner = f"onnxruntime {found['packages']['onnxruntime']}" if found["packages"] else "torch"
     print(f"run by {runner}; largest difference from the network in float32:")
-    frames = found["input"][2]
-    words = {
-        "random": "random clips",
-        "longer": "a random clip with more frames than in training",
-        "rendered": "rendered clips",
-    }
     for kind, difference in found["differences"].items():
-        print(f"  {difference:.1e}  {words[kind]}")
+        print(f"  {difference:.1e}  {_KINDS[kind]}")
     same = "is the same for all clips" if found["same_top1"] else "differs for some clip"
     print(f"logits are up to {found['largest_logit']:.2g}; the best class {same}")
     if found["stream"]:
         print("compared after every frame of a clip; a stream begins with a state of zeros")
     elif not found["any_frames"]:
-        print(f"for clips of {frames} frames: this network cannot be exported for any number")
+        print(f"for clips of {found['input'][2]} frames: this network takes no other number")
 
 
 if __name__ == "__main__":

@@ -5,32 +5,36 @@ weights, gradients and optimizer state. Mixed precision is counted by autocast's
 needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
 
 With ``--stream FRAMES`` it feeds so many frames to the network one by one instead, and measures what is
-held on the way; see ``train/benchmarking/stream_memory.py``.
+held on the way.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.benchmarking.stream_memory import stream_memory
 from rstg_pyg.train.build import build_model, normalize
 from rstg_pyg.train.command import command
-from rstg_pyg.train.config import (
-    Config,
-    load_config,
-)
+from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
 from rstg_pyg.train.run_folder.results import environment
 from rstg_pyg.train.schema.sizes import sizes_named
 
 GIB = 2**30
+#: Frames of the whole clip that a stream is compared with, at most.
+_COMPARED = 200
 
 
 def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
@@ -45,10 +49,10 @@ def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     autocast = torch.autocast("cpu", torch.bfloat16, config.trainer.precision == "bf16-mixed")
 
-    def run(function, *inputs: Any) -> tuple[torch.Tensor, int]:
+    def run(function: Callable, *inputs: Any) -> tuple[Tensor, int]:
         kept: dict[int, int] = {}
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
+        def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 kept[storage.data_ptr()] = storage.nbytes()
@@ -63,7 +67,8 @@ def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
     _, kept = run(model, x)
     again = 0
     if model.grad_checkpointing:
-        for name in model.backbone.stages:
+        backbone: Any = model.backbone
+        for name in backbone.stages:
             x, held = run(model.stage, name, x.detach())
             again = max(again, held)
     return kept, again
@@ -85,29 +90,110 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
     }
 
 
+def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, Any]:
+    """Feeds random frames to the (untrained) network of a config, one by one.
+
+    Args:
+        config: The experiment.
+        num_classes: Number of classes.
+        frames: How many frames.
+
+    Returns:
+        ``rows`` with ``frame``, ``state_bytes`` (what the stream carries on), ``tensor_bytes`` (all
+        tensors that are alive, weights included) and ``resident_bytes`` (of the process);
+        ``compared_frames``, ``largest_difference`` and ``largest_logit``: the logits after the first
+        frames against those of the same frames as one clip; ``seconds``, ``seed``.
+
+    Raises:
+        UserError: If the network cannot stream.
+    """
+    if frames < 1:
+        raise UserError(f"--stream: expected at least one frame (got {frames})")
+    torch.manual_seed(config.seed)
+    model = build_model(config, num_classes).eval()
+    if not model.streams:
+        raise UserError(
+            f"--stream: the network of {config.name} looks across frames, so it needs the whole clip; "
+            f"try --cfg syncmnist_mini.yaml"
+        )
+    for weight in model.parameters():  # some begin at zero
+        weight.data += 0.1 * torch.randn_like(weight)
+
+    def random_frames(count: int) -> Iterator[Tensor]:
+        """The same ``[1, C, 1, H, W]`` for every call."""
+        generator = torch.Generator().manual_seed(config.seed)
+        shape = (1, config.data.channels, 1, config.data.size, config.data.size)
+        return (torch.randn(shape, generator=generator) for _ in range(count))
+
+    compared = min(_COMPARED, frames)
+    marks = {m * 10**k for k in range(1, 12) for m in (1, 2, 5)} | {frames}
+    rows, state = [], None
+    begin = time.perf_counter()
+    for number, frame in enumerate(random_frames(frames), 1):
+        logits, state = model.stream(frame, state)
+        if number == compared:
+            streamed = logits.tolist()
+        if number in marks:
+            rows.append({"frame": number, **_held(state)})
+    seconds = time.perf_counter() - begin
+    with torch.no_grad():
+        whole = model(torch.cat(list(random_frames(compared)), dim=2))
+    return {
+        "rows": rows,
+        "compared_frames": compared,
+        "largest_difference": float((torch.tensor(streamed) - whole).abs().max()),
+        "largest_logit": float(whole.abs().max()),
+        "seconds": seconds,
+        "seed": config.seed,
+    }
+
+
+def _held(state: Any) -> dict[str, int]:
+    gc.collect()
+    alive = [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident = pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not on every system
+        resident = 0
+    in_state = [x for x in tree_leaves(state) if isinstance(x, Tensor)]
+    return {
+        "state_bytes": _bytes(in_state), "tensor_bytes": _bytes(alive), "resident_bytes": resident
+    }  # fmt: skip
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    storages = (x.untyped_storage() for x in tensors if x.layout == torch.strided)
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="footprint.py", description="How much memory a training step needs.", allow_abbrev=False
     )
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
-    parser.add_argument("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
-    parser.add_argument("--classes", type=int, default=174, help="number of classes (default: 174)")
-    parser.add_argument("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
-    parser.add_argument("--json", metavar="OUT", help="with --stream: also write the figures to a file")
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key.path=value", help="config values")
+    add("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
+    add("--classes", type=int, default=174, help="number of classes (default: 174)")
+    add("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
+    add("--json", metavar="OUT", help="with --stream: also write the figures to a file")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.cfg, arguments.overrides, demo=False)
     if arguments.classes < 1:
         raise UserError(f"--classes: expected at least 1 (got {arguments.classes})")
     if arguments.stream is None and arguments.json is not None:
         raise UserError("--json: writes the figures of --stream FRAMES; give that, too")
-    if arguments.json is not None:
-        output_file("--json", arguments.json, (".json",))
+    out = None if arguments.json is None else output_file("--json", arguments.json, (".json",))
     with sizes_named(config):
         if arguments.stream is not None:
-            return _stream(config, arguments)
-        parts = footprint(config, arguments.classes)
+            found = stream_memory(config, arguments.classes, arguments.stream)
+            _print_stream(config, found)
+            if out is not None:
+                write_json(out, {**environment(torch.device("cpu")), **found})
+            return 0
+        gib = footprint(config, arguments.classes)
     clips = config.train.batch_size // config.train.accumulate
     data = config.data
     checkpointing = "on" if config.model.grad_checkpointing else "off"
@@ -115,15 +201,12 @@ def main(argv: list[str] | None = None) -> int:
         f"{config.name}: {clips} clips of {data.num_frames} x {data.size} x {data.size}, "
         f"{config.trainer.precision}, checkpointing {checkpointing}"
     )
-    for name, value in parts.items():
+    for name, value in {**gib, "together": sum(gib.values())}.items():
         print(f"  {name:12s} {value:7.2f} GiB")
-    print(f"  {'together':12s} {sum(parts.values()):7.2f} GiB")
     return 0
 
 
-def _stream(config: Config, arguments: argparse.Namespace) -> int:
-    """Measures a stream and prints what was found."""
-    found = stream_memory(config, arguments.classes, arguments.stream)
+def _print_stream(config: Config, found: dict[str, Any]) -> None:
     print(f"{config.name}: frames of {config.data.size} x {config.data.size}, one by one")
     print(f"  {'frame':>8s} {'state, bytes':>14s} {'all tensors, bytes':>20s} {'resident, MiB':>15s}")
     for row in found["rows"]:
@@ -135,9 +218,6 @@ def _stream(config: Config, arguments: argparse.Namespace) -> int:
         f"  logits after {found['compared_frames']:,} frames against the whole clip: largest "
         f"difference {found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
     )
-    if arguments.json is not None:
-        write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
-    return 0
 
 
 if __name__ == "__main__":

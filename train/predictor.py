@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,32 @@ from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.paths import beside
 from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, read_clips
 from rstg_pyg.train.data.sampling import test_indices
-from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.data.sources import FrameSource, open_video
 from rstg_pyg.train.data.transforms import center_crop, spread_crops
+from rstg_pyg.train.drawing.overlay import Attention, attention, overlay
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.run_folder.weights import load_weights, open_weights
 
 #: Shares of red, green and blue in gray (ITU-R 601).
 _GRAY = (0.299, 0.587, 0.114)
+
+#: A video: a file or a folder of numbered frames; or a source, and the video's name in it.
+Video = str | Path | tuple[FrameSource, str]
+
+
+class Prediction(NamedTuple):
+    """A class and how likely it is.
+
+    Attributes:
+        label: The number of the class.
+        name: Its name.
+        probability: Its share of the softmax over all classes.
+    """
+
+    label: int
+    name: str
+    probability: float
 
 
 class Predictor:
@@ -34,6 +54,11 @@ class Predictor:
         config: The experiment that it comes from.
         names: The names of the classes.
         protocol: Which clips of a video are looked at.
+
+    Example:
+        >>> predictor = Predictor.load("runs/smt_demo")
+        >>> for label, name, probability in predictor("video.mp4", top=3):
+        ...     print(f"{probability:.1%} {name}")
     """
 
     def __init__(self, model: VideoClassifier, config: Config, names: list[str], protocol: Protocol):
@@ -50,15 +75,15 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        path: Path,
+        path: str | Path,
         device: str = "auto",
         protocol: str | None = None,
-        labels: Path | None = None,
+        labels: str | Path | None = None,
     ) -> Predictor:
-        """Reads a checkpoint of a run, or safetensors weights.
+        """Reads a run, a checkpoint of a run, or safetensors weights.
 
         Args:
-            path: The file.
+            path: The file, or a run folder: its best checkpoint, or else its last.
             device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
             protocol: A name of :data:`PROTOCOLS`. (default: the config's)
             labels: A label file, for the names of the classes. (default: those in the checkpoint, or
@@ -69,6 +94,7 @@ class Predictor:
         """
         if device == "gpu" and not torch.cuda.is_available():
             raise UserError("--device: there is no GPU here; use auto or cpu")
+        path = find_checkpoint(Path(path))
         found = open_weights(path)
         config = parse_config({"name": "weights", **found["config"]}, str(path))
         weights = found["state_dict"]
@@ -79,7 +105,7 @@ class Predictor:
         count = weights["lin.weight"].size(0)
         names = found.get("label_names") or [f"class {i}" for i in range(count)]
         if labels is not None:
-            names = read_names(labels)
+            names = read_names(Path(labels))
         if len(names) != count:
             raise UserError(
                 f"{labels or path}: has {len(names)} classes, but {path} was made for {count}; give "
@@ -89,8 +115,31 @@ class Predictor:
         load_weights(model, weights, path)
         gpu = device != "cpu" and torch.cuda.is_available()
         model.eval().to("cuda" if gpu else "cpu")
-        name = protocol or getattr(config.data, "protocol", "center1")
+        name: Any = protocol or getattr(config.data, "protocol", "center1")
         return cls(model, config, names, PROTOCOLS[name])
+
+    def __call__(self, video: Video | Tensor, top: int | None = None) -> list[Prediction]:
+        """The classes of a video, the likeliest first.
+
+        Args:
+            video: A file, a folder of numbered frames, or clips as :meth:`clips` gives them:
+                ``[L, C, T, H, W]`` uint8, or one ``[C, T, H, W]``.
+            top: How many classes. (default: all)
+
+        Raises:
+            UserError: If the video is missing or damaged.
+        """
+        if isinstance(video, Tensor):
+            clips = video[None] if video.dim() == 4 else video
+        else:
+            clips = self.clips(video)
+        return self.ranked(self.logits(clips), top)
+
+    def ranked(self, logits: Tensor, top: int | None = None) -> list[Prediction]:
+        """Logits ``[num_classes]`` as classes with their probabilities, the likeliest first."""
+        count = len(logits) if top is None else min(top, len(logits))
+        values, labels = logits.softmax(0).topk(count)
+        return [Prediction(i, self.names[i], p) for i, p in zip(labels.tolist(), values.tolist())]
 
     def describe(self) -> str:
         """One line with every number."""
@@ -101,34 +150,26 @@ class Predictor:
             f"side {self.short_side}, on {self.device.type}"
         )
 
-    @property
-    def middle(self) -> int:
-        """The clip in the middle of the frame, among those of :meth:`clips`."""
-        return self.protocol.spatial // 2
-
-    def times(self, source: FrameSource, video: str) -> np.ndarray:
+    def times(self, video: Video) -> np.ndarray:
         """The frames of each sampling in time, ``[temporal, T]``."""
-        length = source.num_frames(video)
+        source, name = _opened(video)
+        length = source.num_frames(name)
         return np.stack(test_indices(length, self.num_frames, self.sampling, self.protocol.temporal))
 
-    def clips(self, source: FrameSource, video: str) -> Tensor:
+    def clips(self, video: Video) -> Tensor:
         """A video's clips ``[L, C, T, H, W]`` uint8.
 
         Raises:
             UserError: If the video is missing or damaged.
         """
-        return self.channels(
-            read_clips(
-                source, video, self.protocol, self.num_frames, self.short_side, self.size, self.sampling
-            )
+        clips = read_clips(
+            *_opened(video), self.protocol, self.num_frames, self.short_side, self.size, self.sampling
         )
+        return self.channels(clips)
 
-    def middle_clip(self, source: FrameSource, video: str) -> Tensor:
-        """The clip in the middle of the frame, ``[C, T, H, W]`` uint8, without reading the others."""
-        times = self.times(source, video)[0]
-        frames = source.read(video, times, self.short_side)
-        clip = self._crops(frames)[self.middle]
-        return self.channels(clip.permute(3, 0, 1, 2)[None])[0]
+    def middle_clip(self, video: Video) -> Tensor:
+        """The clip in the middle of the frame, ``[C, T, H, W]`` uint8."""
+        return self.clips(video)[self.protocol.spatial // 2]
 
     def normalized(self, clips: Tensor) -> Tensor:
         """Bytes to what the network sees, on its device."""
@@ -143,10 +184,11 @@ class Predictor:
             raise UserError(f"--protocol {self.protocol.name}: {e}; use center1") from e
         return torch.cat(out).mean(dim=0).float().cpu()
 
-    def stream(self, source: FrameSource, video: str) -> Iterator[tuple[int, Tensor]]:
+    def stream(self, video: Video) -> Iterator[tuple[int, Tensor]]:
         """Feeds the sampled frames to the network as they arrive, with its state carried on.
 
-        Neither frames nor maps are kept, so memory does not grow with the video.
+        Neither frames nor maps are kept, so memory does not grow with the video. Needs a network that
+        streams (``predictor.model.streams``).
 
         Yields:
             The frame's number and the logits of all frames so far; the last ones are those of
@@ -155,17 +197,56 @@ class Predictor:
         Raises:
             UserError: If the video is missing or damaged.
         """
-        times = self.times(source, video)
+        source, name = video = _opened(video)
+        times = self.times(video)
         wanted = sorted(set(times.reshape(-1).tolist()))
-        states, logits = [None] * len(times), [None] * len(times)
-        for index, frame in zip(wanted, source.frames(video, wanted, self.short_side)):
+        states: list[Any] = [None] * len(times)
+        logits: list[Any] = [None] * len(times)
+        for index, frame in zip(wanted, source.frames(name, wanted, self.short_side)):
             crops = torch.stack([crop.permute(3, 0, 1, 2) for crop in self._crops(frame[None])])
             crops = self.normalized(self.channels(crops))  # [spatial, C, 1, H, W]
-            for i, part in enumerate(times):
-                for _ in range(int((part == index).sum())):  # short videos repeat frames
+            for i, sampled in enumerate(times):
+                for _ in range(int((sampled == index).sum())):  # short videos repeat frames
                     with torch.no_grad():
                         logits[i], states[i] = self.model.stream(crops, states[i])
             yield index, torch.cat([x for x in logits if x is not None]).mean(dim=0).float().cpu()
+
+    def attention(self, video: Video, place: str | None = None) -> Attention:
+        """What the nodes of a graph attend to, in the clip in the middle of the frame.
+
+        Args:
+            video: The video.
+            place: Which graph, such as ``"res3"`` or ``"head"``. (default: the last)
+
+        Raises:
+            UserError: If the video is missing or damaged, or the graph has no attention.
+        """
+        return attention(self.model, self.normalized(self.middle_clip(video)), place)
+
+    def draw_attention(
+        self, video: Video, out: Path, title: str = "", place: str | None = None
+    ) -> Attention:
+        """Draws :meth:`attention` on the clip's frames, into a ``.png`` or ``.gif`` file.
+
+        Args:
+            video: The video.
+            out: The file.
+            title: What stands above, such as the predicted class.
+            place: Which graph. (default: the last)
+
+        Raises:
+            UserError: See :meth:`attention`; or if the file cannot be written.
+        """
+        source, name = video = _opened(video)
+        clip = self.middle_clip(video)
+        found = attention(self.model, self.normalized(clip), place)
+        rate = source.frames_per_second(name)
+        captions = [
+            f"frame {index + 1}" + (f", {index / rate:.1f} s" if rate else "")
+            for index in self.times(video)[0].tolist()
+        ]
+        write_atomically(out, overlay(clip, found, title, captions, out.suffix))
+        return found
 
     def _crops(self, frames: Tensor) -> list[Tensor]:
         if self.protocol.spatial == 1:
@@ -178,6 +259,24 @@ class Predictor:
             return clips
         shares = clips.new_tensor(_GRAY, dtype=torch.float32).view(-1, *[1] * (clips.dim() - 2))
         return (clips * shares).sum(dim=1, keepdim=True).round().to(torch.uint8)
+
+
+def _opened(video: Video) -> tuple[FrameSource, str]:
+    return video if isinstance(video, tuple) else open_video(video)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A file as it is; in a run folder the best checkpoint, or else the last.
+
+    Raises:
+        UserError: If the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    for name in ("best.ckpt", "last.ckpt"):
+        if (file := path / "checkpoints" / name).is_file():
+            return file
+    raise UserError(f"{path}: expected a run folder (it has no checkpoints/best.ckpt or last.ckpt)")
 
 
 def read_names(path: Path) -> list[str]:

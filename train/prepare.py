@@ -11,8 +11,9 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,13 +27,8 @@ from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.data.throughput import measure
 from rstg_pyg.train.drawing.clips import draw_clips
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import (
-    output_file,
-    write_atomically,
-    write_json,
-)
+from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.run_folder.results import device_name, environment
-from rstg_pyg.train.schema.config import SyncMNISTConfig
 from rstg_pyg.train.schema.sizes import sizes_named
 
 
@@ -52,16 +48,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="prepare.py", description="Look at data and prepare it.")
     commands = parser.add_subparsers(required=True, metavar="check|pack|bench-data|show")
 
-    check_parser = commands.add_parser("check", help="report what is there, missing and wrong")
-    check_parser.add_argument("--deep", action="store_true", help="read every frame of every video")
-    check_parser.set_defaults(command=check_data)
+    def subcommand(name: str, function: Callable, words: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=words)
+        found.set_defaults(command=function)
+        return found
 
-    pack_parser = commands.add_parser("pack", help="store resized frames in one large file")
+    check_parser = subcommand("check", check_data, "report what is there, missing and wrong")
+    check_parser.add_argument("--deep", action="store_true", help="read every frame of every video")
+
+    pack_parser = subcommand("pack", pack_data, "store resized frames in one large file")
     pack_parser.add_argument("--out", required=True, metavar="FOLDER")
     pack_parser.add_argument("--source", default="auto", choices=("auto", "frames", "video"))
     pack_parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
     pack_parser.add_argument("--quality", type=int, default=90, help="of the JPEGs (default: 90)")
-    pack_parser.set_defaults(command=pack_data)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for sub in (check_parser, pack_parser):
@@ -69,13 +68,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         sub.add_argument("--annotations", default="auto", choices=("auto", *KINDS))
         sub.add_argument("--workers", type=int, default=cores, help=f"processes (default: {cores})")
 
-    show_parser = commands.add_parser("show", help="save sample clips with their labels")
+    show_parser = subcommand("show", show, "save sample clips with their labels")
     show_parser.add_argument("--out", required=True, metavar="FILE.png|FILE.gif")
     show_parser.add_argument("--split", default="train", choices=("train", "val", "test"))
     show_parser.add_argument("--count", type=int, default=6, help="number of clips (default: 6)")
-    show_parser.set_defaults(command=show)
 
-    bench_parser = commands.add_parser("bench-data", help="measure how fast clips are made or read")
+    bench_parser = subcommand("bench-data", bench_data, "measure how fast clips are made or read")
     bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
     bench_parser.add_argument("--split", choices=SPLITS, help="with --root (default: train)")
     bench_parser.add_argument("--num-frames", type=int, help="with --root (default: 32)")
@@ -84,7 +82,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
     bench_parser.add_argument("--device", help="with --cfg (default: cpu)")
     bench_parser.add_argument("--out", metavar="FILE.json", help="also write the figures to a file")
-    bench_parser.set_defaults(command=bench_data)
 
     for sub in (show_parser, bench_parser):
         sub.add_argument("overrides", nargs="*", metavar="key.path=value")
@@ -138,7 +135,7 @@ def show(arguments: argparse.Namespace) -> None:
     if arguments.count < 1:
         raise UserError(f"--count: expected at least 1 (got {arguments.count})")
     with sizes_named(config):
-        dataset = build_dataset(config, arguments.split)
+        dataset: Any = build_dataset(config, arguments.split)
         samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
     captions = [dataset.label_names[label] for _, label in samples]
     write = draw_clips([clip for clip, _ in samples], captions, path.suffix)
@@ -156,15 +153,14 @@ def bench_data(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is not None:
             way = "--cfg" if reads else "--root"
             raise UserError(f"--{option.replace('_', '-')}: goes with {way}; leave it out")
-    if arguments.out is not None:
-        output_file("--out", arguments.out, (".json",))
-    if reads:
-        _bench_reading(arguments)
-    else:
-        _bench_making(arguments)
+    out = None if arguments.out is None else output_file("--out", arguments.out, (".json",))
+    figures = _bench_reading(arguments) if reads else _bench_making(arguments)
+    if out is not None:
+        device = torch.device(arguments.device or "cpu")
+        write_json(out, {**figures, **environment(device)})
 
 
-def _bench_reading(arguments: argparse.Namespace) -> None:
+def _bench_reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Training clips per second from every kind of source in a folder."""
     torch.set_num_threads(1)  # as in a worker
     frames = 32 if arguments.num_frames is None else arguments.num_frames
@@ -186,15 +182,14 @@ def _bench_reading(arguments: argparse.Namespace) -> None:
             f"{rate.source}: {rate.clips_per_second:.1f} clips/s per worker, median "
             f"{rate.milliseconds:.1f} ms ({rate.detail})"
         )
-    if arguments.out:
-        figures = {"rates": [asdict(rate) for rate in rates], **environment(torch.device("cpu"))}
-        write_json(Path(arguments.out), figures)
+    return {"rates": [asdict(rate) for rate in rates]}
 
 
-def _bench_making(arguments: argparse.Namespace) -> None:
+def _bench_making(arguments: argparse.Namespace) -> dict[str, Any]:
     """Generated videos per second, in batches and one by one."""
     config = load_config(arguments.cfg, arguments.overrides)
-    if not isinstance(config.data, SyncMNISTConfig):
+    data = config.data
+    if data.dataset != "syncmnist":
         raise UserError("--cfg: expected generated videos (SyncMNIST); for others give --root FOLDER")
     batch_size = config.train.batch_size if arguments.batch_size is None else arguments.batch_size
     try:
@@ -204,12 +199,12 @@ def _bench_making(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})"
         ) from e
-    dataset = build_dataset(config, "train").to(device)
+    dataset: Any = build_dataset(config, "train")
+    dataset = dataset.to(device)
     if not 1 <= batch_size <= len(dataset):
         raise UserError(
             f"--batch-size: expected 1 to {len(dataset):,}, the number of videos (got {batch_size})"
         )
-    data = config.data
     print(
         f"{data.num_digits} digits, {data.frame_size} x {data.frame_size} pixels, {data.num_frames} "
         f"frames; {dataset.digits.detail}; {device_name(device)}, Python {platform.python_version()}, "
@@ -218,23 +213,20 @@ def _bench_making(arguments: argparse.Namespace) -> None:
     loader = VideoLoader(dataset, batch_size, steps=10**9, shuffle=True)
     batches = _rate((len(labels) for _, labels in loader), arguments.seconds, device)
     print(f"batches of {batch_size}: {batches:,.0f} videos/s")
-    single = (1 for i in range(10**9) if dataset[i % len(dataset)])
-    single = _rate(single, arguments.seconds, device)
+    one_by_one = (1 for i in range(10**9) if dataset[i % len(dataset)])
+    single = _rate(one_by_one, arguments.seconds, device)
     print(f"one by one: {single:,.0f} videos/s per process")
-    if arguments.out:
-        figures = {
-            "videos_per_second": batches,
-            "batch_size": batch_size,
-            "videos_per_second_one_by_one": single,
-            "seconds_measured_each": arguments.seconds,
-            "digits": dataset.digits.source,
-            "data": to_dict(config)["data"],
-            **environment(device),
-        }
-        write_json(Path(arguments.out), figures)
+    return {
+        "videos_per_second": batches,
+        "batch_size": batch_size,
+        "videos_per_second_one_by_one": single,
+        "seconds_measured_each": arguments.seconds,
+        "digits": dataset.digits.source,
+        "data": to_dict(config)["data"],
+    }
 
 
-def _rate(counts, seconds: float, device: torch.device) -> float:
+def _rate(counts: Iterator[int], seconds: float, device: torch.device) -> float:
     """Videos per second of an endless source, after a warm-up of three."""
     for _ in range(3):
         next(counts)

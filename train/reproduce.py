@@ -18,10 +18,10 @@ from pathlib import Path
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import Interrupted, UserError, nearest
-from rstg_pyg.train.reproducing.figures import write_figures
-from rstg_pyg.train.reproducing.many_runs import Job, run_jobs
-from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row
-from rstg_pyg.train.reproducing.table import run_folder, write_table
+from rstg_pyg.train.paper.figures import write_figures
+from rstg_pyg.train.paper.many_runs import Job, run_jobs
+from rstg_pyg.train.paper.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.paper.table import run_folder, write_table
 from rstg_pyg.train.run_folder.folder import check_free, named_folder
 
 SIZES = ("mini", "base", "full")
@@ -39,10 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
         print(f"written to {out}")
         return 0
-    try:
-        return syncmnist(arguments)
-    except KeyboardInterrupt:
-        raise Interrupted("the same command goes on") from None
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
+    out = named_folder(arguments.out) / arguments.size
+    rows = chosen_rows(arguments.rows, arguments.ablate)
+    overrides = [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides]
+    jobs = make_jobs(out, arguments.size, rows, arguments.digits, arguments.seeds, overrides)
+    done = True
+    if not arguments.table_only:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, arguments.size))
+        except KeyboardInterrupt:
+            raise Interrupted("the same command goes on") from None
+    print(f"\n{write_table(out, arguments.size)}\nwritten to {out / 'table.md'}, .csv and .png")
+    return 0 if done else 1
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,57 +62,29 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="reproduce.py", description="Run the paper's tables.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    table = commands.add_parser(
+    add = commands.add_parser(
         "syncmnist",
         help="run the rows of the SyncMNIST table",
         usage="%(prog)s --size SIZE [options] [key.path=value ...]",
         allow_abbrev=False,
-    )
-    table.add_argument("--size", choices=SIZES, required=True, help="see configs/syncmnist/common.yaml")
-    table.add_argument("--digits", type=int, choices=DIGITS, help="(default: what the size has)")
-    table.add_argument("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
-    table.add_argument(
-        "--ablate", nargs="*", metavar="CHANGE", help=f"ours with changes: {', '.join(ABLATIONS)}"
-    )
-    table.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
-    table.add_argument("--jobs", type=int, default=1, help="runs at once; several have a thread each")
-    table.add_argument("--out", default="runs/table_syncmnist", metavar="DIR")
-    table.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
-    figures = commands.add_parser("figures", help="draw figures from finished runs")
-    figures.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    figures.add_argument("--out", metavar="DIR", help="(default: RUN/figures)")
-    figures.add_argument("--videos", type=int, default=1000, help="test videos to look at")
+    ).add_argument
+    add("--size", choices=SIZES, required=True, help="see configs/syncmnist/common.yaml")
+    add("--digits", type=int, choices=DIGITS, help="(default: what the size has)")
+    add("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
+    add("--ablate", nargs="*", metavar="CHANGE", help=f"ours with changes: {', '.join(ABLATIONS)}")
+    add("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    add("--jobs", type=int, default=1, help="runs at once; several have a thread each")
+    add("--out", default="runs/table_syncmnist", metavar="DIR")
+    add("--table-only", action="store_true", help="run nothing, write the table anew")
+    add = commands.add_parser("figures", help="draw figures from finished runs").add_argument
+    add("runs", nargs="+", metavar="RUN", help="run folders")
+    add("--out", metavar="DIR", help="(default: RUN/figures)")
+    add("--videos", type=int, default=1000, help="test videos to look at")
     argv = list(sys.argv[1:] if argv is None else argv)
     overrides = [a for a in argv if "=" in a and not a.startswith("-")] * (argv[:1] == ["syncmnist"])
     arguments = parser.parse_args([a for a in argv if a not in overrides])
     arguments.overrides = overrides  # anywhere, also after an option with several values
     return arguments
-
-
-def syncmnist(arguments: argparse.Namespace) -> int:
-    """Runs rows of the table and writes it; returns the exit code.
-
-    Raises:
-        UserError: If an argument is wrong, or a run ends with a mistake of the user's.
-    """
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
-    out = named_folder(arguments.out) / arguments.size
-    rows = chosen_rows(arguments.rows, arguments.ablate)
-    jobs = make_jobs(
-        out,
-        arguments.size,
-        rows,
-        arguments.digits,
-        arguments.seeds,
-        [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides],
-    )
-    done = True
-    if not arguments.table_only:
-        out.mkdir(parents=True, exist_ok=True)
-        done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, arguments.size))
-    print(f"\n{write_table(out, arguments.size)}\nwritten to {out / 'table.md'}, .csv and .png")
-    return 0 if done else 1
 
 
 def chosen_rows(rows: list[str] | None, changes: list[str] | None) -> list[Row]:
@@ -145,7 +128,7 @@ def make_jobs(
         config = load_config(row.cfg, changes)
         if row.overrides and config == load_config(row.cfg, without):
             continue
-        count = config.data.num_digits
+        count = getattr(config.data, "num_digits", 0)
         if count not in DIGITS:
             raise UserError(
                 f"data.num_digits: the table has 3 and 5 digits (got {count}); use --digits"

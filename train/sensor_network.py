@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -88,12 +89,12 @@ class Forecaster(torch.nn.Module):
     """Reads the sensors ``[B, T, N, 1]`` and forecasts the next reading of each, ``[B, T, N]``.
 
     Args:
+        channels: Channels of the layers.
         layers: What runs on ``[B, T, N, C]``, one after the other.
-        channels: Its channels.
-        edge_attr: Features of the edges for it, if it takes them.
+        edge_attr: Features of the edges for them. (default: none)
     """
 
-    def __init__(self, layers: list[torch.nn.Module], channels: int, edge_attr: Tensor | None = None):
+    def __init__(self, channels: int, *layers: torch.nn.Module, edge_attr: Tensor | None = None):
         super().__init__()
         self.encode = torch.nn.Linear(1, channels)
         self.layers = torch.nn.ModuleList(layers)
@@ -110,20 +111,16 @@ class Forecaster(torch.nn.Module):
 
 def models(network: Data, channels: int) -> dict[str, Callable[[], Forecaster]]:
     """What is compared: makers by name."""
-
-    def rstg(with_distance: bool = False, **kwargs) -> Forecaster:
-        attr = network.edge_attr if with_distance else None
-        kwargs = dict(kwargs, num_rounds=2, residual=True, edge_dim=1 if with_distance else None)
-        return Forecaster([RSTG(channels, channels, **kwargs)], channels, attr)
-
+    rstg = partial(RSTG, channels, channels, num_rounds=2, residual=True)
+    graph_lstm = partial(GraphLSTM, channels)
     return {
-        "LSTM of each sensor": lambda: rstg(space_stages=False),
-        "GConvLSTM-like": lambda: Forecaster([GraphLSTM(channels)], channels),
-        "GConvLSTM-like, two layers": lambda: Forecaster(
-            [GraphLSTM(channels), GraphLSTM(channels)], channels
+        "LSTM of each sensor": lambda: Forecaster(channels, rstg(space_stages=False)),
+        "GConvLSTM-like": lambda: Forecaster(channels, graph_lstm()),
+        "GConvLSTM-like, two layers": lambda: Forecaster(channels, graph_lstm(), graph_lstm()),
+        "RSTG": lambda: Forecaster(channels, rstg()),
+        "RSTG, distances as edge features": lambda: Forecaster(
+            channels, rstg(edge_dim=1), edge_attr=network.edge_attr
         ),
-        "RSTG": rstg,
-        "RSTG, distances as edge features": lambda: rstg(with_distance=True),
     }
 
 
@@ -174,7 +171,7 @@ def compare(steps: int, seeds: int, channels: int, length: int) -> dict:
     network = sensor_network()
     values, _ = readings(network, length, seed=1)
     test, expected = readings(network, length // 2, seed=2)
-    rows = {
+    rows: dict[str, dict] = {
         "last reading again": {"errors": [error(test[:-1], test)]},
         "least squares for each sensor": {"errors": [least_squares(network, values, test)]},
         "the rule itself": {"errors": [error(expected[1:], test)]},
@@ -192,7 +189,7 @@ def compare(steps: int, seeds: int, channels: int, length: int) -> dict:
         parameters = sum(p.numel() for p in model.parameters())
         rows[name] = {"errors": errors, "ms_per_step": times, "parameters": parameters}
     settings = dict(steps=steps, seeds=seeds, channels=channels, length=length)
-    settings.update(batch=BATCH, window=WINDOW)
+    settings |= dict(batch=BATCH, window=WINDOW)
     return {"settings": settings, "rows": rows, "environment": environment(torch.device("cpu"))}
 
 
@@ -202,13 +199,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="sensor_network.py", description=__doc__.partition("\n")[0], allow_abbrev=False
     )
-    parser.add_argument(
-        "--out", required=True, metavar="FILE", help="where results go (JSON)"
-    )
-    parser.add_argument("--steps", type=int, default=1000, help="training steps (default: 1000)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each model (default: 3)")
-    parser.add_argument("--channels", type=int, default=32, help="width (default: 32)")
-    parser.add_argument("--length", type=int, default=2000, help="of the signal (default: 2000 steps)")
+    add = parser.add_argument
+    add("--out", required=True, metavar="FILE", help="where results go (JSON)")
+    add("--steps", type=int, default=1000, help="training steps (default: 1000)")
+    add("--seeds", type=int, default=3, help="runs of each model (default: 3)")
+    add("--channels", type=int, default=32, help="width (default: 32)")
+    add("--length", type=int, default=2000, help="of the signal (default: 2000 steps)")
     arguments = parser.parse_args(argv)
     for name, least in (("steps", 2), ("seeds", 1), ("channels", 1), ("length", 64)):
         if getattr(arguments, name) < least:

@@ -1,6 +1,5 @@
 """The benchmark's structure and that its variants agree; never its times."""
 
-import csv
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from rstg_pyg.fast import messages
 from rstg_pyg.train import benchmark
 from rstg_pyg.train.benchmarking import measuring
-from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case, cases
+from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case
 from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots, promises
 from rstg_pyg.train.benchmarking.variants import stage_variants, switch_variants, whole_variants
 
@@ -20,41 +19,33 @@ RATES = {"mm": 1e9, "oneDNN": 2e9}
 @pytest.mark.parametrize("density", [None, 0.5])
 @pytest.mark.parametrize("topology", ["grid", "complete"])
 def test_stage_variants_compute_the_same(topology, density):
-    case = Case((2, 1), frames=3, channels=8, topology=topology, density=density)
-    x, variants = stage_variants(case)
+    x, variants = stage_variants(replace(TINY, topology=topology, density=density))
     assert x.shape == (3, 5, 8)
     found = benchmark.check_equal(variants, x)
     assert len(found) >= 8 and max(found.values()) < 1e-5
     assert {v.name for v in variants} - set(found) == {
         "GATv2Conv per frame (another function)", "TransformerConv per frame (another function)"
     }  # fmt: skip
+    grads = [benchmark.call_of(v, x, backward=True)()[0] for v in variants if v.same]
+    for grad in grads[1:]:
+        torch.testing.assert_close(grad, grads[0], rtol=1e-4, atol=1e-5)
 
 
 def test_whole_variants_compute_the_same():
-    x, variants = whole_variants(Case((2, 1), frames=3, channels=8, batch=2))
+    x, variants = whole_variants(replace(TINY, batch=2))
     assert x.shape == (2, 3, 5, 8)
     assert len(benchmark.check_equal(variants, x)) == 3
-    for variant in variants:
-        assert variant.forward(x).shape == x.shape
+    assert all(variant.forward(x).shape == x.shape for variant in variants)
 
 
 def test_switches_change_no_result():
     x, variants = switch_variants(replace(TINY, frames=9))
-    assert len(benchmark.check_equal(variants, x)) == len(variants)
+    assert len(benchmark.check_equal(variants, x)) == len(variants) == 9
     before = messages.BLOCK_ROWS
-    for variant in variants:
-        torch.testing.assert_close(
-            benchmark.call_of(variant, x, backward=True)()[0],
-            benchmark.call_of(variants[0], x, backward=True)()[0],
-        )
+    first, *others = (benchmark.call_of(v, x, backward=True)()[0] for v in variants)
+    for grad in others:
+        torch.testing.assert_close(grad, first)
     assert before == messages.BLOCK_ROWS
-
-
-def test_gradients_of_the_variants_agree():
-    x, variants = stage_variants(TINY)
-    grads = [benchmark.call_of(v, x, backward=True)()[0] for v in variants if v.same]
-    for grad in grads[1:]:
-        torch.testing.assert_close(grad, grads[0], rtol=1e-4, atol=1e-5)
 
 
 def test_another_function_is_found():
@@ -78,12 +69,13 @@ def test_rows_and_pages(tmp_path):
         assert row["ms"] > 0 and row["peak_mib"] > 0 and row["nodes"] == 5 and row["edges"] == 16
     ours = next(row for row in rows if row["variant"] == "RSTGConv, static")
     assert ours["share_of_mm"] == pytest.approx(2 * ours["share_of_onednn"])
-    table = list(csv.DictReader(as_csv(rows).splitlines()))
-    assert len(table) == len(rows) and float(table[0]["ms"]) > 0
+    read = from_csv(as_csv(rows))
+    assert [row["ms"] for row in read] == pytest.approx([row["ms"] for row in rows], rel=1e-4)
     page = as_markdown(rows, ["a machine"])
     assert "- a machine" in page and "5 nodes, 16 edges (grid), D = 8" in page
     plots([{**row, "nodes": 14, "frames": 64} for row in rows], tmp_path)
-    assert (tmp_path / "share.png").stat().st_size > 0
+    plots([{**row, "section": "density", "topology": "density 0.5"} for row in rows], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"share.png", "density.png"}
 
 
 def test_peak_counts_what_is_held_at_once():
@@ -118,25 +110,15 @@ def test_interleaved_takes_turns():
     assert measuring.median_and_spread([1.0, 2.0, 3.0])[0] == 2.0
 
 
-def test_command_line_errors(capsys):
-    with pytest.raises(SystemExit) as error:
-        benchmark.main(["--threads", "0"])
-    assert error.value.code == 2
-    with pytest.raises(SystemExit):
-        benchmark.main(["--sections", "nothing"])
-    assert "invalid choice" in capsys.readouterr().err
-
-
 def test_cases_cover_the_axes():
-    full = cases("stage", quick=False)
-    assert {case.graph()[1] for case in full} == {14, 30, 85, 285}
-    assert {case.channels for case in full} == {64, 128, 256, 512}
-    assert {case.topology for case in full} == {"grid", "complete"}
-    assert cases("scaling", quick=True)[-1].graph()[1] == 1365
-    assert {case.dtype for case in cases("dtypes", quick=False)} == {"float32", "float64", "bfloat16"}
-    assert cases("threads", quick=False)[0].threads == 1
-    for section in SECTIONS[:-1]:
-        assert len(cases(section, quick=True)) <= len(cases(section, quick=False))
+    full = {section: cases for section, (_, cases) in SECTIONS.items()}
+    assert {case.graph()[1] for case in full["stage"]} == {14, 30, 85, 285}
+    assert {case.channels for case in full["stage"]} == {64, 128, 256, 512}
+    assert {case.topology for case in full["stage"]} == {"grid", "complete"}
+    assert SECTIONS["scaling"][0][-1].graph()[1] == 1365
+    assert {case.dtype for case in full["dtypes"]} == {"float32", "float64", "bfloat16"}
+    assert full["threads"][0].threads == 1 and [c.density for c in full["density"]][-1] == 1.0
+    assert all(len(quick) <= len(cases) for quick, cases in SECTIONS.values())
 
 
 def test_threads_are_those_of_the_case_and_then_those_of_before():
@@ -160,22 +142,37 @@ def test_promised_ratios_come_from_the_rows():
     assert promises([{**row, "dtype": "bfloat16"} for row in rows]) == []
 
 
-def test_without_a_gpu_it_says_so(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "0"], "--threads: expected 1 to 4096"),
+        (["--sections", "nothing"], "invalid choice"),
+        (["--device", "cuda"], "sees no CUDA device"),
+    ],
+)
+def test_command_line_errors(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        benchmark.main(["--device", "cuda"])
-    assert "sees no CUDA device" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def cases_of(monkeypatch, *cases):
+    monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
+    for section in ("stage", "frames"):
+        monkeypatch.setitem(SECTIONS, section, (list(cases), []))
 
 
 def test_what_was_measured_stays(tmp_path, monkeypatch):
     """The pages are written after every case, so an interrupted run leaves what it has."""
-    monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
+    cases_of(monkeypatch, TINY, None)
 
-    def two_cases_then_stop(section, quick):
-        yield TINY
-        raise KeyboardInterrupt
+    def then_stop(section, case, *rest, measure=benchmark.measure):
+        if case is None:
+            raise KeyboardInterrupt
+        return measure(section, case, *rest)
 
-    monkeypatch.setattr(benchmark, "cases", two_cases_then_stop)
+    monkeypatch.setattr(benchmark, "measure", then_stop)
     command = ["--quick", "--threads", "1", "--sections", "stage", "--out", str(tmp_path)]
     assert benchmark.main(command) == 130
     page = (tmp_path / "benchmark.md").read_text()
@@ -183,8 +180,7 @@ def test_what_was_measured_stays(tmp_path, monkeypatch):
 
 
 def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
-    monkeypatch.setattr(benchmark, "cases", lambda section, quick: [TINY])
+    cases_of(monkeypatch, TINY)
     command = ["--quick", "--threads", "1", "--out", str(tmp_path), "--sections"]
     benchmark.main([*command, "stage"])
     before = from_csv((tmp_path / "benchmark.csv").read_text())
@@ -196,6 +192,5 @@ def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
 
     text = (tmp_path / "benchmark.csv").read_text()
     (tmp_path / "benchmark.csv").write_text(text.replace("1 threads", "64 threads"))
-    with pytest.raises(SystemExit):
-        benchmark.main([*command, "stage"])
+    assert benchmark.main([*command, "stage"]) == 2
     assert "was measured on" in capsys.readouterr().err

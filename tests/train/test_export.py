@@ -27,13 +27,10 @@ def run(tmp_path):
     model = build_model(config, len(NAMES))
     for weight in model.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
-    checkpoint = {
-        "config": to_dict(config), "origin": "test", "global_step": 7, "label_names": NAMES,
-        "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()},
-    }  # fmt: skip
-    folder = tmp_path / "run" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save(checkpoint, folder / "best.ckpt")
+    found = {"config": to_dict(config), "origin": "test", "global_step": 7, "label_names": NAMES}
+    found["state_dict"] = {f"model.{k}": v for k, v in model.state_dict().items()}
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save(found, tmp_path / "run" / "checkpoints" / "best.ckpt")
     return tmp_path / "run"
 
 

@@ -5,56 +5,74 @@ The first group takes its weights from a layer of ours, so that it computes the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.nn import GATv2Conv, GCNConv, MessagePassing, TransformerConv
+from torch_geometric.nn import GCNConv, MessagePassing
 from torch_geometric.utils import softmax
 
 from rstg_pyg import RSTG, RSTGConv
 
 
-def _update(conv: RSTGConv, x: Tensor, gathered: Tensor) -> Tensor:
-    out = torch.cat([x, gathered], dim=-1)
-    for typed in conv.update_mlp.lins:
-        out = F.linear(out, typed.lins[0].weight, typed.lins[0].bias).relu()
-    return out
+class Formulas(torch.nn.Module):
+    """The formulas of a space stage, written plainly, with the weights of one of our layers (no
+    positions, no types, one head, dot attention).
+    """
 
+    def __init__(self, conv: RSTGConv):
+        super().__init__()
+        self.conv: Any = conv
+        halves = [self.conv.send.lin_src.weight, self.conv.send.lin_dst.weight]
+        self.kernel = torch.nn.Parameter(torch.cat(halves, dim=1).detach())  # on [v_j | v_i]
 
-def _kernel(conv: RSTGConv) -> torch.nn.Parameter:
-    """The first send layer on ``[v_j | v_i]``, as one matrix."""
-    parts = [conv.send.lin_src.weight, conv.send.lin_dst.weight]
-    return torch.nn.Parameter(torch.cat(parts, dim=1).detach())
+    def query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the logits are products of."""
+        query, key = self.conv.attend.lin_query, self.conv.attend.lin_key
+        return F.linear(x, query.weight, query.bias), F.linear(x, key.weight, key.bias)
+
+    def message(self, x_j: Tensor, x_i: Tensor) -> Tensor:
+        """Two layers on the concatenated pair."""
+        send = self.conv.send
+        hidden = F.linear(torch.cat([x_j, x_i], dim=-1), self.kernel, send.lin_dst.bias).relu()
+        return F.linear(hidden, send.lins[0].weight, send.lins[0].bias).relu()
+
+    def update(self, x: Tensor, gathered: Tensor) -> Tensor:
+        """Layers on the node and what it gathered."""
+        out = torch.cat([x, gathered], dim=-1)
+        for typed in self.conv.update_mlp.lins:
+            out = F.linear(out, typed.lins[0].weight, typed.lins[0].bias).relu()
+        return out
 
 
 class AllPairs(torch.nn.Module):
     """The space stage as published: all pairs of nodes concatenated, ``x [M, N, C]``.
 
     Args:
-        conv: Whose weights to use (no positions, no types, one head, dot attention).
+        conv: Whose weights to use.
         edge_index: The graph; other pairs are masked.
         num_nodes: Its number of nodes.
     """
 
+    joined: Tensor
+
     def __init__(self, conv: RSTGConv, edge_index: Tensor, num_nodes: int):
         super().__init__()
-        self.conv, self.kernel = conv, _kernel(conv)
+        self.formulas = Formulas(conv)
         joined = torch.zeros(num_nodes, num_nodes, dtype=torch.bool, device=edge_index.device)
         joined[edge_index[1], edge_index[0]] = True
         self.register_buffer("joined", joined)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        send, attend, n = self.conv.send, self.conv.attend, x.size(1)
-        x_i = x.unsqueeze(2).expand(-1, -1, n, -1)
-        x_j = x.unsqueeze(1).expand(-1, n, -1, -1)
-        hidden = F.linear(torch.cat([x_j, x_i], dim=-1), self.kernel, send.lin_dst.bias).relu()
-        message = F.linear(hidden, send.lins[0].weight, send.lins[0].bias).relu()
-        query = F.linear(x, attend.lin_query.weight, attend.lin_query.bias)
-        key = F.linear(x, attend.lin_key.weight, attend.lin_key.bias)
+        x_i = x.unsqueeze(2).expand(-1, -1, x.size(1), -1)
+        x_j = x.unsqueeze(1).expand(-1, x.size(1), -1, -1)
+        query, key = self.formulas.query_and_key(x)
         logit = (query @ key.transpose(1, 2)).masked_fill(~self.joined, float("-inf"))
         alpha = logit.softmax(dim=2)  # [M, N, N]: receiver, sender
-        return _update(self.conv, x, (alpha.unsqueeze(-1) * message).sum(dim=2))
+        message = self.formulas.message(x_j, x_i)
+        return self.formulas.update(x, (alpha.unsqueeze(-1) * message).sum(dim=2))
 
 
 class Textbook(MessagePassing):
@@ -66,22 +84,18 @@ class Textbook(MessagePassing):
 
     def __init__(self, conv: RSTGConv):
         super().__init__(aggr="add")
-        self.conv, self.kernel = conv, _kernel(conv)
+        self.formulas = Formulas(conv)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """"""
-        attend = self.conv.attend
-        query = F.linear(x, attend.lin_query.weight, attend.lin_query.bias)
-        key = F.linear(x, attend.lin_key.weight, attend.lin_key.bias)
-        return _update(self.conv, x, self.propagate(edge_index, x=x, query=query, key=key))
+        query, key = self.formulas.query_and_key(x)
+        gathered = self.propagate(edge_index, x=x, query=query, key=key)
+        return self.formulas.update(x, gathered)
 
     def message(self, x_i, x_j, query_i, key_j, index, size_i):
         """"""
-        send = self.conv.send
-        hidden = F.linear(torch.cat([x_j, x_i], dim=-1), self.kernel, send.lin_dst.bias).relu()
-        message = F.linear(hidden, send.lins[0].weight, send.lins[0].bias).relu()
         alpha = softmax((query_i * key_j).sum(-1), index, num_nodes=size_i)
-        return alpha.unsqueeze(-1) * message
+        return alpha.unsqueeze(-1) * self.formulas.message(x_j, x_i)
 
 
 class TextbookScatter(Textbook):
@@ -91,10 +105,8 @@ class TextbookScatter(Textbook):
         """"""
         from torch_scatter import scatter_softmax
 
-        send = self.conv.send
-        hidden = F.linear(torch.cat([x_j, x_i], dim=-1), self.kernel, send.lin_dst.bias).relu()
-        message = F.linear(hidden, send.lins[0].weight, send.lins[0].bias).relu()
-        return scatter_softmax((query_i * key_j).sum(-1), index, dim=0).unsqueeze(-1) * message
+        alpha = scatter_softmax((query_i * key_j).sum(-1), index, dim=0)
+        return alpha.unsqueeze(-1) * self.formulas.message(x_j, x_i)
 
     def aggregate(self, inputs, index, dim_size=None):
         """"""
@@ -115,12 +127,15 @@ class FrameByFrame(torch.nn.Module):
     def __init__(self, model: RSTG, edge_index: Tensor, num_nodes: int):
         super().__init__()
         self.rounds = model.num_rounds
-        self.space = AllPairs(model.convs[0], edge_index, num_nodes)
-        self.cells = torch.nn.ModuleList(_step_cell(cell) for cell in (model.cells[0], model.last_cell))
+        convs: Any = model.convs
+        cells: Any = (model.cells[0], model.last_cell)
+        self.space = AllPairs(convs[0], edge_index, num_nodes)
+        self.cells = torch.nn.ModuleList(_step_cell(cell) for cell in cells)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        memory, frames = {}, []
+        memory: dict[int, Any] = {}
+        frames = []
         for v in x.unbind(1):
             for k in range(self.rounds + 1):
                 memory[k] = self.cells[k == self.rounds](v.flatten(0, 1), memory.get(k))
@@ -135,11 +150,6 @@ def _step_cell(cell: torch.nn.LSTM) -> torch.nn.LSTMCell:
     step = torch.nn.LSTMCell(cell.input_size, cell.hidden_size)
     step.load_state_dict({key.removesuffix("_l0"): value for key, value in cell.state_dict().items()})
     return step
-
-
-def per_frame(kind: str, channels: int) -> torch.nn.Module:
-    """PyG's attention layers at equal width, one head."""
-    return {"GATv2Conv": GATv2Conv, "TransformerConv": TransformerConv}[kind](channels, channels)
 
 
 class GraphLSTM(torch.nn.Module):
@@ -161,27 +171,3 @@ class GraphLSTM(torch.nn.Module):
             hidden = o.sigmoid() * state.tanh()
             frames.append(hidden)
         return torch.stack(frames, dim=1)
-
-
-class SpaceTimeAttention(torch.nn.Module):
-    """A transformer layer over all T * N nodes of a clip. ``x [B, T, N, C]``."""
-
-    def __init__(self, channels: int, heads: int = 8):
-        super().__init__()
-        self.heads = heads
-        self.qkv = torch.nn.Linear(channels, 3 * channels)
-        self.out = torch.nn.Linear(channels, channels)
-        self.mlp = torch.nn.Sequential(
-            torch.nn.Linear(channels, 4 * channels),
-            torch.nn.GELU(),
-            torch.nn.Linear(4 * channels, channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """"""
-        nodes = x.flatten(1, 2)
-        q, k, v = (
-            y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(nodes).chunk(3, -1)
-        )
-        nodes = nodes + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return (nodes + self.mlp(nodes)).view(x.shape)

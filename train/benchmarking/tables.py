@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,21 @@ _COLUMNS = [
     ("of bfloat16 mm", "share_of_bfloat16", ".2f"), ("edges/s", "edges_per_s", ".2e"),
     ("difference", "difference", ".0e"), ("host waits", "host_waits", ""),
 ]  # fmt: skip
+#: The plots: file, section, key on the x axis and its name, key on the y axis, logarithmic axes.
+_PLOTS = [
+    ("nodes.png", "scaling", "nodes", "nodes", "ms", True),
+    ("density.png", "density", "density", "density", "ms", False),
+    ("frames.png", "frames", "frames", "frames", "ms", True),
+    ("threads.png", "threads", "threads", "threads", "ms", False),
+    ("share.png", "stage", "channels", "channels (14 nodes, 64 frames)", "share_of_mm", False),
+]
+_WORDS = {"ms": "forward + backward, ms", "share_of_mm": "share of torch.mm's rate"}
 
 
 def as_csv(rows: list[Row]) -> str:
     """The rows as CSV."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -37,8 +45,7 @@ def as_csv(rows: list[Row]) -> str:
 
 def from_csv(text: str) -> list[Row]:
     """The rows that :func:`as_csv` wrote."""
-    rows = csv.DictReader(text.splitlines())
-    return [{name: _value(cell) for name, cell in row.items()} for row in rows]
+    return [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(text.splitlines())]
 
 
 def _value(cell: str) -> int | float | str | bool | None:
@@ -66,9 +73,12 @@ def as_markdown(rows: list[Row], header: list[str]) -> str:
             last = "" if by_mm is None else f"{by_mm:.2f}"
             lines.append(f"| {name} | {bound} | {value:.2f} | {last} |")
     columns = [c for c in _COLUMNS if c[1] == "speed" or any(r.get(c[1]) is not None for r in rows)]
-    for group in _groups(rows):
+    groups: dict[str, list[Row]] = {}  # of a case and pass; networks of all clips in one group
+    for row in rows:
+        groups.setdefault(_title(row), []).append(row)
+    for title, group in groups.items():
         first = next((row for row in group if row["variant"].startswith(_REFERENCES)), group[0])
-        lines += ["", f"## {', '.join(_title(group[0]))}", ""]
+        lines += ["", f"## {title}", ""]
         lines.append(f"| variant | {' | '.join(title for title, _, _ in columns)} |")
         lines.append("|---" * (len(columns) + 1) + "|")
         for row in group:
@@ -79,38 +89,29 @@ def as_markdown(rows: list[Row], header: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _title(row: Row) -> list[str]:
+def _title(row: Row) -> str:
     title = [row["section"], row["pass"]]
     if row.get("nodes") is not None:
         title += [f"{row['nodes']} nodes", f"{row['edges']} edges ({row['topology']})"]
         title += [f"D = {row['channels']}", f"{row['batch']} x {row['frames']} frames"]
-    return [*title, row["dtype"], f"{row['threads']} threads"]
-
-
-def _groups(rows: list[Row]) -> list[list[Row]]:
-    """The rows of one case and pass together; networks of all clips in one group."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(_title(row)), []).append(row)
-    return list(groups.values())
+    return ", ".join([*title, row["dtype"], f"{row['threads']} threads"])
 
 
 def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
     """The promised ratios that these rows hold: name, bound, value, value with ``torch.mm`` only."""
-    found = []
+    found: list[tuple[str, str, float, float | None]] = []
 
-    def of(variant: str, which: str = "forward + backward", **wanted: Any) -> Row | None:
+    def of(variant: str | None, which: str = "forward + backward", **wanted: Any) -> Row | None:
         wanted = {"variant": variant, "pass": which, "dtype": "float32", **wanted}
         return next((r for r in rows if all(r.get(k) == v for k, v in wanted.items())), None)
 
     def faster(name: str, bound: float, base: str, ours: str, mm: str | None, **wanted: Any) -> None:
-        slow, fast = of(base, **wanted), of(ours, **wanted)
-        by_mm = None if mm is None else of(mm, **wanted)
+        slow, fast, by_mm = of(base, **wanted), of(ours, **wanted), of(mm, **wanted)
         if slow is not None and fast is not None:
             ratio = None if by_mm is None else slow["ms"] / by_mm["ms"]
             found.append((name, f"at least {bound}", slow["ms"] / fast["ms"], ratio))
 
-    case = {"section": "stage", "nodes": 14, "channels": 512, "frames": 64, "topology": "grid"}
+    case: Row = {"section": "stage", "nodes": 14, "channels": 512, "frames": 64, "topology": "grid"}
     faster("14 nodes, D = 512: all pairs", 3.6, ALL_PAIRS, OURS, OURS_MM, **case)
     faster("14 nodes, D = 512: textbook", 2, TEXTBOOK, OURS, OURS_MM, **case)
     for which, bound in (("forward", 0.82), ("forward + backward", 0.78)):
@@ -122,9 +123,9 @@ def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
     if slow is not None and fast is not None:
         share = fast["peak_mib"] / slow["peak_mib"]
         found.append(("peak memory: textbook", "at most 0.5", share, None))
-    case = {"section": "stage", "nodes": 14, "channels": 64, "frames": 640, "topology": "grid"}
+    case |= {"channels": 64, "frames": 640}
     faster("14 nodes, D = 64: textbook", 2.5, TEXTBOOK, OURS, OURS_MM, **case)
-    case = {"section": "stage", "nodes": 85, "channels": 256, "frames": 16, "topology": "grid"}
+    case |= {"nodes": 85, "channels": 256, "frames": 16}
     faster("85 nodes, D = 256: all pairs", 18, ALL_PAIRS, OURS, OURS_MM, **case)
     faster("85 nodes, D = 256: textbook", 2.2, TEXTBOOK, OURS, OURS_MM, **case)
     faster("whole RSTG: published loop", 3, LOOP, WHOLE, None, section="whole", batch=4)
@@ -139,38 +140,25 @@ def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
 
 def plots(rows: list[Row], folder: Path) -> None:
     """Cost against nodes, density, frames and threads, share of the rate against width."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    def draw(
-        name: str, section: str, x: Callable[[Row], float], y: str, labels: tuple[str, str], log: bool,
-        only: Callable[[Row], bool] = lambda row: True,
-    ) -> None:  # fmt: skip
+    for name, section, x, words, y, log in _PLOTS:
         chosen = [r for r in rows if r["section"] == section and r["pass"] == "forward + backward"]
-        chosen = [r for r in chosen if r.get(y) is not None and only(r)]
+        if section == "stage":
+            chosen = [r for r in chosen if (r["topology"], r["nodes"], r["frames"]) == ("grid", 14, 64)]
+        if section == "density":
+            chosen = [{**r, "density": float(r["topology"].split()[1])} for r in chosen]
+        chosen = [r for r in chosen if r.get(y) is not None]
         if not chosen:
-            return
+            continue
         figure = Figure(figsize=(6, 4), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots()
         for variant in dict.fromkeys(r["variant"] for r in chosen):
-            points = sorted((x(r), r[y]) for r in chosen if r["variant"] == variant)
+            points = sorted((r[x], r[y]) for r in chosen if r["variant"] == variant)
             axes.plot(*zip(*points), marker="o", label=variant)
         if log:
             axes.set(xscale="log", yscale="log")
-        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.set(xlabel=words, ylabel=_WORDS[y])
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
         figure.savefig(folder / name, dpi=120)
-
-    ms = "forward + backward, ms"
-    draw("nodes.png", "scaling", lambda r: r["nodes"], "ms", ("nodes", ms), True)
-    density = lambda r: float(r["topology"].split()[1])  # noqa: E731
-    draw("density.png", "density", density, "ms", ("density", ms), False)
-    draw("frames.png", "frames", lambda r: r["frames"], "ms", ("frames", ms), True)
-    draw("threads.png", "threads", lambda r: r["threads"], "ms", ("threads", ms), False)
-    share = ("channels (14 nodes, 64 frames)", "share of torch.mm's rate")
-    draw(
-        "share.png", "stage", lambda r: r["channels"], "share_of_mm", share, False,
-        lambda r: r["topology"] == "grid" and r["nodes"] == 14 and r["frames"] == 64,
-    )  # fmt: skip

@@ -7,11 +7,13 @@ import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from types import ModuleType
+from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch_geometric.nn import GATv2Conv, TransformerConv
 
 from rstg_pyg import RSTG, DenseRSTGConv, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.backbones import SimpleConv, i3d_resnet50
@@ -25,6 +27,7 @@ from rstg_pyg.train.benchmarking.measuring import CPU
 ALL_PAIRS, TEXTBOOK = "all pairs, concatenated", "textbook MessagePassing"
 OURS, OURS_MM = "RSTGConv, static", "RSTGConv, one function, products by mm"
 LOOP, WHOLE = "published: loop over frames, all pairs", "RSTG"
+_OTHER = "(another function)"
 
 #: Largest tensor of pairs that the dense forms may build, in numbers (1 GiB of float32).
 MOST_PAIRS = 2**28
@@ -36,14 +39,13 @@ class Variant:
 
     name: str
     forward: Callable[[Tensor], Tensor]  # from and to the layout of the case
-    parameters: list[torch.nn.Parameter]
+    module: torch.nn.Module  # whose parameters have gradients
     same: bool = True  # whether it computes the same function
     context: Callable[[], AbstractContextManager] = nullcontext  # around forward and backward
 
 
-def _block_diagonal(edge_index: Tensor, nodes: int, copies: int) -> Tensor:
-    shift = nodes * torch.arange(copies, device=edge_index.device)
-    return (edge_index.unsqueeze(1) + shift.view(1, -1, 1)).flatten(1)
+#: Products by ``torch.mm``: tells what the blocks do from what oneDNN does.
+_mm = partial(torch.backends.mkldnn.flags, enabled=False)
 
 
 def stage_variants(
@@ -55,58 +57,59 @@ def stage_variants(
     torch.manual_seed(0)
     edge_index, nodes = case.graph()
     edge_index = edge_index.to(device)
-    kind = getattr(torch, case.dtype)
-    scale = case.channels**-0.5
-    conv = RSTGConv(case.channels, case.channels, attention_scale=scale).to(device, kind)
-    x = torch.randn(case.frames, nodes, case.channels).to(device, kind)
-    batch = _block_diagonal(edge_index, nodes, case.frames)
-    dense = DenseRSTGConv(case.channels, case.channels, attention_scale=scale).to(device, kind)
+    kind, width, scale = getattr(torch, case.dtype), case.channels, case.channels**-0.5
+    conv = RSTGConv(width, width, attention_scale=scale).to(device, kind)
+    x = torch.randn(case.frames, nodes, width).to(device, kind)
+    shift = nodes * torch.arange(case.frames, device=device)
+    batch = (edge_index.unsqueeze(1) + shift.view(1, -1, 1)).flatten(1)  # block-diagonal
+    dense = DenseRSTGConv(width, width, attention_scale=scale).to(device, kind)
     dense.load_state_dict(conv.state_dict())
     adjacency = torch.zeros(nodes, nodes, device=device)
     adjacency[edge_index[1], edge_index[0]] = 1.0
-
-    def flat(module: Callable) -> Callable[[Tensor], Tensor]:
-        return lambda x: module(x.flatten(0, 1), batch).view(x.shape)
-
     # The baselines have no factor on the logits: it goes into their queries.
-    own = RSTGConv(case.channels, case.channels).to(device, kind)
+    own: Any = RSTGConv(width, width).to(device, kind)
     own.load_state_dict(conv.state_dict())
     with torch.no_grad():
         own.attend.lin_query.weight.mul_(scale)
         own.attend.lin_query.bias.mul_(scale)
 
+    def flat(module: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: module(x.flatten(0, 1), batch).view(x.shape)
+
     def static(x: Tensor) -> Tensor:
         return conv(x, edge_index)
 
+    def masked(x: Tensor) -> Tensor:
+        return dense(x, adjacency)
+
     found = []
-
-    def add(name: str, forward: Callable, module: torch.nn.Module, **kwargs) -> None:
-        found.append(Variant(name, forward, list(module.parameters()), **kwargs))
-
-    if case.frames * nodes * nodes * 2 * case.channels <= MOST_PAIRS:
+    if case.frames * nodes * nodes * 2 * width <= MOST_PAIRS:
         pairs = baselines.AllPairs(own, edge_index, nodes)
-        add(ALL_PAIRS, pairs, pairs)
-        add("dense twin, split first layer, plain", lambda x: dense(x, adjacency), dense,
-            context=plain_paths)  # fmt: skip
-        add("dense twin, split first layer", lambda x: dense(x, adjacency), dense)
+        found += [
+            Variant(ALL_PAIRS, pairs, pairs),
+            Variant("dense twin, split first layer, plain", masked, dense, context=plain_paths),
+            Variant("dense twin, split first layer", masked, dense),
+        ]
     textbook = baselines.Textbook(own)
-    add(TEXTBOOK, flat(textbook), textbook)
+    found.append(Variant(TEXTBOOK, flat(textbook), textbook))
     if importlib.util.find_spec("torch_scatter") is not None:
         scatter = baselines.TextbookScatter(own)
-        add("textbook with torch-scatter", flat(scatter), scatter)
-    add("RSTGConv, plain path", static, conv, context=plain_paths)
+        found.append(Variant("textbook with torch-scatter", flat(scatter), scatter))
+    found.append(Variant("RSTGConv, plain path", static, conv, context=plain_paths))
     if device.type == "cpu":
-        add(OURS_MM, static, conv, context=_mm)
-    add("RSTGConv, block-diagonal batch", flat(conv), conv)
-    add(OURS, static, conv)
+        found.append(Variant(OURS_MM, static, conv, context=_mm))
+    found.append(Variant("RSTGConv, block-diagonal batch", flat(conv), conv))
+    found.append(Variant(OURS, static, conv))
     if compiled:
-        add("RSTGConv, torch.compile", torch.compile(static, fullgraph=True), conv)
+        found.append(
+            Variant("RSTGConv, torch.compile", torch.compile(static, fullgraph=True), conv)
+        )
         if device.type == "cuda":
             captured = torch.compile(static, fullgraph=True, mode="reduce-overhead")
-            add("RSTGConv, torch.compile, captured", captured, conv)
-    for name in ("GATv2Conv", "TransformerConv"):
-        other = baselines.per_frame(name, case.channels).to(device, kind)
-        add(f"{name} per frame (another function)", flat(other), other, same=False)
+            found.append(Variant("RSTGConv, torch.compile, captured", captured, conv))
+    for layer in (GATv2Conv, TransformerConv):
+        other = layer(width, width).to(device, kind)
+        found.append(Variant(f"{layer.__name__} per frame {_OTHER}", flat(other), other, same=False))
     return x, found
 
 
@@ -115,29 +118,17 @@ def switch_variants(case: Case, device: torch.device = CPU) -> tuple[Tensor, lis
     x, found = stage_variants(case, device=device)
     textbook = next(v for v in found if v.name == TEXTBOOK)
     ours = next(v for v in found if v.name == OURS)
-
-    def changed(name: str, context: Callable[[], AbstractContextManager]) -> Variant:
-        return replace(ours, name=name, context=context)
-
-    def constant(module: ModuleType, name: str, value: int) -> Callable[[], AbstractContextManager]:
-        return lambda: patch.object(module, name, value)
-
-    return x, [
-        textbook,
-        changed("plain path: first send layer per node", plain_paths),
-        ours,
-        changed("blocks of 2,048 rows", constant(messages, "BLOCK_ROWS", 2048)),
-        changed("one block", constant(messages, "BLOCK_ROWS", 2**40)),
-        changed("logits edge by edge", constant(messages, "PAIRS_PER_EDGE", 0)),
-        changed("products by torch.mm", _mm),
-        changed("gradients of narrow weights by oneDNN, too", constant(linear, "LONG", 2**40)),
-        changed("fast path for small graphs, too", constant(space, "LEAST_WORK", 0)),
-    ]
-
-
-def _mm() -> AbstractContextManager:
-    """Products by ``torch.mm``: tells what the blocks do from what oneDNN does."""
-    return torch.backends.mkldnn.flags(enabled=False)
+    changes: dict[str, Callable[[], AbstractContextManager]] = {
+        "plain path: first send layer per node": plain_paths,
+        OURS: nullcontext,
+        "blocks of 2,048 rows": partial(patch.object, messages, "BLOCK_ROWS", 2048),
+        "one block": partial(patch.object, messages, "BLOCK_ROWS", 2**40),
+        "logits edge by edge": partial(patch.object, messages, "PAIRS_PER_EDGE", 0),
+        "products by torch.mm": _mm,
+        "gradients of narrow weights by oneDNN, too": partial(patch.object, linear, "LONG", 2**40),
+        "fast path for small graphs, too": partial(patch.object, space, "LEAST_WORK", 0),
+    }
+    return x, [textbook, *(replace(ours, name=n, context=c) for n, c in changes.items())]
 
 
 def whole_variants(
@@ -148,33 +139,38 @@ def whole_variants(
         torch.compiler.reset()
     torch.manual_seed(0)
     edge_index, nodes = case.graph()
-    edge_index = edge_index.to(device)
-    model = RSTG(case.channels, case.channels).to(device)
-    x = torch.randn(case.batch, case.frames, nodes, case.channels).to(device)
+    edge_index, width = edge_index.to(device), case.channels
+    model = RSTG(width, width).to(device)
+    x = torch.randn(case.batch, case.frames, nodes, width).to(device)
     published = baselines.FrameByFrame(model, edge_index, nodes).to(device)
-    loop = baselines.GraphLSTM(case.channels).to(device)
-    attention = baselines.SpaceTimeAttention(case.channels).to(device)
 
     def run(x: Tensor) -> Tensor:
         return model(x, edge_index)
 
-    found = []
-
-    def add(name: str, forward: Callable, module: torch.nn.Module, **kwargs) -> None:
-        found.append(Variant(name, forward, list(module.parameters()), **kwargs))
-
-    add(LOOP, published, published)
-    add("RSTG, plain path", run, model, context=plain_paths)
-    add(WHOLE, run, model)
+    found = [
+        Variant(LOOP, published, published),
+        Variant("RSTG, plain path", run, model, context=plain_paths),
+        Variant(WHOLE, run, model),
+    ]
     if compiled:
-        add("RSTG, torch.compile", torch.compile(run), model)  # leaves the LSTM as it is
+        found.append(Variant("RSTG, torch.compile", torch.compile(run), model))  # not the LSTM
         if device.type == "cuda":
             sample = (x.clone().requires_grad_(), edge_index)
-            graph = torch.cuda.make_graphed_callables(copy.deepcopy(model), sample)
-            add("RSTG, CUDA graph", lambda x: graph(x, edge_index), graph)
-    other = "(another function)"
-    add(f"GConvLSTM-style loop {other}", lambda x: loop(x, edge_index), loop, same=False)
-    add(f"space-time attention layer {other}", attention, attention, same=False)
+            graph: Any = torch.cuda.make_graphed_callables(copy.deepcopy(model), sample)
+            found.append(Variant("RSTG, CUDA graph", lambda x: graph(x, edge_index), graph))
+    loop = baselines.GraphLSTM(width).to(device)
+    found.append(
+        Variant(f"GConvLSTM-style loop {_OTHER}", lambda x: loop(x, edge_index), loop, same=False)
+    )
+    layer = torch.nn.TransformerEncoderLayer(
+        width, 8, 4 * width, dropout=0.0, activation="gelu", batch_first=True
+    ).to(device)
+    found.append(
+        Variant(
+            f"space-time attention layer {_OTHER}", lambda x: layer(x.flatten(1, 2)).view(x.shape),
+            layer, same=False,
+        )
+    )  # fmt: skip
     return x, found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -28,37 +27,40 @@ def draw_clips(clips: Sequence[Tensor], captions: Sequence[str], kind: str) -> C
     """
     frames = [_frames(clip) for clip in clips]
     if kind == ".png":
-        rows = [_row(row, caption) for row, caption in zip(frames, captions)]
-        return lambda path: _stack(rows).save(path, format="PNG")
-    count = len(frames[0])
-    columns = min(len(frames), 3)
-    pages = []
-    for t in range(count):
-        tiles = [_row([clip[t]], caption) for clip, caption in zip(frames, captions)]
-        width, height = tiles[0].size
-        page = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
-        for i, tile in enumerate(tiles):
-            page.paste(tile, (i % columns * width, i // columns * height))
-        pages.append(page)
+        return save_pages([_sheet([_strip(*pair) for pair in zip(frames, captions)], 1)])
+    pages = [
+        _sheet([_strip([clip[t]], caption) for clip, caption in zip(frames, captions)], 3)
+        for t in range(len(frames[0]))
+    ]
+    return save_pages(pages, _MILLISECONDS)
+
+
+def save_pages(
+    pages: Sequence[Image.Image], milliseconds: int | None = None, last: int = 0
+) -> Callable[[Path], None]:
+    """A function that writes the first page as PNG, or all of them as an endless GIF.
+
+    Args:
+        pages: The pictures.
+        milliseconds: How long each is shown. (default: no GIF)
+        last: How much longer the last one is.
+    """
+    if milliseconds is None:
+        return lambda path: pages[0].save(path, format="PNG")
+    times = [milliseconds] * (len(pages) - 1) + [milliseconds + last]
     return lambda path: pages[0].save(
-        path,
-        format="GIF",
-        save_all=True,
-        append_images=pages[1:],
-        duration=_MILLISECONDS,
-        loop=0,
+        path, format="GIF", save_all=True, append_images=pages[1:], duration=times, loop=0
     )
 
 
 def _frames(clip: Tensor) -> list[Image.Image]:
-    pixels = clip.permute(1, 2, 3, 0).cpu().numpy()  # [T, H, W, C]
-    if pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, axis=-1)
+    pixels = clip.permute(1, 2, 3, 0).expand(-1, -1, -1, 3).cpu().numpy()  # [T, H, W, 3]
     size = (pixels.shape[2] * _SCALE, pixels.shape[1] * _SCALE)
-    return [Image.fromarray(frame).resize(size, Image.NEAREST) for frame in pixels]
+    return [Image.fromarray(frame).resize(size, Image.Resampling.NEAREST) for frame in pixels]
 
 
-def _row(frames: Sequence[Image.Image], caption: str) -> Image.Image:
+def _strip(frames: Sequence[Image.Image], caption: str) -> Image.Image:
+    """Frames beside each other, with the caption below."""
     width, height = frames[0].size
     out = Image.new("RGB", (_GAP + len(frames) * (width + _GAP), height + _GAP + _TEXT), "white")
     for i, frame in enumerate(frames):
@@ -67,10 +69,10 @@ def _row(frames: Sequence[Image.Image], caption: str) -> Image.Image:
     return out
 
 
-def _stack(rows: Sequence[Image.Image]) -> Image.Image:
-    out = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    y = 0
-    for row in rows:
-        out.paste(row, (0, y))
-        y += row.height
+def _sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Tiles of one size in rows of at most so many."""
+    (width, height), columns = tiles[0].size, min(len(tiles), columns)
+    out = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    for i, tile in enumerate(tiles):
+        out.paste(tile, (i % columns * width, i // columns * height))
     return out

@@ -6,17 +6,33 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
 from torch import Tensor
 
 from rstg_pyg import HomogeneousRSTG, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.graphs import multiscale_grid, relative_attention
-from rstg_pyg.graphs.plot import TIMES
-from rstg_pyg.train.drawing.pages import Page, Tile, animation, tile_side
+from rstg_pyg.graphs.plot import COLORS, LISTENS, SENDS, TIMES, TINT, plot_attention, show_picture
+from rstg_pyg.train.drawing.clips import save_pages
 from rstg_pyg.train.errors import UserError
 
 _COLUMNS = 8  # frames beside each other on a sheet
+_LEAST_SIDE = 224  # pixels; smaller frames are enlarged
+_LEAST_WIDTH = 640  # for the legend
+_TOP, _BOTTOM, _LEFT, _GAP = 66, 62, 30, 24  # pixels: title, legend, names of the rows, between frames
+_DPI = 100
+_INK, _FAINT = "#1a1a1a", "#6b6b6b"
+_SECONDS = 3.2  # of an animation
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,9 @@ class Attention:
 
 def graphs(model: VideoClassifier) -> dict[str, RSTGBlock]:
     """The graphs of a network by their places, in the order in which they run."""
-    names = [
-        model.block_after[stage] for stage in model.backbone.channels if stage in model.block_after
-    ]
-    found = {name: model.blocks[name] for name in names}
+    backbone: Any = model.backbone
+    names = [model.block_after[stage] for stage in backbone.channels if stage in model.block_after]
+    found: dict[str, Any] = {name: model.blocks[name] for name in names}
     return {**found, "head": model.head} if isinstance(model.head, RSTGBlock) else found
 
 
@@ -163,41 +178,98 @@ def overlay(
     """
     if kind not in (".png", ".gif"):
         raise UserError(f"--overlay: expected a name that ends in .png or .gif (got '{kind}')")
-    count = frames.size(1)
-    steps = [t * len(attention.alpha) // count for t in range(count)]
+    count, scales = frames.size(1), len(attention.scales)
     relative = attention.relative()
     most = max(2, math.ceil(float(relative.max())))
-    below = f"attention at {attention.place}, mean of {attention.rounds} rounds"
-    names = [*map(_scale_name, attention.scales)]
+    subtitle = f"attention at {attention.place}, mean of {attention.rounds} rounds"
+    names = ["clip", *map(_scale_name, attention.scales)]
 
-    def column(t: int) -> list[Tile]:
+    def draw(axes: np.ndarray, t: int) -> None:
         """A frame, and the same with each scale drawn on it."""
         picture = frames[:, t].permute(1, 2, 0)
-        alpha = attention.alpha[steps[t]]
-        return [Tile(picture), *(Tile(picture, attention, alpha, k) for k in range(len(names)))]
+        show_picture(axes[0], picture)
+        alpha = attention.alpha[t * len(attention.alpha) // count]
+        for k in range(scales):
+            plot_attention(attention, alpha, picture, axes[1 + k], scale=k, most=most)
 
-    side = tile_side(frames)
     if kind == ".gif":
         pages = []
         for t in range(count):
-            page = Page(side, 1, 1, 1 + len(names), title, f"{below}; {captions[t]}", most)
-            page.add_labels(["clip", *names], above=True)
-            for i, tile in enumerate(column(t)):
-                page.add(tile, 0, i)
-            page.add_progress((t + 1) / count)
-            pages.append(page)
-        return animation(pages)
+            figure, axes = _page(frames, 1, 1 + scales, title, f"{subtitle}; {captions[t]}", most)
+            draw(axes[0], t)
+            for ax, name in zip(axes[0], names):
+                ax.set_title(name, fontsize=9, color=_INK, pad=4)
+            pages.append(_dithered(_render(figure)))
+        step = int(min(400, max(80, 1000 * _SECONDS / count)))
+        return save_pages(pages, step, last=800)
     columns = min(count, _COLUMNS)
     bands = -(-count // columns)
-    page = Page(side, bands, 1 + len(names), columns, title, below, most)
-    page.add_labels(["clip", *names] * bands, above=False)
+    figure, axes = _page(frames, bands * (1 + scales), columns, title, subtitle, most)
+    for ax in axes.flat:
+        ax.set_axis_off()
     for t in range(count):
         band, left = divmod(t, columns)
-        for i, tile in enumerate(column(t)):
-            page.add(tile, band * (1 + len(names)) + i, left, captions[t] if i == 0 else "")
-    return page.save
+        column = axes[band * (1 + scales) : (band + 1) * (1 + scales), left]
+        draw(column, t)
+        column[0].set_title(captions[t], fontsize=8, color=_FAINT, pad=4)
+    for ax, name in zip(axes[:, 0], names * bands):
+        ax.text(-0.03, 0.5, name, fontsize=9, rotation=90, ha="right", va="center",
+                transform=ax.transAxes)  # fmt: skip
+    return save_pages([_render(figure)])
 
 
 def _scale_name(scale: tuple[int, int]) -> str:
     rows, columns = scale
     return "whole frame" if rows == columns == 1 else f"{rows} {TIMES} {columns}"
+
+
+def _page(
+    frames: Tensor, rows: int, columns: int, title: str, subtitle: str, most: float
+) -> tuple[Figure, np.ndarray]:
+    """A figure with axes ``[rows, columns]`` for frames, a title, and what colors and arrows mean."""
+    height, width = frames.shape[-2:]
+    factor = max(1, -(-_LEAST_SIDE // max(height, width)))  # enlarged by a whole number
+    height, width = height * factor, width * factor
+    whole = max(2 * _LEFT + columns * (width + _GAP) - _GAP, _LEAST_WIDTH)
+    edge = (whole - columns * (width + _GAP) + _GAP) / 2
+    tall = _TOP + rows * (height + _GAP) + _BOTTOM
+    figure = Figure((whole / _DPI, tall / _DPI), dpi=_DPI, facecolor="white")
+    axes = figure.subplots(
+        rows, columns, squeeze=False,
+        gridspec_kw={
+            "left": edge / whole, "right": 1 - edge / whole, "wspace": _GAP / width,
+            "top": 1 - (_TOP + _GAP) / tall, "bottom": _BOTTOM / tall, "hspace": _GAP / height,
+        },
+    )  # fmt: skip
+    size = min(12.5, 1.2 * whole / max(len(title), 1))  # long names get a smaller font
+    figure.text(0.5, 1 - 22 / tall, title, fontsize=size, weight="bold", ha="center", va="center")
+    figure.text(0.5, 1 - 46 / tall, subtitle, fontsize=8.5, color=_FAINT, ha="center", va="center")
+    # Regions are as bright as on a gray picture.
+    tinted = (1 - TINT) * 0.45 + TINT * matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
+    bar = figure.add_axes(((whole / 2 - 305) / whole, 36 / tall, 180 / whole, 11 / tall))
+    colors = ScalarMappable(Normalize(0, most), ListedColormap(tinted))
+    figure.colorbar(colors, bar, orientation="horizontal", ticks=[0, 1, most], format=f"%g{TIMES}")
+    bar.tick_params(labelsize=8, length=0)
+    bar.set_xlabel(f"attention received (1{TIMES}: an even share)", fontsize=8, labelpad=1)
+    outline = [Stroke(linewidth=3.6, foreground=_INK), Normal()]
+    words = ("outlined region \N{RIGHTWARDS ARROW} those that listen to it most",
+             "those that it listens to most \N{RIGHTWARDS ARROW} outlined region")  # fmt: skip
+    arrows = [
+        Line2D([], [], color=color, linewidth=2, path_effects=outline) for color in (SENDS, LISTENS)
+    ]
+    figure.legend(
+        arrows, words, loc="center left", bbox_to_anchor=(0.5 - 60 / whole, 32 / tall), frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+    return figure, axes
+
+
+def _render(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _dithered(image: Image.Image) -> Image.Image:
+    """An image in 256 colors of its own."""
+    return image.quantize(palette=image.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)

@@ -8,18 +8,18 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rstg_pyg.train.config import Config, to_dict
+from rstg_pyg.train.config import to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically, write_text
-from rstg_pyg.train.report import read_run
-from rstg_pyg.train.reproducing.many_runs import experiment_differences
-from rstg_pyg.train.reproducing.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.paper.many_runs import experiment_differences
+from rstg_pyg.train.paper.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.report import Run, read_run
 
 NOT_MEASURED = "not measured"
 _PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}
@@ -29,22 +29,15 @@ _COLORS = {"here": "#c8553d", "paper": "#4a6d8c"}
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of a row with one number of digits, which differ in their seeds only.
-
-    Attributes:
-        row: The row.
-        digits: Digits of a video.
-        runs: What :func:`rstg_pyg.train.report.read_run` gives, by seed.
-    """
+    """The runs of a row with one number of digits, which differ in their seeds only."""
 
     row: Row
-    digits: int
-    runs: tuple[dict[str, Any], ...]
+    runs: list[Run]
 
     @property
     def values(self) -> list[float]:
         """Top-1 of every run, in percent."""
-        return [100 * run["top1"] for run in self.runs]
+        return [100 * run.top1 for run in self.runs]
 
     @property
     def mean(self) -> float:
@@ -56,13 +49,31 @@ class Cell:
         """Standard deviation over the seeds, if there are several."""
         return statistics.stdev(self.values) if len(self.runs) > 1 else None
 
+    @property
+    def seconds(self) -> float:
+        """Mean time of a run."""
+        return statistics.fmean(run.seconds for run in self.runs)
+
     def text(self) -> str:
         """``94.1``, or ``94.1 ± 0.6 (2 seeds)``."""
         if self.spread is None:
             return f"{self.mean:.1f}"
         return f"{self.mean:.1f} ± {self.spread:.1f} ({len(self.runs)} seeds)"
 
+    def standard_error(self, spread: float | None) -> float:
+        r"""Of the mean, in points: that of :math:`n` test videos, and that of the seeds.
 
+        .. math:: \sqrt{p (1 - p) / n + s^2 / k}
+
+        with :math:`s` the standard deviation over seeds, pooled over the table, and :math:`k` seeds.
+        (All seeds see the same test videos.)
+        """
+        share = self.mean / 100
+        squared = 1e4 * share * (1 - share) / self.runs[0].num_videos
+        return math.sqrt(squared + (0.0 if spread is None else spread**2 / len(self.runs)))
+
+
+#: By name of the row and number of digits.
 Cells = dict[tuple[str, int], Cell]
 
 
@@ -72,30 +83,30 @@ def run_folder(out: Path, digits: int, row: Row, seed: int) -> Path:
 
 
 def read_cells(out: Path) -> Cells:
-    """The cells that have results, by name of the row and number of digits.
+    """The cells that have results.
 
     Raises:
         UserError: If a file is damaged, or runs of a cell differ in more than the seed.
     """
     cells = {}
-    for digits in DIGITS:
-        for row in [*ROWS.values(), *ABLATIONS.values()]:
-            files = sorted(run_folder(out, digits, row, 0).parent.glob("seed*/results.json"))
-            runs = sorted((read_run(path.parent) for path in files), key=lambda run: run["seed"])
-            for run in runs[1:]:
-                changed = experiment_differences(*(_experiment(r) for r in (runs[0], run)))
-                if changed:
-                    raise UserError(
-                        f"{files[0].parent.parent}: the runs of a row must differ in the seed only; "
-                        f"they differ in {', '.join(changed[:3])}"
-                    )
-            if runs:
-                cells[row.name, digits] = Cell(row, digits, tuple(runs))
+    for digits, row in product(DIGITS, [*ROWS.values(), *ABLATIONS.values()]):
+        folder = run_folder(out, digits, row, 0).parent
+        runs = [read_run(path.parent) for path in sorted(folder.glob("seed*/results.json"))]
+        runs.sort(key=lambda run: run.seed)
+        for run in runs[1:]:
+            changed = experiment_differences(*(_experiment(r) for r in (runs[0], run)))
+            if changed:
+                raise UserError(
+                    f"{folder}: the runs of a row must differ in the seed only; they differ in "
+                    f"{', '.join(changed[:3])}"
+                )
+        if runs:
+            cells[row.name, digits] = Cell(row, runs)
     return cells
 
 
-def _experiment(run: dict[str, Any]) -> dict[str, Any]:
-    return to_dict(run["config"]) | {"seed": 0, "digits": run.get("data"), "steps": run["steps"]}
+def _experiment(run: Run) -> dict[str, Any]:
+    return to_dict(run.config) | {"seed": 0, "digits": run.data, "steps": run.steps}
 
 
 def write_table(out: Path, size: str) -> str:
@@ -108,7 +119,7 @@ def write_table(out: Path, size: str) -> str:
     text = markdown(cells, size)
     write_text(out / "table.csv", as_csv(cells))
     figure = draw(cells, size)
-    write_atomically(out / "table.png", lambda p: FigureCanvasAgg(figure).print_png(str(p)))
+    write_atomically(out / "table.png", lambda path: figure.savefig(path, format="png"))
     write_text(out / "table.md", text)
     return text
 
@@ -125,23 +136,20 @@ def markdown(cells: Cells, size: str) -> str:
         f"|---|{'---:|' * (len(head) + 1)}---|",
     ]
     for row in ROWS.values():
-        texts = [row.title]
+        texts, mine = [row.title], []
         for digits in DIGITS:
             cell = cells.get((row.name, digits))
-            paper = row.paper.get(digits)
-            texts += ["-" if paper is None else f"{paper:.1f}"]
+            mine += [] if cell is None else [cell]
+            texts += [f"{row.paper[digits]:.1f}" if digits in row.paper else "-"]
             texts += [NOT_MEASURED if cell is None else cell.text()]
-        mine = [cells[row.name, digits] for digits in DIGITS if (row.name, digits) in cells]
-        counts = dict.fromkeys(f"{cell.runs[0]['parameters']:,}" for cell in mine)
-        minutes = [statistics.fmean(r["seconds"] / 60 for r in cell.runs) for cell in mine]
-        texts += [" / ".join(counts), " / ".join(f"{m:.1f}" for m in minutes), row.what]
-        lines.append(f"| {' | '.join(texts)} |")
+        counts = dict.fromkeys(f"{cell.runs[0].parameters:,}" for cell in mine)
+        minutes = " / ".join(f"{cell.seconds / 60:.1f}" for cell in mine)
+        lines.append(f"| {' | '.join([*texts, ' / '.join(counts), minutes, row.what])} |")
     lines += ["", "Top-1 in percent, ± standard deviation over seeds.", *_comparable(cells), ""]
     for digits in DIGITS:
         found = order(cells, digits)
-        lines += [f"## The order, {digits} digits", "", *(f"- {line}" for line in found), ""] * bool(
-            found
-        )
+        if found:
+            lines += [f"## The order, {digits} digits", "", *(f"- {line}" for line in found), ""]
         lines += ablation(cells, digits)
     return "\n".join([*lines, *_measured(cells)]).rstrip() + "\n"
 
@@ -149,7 +157,7 @@ def markdown(cells: Cells, size: str) -> str:
 def _comparable(cells: Cells) -> list[str]:
     """Says so if the videos are not the paper's."""
     for cell in cells.values():
-        data = cell.runs[0]["config"].data
+        data = cell.runs[0].config.data
         changed = [
             f"{k}={getattr(data, k)}" for k, v in _PAPERS_VIDEOS.items() if getattr(data, k) != v
         ]
@@ -161,26 +169,11 @@ def _comparable(cells: Cells) -> list[str]:
     return []
 
 
-def standard_error(cell: Cell, spread: float | None) -> float:
-    r"""Of a cell's mean, in points: that of :math:`n` test videos, and that of the seeds.
-
-    .. math:: \sqrt{p (1 - p) / n + s^2 / k}
-
-    with :math:`s` the standard deviation over seeds, pooled over the table, and :math:`k` seeds. (All
-    seeds see the same test videos.)
-    """
-    share, videos = cell.mean / 100, cell.runs[0]["num_videos"]
-    squared = 1e4 * share * (1 - share) / videos
-    return math.sqrt(squared + (0.0 if spread is None else spread**2 / len(cell.runs)))
-
-
 def pooled_spread(cells: Sequence[Cell]) -> float | None:
     """The standard deviation over seeds, pooled over the cells with several."""
-    several = [cell for cell in cells if len(cell.runs) > 1]
-    freedom = sum(len(cell.runs) - 1 for cell in several)
-    if not freedom:
-        return None
-    return math.sqrt(sum((len(c.runs) - 1) * statistics.variance(c.values) for c in several) / freedom)
+    squares = [statistics.variance(c.values) * (len(c.runs) - 1) for c in cells if len(c.runs) > 1]
+    freedom = sum(len(cell.runs) - 1 for cell in cells)
+    return math.sqrt(sum(squares) / freedom) if freedom else None
 
 
 def order(cells: Cells, digits: int) -> list[str]:
@@ -199,7 +192,7 @@ def order(cells: Cells, digits: int) -> list[str]:
     lines = []
     for low, high in pairs:
         difference = high.mean - low.mean
-        error = math.hypot(standard_error(low, spread), standard_error(high, spread))
+        error = math.hypot(low.standard_error(spread), high.standard_error(spread))
         verdict = "cannot be told" if abs(difference) <= 2 * error else "holds"
         verdict = "is the other way round" if difference < -2 * error else verdict
         lines.append(
@@ -220,18 +213,14 @@ def ablation(cells: Cells, digits: int) -> list[str]:
     lines = [f"## Ours with one change, {digits} digits", ""]
     lines += ["| change | top-1 | difference | minutes | override |", "|---|---:|---:|---:|---|"]
     if ours is not None:
-        lines.append(f"| none | {ours.text()} | | {_minutes(ours)} | |")
+        lines.append(f"| none | {ours.text()} | | {ours.seconds / 60:.1f} | |")
     for cell in found:
         difference = NOT_MEASURED if ours is None else f"{cell.mean - ours.mean:+.1f}"
         lines.append(
-            f"| {cell.row.title} | {cell.text()} | {difference} | {_minutes(cell)} | "
+            f"| {cell.row.title} | {cell.text()} | {difference} | {cell.seconds / 60:.1f} | "
             f"`{cell.row.what}` |"
         )
     return [*lines, ""]
-
-
-def _minutes(cell: Cell) -> str:
-    return f"{statistics.fmean(run['seconds'] for run in cell.runs) / 60:.1f}"
 
 
 def _measured(cells: Cells) -> list[str]:
@@ -239,19 +228,18 @@ def _measured(cells: Cells) -> list[str]:
     runs = [run for cell in cells.values() for run in cell.runs]
     if not runs:
         return [f"Nothing is measured yet: every cell is '{NOT_MEASURED}'."]
-    lines = ["## How it was measured", ""]
-    for what, values in (
-        ("test", [run["protocol"] for run in runs]),
-        ("data", [run.get("data", "unknown") for run in runs]),
-        ("training videos", [_seen(run["config"]) for run in runs]),
-        ("machine", [run["device"] for run in runs]),
-        ("torch", [str(run.get("versions", {}).get("torch", "unknown")) for run in runs]),
-    ):
-        lines.append(f"- {what}: {'; '.join(dict.fromkeys(values))}")
-    return lines
+    seen: dict[str, list[str]] = {
+        "test": [run.protocol for run in runs],
+        "data": [run.data for run in runs],
+        "training videos": [_seen(run.config) for run in runs],
+        "machine": [run.device for run in runs],
+        "torch": [str(run.versions.get("torch", "unknown")) for run in runs],
+    }
+    lines = [f"- {what}: {'; '.join(dict.fromkeys(values))}" for what, values in seen.items()]
+    return ["## How it was measured", "", *lines]
 
 
-def _seen(config: Config) -> str:
+def _seen(config: Any) -> str:
     times = f", {config.train.epochs} times" if config.train.epochs > 1 else ""
     return f"{config.data.train_videos:,}{times}"
 
@@ -261,30 +249,21 @@ def as_csv(cells: Cells) -> str:
     columns = ["row", "digits", "paper", "mean", "std", "seeds", "values", "test_videos"]
     columns += ["training_videos", "parameters", "steps", "seconds", "data", "device"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for digits in DIGITS:
-        for row in [*ROWS.values(), *ABLATIONS.values()]:
-            cell = cells.get((row.name, digits))
-            line = {"row": row.name, "digits": digits, "paper": row.paper.get(digits, "")}
-            if cell is not None:
-                first = cell.runs[0]
-                line |= {
-                    "mean": f"{cell.mean:.3f}",
-                    "std": "" if cell.spread is None else f"{cell.spread:.3f}",
-                    "seeds": " ".join(str(run["seed"]) for run in cell.runs),
-                    "values": " ".join(f"{value:.3f}" for value in cell.values),
-                    "test_videos": first["num_videos"],
-                    "training_videos": first["config"].data.train_videos * first["config"].train.epochs,
-                    "parameters": first["parameters"],
-                    "steps": first["steps"],
-                    "seconds": f"{statistics.fmean(run['seconds'] for run in cell.runs):.1f}",
-                    "data": first.get("data", ""),
-                    "device": first["device"],
-                }
-            elif row.name not in ROWS:
-                continue
-            writer.writerow(line)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for digits, row in product(DIGITS, [*ROWS.values(), *ABLATIONS.values()]):
+        cell = cells.get((row.name, digits))
+        line: list[Any] = [row.name, digits, row.paper.get(digits, "")]
+        if cell is not None:
+            first = cell.runs[0]
+            line += [f"{cell.mean:.3f}", "" if cell.spread is None else f"{cell.spread:.3f}"]
+            line += [" ".join(str(run.seed) for run in cell.runs)]
+            line += [" ".join(f"{value:.3f}" for value in cell.values), first.num_videos]
+            line += [first.config.data.train_videos * first.config.train.epochs, first.parameters]
+            line += [first.steps, f"{cell.seconds:.1f}", first.data, first.device]
+        elif row.name not in ROWS:
+            continue
+        writer.writerow(line + [""] * (len(columns) - len(line)))
     return text.getvalue()
 
 

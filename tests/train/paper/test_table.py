@@ -6,8 +6,8 @@ import pytest
 
 from rstg_pyg.train.config import config_hash, load_config, to_dict
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.reproducing.rows import ABLATIONS, ROWS
-from rstg_pyg.train.reproducing.table import NOT_MEASURED, order, read_cells, write_table
+from rstg_pyg.train.paper.rows import ABLATIONS, ROWS
+from rstg_pyg.train.paper.table import NOT_MEASURED, order, read_cells, write_table
 
 
 @pytest.fixture

@@ -5,34 +5,27 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
 
 from rstg_pyg.train.config import load_config, to_dict
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.reproducing.many_runs import Job, run_jobs
+from rstg_pyg.train.paper.many_runs import Job, run_jobs
 
 CFG = "syncmnist/ours.yaml"
 
 
 class Script(Job):
-    """Writes its results after running a line of Python."""
+    """Writes its results after running some lines of Python."""
 
     def command(self):
-        line = self.title if "\n" in self.title else "pass"
-        return [sys.executable, "-c", f"{line}\n{self.write()}"]
-
-    def write(self):
+        lines = self.title if "\n" in self.title else ""
         results = json.dumps({"config": to_dict(load_config(self.cfg, list(self.overrides)))})
-        return textwrap.dedent(f"""
-            import pathlib, sys
-            folder = pathlib.Path({str(self.folder)!r})
-            with open(folder.parent / "ran.txt", "a") as file:
-                file.write(folder.name + " ")
-            (folder / "results.json").write_text({results!r})
-        """)
+        write = f"(folder / 'results.json').write_text({results!r})"
+        begin = f"import pathlib\nfolder = pathlib.Path({str(self.folder)!r})\n"
+        note = "open(folder.parent / 'ran.txt', 'a').write(folder.name + ' ')\n"
+        return [sys.executable, "-c", f"{begin}{lines}\n{note}{write}"]
 
 
 def script(tmp_path, name, line=None, *overrides):
@@ -56,13 +49,11 @@ def test_runs_what_is_not_done(tmp_path, parallel):
 
 def test_two_at_once(tmp_path):
     """Each waits for the other."""
-    lines = []
-    for mine, other in ("ab", "ba"):
-        lines.append(
-            f"import pathlib, time\nopen({str(tmp_path / mine)!r} + '.here', 'w')\n"
-            f"while not pathlib.Path({str(tmp_path / other)!r} + '.here').exists(): time.sleep(0.01)\n"
-        )
-    assert run_jobs([script(tmp_path, n, line) for n, line in zip("ab", lines)], 2)
+    line = (
+        "import time\n(folder / 'here').touch()\n"
+        "while len(list(folder.parent.glob('*/here'))) < 2: time.sleep(0.01)\n"
+    )
+    assert run_jobs([script(tmp_path, name, line) for name in "ab"], 2)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):

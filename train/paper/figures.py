@@ -1,0 +1,237 @@
+"""What networks trained on SyncMNIST look at, how fast they learn, and where they fail."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rstg_pyg.train.build import build_dataset
+from rstg_pyg.train.config import Config
+from rstg_pyg.train.data.syncmnist import Videos
+from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_atomically, write_json
+from rstg_pyg.train.predictor import Predictor
+
+_BINS = 6
+_BATCH = 50
+_ATTENTION_VIDEOS = 300  # seen one by one
+_COLORS = ("#c8553d", "#4a6d8c", "#7a9e5f", "#b08a3e", "#8a6fa0", "#5b5b5b")
+
+
+def write_figures(runs: Sequence[Path], out: Path, count: int = 1000) -> dict[str, Any]:
+    """Draws ``curves.png``, ``distance.png`` and ``attention.png``, and writes ``figures.json``.
+
+    ``attention.png`` is there if the first run's network has a graph whose nodes send messages.
+
+    Returns the numbers, of so many test videos.
+
+    Raises:
+        UserError: If a folder holds no run of SyncMNIST, or a file cannot be written.
+    """
+    if count < 1:
+        raise UserError(f"--videos: expected at least 1 (got {count})")
+    numbers: dict[str, Any] = {"curves": {}, "distance": {}, "attention": None}
+    for i, run in enumerate(runs):
+        name, trained = load_run(run)
+        dataset: Any = build_dataset(trained.config, "test")
+        videos = dataset.videos(list(range(count)))
+        correct = predict(trained, videos) == videos.labels
+        numbers["curves"][name] = accuracy_by_videos(run, trained.config)
+        numbers["distance"][name] = by_distance(
+            pair_distance(videos, trained.config)[videos.synchronous], correct[videos.synchronous]
+        )
+        if i == 0:
+            first, numbers["attention"] = name, attention_over_time(trained, videos)
+    figures = {"curves": draw_curves(numbers["curves"]), "distance": draw_distance(numbers["distance"])}
+    if numbers["attention"] is not None:
+        figures["attention"] = draw_attention(numbers["attention"], first)
+    for key, figure in figures.items():
+        write_atomically(out / f"{key}.png", partial(figure.savefig, format="png"))
+    write_json(out / "figures.json", numbers)
+    return numbers
+
+
+def load_run(folder: Path) -> tuple[str, Predictor]:
+    """A run's name and its network.
+
+    Raises:
+        UserError: If there is none, or it was not trained on SyncMNIST.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: expected a run folder (it has no config.yaml)")
+    trained = Predictor.load(folder, "cpu")
+    config = trained.config
+    if config.data.dataset != "syncmnist":
+        raise UserError(f"{folder}: expected a run on SyncMNIST (its data are {config.data.dataset})")
+    parents = folder.resolve().parts[-2:]
+    name = config.name if config.name in parents else parents[-1]
+    return f"{name}, seed {config.seed}", trained
+
+
+def accuracy_by_videos(folder: Path, config: Config) -> dict[str, list[float]]:
+    """Validation accuracy by the number of videos seen, from ``metrics.csv``."""
+    try:
+        if not (folder / "metrics.csv").is_file():
+            raise ValueError("there is no such file")
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
+        if not rows:
+            raise ValueError("it has no row of a validation")
+        return {
+            "videos": [int(row["step"]) * config.train.batch_size for row in rows],
+            "top1": [float(row["top1"]) for row in rows],
+        }
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as e:
+        raise UserError(f"{folder / 'metrics.csv'}: not the metrics of a run ({e})") from e
+
+
+@torch.no_grad()
+def predict(trained: Predictor, videos: Videos) -> Tensor:
+    """The predicted class of every video, ``[B]``."""
+    batches = videos.clips.split(_BATCH)
+    return torch.cat([trained.model(trained.normalized(clips)).argmax(-1) for clips in batches])
+
+
+def pair_distance(videos: Videos, config: Config) -> Tensor:
+    """The distance of the pair, mean over the frames, as a share of the canvas' side, ``[B]``."""
+    data: Any = config.data
+    pair = videos.corners[:, :, :2].float()  # [B, T, 2, 2]
+    return (pair[:, :, 0] - pair[:, :, 1]).norm(dim=-1).mean(dim=1) / data.canvas_size
+
+
+def by_distance(distance: Tensor, correct: Tensor, bins: int = _BINS) -> list[dict[str, float]]:
+    """Accuracy, and its standard error, in bins of the distance with as many videos each as can be."""
+    out = []
+    for chosen in distance.argsort(stable=True).tensor_split(max(1, min(bins, len(distance)))):
+        if len(chosen):
+            share = float(correct[chosen].double().mean())
+            low, high, mean = (float(f(distance[chosen])) for f in (torch.min, torch.max, torch.mean))
+            error = math.sqrt(share * (1 - share) / len(chosen))
+            out.append({"low": low, "high": high, "distance": mean, "videos": len(chosen)})
+            out[-1] |= {"top1": share, "error": error}
+    return out
+
+
+def attention_over_time(trained: Predictor, videos: Videos) -> dict[str, Any] | None:
+    """Attention that regions with a digit of the pair get, and regions with another digit, by frame.
+
+    Regions are those of the finest scale, and the attention is a multiple of an even share (see
+    :meth:`~rstg_pyg.train.drawing.overlay.Attention.relative`). Regions that hold digits of both
+    kinds do not count. Synchronous videos only.
+
+    Returns:
+        ``pair``, ``others`` and ``empty``, each with ``mean`` and ``error`` (standard error) by frame;
+        ``videos``; ``rounds``. None if no node of the network's graph sends messages.
+    """
+    try:
+        find_graph(trained.model)
+    except UserError:
+        return None
+    chosen = videos.synchronous.nonzero().view(-1)[:_ATTENTION_VIDEOS].tolist()
+    if not chosen:
+        return None
+    values = []
+    for i in chosen:
+        found = attention(trained.model, trained.normalized(videos.clips[i]))
+        shares = split_attention(found, places(videos.corners[i], trained.config))
+        values.append(torch.stack(shares))
+    stacked = torch.stack(values).double()  # [videos, 3, T], NaN where nothing counts
+    number = (~stacked.isnan()).sum(0)
+    mean = stacked.nanmean(0)
+    squares = (stacked - mean).square().nansum(0) / (number - 1).clamp(min=1)
+    error = (squares / number.clamp(min=1)).sqrt()
+    out: dict[str, Any] = {"videos": len(chosen), "rounds": found.rounds}
+    for k, kind in enumerate(("pair", "others", "empty")):
+        out[kind] = {"mean": _plain(mean[k]), "error": _plain(error[k]), "counted": number[k].tolist()}
+    return out
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+def places(corners: Tensor, config: Config) -> Tensor:
+    """Where digits are on the last map of the filters, as shares of its side from 0 to 1: rows and
+    columns ``[T, D, 2]``, from those of their top-left pixels on the canvas.
+
+    Without padding, a map's first cell looks at the inside of the frame.
+    """
+    data: Any = config.data
+    backbone = config.model.backbone
+    pixels = (corners.float() + data.digit_size / 2) * (data.frame_size / data.canvas_size)
+    if backbone.kind != "simple_conv":
+        return pixels / data.frame_size
+    side, first, stride = backbone.maps(data.frame_size)[-1]
+    return (((pixels - first) / stride + 0.5) / side).clamp(0, 1)
+
+
+def split_attention(found: Attention, centers: Tensor) -> tuple[Tensor, ...]:
+    """Mean attention of the regions with the pair, with other digits, and with none: three tensors
+    ``[T]``, NaN where there is no such region. Centers are :func:`places`, the pair first.
+    """
+    cells = [rows * columns for rows, columns in found.scales]
+    nodes = (found.node_type == cells.index(max(cells))).nonzero().view(-1)
+    rows, columns = found.scales[cells.index(max(cells))]
+    heat = found.relative()[:, nodes]  # [T, rows * columns]
+    row = (centers[..., 0] * rows).long().clamp(max=rows - 1)
+    column = (centers[..., 1] * columns).long().clamp(max=columns - 1)
+    inside = torch.nn.functional.one_hot(row * columns + column, rows * columns).bool()  # [T, D, cells]
+    pair, others = inside[:, :2].any(1), inside[:, 2:].any(1)
+    kinds = (pair & ~others, others & ~pair, ~(pair | others))
+    return tuple((heat * kind).sum(1) / kind.sum(1) for kind in kinds)  # 0 / 0 is NaN
+
+
+def draw_curves(curves: dict[str, dict[str, list[float]]]) -> Figure:
+    """Validation accuracy against the number of videos seen."""
+    lines = {
+        name: (curve["videos"], [100 * x for x in curve["top1"]], None)
+        for name, curve in curves.items()
+    }
+    return _draw("training videos seen", "validation top-1, %", lines, xlim=(0, None), ylim=(0, 101))
+
+
+def draw_distance(found: dict[str, list[dict[str, float]]]) -> Figure:
+    """Accuracy against the distance of the pair."""
+    lines = {}
+    for name, bins in found.items():
+        top1, error = ([100 * b[key] for b in bins] for key in ("top1", "error"))
+        lines[name] = ([b["distance"] for b in bins], top1, error)
+    words = "distance of the pair, share of the canvas' side"
+    return _draw(words, "test top-1, %", lines, ylim=(0, 101))
+
+
+def draw_attention(found: dict[str, Any], name: str) -> Figure:
+    """Attention on the pair, on the other digits and on empty regions, by frame."""
+    words = {"pair": "the synchronous pair", "others": "other digits", "empty": "regions without digit"}
+    lines = {}
+    for kind, label in words.items():
+        mean, error = (np.array(found[kind][key], float) for key in ("mean", "error"))  # None is NaN
+        lines[label] = (range(1, len(mean) + 1), mean, error)
+    title = f"{name}; {found['videos']} test videos, mean of {found['rounds']} rounds"
+    figure = _draw("frame", "attention received, multiple of an even share", lines, title=title)
+    figure.axes[0].axhline(1, color="#bbbbbb", linewidth=0.8)
+    return figure
+
+
+def _draw(x: str, y: str, lines: dict[str, tuple[Any, Any, Any]], **settings: Any) -> Figure:
+    """Lines by name: x, y and error, if there is one."""
+    figure = Figure((6.4, 4.2), dpi=130, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=_COLORS)
+    for name, (at, values, error) in lines.items():
+        axes.errorbar(at, values, error, fmt="o-", ms=4, capsize=2, label=name)
+    axes.set(xlabel=x, ylabel=y, **settings)
+    axes.grid(color="#e8e8e8", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
