@@ -1,6 +1,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 import weakref
 
 import av
@@ -171,6 +173,12 @@ def test_the_predictor_from_python(media, tmp_path):
     assert seen.place == "head" and seen.alpha.shape == (4, seen.edge_index.size(1))
     drawn = predictor.draw_attention(video, tmp_path / "x.png", "A title", "head")
     assert torch.equal(drawn.alpha, seen.alpha) and Image.open(tmp_path / "x.png").format == "PNG"
+
+
+def test_the_predictor_needs_no_training_framework():
+    code = "import sys, rstg_pyg.train.predictor; print(*(m for m in sys.modules if 'lightning' in m))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
 
 
 def test_stream_on_the_command_line(here, tmp_path, capsys):
