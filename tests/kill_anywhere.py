@@ -49,7 +49,7 @@ CONFIG = {
 PLACES = {
     "save_checkpoint": "checkpoint",
     "write_atomically": "another file",
-    "_append": "metrics.csv",
+    "add": "metrics.csv",
     "test of run.py": "test",
     "on_validation_end": "validation",
     "_evaluation_step": "validation",

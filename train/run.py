@@ -38,7 +38,7 @@ from rstg_pyg.train.run_folder.results import device_name, environment, peak_mem
 from rstg_pyg.train.run_folder.weights import check_resumable, load_weights, read_weights
 from rstg_pyg.train.training.callbacks import Meter, StopEarly, StopOnNonFinite, StopOnSignal
 from rstg_pyg.train.training.checkpoints import Checkpoints
-from rstg_pyg.train.training.loggers import make_loggers, quiet_writer
+from rstg_pyg.train.training.loggers import make_loggers, writing_events
 from rstg_pyg.train.training.pretrain import pretrain
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import (
@@ -143,7 +143,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     for dataset in datasets.values():
         to_device(dataset, config, device)
     note_skipped(datasets, folder, trainer)
-    with checkpoints.restoring(), quiet_writer():
+    with checkpoints.restoring(), writing_events(folder):
         trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint)
 
     speed = meter.summary()

@@ -20,6 +20,7 @@ from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
+from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.run_folder.weights import read_checkpoint
 from rstg_pyg.train.training import callbacks
 from rstg_pyg.train.training.checkpoints import Checkpoints
@@ -225,7 +226,7 @@ def test_a_row_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"step,split\r\n1,val\r\n")
     with no_file_beyond(path.stat().st_size + 3), pytest.raises(UserError, match="cannot be written"):
-        callbacks._append(path, b"2,val\r\n")
+        MetricsFile(path).add(2, "val", {})
     assert path.read_bytes() == b"step,split\r\n1,val\r\n"
 
 

@@ -29,9 +29,9 @@ from rstg_pyg.train.prepare import main as prepare
 from rstg_pyg.train.report import main as report
 from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main as run
+from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.schema.sizes import largest
 from rstg_pyg.train.sensor_network import main as sensor_network
-from rstg_pyg.train.training import callbacks
 
 TINY = """
 name: tiny
@@ -148,8 +148,8 @@ def test_a_reader_that_has_gone_and_ctrl_c_while_libraries_load(folder):
 
 
 CHANGES = {
-    "KeyError": lambda checkpoint: checkpoint.pop("loops"),
-    "optimizer": lambda checkpoint: checkpoint.update(optimizer_states=[{}, {}]),
+    "it counts 0 steps, not 1": lambda checkpoint: checkpoint.pop("loops"),
+    "param_groups": lambda checkpoint: checkpoint.update(optimizer_states=[{}, {}]),
     "RNG": lambda checkpoint: checkpoint["callbacks"]["Checkpoints"].update(rng=torch.ones(3)),
     "size mismatch": lambda checkpoint: checkpoint["state_dict"].update(
         {"model.lin.weight": torch.ones(9, 8)}),
@@ -192,7 +192,7 @@ def test_rows_of_metrics_that_somebody_changed(folder, capsys):
     assert run(["--cfg", "tiny.yaml", "--resume", "--out", "run"]) == 0
     assert "3 rows are none of a run; it is kept as run/metrics.damaged.csv" in capsys.readouterr().out
     assert Path("run/metrics.damaged.csv").read_text() == damaged
-    assert [row["step"] for row in callbacks._read_rows(metrics)] == ["1", "1", "2", "2"]
+    assert [row["step"] for row in MetricsFile(metrics).rows()] == ["1", "1", "2", "2"]
 
 
 OUTPUTS = {

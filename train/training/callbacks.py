@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import re
 import signal
 import statistics
 import time
@@ -19,7 +15,7 @@ from torch import Tensor
 
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import Interrupted, NonFiniteError
-from rstg_pyg.train.files import cannot_be_written, write_atomically
+from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.training.checkpoints import Checkpoints
 from rstg_pyg.train.training.task import batch_names
 
@@ -28,8 +24,6 @@ _GO_ON = "what was learned is saved; the same command with --resume goes on"
 #: Mixed precision in float16 halves the scale of the loss and skips the step when a gradient
 #: overflows; still so at this scale it is no overflow of the scale's making (fairseq's limit).
 LEAST_SCALE = 1e-4
-
-COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
 
 
 class Meter(pl.Callback):
@@ -46,7 +40,7 @@ class Meter(pl.Callback):
     """
 
     def __init__(self, path: Path, log_every: int, batch_size: int, loader: VideoLoader):
-        self.path = path
+        self.file = MetricsFile(path)
         self.log_every = log_every
         self.batch_size = batch_size
         self.loader = loader
@@ -68,10 +62,7 @@ class Meter(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins ``metrics.csv``, or cuts it off at the step where the run goes on."""
         if trainer.is_global_zero:
-            rows = []
-            if trainer.global_step > 0 and self.path.is_file():
-                rows = [row for row in _read_rows(self.path) if int(row["step"]) <= trainer.global_step]
-            write_atomically(self.path, lambda p: p.write_bytes(_header() + _rows(rows)))
+            self.file.begin(trainer.global_step)
         self.clock = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -95,14 +86,17 @@ class Meter(pl.Callback):
             pl_module.log_dict(
                 {name: values[key] for name, key in shown.items()}, prog_bar=True, logger=False
             )
-            self._log(trainer, "train", values)
+            if trainer.is_global_zero:
+                self.file.add(step, "train", values)
+                for logger in trainer.loggers:
+                    logger.log_metrics({f"train/{k}": v for k, v in values.items()}, step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the validation's row; its time does not count as training."""
         if not trainer.sanity_checking:
             values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
-            self._log(trainer, "val", values)
             if trainer.is_global_zero:
+                self.file.add(trainer.global_step, "val", values)
                 print(
                     f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
                     f"top-1 {values['top1']:.2%}",
@@ -128,75 +122,6 @@ class Meter(pl.Callback):
             "worst_data_share": max(w / t for w, t in self.steps),
             "slow_data_steps": sum(w > 0.1 * t for w, t in self.steps) / len(self.steps),
         }
-
-    def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
-        if not trainer.is_global_zero:
-            return
-        row = {"step": trainer.global_step, "split": split}
-        row |= {key: f"{values[key]:.6g}" for key in COLUMNS[2:] if key in values}
-        _append(self.path, _rows([row]))
-        for logger in trainer.loggers:
-            logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
-
-
-def _header() -> bytes:
-    return (",".join(COLUMNS) + "\r\n").encode()
-
-
-def _rows(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    csv.DictWriter(text, COLUMNS).writerows(rows)
-    return text.getvalue().encode()
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of ``metrics.csv``, but not one of which only a part was written. If there are others
-    that are none of ours, the file is kept under another name, since the run writes it anew.
-    """
-    text = path.read_bytes().decode(errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    try:
-        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
-    except csv.Error:
-        rows = [{"step": whole}]
-    ours = [row for row in rows if _is_ours(row)]
-    if len(ours) < len(rows):
-        kept = path.with_name("metrics.damaged.csv")
-        os.replace(path, kept)
-        print(
-            f"{path}: {len(rows) - len(ours)} rows are none of a run; it is kept as {kept}", flush=True
-        )
-    return ours
-
-
-def _is_ours(row: dict[str, Any]) -> bool:
-    """Whether a row can be read: people open tables in other programs and save them."""
-    step, split, *values = (row.get(column) or "" for column in COLUMNS)
-    try:
-        numbers = [float(value or 0) for value in values]
-    except ValueError:
-        return False
-    return bool(numbers and re.fullmatch("[0-9]{1,12}", step)) and split in ("train", "val")
-
-
-def _append(path: Path, data: bytes) -> None:
-    """Writes data to the end of a file and flushes it: all of it, or nothing.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
-    try:
-        with open(path, "rb+", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                while data:
-                    data = data[file.write(data) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-    except OSError as e:
-        raise cannot_be_written(path, e) from e
 
 
 class Progress(TQDMProgressBar):

@@ -133,6 +133,8 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restores the random generators of a resumed run."""
         super().on_train_start(trainer, pl_module)
+        if trainer.global_step != self.step:
+            raise ValueError(f"it counts {trainer.global_step} steps, not {self.step}")
         if self._loaded is not None:
             torch.set_rng_state(self._loaded["rng"].cpu())
             if len(self._loaded["cuda_rng"]) == torch.cuda.device_count():

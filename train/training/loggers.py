@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,10 @@ def make_loggers(config: Config, folder: Path, step: int = 0) -> list[Logger]:
         UserError: If an entry names no logger, or it cannot be made.
     """
     return [
-        Events(folder, step) if entry == "tensorboard" else _make(entry)
+        # What was logged after the step is hidden there, for it will be logged again.
+        TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step + 1)
+        if entry == "tensorboard"
+        else _make(entry)
         for entry in config.trainer.logger
     ]
 
@@ -54,8 +56,13 @@ def _make(entry: Any) -> Logger:
 
 
 @contextlib.contextmanager
-def quiet_writer() -> Iterator[None]:
-    """Inside, TensorBoard's thread prints no traceback; its error is raised at the next call."""
+def writing_events(folder: Path) -> Iterator[None]:
+    """Around ``trainer.fit``. TensorBoard writes in a thread and raises what went wrong there at the
+    next call: the thread prints no traceback, and the error becomes the user's.
+
+    Raises:
+        UserError: If TensorBoard cannot write.
+    """
     before = threading.excepthook
 
     def hook(arguments: Any) -> None:
@@ -65,49 +72,10 @@ def quiet_writer() -> Iterator[None]:
     threading.excepthook = hook
     try:
         yield
+    except (OSError, ValueError) as e:
+        cause = e.__cause__ or e  # Lightning's ValueError says nothing
+        if not isinstance(cause, OSError):
+            raise
+        raise cannot_be_written(folder / "tensorboard", cause) from e
     finally:
         threading.excepthook = before
-
-
-class Events(TensorBoardLogger):
-    """TensorBoard's event files. What was logged after the step that a run goes on from is hidden
-    there: it will be logged again.
-
-    TensorBoard writes in a thread, and raises what went wrong there at the next call, as one of its own
-    errors or TensorFlow's; here all of them are the user's. Use it inside :func:`quiet_writer`.
-
-    Args:
-        folder: The run folder.
-        step: The step that the run goes on from.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        super().__init__(folder, name="", version="tensorboard", purge_step=step + 1)
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Logs numbers."""
-        self._write(lambda: super(Events, self).log_metrics(metrics, step))
-
-    def save(self) -> None:
-        """Flushes the file."""
-        self._write(super().save)
-
-    def finalize(self, status: str) -> None:
-        """Closes the file."""
-        self._write(lambda: super(Events, self).finalize(status))
-
-    @property
-    def experiment(self) -> Any:
-        """TensorBoard's writer, which makes its folder and file."""
-        return self._write(lambda: super(Events, self).experiment)
-
-    def _write(self, write: Callable[[], Any]) -> Any:
-        try:
-            return write()
-        except UserError:
-            raise
-        except Exception as e:
-            cause = e.__cause__ or e  # Lightning's error says nothing
-            number = getattr(cause, "errno", None)
-            reason = os.strerror(number) if number else str(cause).splitlines()[0]
-            raise cannot_be_written(Path(self.log_dir), OSError(number, reason)) from e

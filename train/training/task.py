@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from rstg_pyg import VideoClassifier
@@ -20,28 +20,6 @@ from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.errors import NonFiniteError
 
 _MOST_NAMES = 16  # videos in a message
-
-
-class MeanLoss(Metric):
-    """The mean of all losses, NaN if one of them is.
-
-    torchmetrics' own ``MeanMetric`` leaves NaN out, so that its mean looks healthy, and reads back from
-    the device at every update to find out. The names of the states are the same as there.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, losses: Tensor) -> None:
-        """Adds the losses of a batch."""
-        self.mean_value += losses.sum()
-        self.weight += losses.numel()
-
-    def compute(self) -> Tensor:
-        """The mean."""
-        return self.mean_value / self.weight
 
 
 class VideoTask(pl.LightningModule):
@@ -82,7 +60,7 @@ class VideoTask(pl.LightningModule):
         # Checking the arguments would read back from the device, too.
         return MetricCollection(
             {
-                "loss": MeanLoss(),
+                "loss": MeanMetric(nan_strategy="disable"),  # NaN must not be left out
                 "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
                 "top5": MulticlassAccuracy(classes, average="micro", top_k=five, validate_args=False),
             },
@@ -160,7 +138,8 @@ class VideoTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics (in the progress bar, too)."""
         values = self._results("validation", self.trainer.val_dataloaders)
-        self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True, logger=True)
+        self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True)
+        self.log("step", float(self.trainer.global_step))  # where loggers put them
 
     def on_test_epoch_start(self) -> None:
         """Starts the metrics afresh."""

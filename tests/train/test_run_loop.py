@@ -1,0 +1,115 @@
+"""Lightning's parts in a run: loggers, early stopping, ordinary loaders; nothing private."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers.tiny_run import ONE_FILTER, write_tiny
+
+import rstg_pyg.train
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.config import load_config
+from rstg_pyg.train.run import main
+from rstg_pyg.train.training import checkpoints
+from rstg_pyg.train.training.task import VideoTask
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path, model=ONE_FILTER, train={"max_steps": 2, "validate_every": 2, "log_every": 1})
+    return tmp_path
+
+
+def run(*arguments):
+    return main(["--cfg", "tiny.yaml", *arguments])
+
+
+def steps(out):
+    with open(f"{out}/metrics.csv") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["split"] == "val"]
+
+
+def test_a_run_stops_early_and_stays_stopped():
+    hook = threading.excepthook
+    still = ("train.lr=1e-9", "train.epochs=20", "train.max_steps=null", "train.early_stopping=2")
+    assert run(*still, "--out", "a") == 0 and threading.excepthook is hook
+    assert steps("a") == [2, 4, 6]  # the accuracy of the first one is not beaten
+    os.unlink("a/results.json")
+    assert run(*still, "--out", "a", "--resume") == 0
+    assert steps("a") == [2, 4, 6] and json.loads(Path("a/results.json").read_text())["steps"] == 6
+
+
+def test_any_logger_of_lightning_can_be_named(capsys):
+    logger = "{class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: logs}}"
+    assert run(f"trainer.logger=[{logger}]", "--out", "a") == 0
+    assert run("trainer.logger=[]", "--out", "b") == 0
+    assert not Path("a/tensorboard").exists() and not Path("b/tensorboard").exists()
+    with open("logs/lightning_logs/version_0/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2"]
+    assert [row["step"] for row in rows if row["val/loss"]] == ["2"]
+    capsys.readouterr()
+    for entry, message in {
+        "{class_path: nowhere.Logger}": "nowhere.Logger: cannot be made (ModuleNotFoundError",
+        "{class_path: pathlib.Path}": "pathlib.Path: expected a logger",
+        "{class: x}": "expected tensorboard, or class_path",
+    }.items():
+        assert run(f"trainer.logger=[{entry}]") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: trainer.logger: ") and message in error
+
+
+def test_the_task_trains_and_tests_from_an_ordinary_loader(folder):
+    config = load_config("tiny.yaml")
+    videos = build_dataset(config, "train").videos(torch.arange(8))
+    loader = torch.utils.data.DataLoader(list(zip(videos.clips, videos.labels)), batch_size=4)
+    task = VideoTask(build_model(config, 4), config, 2, "", list("abcd"))
+    trainer = pl.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(task, loader, loader)
+    assert trainer.global_step == 2 and trainer.callback_metrics["val/loss"] > 0
+    trainer.test(task, loader, verbose=False)
+    assert task.test_confusion.sum() == 8 and task.test_confusion.shape == (4, 4)
+
+
+def test_one_class():
+    config = load_config("tiny.yaml")
+    task = VideoTask(build_model(config, 1), config, 1, "", ["only"])
+    clips = torch.zeros(3, 1, 3, 16, 16, dtype=torch.uint8)
+    loader = torch.utils.data.DataLoader(list(zip(clips, torch.zeros(3, dtype=torch.long))))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.test(task, loader, verbose=False)
+    assert np.array_equal(task.test_confusion, [[3]]) and task.test_results["top1"] == 1.0
+
+
+def test_nothing_private_of_lightning_is_touched():
+    """Neither by name nor through the objects that Lightning hands out."""
+    private = re.compile(
+        r"optim_progress|_child_processes|pytorch_lightning\S*\._[a-z]|import _\w+ *$"
+        r"|\b(trainer|pl_module|logger|loop|strategy|launcher|precision_plugin)(\.\w+)*\._[a-z]"
+    )
+    sources = [*Path(rstg_pyg.train.__file__).parent.rglob("*.py")]
+    assert any(path.name == "checkpoints.py" for path in sources)
+    found = [f"{p}: {m[0]}" for p in sources for m in private.finditer(p.read_text())]
+    assert not found
+    mine = Path(checkpoints.__file__).read_text()
+    theirs = {name for name in vars(pl.callbacks.ModelCheckpoint("x")) if name.startswith("_")}
+    assert "_last_global_step_saved" in theirs and not theirs & set(re.findall(r"self\.(_\w+)", mine))
+
+
+def test_predicting_needs_no_lightning():
+    code = "import sys, rstg_pyg.train.predictor; print('pytorch_lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
