@@ -1,4 +1,4 @@
-"""ResNet-50 for video: C2D, I3D and Non-Local, one network with different numbers."""
+"""ResNet-50 for video: C2D, I3D and Non-Local, one network with different settings."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ class VideoResNet(torch.nn.Module):
     last_stride=2`` are the geometry of SlowFast and PyTorchVideo.)
 
     Its ``stages`` are ``stem``, ``res2_0`` ... ``res5_2`` (one per bottleneck), ``pool2`` and
-    ``nonlocal3_1`` and so on, in the order in which they run. ``places`` says where an RSTG block
-    goes that is to be "in" a residual stage: after its second to last bottleneck.
+    ``nonlocal3_1`` and so on, in the order in which they run. ``places`` says after which of them an
+    RSTG block "in" a residual stage is inserted: after the stage's second to last bottleneck.
 
     Args:
         temporal_kernels: Temporal kernels of stem and stages, each cycled over its blocks:
@@ -179,8 +179,8 @@ class VideoResNet(torch.nn.Module):
         pool_padding: Zero padding of the stem's max pooling. (default: 0)
         last_stride: Spatial stride of the last stage. (default: 1)
         small_stem: A stem for small frames, see :class:`Stem`. (default: ``False``)
-        norm: Makes a norm from a number of channels; from scratch, ``torch.nn.BatchNorm3d`` is the one
-            to take. (default: :class:`FrozenBatchNorm`)
+        norm: Makes a norm from a number of channels; use ``torch.nn.BatchNorm3d`` to train
+            from scratch. (default: :class:`FrozenBatchNorm`)
 
     Shapes:
         - **input:** clips :math:`(B, 3, T, H, W)`, normalized as ``(x - 114.75) / 57.375``
@@ -236,12 +236,12 @@ class VideoResNet(torch.nn.Module):
                 stages["pool2"] = torch.nn.MaxPool3d((2, 1, 1))
                 channels["pool2"] = here
         self.stages = torch.nn.ModuleDict(stages)
-        self.channels = channels  # "pool2" leaves them as they are
+        self.channels = channels  # "pool2" does not change them
         self.places = {name: f"{name}_{max(d - 2, 0)}" for name, d in zip(names, depths)}
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights anew (Glorot uniform; biases and the gain after non-local blocks zero)."""
+        """Initializes the weights (Glorot uniform; biases and gains of non-local blocks are zero)."""
         for module in self.modules():
             if isinstance(module, torch.nn.Conv3d):
                 torch.nn.init.xavier_uniform_(module.weight)

@@ -25,7 +25,7 @@ class ConvStage(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights anew (Glorot uniform; bias zero)."""
+        """Initializes the weights (Glorot uniform; bias zero)."""
         torch.nn.init.xavier_uniform_(self.conv.weight)
         torch.nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
@@ -61,7 +61,7 @@ class SimpleConv(torch.nn.Module):
         ValueError: If ``pool`` has not one value per stage.
     """
 
-    #: Every frame by itself, so clips can be fed as a stream.
+    #: Frames do not depend on each other, so clips can be fed as a stream.
     per_frame = True
 
     def __init__(

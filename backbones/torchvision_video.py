@@ -25,8 +25,8 @@ class TorchvisionVideo(torch.nn.Module):
 
     Nodes carry torchvision's own names: ``stem`` and ``layer1`` ... ``layer4`` of ``r3d_18``,
     ``mc3_18`` and ``r2plus1d_18``; ``features.0`` ... of ``s3d``; ``patch_embed`` and ``features.0``
-    ... of ``swin3d_*``; ``blocks.0`` ... of ``mvit_*``, whose class token goes its own way beside the
-    maps. The last map is what the network's own classifier would pool.
+    ... of ``swin3d_*``; ``blocks.0`` ... of ``mvit_*``, whose class token is not in the
+    maps. The last map is the one that the network's classifier pools.
 
     Args:
         name: One of :func:`available_networks`.
@@ -63,7 +63,7 @@ class TorchvisionVideo(torch.nn.Module):
         self._measure(tuple(clip_size))
 
     def _measure(self, clip_size: tuple[int, ...]) -> None:
-        """Runs the network without numbers and notes the size of every node."""
+        """Runs the network on the meta device and stores the size of every node."""
 
         def note(node: str, x: Tensor) -> Tensor:
             self.channels[node], self.map_sizes[node] = x.size(1), tuple(x.shape[2:])

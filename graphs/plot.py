@@ -19,13 +19,13 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 _SHEETS = ("#4a6d8c", "#c8553d", "#7a9e5f", "#b08a3e", "#8a6fa0")  # one color per scale
 _INK = "#1a1a1a"
-#: How a frame lies in :func:`plot_grid`: shift to the right per height, height, distance of sheets.
+#: How :func:`plot_grid` draws a frame: shift to the right per height, height, distance of sheets.
 _SHEAR, _FLAT, _APART = 0.45, 0.5, 0.85
 _GRAY = (0.299, 0.587, 0.114)
 
 
 def _new_axes(width: float, height: float) -> Axes:
-    """Axes of a figure of their own, which belongs to no window."""
+    """Axes of a new figure that opens no window."""
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
@@ -44,7 +44,7 @@ def _check_grid(grid: Any) -> None:
 
 
 def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> Axes:
-    """Draws the regions of every scale as a sheet, coarser ones above finer ones, with nodes and edges.
+    """Draws each scale as a sheet of regions, coarser scales above finer ones, with nodes and edges.
 
     Nodes are at the centers of their regions. Edges are drawn once for both directions; those with
     ``edge_weight`` 0 (see :func:`~rstg_pyg.graphs.complete_graph`) are left out.
@@ -52,7 +52,7 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     Args:
         grid: A graph of :func:`~rstg_pyg.graphs.multiscale_grid`, with any edges.
         ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
-        node: A node to point out: its region, its edges, and its positional heat map
+        node: A node to highlight: its region, its edges, and its positional heat map
             (``grid.pos_map``) on its sheet. (default: none)
 
     Returns:
@@ -60,7 +60,7 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
 
     Raises:
         ImportError: If matplotlib is missing.
-        ValueError: If the graph is no grid, or has no such node.
+        ValueError: If the graph is not a grid, or has no such node.
 
     Example:
         >>> plot_grid(multiscale_grid((3, 2, 1)), node=4).figure.savefig("grid.png")
@@ -74,7 +74,7 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     from matplotlib.patches import Polygon
 
     for i, (x0, y0, x1, y1) in enumerate(region):
-        corners = _lie(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]), kind[i])
+        corners = _project(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]), kind[i])
         color = _SHEETS[kind[i] % len(_SHEETS)]
         ax.add_patch(
             Polygon(
@@ -89,12 +89,12 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     if node is not None and getattr(grid, "pos_map", None) is not None:
         side = round(grid.pos_map.size(1) ** 0.5)
         borders = np.linspace(0, 1, side + 1)
-        mesh = _lie(np.stack(np.meshgrid(borders, borders), axis=-1), kind[node])
+        mesh = _project(np.stack(np.meshgrid(borders, borders), axis=-1), kind[node])
         heat = grid.pos_map[node].view(side, side).cpu().numpy()
         heat = np.ma.masked_equal(heat, 0)
         ax.pcolormesh(mesh[..., 0], mesh[..., 1], heat, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
     centers = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
-    places = np.stack([_lie(center, k) for center, k in zip(centers, kind)])
+    places = np.stack([_project(center, k) for center, k in zip(centers, kind)])
     pairs = _pairs(grid)
     chosen = (pairs == node).any(1) if node is not None else np.ones(len(pairs), bool)
     for shown, color, linewidth, zorder in (
@@ -110,7 +110,7 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     ax.scatter(places[:, 0], places[:, 1], s=26, c=colors, edgecolors="white", linewidths=0.8, zorder=6)
     for k in np.unique(kind):
         rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
-        x, y = _lie(np.array((0.0, 0.5)), k)
+        x, y = _project(np.array((0.0, 0.5)), k)
         ax.text(x - 0.08, y, f"{rows} {TIMES} {columns}", ha="right", va="center", color=_INK)
     ax.set_aspect("equal")
     ax.set_axis_off()
@@ -118,8 +118,8 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     return ax
 
 
-def _lie(points: np.ndarray, kind: int) -> np.ndarray:
-    """From a place ``[*, 2]`` in the frame, ``y`` downwards, to one in the picture."""
+def _project(points: np.ndarray, kind: int) -> np.ndarray:
+    """Points ``[*, 2]`` of a frame, ``y`` downwards, in the coordinates of the drawing."""
     x, up = points[..., 0], 1 - points[..., 1]
     return np.stack([x + _SHEAR * up, _FLAT * up + _APART * kind], axis=-1)
 
@@ -134,8 +134,8 @@ def _pairs(grid: Any) -> np.ndarray:
 
 
 def relative_attention(edge_index: Tensor, alpha: Tensor, num_nodes: int) -> Tensor:
-    """The attention that every node receives, over what it would get if all looked at their neighbors
-    alike. So regions of different sizes compare: 1 is an even share.
+    """The attention that every node receives, divided by what it would receive if every node attended
+    to all its neighbors equally. 1 is an even share, so regions of different sizes can be compared.
 
     Args:
         edge_index: The edges ``[2, E]``.
@@ -168,9 +168,9 @@ def plot_attention(
     """Draws the attention in one frame on the regions of one scale, over the picture.
 
     A region's color is the attention that it receives from all nodes, as a multiple of an even share
-    (:func:`relative_attention`). The region of this scale that receives the most is outlined, with
-    white arrows from it to the nodes that listen to it most, and blue ones to it from those that it
-    listens to most; the thicker, the larger the coefficient.
+    (:func:`relative_attention`). The region of this scale that receives the most is outlined. White
+    arrows lead from it to the nodes that attend to it most, blue arrows to it from the nodes that it
+    attends to most; an arrow is thicker if its coefficient is larger.
 
     Args:
         grid: The graph, with ``region``, ``node_type`` and ``edge_index``.
@@ -178,16 +178,17 @@ def plot_attention(
             mean over the heads).
         picture: The frame ``[H, W, 1 or 3]``, uint8. (default: none, gray)
         ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
-        scale: Which scale: its place in ``scales``.
+        scale: The index of the scale in ``scales``.
         arrows: How many arrows of each kind, at most.
-        most: The multiple at which the colors end; they begin at 0. (default: the largest, at least 2)
+        most: The multiple with the brightest color; 0 has the darkest. (default: the largest value, at
+            least 2)
 
     Returns:
         The axes, from 0 to 1 in both directions, ``y`` downwards.
 
     Raises:
         ImportError: If matplotlib is missing.
-        ValueError: If the graph is no grid, or ``alpha`` or ``scale`` does not fit it.
+        ValueError: If the graph is not a grid, or ``alpha`` or ``scale`` does not fit it.
 
     Example:
         >>> grid, conv = multiscale_grid((3, 2, 1)), RSTGConv(16, 16)

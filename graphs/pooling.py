@@ -54,7 +54,7 @@ class AreaPool(_AreaModule):
     .. math::
         v_{(r, c)} = \sum_{y, x} A^H_{r y} \, A^W_{c x} \, F_{y x}
 
-    with the weights of :func:`area_matrix`: cells that lie partly in a region count by the covered
+    with the weights of :func:`area_matrix`: cells that are partly in a region count by the covered
     part, so any map size works, also one that no scale divides (this is not
     ``adaptive_avg_pool2d``).
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def space_time_edges(edge_index: Tensor, num_nodes: int, num_frames: int) -> Tensor:
-    r"""The edges of a graph in every frame, and between every node and itself in the frame beside it.
+    r"""The edges of a graph in every frame, and between every node and itself in the next frame.
 
     Node :math:`i` of frame :math:`t` has the number :math:`t N + i`. The edges of the frames come
     first, frame by frame in the given order; then those between frames, in both directions, sorted by

@@ -1,4 +1,4 @@
-"""Sequences of PyG graphs, one per frame, as one batch in which every node knows its history."""
+"""Sequences of PyG graphs, one per frame, as one batch in which nodes are matched over time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def join_sequences(sequences: Iterable[Iterable[Data]], node_id: str | None = No
             node :math:`i` of every frame is node :math:`i` of the sequence.
 
     Returns:
-        The batch, which also has ``node`` :math:`(R)`, numbers of nodes that count on over all
+        The batch, which also has ``node`` :math:`(R)`, numbers of nodes, different in different
         sequences, ``frame`` :math:`(R)`, the frame of every row in its sequence, and ``sequence``
         :math:`(R)`.
 

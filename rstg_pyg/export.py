@@ -31,8 +31,8 @@ def export_program(
 
     Raises:
         ValueError: If the network is in training mode, the example is no clip, or the number of frames
-            cannot be left open: some backbones are made for one, and older versions of torch unroll
-            the cells over time.
+            cannot be dynamic: some backbones are made for one number, and older versions of torch
+            unroll the cells over time.
 
     Example:
         >>> backbone = rstg_pyg.backbones.SimpleConv(3, (8, 8))
@@ -48,7 +48,7 @@ def export_program(
         raise ValueError(f"Expected an example of shape [B, C, T, H, W] (got {list(clip.shape)})")
     # A size of one in the example would be taken for a fixed one.
     example = clip[:1].repeat(2, 1, 1, 1, 1)
-    # Alone, the batch may have a limit (convolutions count in 32 bits); beside open frames, none.
+    # A dynamic batch alone may have a limit (convolutions count in 32 bits); with dynamic frames, none.
     sizes = {0: torch.export.Dim.DYNAMIC}
     if any_frames:
         example = example if example.size(2) > 1 else example.repeat(1, 1, 2, 1, 1)
@@ -118,7 +118,7 @@ class _StreamStep(torch.nn.Module):
         frames (torch.Tensor): An example of the frames of one step, :math:`(B, C, T, H, W)`.
 
     Raises:
-        ValueError: If the network looks across frames otherwise than by its cells, or the example has
+        ValueError: If a part of the network other than its cells mixes frames, or the example has
             another shape.
     """
 
@@ -145,7 +145,7 @@ def export_stream(model: torch.nn.Module, frames: Tensor) -> torch.export.Export
     r"""Captures one step of :meth:`~rstg_pyg.VideoClassifier.stream` with :func:`torch.export.export`.
 
     The program takes the next frames and the tensors of the state, and gives the logits of all frames
-    so far and the tensors of the new state. A stream begins with zeros; they are in the program, beside
+    so far and the tensors of the new state. A stream begins with zeros; they are in the program, after
     the example: ``program.example_inputs[0][1:]``.
 
     Args:
@@ -155,8 +155,8 @@ def export_stream(model: torch.nn.Module, frames: Tensor) -> torch.export.Export
             one frame; the values do not matter. The program is for this batch and number of frames.
 
     Raises:
-        ValueError: If the network is in training mode or looks across frames otherwise than by its
-            cells, or if the example has another shape.
+        ValueError: If the network is in training mode, a part other than its cells mixes frames, or
+            the example has another shape.
 
     Example:
         >>> backbone = rstg_pyg.backbones.SimpleConv(3, (8, 8))
@@ -222,7 +222,7 @@ def _onnx() -> Any:
 
 
 def _to_onnx(program: torch.export.ExportedProgram, inputs: List[str], outputs: List[str]) -> Any:
-    """The model of ONNX without notes on where each operation comes from, which are half of a file."""
+    """The ONNX model without the metadata of each operation, which is half of a file."""
     exported: Any = torch.onnx.export(
         program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
     )

@@ -180,6 +180,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("numpy.core.multiarray", "scalar"): self._scalar,
             ("numpy.core.numeric", "_frombuffer"): self._frombuffer,
             ("_codecs", "encode"): self._encode,
+            ("__builtin__", "bytes"): self._no_bytes,
             ("collections", "OrderedDict"): self._dictionary,
         }
         if (module, name) not in known:
@@ -204,6 +205,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         if encoding != "latin1":
             raise _Refused(f"_codecs.encode(..., {encoding!r})")
         return text.encode("latin1")
+
+    def _no_bytes(self) -> bytes:
+        return b""  # the data of an empty array
 
     def _dictionary(self, *items: Any) -> dict:
         return dict(*items)

@@ -1,4 +1,4 @@
-"""The published TensorFlow code: its networks from its flags, and its weights in our modules.
+"""Networks from the flags of the published TensorFlow code, with its weights.
 
 ``python -m rstg_pyg.official CHECKPOINT --cfg smt.yaml --out weights.safetensors`` converts a
 checkpoint for ``train/run.py --evaluate``.

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg", required=True, metavar="NAME", help="the config of the network")
     parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--allow-unused", action="store_true", help="leave tensors out that do not fit")
-    parser.add_argument("--report", action="store_true", help="say what became of every tensor")
+    parser.add_argument("--report", action="store_true", help="print what happened to every tensor")
     arguments = parser.parse_intermixed_args(argv)
     try:
         # The configs belong to the training room, which the rest of this package does not know.

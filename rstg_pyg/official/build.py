@@ -132,7 +132,7 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
 
 
 def build_graph(flags: Mapping[str, Any]) -> RSTGBlock:
-    """A graph by itself, from flags that have the map's channels ``C``, ``project_in`` and
+    """A graph without a backbone, from flags that have the map's channels ``C``, ``project_in`` and
     ``project_out`` as well (recorded files ``g*``): with those, the nodes are projected even to as
     many channels as they have.
 

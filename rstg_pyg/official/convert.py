@@ -1,4 +1,4 @@
-"""The published code's weights in our modules, with an account of every tensor."""
+"""The published code's weights in our modules, with a report of every tensor."""
 
 from __future__ import annotations
 

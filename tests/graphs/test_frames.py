@@ -85,14 +85,6 @@ def test_frames_can_be_selected_moved_and_batched_again():
     assert_same(batch.clone().to("cpu")[2], batch[2])
 
 
-def test_frames_run_clip_by_clip():
-    feature_map = torch.arange(6.0).view(2, 1, 3, 1, 1).expand(2, 1, 3, 4, 4)
-    batch = frames_to_data(feature_map, (2, 1))
-    assert batch.x.view(6, 5).tolist() == [[float(i)] * 5 for i in range(6)]
-    assert batch.batch.tolist() == [i for i in range(6) for _ in range(5)]
-    assert batch.ptr.tolist() == [0, 5, 10, 15, 20, 25, 30]
-
-
 @pytest.mark.parametrize("attention", ["dot", None])
 def test_frames_through_conv_equal_static_form(attention):
     torch.manual_seed(0)

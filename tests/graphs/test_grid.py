@@ -89,15 +89,6 @@ def test_default_device():
     assert all(value.device.type == "cpu" for _, value in expected if torch.is_tensor(value))
 
 
-def test_order_of_scales_is_kept():
-    fine, coarse = multiscale_grid((3, 2, 1)), multiscale_grid((1, 2, 3))
-    order = torch.tensor([13, 9, 10, 11, 12, 0, 1, 2, 3, 4, 5, 6, 7, 8])
-    for key in ("pos", "region", "scale", "pos_map"):
-        assert torch.equal(coarse[key], fine[key][order])
-    edges = {(order[a].item(), order[b].item()) for a, b in coarse.edge_index.t().tolist()}
-    assert edges == set(map(tuple, fine.edge_index.t().tolist()))
-
-
 @settings(max_examples=25, deadline=None)
 @given(scale_lists, st.none() | st.integers(5, 12))
 @example([(2, 9), 1], None)

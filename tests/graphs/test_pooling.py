@@ -5,7 +5,7 @@ from helpers.grids import exact_regions, overlap, pair, scale_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rstg_pyg.graphs import AreaPool, AreaUnpool, multiscale_grid
+from rstg_pyg.graphs import AreaPool, AreaUnpool
 from rstg_pyg.graphs.pooling import area_matrix
 
 
@@ -48,13 +48,6 @@ def test_pooling_and_unpooling_against_integrals(scales, more_rows, more_columns
     np.testing.assert_allclose(out.numpy(), expected, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9))
-def test_rows_of_the_area_matrix_sum_to_one(out_size, in_size):
-    out = area_matrix(out_size, in_size, dtype=torch.double)
-    torch.testing.assert_close(out.sum(1), torch.ones(out_size, dtype=torch.double))
-
-
 def test_area_matrix_values():
     torch.testing.assert_close(
         area_matrix(2, 3), torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
@@ -74,15 +67,6 @@ def test_values():
     nodes[:, :, :9], nodes[:, :, 9:13], nodes[:, :, 13] = 1, 10, 100
     out = AreaUnpool((3, 2, 1))(nodes, (7, 5))  # scales are summed
     torch.testing.assert_close(out, torch.full((1, 1, 1, 7, 5), 111.0))
-
-
-def test_nodes_have_the_order_of_the_grid():
-    # A map of its own coordinates pools to the centers of the regions.
-    grid = multiscale_grid((3, (2, 4), 1))
-    centers = (torch.arange(12) + 0.5) / 12
-    y, x = torch.meshgrid(centers, centers, indexing="ij")
-    out = AreaPool((3, (2, 4), 1))(torch.stack([x, y])[None, :, None])
-    torch.testing.assert_close(out[0, 0], grid.pos)
 
 
 def test_gradcheck():

@@ -1,6 +1,6 @@
-import builtins
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +44,4 @@ def tensorflow():
 
 @pytest.fixture
 def no_tensorflow(monkeypatch):
-    original = builtins.__import__
-
-    def imports(name, *args, **kwargs):
-        if name.partition(".")[0] == "tensorflow":
-            raise ImportError(f"No module named {name!r}")
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", imports)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)

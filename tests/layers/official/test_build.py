@@ -60,11 +60,10 @@ def test_variables_are_the_recorded_ones(name):
     with np.load(GOLDEN / f"{name}.npz") as file:
         flags, recorded = (json.loads(str(file[key])) for key in ("config", "variables"))
     found = shapes(official.build(flags))
-    expected = {
+    assert found == {
         name: (tuple(shape), trained) for name, shape, trained in recorded
         if "resize_filters" not in name and not name.endswith("positional_emb")
     }  # fmt: skip
-    assert found == expected
 
 
 @pytest.mark.parametrize("name", ["w01_mnist_simpleconv_serial", "tf_checkpoint/expected"])
@@ -109,33 +108,6 @@ def test_configs_of_the_training_room_are_the_published_networks(cfg, recording,
     assert (model.combine, model.pool_window) == (expected.combine, expected.pool_window) or (
         model.head is None and model.pool_window == expected.pool_window
     )
-
-
-def filters(places, scales=3):
-    """Numbers in the constant area filters, for maps of so many cells."""
-    cells = {"res2": 55, "res3": 28, "res4": 14, "res5": 14, "final": 14}
-    squares = sum(s * s for s in range(1, scales + 1))
-    ways = [(1 if place == "final" else 2) * cells[place] ** 2 for place in places]  # there and back
-    return squares * sum(ways)
-
-
-@pytest.mark.parametrize(
-    "changes, total",
-    [
-        ({}, 27_633_518),
-        ({"backbone_model": "c2d"}, 23_917_678),
-        ({"backbone_model": "non-local"}, 35_000_174),
-        ({"place_graph": "final"}, 37_621_286),
-        ({"place_graph": "res3-res4"}, 44_476_574),
-        ({"backbone_model": "c2d", "place_graph": "final"}, 33_905_446),
-    ],
-    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else str(value),
-)
-def test_total_sizes(changes, total):
-    model = build(message_dims=512, node_feat_dim=512, **changes)
-    ours = sum(t.numel() for n, t in model.state_dict().items() if "num_batches" not in n)
-    places = changes.get("place_graph", "none")
-    assert ours + filters([] if places == "none" else places.split("-")) == total
 
 
 @pytest.mark.parametrize(
@@ -202,30 +174,32 @@ def test_what_the_published_code_cannot_build(changes, message):
 @pytest.mark.parametrize("key", ["backbone_model", "num_classes", "final_norm", "message_dims"])
 def test_a_missing_flag_is_named(key):
     with pytest.raises(ValueError, match=f"the flag '{key}'"):
-        flags = {**SMALL, "place_graph": "res3"}
-        del flags[key]
-        official.build(flags)
+        official.build({name: v for name, v in SMALL.items() if name != key} | {"place_graph": "res3"})
 
 
-@pytest.mark.parametrize("place", ["res2", "res3", "res4", "res5", "final"])
-@pytest.mark.parametrize("model", ["i3d", "c2d", "non-local"])
-def test_every_place(model, place):
+@pytest.mark.parametrize(
+    "model, place, channels, after",
+    [
+        ("i3d", "res2", 256, "res2_1"), ("c2d", "res3", 512, "res3_2"),
+        ("non-local", "res4", 1024, "res4_4"), ("i3d", "res5", 2048, "res5_1"),
+        ("c2d", "res5", 2048, "res5_1"), ("i3d", "final", 2048, None), ("c2d", "final", 2048, None),
+    ],
+)  # fmt: skip
+def test_every_place(model, place, channels, after):
     """Channels and names of a graph by its place; C2D names its norm without the place."""
-    changes = {"place_nonlocal": "none"} if model == "non-local" else {}
-    made = build(backbone_model=model, place_graph=place, **changes)
+    made = build(backbone_model=model, place_graph=place)
     block = made.head if place == "final" else made.blocks[place]
-    assert block.channels == {"res2": 256, "res3": 512, "res4": 1024}.get(place, 2048)
-    assert block.to_ == ("vec" if place == "final" else "map")
+    assert (block.channels, block.to_) == (channels, "vec" if place == "final" else "map")
     assert (block.hidden_channels, block.pool.num_nodes) == (16, 14)
+    assert made.block_after == ({} if after is None else {after: place})
     scope = f"tower/resnet_{'c2d' if model == 'c2d' else 'i3d'}/" + "backbone/" * (place != "final")
-    names = set(shapes(made))
     prefix = "" if model == "c2d" else f"{place}_"
-    assert {f"{scope}{prefix}after_graph_ln/beta", f"{scope}{prefix}after_graph_ln_scale"} <= names
-    assert f"{scope}whole_graph_model_{place}/before_graf_ln/gamma" in names
-    assert {f"{scope}whole_graph_model_{place}/project_i3d/kernel"} <= names
-    if place != "final":
-        stage = {"res2": "res2_1", "res3": "res3_2", "res4": "res4_4", "res5": "res5_1"}[place]
-        assert made.block_after == {stage: place}
+    assert set(shapes(made)) >= {
+        f"{scope}{prefix}after_graph_ln/beta",
+        f"{scope}{prefix}after_graph_ln_scale",
+        f"{scope}whole_graph_model_{place}/before_graf_ln/gamma",
+        f"{scope}whole_graph_model_{place}/project_i3d/kernel",
+    }
 
 
 def test_all_places_at_once():
@@ -269,73 +243,12 @@ def test_norms_after_the_graph_start_at_zero():
         assert getattr(block.norm, name).abs().max() == 0
 
 
-def test_simple_conv_with_layer_norm_has_both_norms():
-    names = set(shapes(official.build({**MNIST, "use_norm": "LN"})))
-    scope = "tower/whole_graph_model_final/"
-    assert {f"{scope}batch_normalization/gamma", f"{scope}before_graf_ln/gamma"} <= names
-    assert f"{scope}my_attn/att_ln/beta" in names and "tower/conv2/conv2d/kernel" in names
-
-
 def test_numbers_of_the_head():
     made = build(place_graph="final", comb_type="plus")
     assert (made.combine, made.pool_window, made.dropout.p) == ("plus", 14, 0.3)
     assert (made.num_classes, made.lin.in_features) == (174, 2048)
     made = official.build(MNIST)
     assert (made.combine, made.pool_window, made.dropout.p) == ("serial", None, 0.0)
-
-
-class Cells(torch.nn.Module):
-    """A backbone whose map is the clip."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.stages = torch.nn.ModuleDict({"map": torch.nn.Identity()})
-        self.channels = {"map": channels}
-
-    def forward(self, x):
-        return x
-
-
-def randomized(module, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
-    return module.double().eval()
-
-
-def test_pooling_windows_of_larger_frames():
-    """A 16 x 16 map has 3 x 3 windows of 14: a cell counts by the windows over it."""
-    model = randomized(VideoClassifier(Cells(4), 3, pool_window=14))
-    x = torch.randn(2, 4, 3, 16, 16, dtype=torch.double)
-    over = torch.tensor([1, 2] + [3] * 12 + [2, 1]).double()
-    weights = torch.outer(over, over) / (9 * 14 * 14)
-    assert weights.sum() == pytest.approx(1)
-    vector = torch.einsum("bcthw,hw->bc", x, weights) / 3
-    torch.testing.assert_close(model(x), model.lin(vector))
-    x = torch.randn(2, 4, 3, 14, 14, dtype=torch.double)  # one window: the plain mean
-    torch.testing.assert_close(model(x), model.lin(x.mean((2, 3, 4))))
-
-
-@pytest.mark.parametrize("combine", ["serial", "plus"])
-def test_the_head_joins_every_window(combine):
-    head = RSTGBlock(4, 8, to="vec", **published_arguments(out_norm="layer"))
-    model = randomized(VideoClassifier(Cells(4), 3, head=head, combine=combine, pool_window=3))
-    x = torch.randn(2, 4, 3, 5, 6, dtype=torch.double)
-    cells = [x[..., i : i + 3, j : j + 3].mean((2, 3, 4)) for i in range(3) for j in range(4)]
-    logits = [model.lin(model.head(x) + (cell if combine == "plus" else 0)) for cell in cells]
-    torch.testing.assert_close(model(x), torch.stack(logits).mean(0))
-
-
-def test_clips_are_averaged_as_logits():
-    model = randomized(VideoClassifier(SimpleConv(1, (4, 4)), 5))
-    clips = torch.randn(2, 3, 1, 2, 16, 16, generator=torch.Generator().manual_seed(0)).double()
-    clips *= torch.tensor([1, 10, 50]).view(3, 1, 1, 1, 1)
-    logits = torch.stack([model(clips[:, i]) for i in range(3)])
-    assert (logits[0] - logits[1]).abs().max() > 0.1
-    torch.testing.assert_close(model(clips), logits.mean(0))
-    assert not torch.allclose(model(clips).softmax(-1), logits.softmax(-1).mean(0), rtol=1e-3)
-    torch.testing.assert_close(model(clips[:, :1]), model(clips[:, 0]))
 
 
 def test_a_graph_after_a_stage_of_simple_conv_has_names():

@@ -50,6 +50,8 @@ def test_the_command_end_to_end(weights, recorded, capsys):
     assert (found["global_step"], found["config"]["model"]["rstg"]["published"]) == (0, True)
     model = build_model(config, 46)
     load_weights(model, found["state_dict"], Path("weights.safetensors"))
+    with pytest.raises(UserError, match="made for 46 classes, but the data has 45"):
+        load_weights(build_model(config, 45), found["state_dict"], Path("weights.safetensors"))
     np.testing.assert_allclose(logits(model, config, recorded), recorded["out/logits"], atol=1e-6)
 
     arguments = ["--cfg", "syncmnist_published", *SIZES, "--evaluate", "weights.safetensors"]
@@ -64,11 +66,6 @@ def test_the_command_end_to_end(weights, recorded, capsys):
     assert "model.rstg.num_rounds (3 against 2)" in capsys.readouterr().err
     assert rstg_pyg.train.run.main([*arguments, "data.mean=12.0"]) == 2
     assert "data.mean (0.0 against 12.0)" in capsys.readouterr().err
-
-
-def test_the_command_is_quiet_without_report(weights, capsys):
-    assert command("weights.npz") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def fails(capsys, *arguments, message, **kwargs):
@@ -114,7 +111,8 @@ def test_mistakes_end_with_code_2_and_one_line(weights, variables, capsys):
 def test_unused_tensors_can_be_left_out(weights, variables, capsys):
     np.savez("more.npz", **{**variables, "tower/extra": np.zeros(3)})
     assert command("more.npz", "--allow-unused") == 0
-    assert "27 used, 34 skipped, 1 unused" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "27 used, 34 skipped, 1 unused" in out and len(out.splitlines()) == 2
 
 
 @pytest.mark.parametrize("value", [np.zeros(0, "f4"), np.zeros((), "f4"), np.zeros((2, 23), "f4")])
@@ -149,12 +147,3 @@ def test_the_command_reads_a_checkpoint(tensorflow, checkpoint, tmp_path, monkey
     path = tmp_path / "weights.safetensors"
     load_weights(model, read_weights(path, config)["state_dict"], path)
     np.testing.assert_allclose(logits(model, config, recorded), recorded["out/logits"], atol=1e-6)
-
-
-def test_converted_weights_do_not_fit_another_number_of_classes(weights):
-    assert command("weights.npz") == 0
-    path = Path("weights.safetensors")
-    found = read_weights(path, load_config("syncmnist_published", list(SIZES)))
-    model = build_model(load_config("syncmnist_published", list(SIZES)), 45)
-    with pytest.raises(UserError, match="made for 46 classes, but the data has 45"):
-        load_weights(model, found["state_dict"], path)

@@ -29,8 +29,10 @@ def test_round_trip_of_every_variable(name):
                 tensor.fill_(float("nan"))
     same, report = official.convert(model, values)
     assert same is model and not model.training
-    tensors = model.state_dict()
-    for variable in official.model_variables(model):
+    tensors, variables = model.state_dict(), official.model_variables(model)
+    assert len({v.name for v in variables}) == len(variables) == len(values)
+    for variable in variables:
+        assert variable.name.startswith("tower/")
         back = variable.to_published(tensors).numpy()
         np.testing.assert_array_equal(back, values[variable.name], err_msg=variable.name)
     # Every number of the network comes from exactly one number of the file.
@@ -40,35 +42,6 @@ def test_round_trip_of_every_variable(name):
     assert set(report.used) == set(values)
     assert {k for keys in report.used.values() for k in keys.split(", ")} == set(ours)
     assert str(report) == f"{len(values)} used, 0 skipped, 0 unused, 0 missing, 0 mismatched"
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_names_are_distinct(name):
-    names = [v.name for v in official.model_variables(MODELS[name]())]
-    assert len(set(names)) == len(names) and all(n.startswith("tower/") for n in names)
-
-
-def test_gradients_take_the_same_way_as_weights():
-    """``to_published`` of gradients is the gradient for the published weight."""
-    model = MODELS["simple_conv"]().eval()
-    values = random_variables(model)
-    official.convert(model, values)
-    clip = torch.randn(1, 1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
-    model.double()(clip.double()).square().sum().backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    wanted = {v.name: v for v in official.model_variables(model)}
-    name = "tower/whole_graph_model_final/send_messages_mlp/send_conv1/kernel"
-    assert len(wanted[name].parts) == 4  # sender, its position, receiver, its position
-    gradient = wanted[name].to_published(gradients)
-    for at in [(0, 0, 3, 2), (0, 0, 20, 5), (0, 0, 47, 1), (0, 0, 80, 7)]:
-        losses = []
-        for step in (1e-4, -1e-4):
-            tensors = model.state_dict()
-            value = torch.from_numpy(values[name]).double()
-            value[at] += step
-            wanted[name].from_published(value, tensors)
-            losses.append(model(clip.double()).square().sum().item())
-        assert gradient[at].item() == pytest.approx((losses[0] - losses[1]) / 2e-4, rel=1e-4, abs=1e-7)
 
 
 def ours(**kwargs):

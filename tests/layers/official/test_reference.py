@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import published_reference as reference
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from rstg_pyg import official
 
@@ -20,28 +22,27 @@ BASE = {
 }  # fmt: skip
 
 
-def flags_of(seed):
-    """Flags drawn at random; the seed is the configuration."""
-    rng = np.random.default_rng(seed)
+@st.composite
+def flag_sets(draw):
+    """Flags of the published code, most of them not recorded."""
 
     def one(*values):
-        return values[rng.integers(len(values))]
+        return draw(st.sampled_from(values))
 
-    flags = dict(BASE, case=f"seed{seed}", use_att=one("simple", "dot", "dot"))
-    flags["use_norm"] = one("LN", "BN", "BN", "none")
-    flags["multihead_att"] = flags["use_att"] == "dot" and one(True, False)
+    flags = dict(BASE, case="drawn", use_att=one("dot", "simple"), use_norm=one("LN", "BN", "none"))
+    flags["multihead_att"] = flags["use_att"] == "dot" and one(False, True)
     flags["message_dims"] = flags["node_feat_dim"] = dims = one(8, 16)
-    flags["dataset"] = one("mnist", "smt")
+    flags["dataset"] = one("smt", "mnist")
     flags["dim_h"], flags["dim_w"] = one((224, 224), (64, 64), (9, 11))
-    flags["training"] = one(True, False)
-    flags["scalewise_update"], flags["use_positional_emb"] = one(True, False), one(True, False)
-    flags["num_scales"], flags["dim_map"] = one(1, 2, 3, 3, 4), one(6, 6, 7, 4)
-    flags["num_process_iter"], flags["update_layers"] = one(1, 2, 3, 4), one(1, 2, 3)
-    flags["time_iter_mom"] = one([], [0], [0, 1, 2], [1], [2, 0], [1, 3], [7])
-    flags["project_in"], flags["project_out"] = one(True, False), one(True, False)
+    flags["training"] = one(False, True)
+    flags["scalewise_update"], flags["use_positional_emb"] = one(True, False), one(False, True)
+    flags["num_scales"], flags["dim_map"] = one(3, 1, 2, 4), one(6, 7, 4)
+    flags["num_process_iter"], flags["update_layers"] = one(3, 1, 2, 4), one(2, 1, 3)
+    flags["time_iter_mom"] = one([0, 1, 2], [], [0], [1], [2, 0], [1, 3], [7])
+    flags["project_in"], flags["project_out"] = one(False, True), one(False, True)
     # Without a projection in, the map has as many channels as the graph; with it, maybe.
     flags["C"] = one(dims, 5, 12) if flags["project_in"] else dims
-    flags["B"], flags["T"] = one(1, 2, 3), one(1, 3, 4)
+    flags["B"], flags["T"] = one(2, 1, 3), one(3, 1, 4)
     flags["H"], flags["W"] = one((6, 6), (4, 9), (7, 5), (14, 4), (8, 8))
     if flags["num_scales"] == 4 and flags["dim_h"] == 9:
         flags["dim_h"] = flags["dim_w"] = 16  # 9 // (9 // 4) is not 4: boxes do not tile (section 1.2)
@@ -113,31 +114,15 @@ def compare(flags, tolerance=1e-9):
         assert changed == (flags["training"] and "/moving_" in variable.name), variable.name
 
 
-@pytest.mark.parametrize("seed", range(80))
-def test_random_configurations(seed):
-    compare(flags_of(seed), 1e-8)
-
-
-def test_the_random_configurations_cover_every_value():
-    found = [flags_of(seed) for seed in range(80)]
-    for key, count in [
-        ("use_norm", 3), ("num_scales", 4), ("num_process_iter", 4), ("update_layers", 3),
-        ("multihead_att", 2), ("use_att", 2), ("dataset", 2), ("training", 2), ("dim_map", 3),
-    ]:  # fmt: skip
-        assert len({flags[key] for flags in found}) == count, key
-    assert len({str(flags["time_iter_mom"]) for flags in found}) == 7
-    projections = {(f["project_in"], f["project_out"], f["C"] == f["message_dims"]) for f in found}
-    equal = {(a, b, True) for a in (0, 1) for b in (0, 1)}
-    assert projections >= equal | {(1, 1, False), (1, 0, False)}
-    norms = {(f["use_norm"], f["use_att"], f["training"]) for f in found}
-    assert len(norms) == 12
-
-
-@pytest.mark.parametrize("scales", [1, 2, 3, 4])
-@pytest.mark.parametrize("scalewise", [True, False])
-def test_names_of_the_update_with_any_number_of_scales(scales, scalewise):
-    """Scale-wise weights have their own names also where there is one scale only."""
-    compare(dict(BASE, num_scales=scales, scalewise_update=scalewise, H=5, W=4))
+@settings(max_examples=60, deadline=None)
+@given(flag_sets())
+@example(dict(BASE, num_scales=1, H=5, W=4))  # scale-wise weights have their own names here, too
+@example(dict(BASE, num_scales=1, scalewise_update=False, H=5, W=4))
+@example(dict(BASE, num_scales=4, scalewise_update=False, H=5, W=4))
+@example(dict(BASE, C=5, project_in=True, project_out=True))
+@example(dict(BASE, project_out=True))
+def test_any_configuration(flags):
+    compare(flags, 1e-8)
 
 
 @pytest.mark.parametrize("norm", ["none", "LN", "BN"])
@@ -208,23 +193,14 @@ def record(flags, tmp_path):
     return path, data
 
 
-@pytest.mark.parametrize("seed", [0, 5, 9, 12, 17, 21, 28, 33])
-def test_check_golden_replays_a_new_recording(seed, tmp_path, capsys):
-    path, data = record(flags_of(seed), tmp_path)
-    assert check_golden.main([str(path)]) == 0, capsys.readouterr().out
+@settings(max_examples=8, deadline=None)
+@given(flag_sets())
+def test_check_golden_replays_a_new_recording(tmp_path_factory, flags):
+    path, data = record(flags, tmp_path_factory.mktemp("recordings"))
     found = check_golden.check(path)
+    assert found.failed() == [], found.report()
     recorded = {name for name in data if name.startswith(("out/", "mid/", "grad", "functional/value"))}
     assert set(found.errors) >= recorded - {"mid/regions_x0x1y0y1"}
-
-
-@pytest.mark.parametrize("name", ["out/video_feats", "mid/lstm_extern", "grad_in/feature_map"])
-def test_check_golden_sees_a_difference_in_a_new_recording(name, tmp_path):
-    path, data = record(dict(BASE, use_norm="none"), tmp_path)
-    assert check_golden.main([str(path)]) == 0
-    data[name] = np.array(data[name])
-    data[name].flat[0] += 1e-3 * np.abs(data[name]).max()
-    np.savez(path, **data)
-    assert check_golden.main([str(path)]) == 1
 
 
 def test_flags_that_are_missing_or_unknown():
