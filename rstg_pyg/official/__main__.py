@@ -55,12 +55,10 @@ def _convert(arguments: argparse.Namespace) -> int:
         model = build_model(config, classes[0])
         model, report = convert(model, variables, allow_unused=arguments.allow_unused)
         write_weights(out, model, config, Path(arguments.checkpoint).name)
-    except ConversionError as e:
-        if arguments.report and e.report is not None:
-            print(e.report.table())
-        print(f"error: {e}", file=sys.stderr)
-        return 2
     except ValueError as e:
+        tensors = getattr(e, "report", None)  # of a ConversionError
+        if arguments.report and tensors is not None:
+            print(tensors.table())
         print(f"error: {e}", file=sys.stderr)
         return 2
     if arguments.report:
