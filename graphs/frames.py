@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 
 from rstg_pyg.graphs.grid import Scale, multiscale_grid
 from rstg_pyg.graphs.pooling import AreaPool
@@ -19,8 +19,8 @@ def frames_to_data(
 
     The batch holds ``B * T`` graphs, clip by clip and frame by frame, each the grid of
     :func:`~rstg_pyg.graphs.multiscale_grid` with node features ``x [N, C]`` pooled by
-    :class:`~rstg_pyg.graphs.AreaPool`. It equals ``Batch.from_data_list`` of the single graphs but
-    is built without a loop over the graphs.
+    :class:`~rstg_pyg.graphs.AreaPool`. It equals ``Batch.from_data_list`` of the single graphs, with
+    all frames pooled at once.
 
     Args:
         feature_map: The feature map.
@@ -41,36 +41,8 @@ def frames_to_data(
         torch.Size([14, 8])
     """
     nodes = AreaPool(scales)(feature_map)  # [B, T, N, C]
-    grid = multiscale_grid(scales, map_size=map_size).to(feature_map.device)
-    grid.x = nodes.new_empty(grid.num_nodes, 0)  # only counts rows; the features follow
-    out = _copies(grid, nodes.size(0) * nodes.size(1))
+    grid = multiscale_grid(scales, map_size=map_size)
+    grid.x = torch.empty(grid.num_nodes, 0)  # counts the rows; the features follow
+    out = Batch.from_data_list([grid] * (nodes.size(0) * nodes.size(1))).to(feature_map.device)
     out.x = nodes.flatten(0, 2)
-    return out
-
-
-def _copies(data: Data, count: int) -> Batch:
-    """Equals ``Batch.from_data_list([data] * count)``, without a loop over the graphs.
-
-    ``Batch`` has no public way to set where each graph begins, so this sets the private attributes that
-    ``from_data_list`` sets; ``tests/graphs/test_frames.py`` compares the two.
-    """
-    out = Batch(_base_cls=type(data))
-    copy, start, device = torch.arange(count), torch.arange(count + 1), data.edge_index.device
-    out._num_graphs, out._slice_dict, out._inc_dict = count, {}, {}
-    for key, value in data:
-        if key == "num_nodes":
-            continue
-        dim, increment = data.__cat_dim__(key, value), data.__inc__(key, value)
-        length = value.size(dim)
-        repeated = torch.cat([value] * count, dim)
-        if increment:
-            repeated = repeated + (copy * increment).repeat_interleave(length).to(device)
-        out[key] = repeated
-        out._slice_dict[key] = start * length
-        out._inc_dict[key] = copy * increment
-    size = data.num_nodes
-    out.num_nodes = count * size
-    out.stores[0]._num_nodes = [size] * count
-    out.batch = copy.repeat_interleave(size).to(device)
-    out.ptr = (start * size).to(device)
     return out

@@ -3,12 +3,11 @@ import torch
 from helpers.grids import pair, scale_lists
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from rstg_pyg import RSTGConv
 from rstg_pyg.graphs import AreaPool, frames_to_data, multiscale_grid
-from rstg_pyg.graphs.frames import _copies
 
 
 def single_graphs(feature_map, scales, map_size=None):
@@ -54,23 +53,6 @@ def test_frames_equal_the_batch_of_single_graphs(shape, scales, more, map_size):
         assert_same(out, graph)
         assert batch[i].num_nodes == graph.num_nodes
     assert_same(Batch.from_data_list(batch.to_data_list()), batch)
-
-
-@pytest.mark.parametrize("count", [1, 4])
-def test_the_private_state_of_copies_is_that_of_from_data_list(count):
-    grid = multiscale_grid((2, 1))
-    plain = Data(x=torch.randn(3, 2), edge_index=torch.tensor([[0, 2], [1, 0]]), num_nodes=3)
-    for data in (grid, plain):
-        ours, theirs = _copies(data, count), Batch.from_data_list([data] * count)
-        assert_same(ours, theirs)
-        assert ours._num_graphs == theirs._num_graphs
-        assert ours.stores[0]._num_nodes == theirs.stores[0]._num_nodes
-        for name in ("_slice_dict", "_inc_dict"):
-            a, b = getattr(ours, name), getattr(theirs, name)
-            assert {k: v.tolist() for k, v in a.items()} == {
-                k: v.tolist() for k, v in b.items() if k != "num_nodes"
-            }
-        assert ours.num_nodes == theirs.num_nodes
 
 
 def test_frames_can_be_selected_moved_and_batched_again():
