@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 from rstg_pyg.train.data.label_files import SPLITS, LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import Video, class_order, read_classes, read_split
 from rstg_pyg.train.data.parallel import in_processes
-from rstg_pyg.train.data.sources import FrameSource, find_sources
+from rstg_pyg.train.data.sources import FrameSource, find_sources, open_source
 from rstg_pyg.train.errors import UserError
 
 _NAMED = 3  # videos that a line names
@@ -48,6 +49,7 @@ class Report:
         sources: What is known of each source of frames.
         splits: The splits whose lists can be read.
         problems: What is wrong, a line each.
+        notes: What one should know, a line each.
         unreadable: Per kind of source, what is wrong with each damaged video; only after a deep check.
         deep: Whether every frame was read.
     """
@@ -58,6 +60,7 @@ class Report:
     sources: dict[str, str] = field(default_factory=dict)
     splits: dict[str, SplitReport] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     deep: bool = False
 
@@ -79,6 +82,7 @@ class Report:
         if self.deep:
             found = sum(map(len, self.unreadable.values()))
             lines.append(f"every frame was read: {found} videos are unreadable")
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         count = len(self.problems)
         lines.append(f"problems: {count}" if count else "nothing is wrong")
@@ -143,44 +147,45 @@ def check(
             len(splits[split]) - unlabeled,
             [counts[label] for label in range(len(report.classes))],
         )
-    report.problems += _label_problems(report, splits)
+    _look_at_labels(report, splits)
     videos = list(dict.fromkeys(video.id for split in splits.values() for video in split))
-    for source in find_sources(report.files.root, videos) if videos else []:
+    sources = []
+    if videos:
+        try:
+            open_source(report.files.root, videos)
+            sources = find_sources(report.files.root, videos)
+        except UserError as e:
+            report.problems.append(str(e))
+    for source in sources:
         _check_source(report, source, splits)
         if deep:
             _read_all(report, source, videos, workers, progress)
             _count_frames(report, source, splits)
-    if videos and not report.sources:
-        report.problems.append(
-            f"{report.files.root}: no videos, expected a folder with {videos[0]}/00001.jpg and so on, "
-            f"or {videos[0]}.webm"
-        )
     return report
 
 
-def _label_problems(report: Report, splits: dict[str, list[Video]]) -> list[str]:
-    problems = []
-    for split in ("train", "val"):
-        if split not in report.files.splits:
-            problems.append(f"{report.files.root}: there is no list of the split {split!r}")
+def _look_at_labels(report: Report, splits: dict[str, list[Video]]) -> None:
+    root, files = report.files.root, report.files.splits
+    if "train" not in files:
+        report.problems.append(f"{root}: there is no list of the split 'train'")
+    if "val" not in files:
+        report.notes.append(
+            f"{root}: there is no list of the split 'val'; data.val_fraction=0.1 takes part of train"
+        )
     if "train" in report.splits:
         counts = report.splits["train"].counts
         empty = [name for name, count in zip(report.classes, counts) if count == 0]
         if empty:
-            problems.append(
-                f"{report.files.splits['train']}: {len(empty)} classes have no video ({_some(empty)})"
+            report.notes.append(
+                f"{files['train']}: {len(empty)} classes have no video ({_some(empty)})"
             )
-    names = list(splits)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            there = {video.id for video in splits[first]}
-            shared = [video.id for video in splits[second] if video.id in there]
-            if shared:
-                problems.append(
-                    f"{report.files.splits[second]}: {len(shared)} videos are in {first} too "
-                    f"({_some(shared)})"
-                )
-    return problems
+    for first, second in combinations(splits, 2):
+        there = {video.id for video in splits[first]}
+        shared = [video.id for video in splits[second] if video.id in there]
+        if shared:
+            report.problems.append(
+                f"{files[second]}: {len(shared)} videos are in {first} too ({_some(shared)})"
+            )
 
 
 def _check_source(report: Report, source: FrameSource, splits: dict[str, list[Video]]) -> None:
@@ -191,8 +196,8 @@ def _check_source(report: Report, source: FrameSource, splits: dict[str, list[Vi
         report.splits[split].missing[source.kind] = missing
         if missing:
             report.problems.append(
-                f"{split}: {len(missing):,} of {len(ids):,} videos are missing in the {source.kind} "
-                f"({_some([str(source.location(video)) for video in missing])})"
+                f"{split}: {len(ids) - len(missing):,} of {len(ids):,} videos are there in the "
+                f"{source.kind}; missing are {_some([str(source.location(v)) for v in missing])}"
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -197,8 +198,6 @@ def _read_list(path: Path, unlabeled: bool) -> Iterator[_Row]:
             raise UserError(
                 f"{path}, line {number}: expected {what}, separated by blanks (got {line[:60]!r})"
             )
-        if videos and PurePosixPath(name).name:
-            name = str(PurePosixPath(name).with_suffix(""))
         frames = None if videos else int(numbers[0])
         yield f"line {number}", name, int(numbers[-1]) if count == full else None, frames
 
@@ -237,8 +236,8 @@ def _check_id(where: str, name: str) -> None:
 
 
 def _plain(template: str) -> str:
-    """A template without the brackets of v2."""
-    return template.replace("[", "").replace("]", "").strip()
+    """A template without the brackets of v2, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", template.replace("[", "").replace("]", "").strip())
 
 
 def _first_twice(names: list[str]) -> str | None:
@@ -275,9 +274,14 @@ def _read_text(path: Path) -> str:
             raise UserError(
                 f"{path}: expected label files of at most {_MOST_BYTES >> 20} MiB (got {size >> 20})"
             )
-        text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise UserError(f"{path}: expected text (it has zero bytes); download it again")
-        return text
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({e}); download it again") from e
+        data = path.read_bytes()
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
+    encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or another encoding"
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: expected UTF-8 text (it seems to be {encoding}); convert it") from e
+    if "\0" in text:
+        raise UserError(f"{path}: expected UTF-8 text (it has zero bytes: UTF-16, or damaged)")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

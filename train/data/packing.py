@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +29,10 @@ from rstg_pyg.train.data.sources.packed import (
     STORE,
     Made,
     PackedVideos,
+    Record,
     encode_video,
     list_videos,
+    times_key,
     video_key,
 )
 from rstg_pyg.train.errors import UserError
@@ -106,7 +109,7 @@ def pack(
 
     broken: list[str] = []
     with _Writer(out.with_name(f"{out.name}.partial")) as writer:
-        made = writer.begin(_made(frames, videos, short_side, quality))
+        writer.begin(_made(frames, short_side, quality))
         there = set(writer.videos())
         todo = [video for video in videos if video not in there]
         encode = partial(_try_to_encode, frames, short_side, quality)
@@ -123,24 +126,18 @@ def pack(
             f"{writer.folder}; mend these and run it again:\n" + "\n".join(broken[:_NAMED])
         )
     _finish(writer.folder, out, labels.files)
-    return Packed(out, len(videos), len(todo), (out / STORE).stat().st_size, made)
+    store = out / STORE
+    return Packed(out, len(videos), len(todo), store.stat().st_size, PackedVideos(store).made)
 
 
-def _made(source: FrameSource, videos: list[str], short_side: int, quality: int) -> Made:
-    fps = None
-    for video in videos:
-        try:
-            fps = source.frames_per_second(video)
-            break
-        except UserError:  # named later, with all others
-            continue
+def _made(source: FrameSource, short_side: int, quality: int) -> Made:
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     decoder = f"PyAV {av.__version__} (libavcodec {codec}), " if source.kind == "video" else ""
     extractor = f"{decoder}torch {torch.__version__} bicubic, Pillow {PIL.__version__}"
-    return Made(short_side, quality, extractor, source.kind, fps)
+    return Made(short_side, quality, extractor, source.kind)
 
 
-def _try_to_encode(source: FrameSource, short_side: int, quality: int, video: str) -> bytes | str:
+def _try_to_encode(source: FrameSource, short_side: int, quality: int, video: str) -> Record | str:
     """The video's record, or what is wrong with the video."""
     if len(video_key(video)) > _LONGEST_KEY:
         return f"{video[:40]}...: the id is longer than the {_LONGEST_KEY} bytes that LMDB allows"
@@ -187,30 +184,37 @@ class _Writer:
             self._environment.close()  # drops what was not committed
             self._lock.close()
 
-    def begin(self, made: Made) -> Made:
+    def begin(self, made: Made) -> None:
         """Notes what makes the store, or makes sure that the same went on before."""
-        before = self._transaction.get(MADE_KEY)
-        if before is None:
-            self._transaction.put(MADE_KEY, made.to_bytes())
-            return made
-        if Made.from_bytes(before) != made:
-            raise UserError(
-                f"{self.folder}: was begun with other settings ({Made.from_bytes(before)}; now "
-                f"{made})\nuse those, or remove the folder to begin anew"
-            )
-        return made
+        found = self._transaction.get(MADE_KEY)
+        if found is not None:
+            before = Made.from_bytes(found)
+            if replace(before, fps=None) != made:
+                raise UserError(
+                    f"{self.folder}: was begun with other settings ({before}; now {made})\n"
+                    f"use those, or remove the folder to begin anew"
+                )
+            made = before
+        self._made = made
+        self._transaction.put(MADE_KEY, made.to_bytes())
 
     def videos(self) -> list[str]:
         """The ids of the videos that are there."""
         return list_videos(self._transaction)
 
-    def put(self, video: str, record: bytes) -> None:
+    def put(self, video: str, record: Record) -> None:
         """Adds a video."""
+        known = self._made.fps if isinstance(self._made.fps, list) else []
+        rates = [*known, *([record.fps] if record.fps else [])]
+        self._made = replace(self._made, fps=[min(rates), max(rates)] if rates else None)
         try:
-            self._transaction.put(video_key(video), record)
+            self._transaction.put(video_key(video), record.data)
+            if record.times:
+                self._transaction.put(times_key(video), record.times)
+            self._transaction.put(MADE_KEY, self._made.to_bytes())
         except lmdb.Error as e:
             raise self._full(e) from e
-        self._size += len(record)
+        self._size += len(record.data)
         if self._size >= _TRANSACTION:
             self._commit()
 

@@ -67,19 +67,3 @@ def subfolders(folder: Path) -> list[Path]:
         return []
     paths = [folder / name for name in names if not name.startswith(".")]
     return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
-
-
-def missing_names(folder: Path, videos: list[str], suffix: str) -> list[str]:
-    """The videos that have no entry ``video + suffix``, by listing each folder once."""
-    listed: dict[Path, set[str]] = {}
-    missing = []
-    for video in videos:
-        path = folder / f"{video}{suffix}"
-        if path.parent not in listed:
-            try:
-                listed[path.parent] = set(os.listdir(path.parent))
-            except OSError:
-                listed[path.parent] = set()
-        if path.name not in listed[path.parent]:
-            missing.append(video)
-    return missing

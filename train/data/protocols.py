@@ -79,8 +79,9 @@ def read_clips(
         UserError: If the video is missing or damaged.
     """
     length = source.num_frames(video)
-    times = test_indices(length, num_frames, sampling, protocol.temporal)
-    frames = source.read(video, np.concatenate(times), short_side)  # [temporal * T, H, W, 3]
+    times = source.varying_times(video)
+    places = test_indices(length, num_frames, sampling, protocol.temporal, times)
+    frames = source.read(video, np.concatenate(places), short_side)  # [temporal * T, H, W, 3]
     clips = []
     for part in frames.split(num_frames):
         if protocol.spatial == 1:

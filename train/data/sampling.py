@@ -1,7 +1,9 @@
 """Which frames of a video make a clip: pure functions from its length to frame numbers.
 
 A video with fewer frames than the clip repeats some; every function returns ``num_frames`` numbers that
-do not decrease, from ``0`` to ``length - 1``.
+do not decrease, from ``0`` to ``length - 1``. Frames are as far apart in number as in time, unless
+``times`` are given, in seconds, of a video whose frame rate varies: then they are those that are shown
+when the chosen ones would be at a constant rate.
 """
 
 from __future__ import annotations
@@ -12,34 +14,48 @@ from numpy.typing import NDArray
 SAMPLINGS = ("uniform", "segments")
 
 Indices = NDArray[np.int64]
+Times = NDArray[np.float64]
 
 
-def uniform(length: int, num_frames: int) -> Indices:
+def uniform(length: int, num_frames: int, times: Times | None = None) -> Indices:
     """The published sampling: evenly spaced from the first frame to the last, truncated; ``[T]``."""
-    return np.linspace(0, length - 1, num_frames).astype(np.int64)
+    return _frames(np.linspace(0, length - 1, num_frames), length, times)
 
 
-def uniform_shifted(length: int, num_frames: int) -> Indices:
+def uniform_shifted(length: int, num_frames: int, times: Times | None = None) -> Indices:
     """The published dense protocol's second sampling: :func:`uniform` half a step later; ``[T]``."""
     start = round(0.5 * length / num_frames)
-    shifted = np.linspace(start, length - 1 + start, num_frames).astype(np.int64)
-    return shifted.clip(0, length - 1)
+    return _frames(np.linspace(start, length - 1 + start, num_frames), length, times)
 
 
-def segments(length: int, num_frames: int, offset: float | Indices) -> Indices:
+def segments(
+    length: int, num_frames: int, offset: float | Indices, times: Times | None = None
+) -> Indices:
     """One frame of each of ``num_frames`` equal segments; ``[T]``.
 
     Args:
         length: Frames of the video.
         num_frames: Number of segments :math:`T`.
         offset: Where in its segment, from 0 (first frame) to below 1: one number, or one per segment.
+        times: When the frames are shown.
     """
-    place = (np.arange(num_frames) + offset) * (length / num_frames)
-    return place.astype(np.int64).clip(0, length - 1)
+    return _frames((np.arange(num_frames) + offset) * (length / num_frames), length, times)
+
+
+def _frames(places: Times, length: int, times: Times | None) -> Indices:
+    """The frames at places from 0 to ``length - 1``."""
+    if times is None:
+        return places.astype(np.int64).clip(0, length - 1)
+    wanted = places * (times[-1] / (length - 1)) + 1e-6  # equal but for rounding is equal
+    return (np.searchsorted(times, wanted, side="right") - 1).clip(0, length - 1)
 
 
 def train_indices(
-    length: int, num_frames: int, sampling: str, generator: np.random.Generator
+    length: int,
+    num_frames: int,
+    sampling: str,
+    generator: np.random.Generator,
+    times: Times | None = None,
 ) -> Indices:
     """The frames of a training clip, ``[T]``.
 
@@ -49,22 +65,25 @@ def train_indices(
         sampling: ``"uniform"`` (as published, nothing random) or ``"segments"`` (as in TSN and TSM: a
             random frame of every segment).
         generator: Source of random numbers.
+        times: When the frames are shown.
     """
     if sampling == "uniform":
-        return uniform(length, num_frames)
-    return segments(length, num_frames, generator.random(num_frames))
+        return uniform(length, num_frames, times)
+    return segments(length, num_frames, generator.random(num_frames), times)
 
 
-def test_indices(length: int, num_frames: int, sampling: str, count: int = 1) -> list[Indices]:
+def test_indices(
+    length: int, num_frames: int, sampling: str, count: int = 1, times: Times | None = None
+) -> list[Indices]:
     """The frames of one or two test clips, each ``[T]``.
 
     ``"uniform"``: the published sampling, then the one half a step later. ``"segments"``: the centers
     of the segments, then their first frames (TSM's "twice sample").
     """
     if sampling == "uniform":
-        clips = [uniform(length, num_frames), uniform_shifted(length, num_frames)]
+        clips = [uniform(length, num_frames, times), uniform_shifted(length, num_frames, times)]
     else:
-        clips = [segments(length, num_frames, 0.5), segments(length, num_frames, 0.0)]
+        clips = [segments(length, num_frames, offset, times) for offset in (0.5, 0.0)]
     return clips[:count]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from rstg_pyg.train.data import transforms
 from rstg_pyg.train.data.label_files import find_label_files
-from rstg_pyg.train.data.labels import class_order, read_classes, read_split
+from rstg_pyg.train.data.labels import Video, class_order, read_classes, read_split
 from rstg_pyg.train.data.protocols import PROTOCOLS, read_clips
 from rstg_pyg.train.data.sampling import SAMPLINGS, train_indices
 from rstg_pyg.train.data.skipped import Part
@@ -47,12 +48,17 @@ class SomethingSomething(Dataset):
         source: ``"auto"``, ``"packed"``, ``"frames"`` or ``"video"``.
         annotations: ``"auto"``, ``"v1"``, ``"v2"``, ``"tsm"`` or ``"mmaction"``.
         num_classes: The number of classes that is expected, if any.
+        partial: Whether to go on without the videos of the list that are not there. (default:
+            ``False``)
+        val_fraction: Which share of the training list is ``"val"`` and not ``"train"``, by a hash of
+            the videos' ids. (default: 0: ``"val"`` has a list of its own)
         seed: Random seed.
         name: What results call the data. (default: the kind of annotations)
         shuffle_time: Whether the frames of a clip come in random order, to see what order is worth.
             (default: ``False``)
         on_error: What a loader does with a video that cannot be read: ``"raise"`` the error, or
-            ``"skip"`` it, with a note in :attr:`skipped`. (default: ``"raise"``)
+            ``"skip"`` it, with a note in :attr:`skipped`; and those that are not there, as with
+            ``partial``. (default: ``"raise"``)
 
     Attributes:
         classes (list of str): The names of the classes.
@@ -85,6 +91,8 @@ class SomethingSomething(Dataset):
         name: str | None = None,
         shuffle_time: bool = False,
         on_error: str = "raise",
+        partial: bool = False,
+        val_fraction: float = 0.0,
     ):
         if protocol is not None:
             _check_name("data.protocol", protocol, tuple(PROTOCOLS))
@@ -99,6 +107,8 @@ class SomethingSomething(Dataset):
             )
         if not 0 <= brightness <= 1:
             raise UserError(f"data.brightness: expected 0 to 1 (got {brightness})")
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"data.val_fraction: expected 0 to below 1 (got {val_fraction})")
         if seed < 0:
             raise UserError(f"seed: expected at least 0 (got {seed})")
         self.split = split
@@ -123,12 +133,24 @@ class SomethingSomething(Dataset):
                 f"checkpoint) has {num_classes}; give the data set that belongs to it, or correct "
                 f"data.num_classes"
             )
-        videos = read_split(files, split, self.classes)
+        held_out = val_fraction if split in ("train", "val") else 0
+        videos = read_split(files, "train" if held_out else split, self.classes)
+        if held_out:
+            videos = _part(videos, split, held_out)
+        self.num_listed = len(videos)
+        self.source = open_source(root, [video.id for video in videos], source)
+        missing = set(self.source.missing([video.id for video in videos]))
+        if missing and not partial and on_error != "skip":
+            first = self.source.location(next(v.id for v in videos if v.id in missing))
+            raise UserError(
+                f"data.root: {len(videos) - len(missing):,} of the {len(videos):,} videos of {split} "
+                f"are there ({first} is not); data.partial=true goes on with those"
+            )
+        videos = [video for video in videos if video.id not in missing]
         self.ids = [video.id for video in videos]
         labels = [UNLABELLED if video.label is None else video.label for video in videos]
         self.labels = torch.tensor(labels)
         self.mirrored = transforms.mirrored_classes(self.classes) if flip else None
-        self.source = open_source(root, self.ids, source)
 
     @property
     def origin(self) -> str:
@@ -163,11 +185,16 @@ class SomethingSomething(Dataset):
 
     def describe(self) -> str:
         """One line with every number of the data and the protocol."""
+        part = f" of {self.num_listed:,}" if len(self) < self.num_listed else ""
+        rest = " (the others are not there)" if part else ""
         data = (
-            f"{self.kind} {self.split}: {len(self):,} videos, {len(self.classes)} classes in "
-            f"{class_order(self.classes)} order, {self.source.kind}"
+            f"{self.kind} {self.split}: {len(self):,}{part} videos{rest}, {len(self.classes)} classes "
+            f"in {class_order(self.classes)} order, {self.source.kind}"
         )
-        clips = f"of {self.num_frames} frames ({self.sampling}) at {self.clip_size} x {self.clip_size}"
+        by = "" if self.source.kind == "frames" else ", by time where the frame rate varies"
+        clips = (
+            f"of {self.num_frames} frames ({self.sampling}{by}) at {self.clip_size} x {self.clip_size}"
+        )
         if self.protocol is None:
             how = f"training clips {clips}, {self.crop} crop"
             shift = (
@@ -216,7 +243,8 @@ class SomethingSomething(Dataset):
         """A random clip ``[T, H, W, 3]`` and its label."""
         video = self.ids[item]
         length = self.source.num_frames(video)
-        indices = train_indices(length, self.num_frames, self.sampling, generator)
+        times = self.source.varying_times(video)
+        indices = train_indices(length, self.num_frames, self.sampling, generator, times)
         frames = self.source.read(video, indices, self.short_side)
         crop = transforms.random_crop if self.crop == "random" else transforms.multi_scale_crop
         clip = crop(frames, self.crop_size, generator)
@@ -226,6 +254,16 @@ class SomethingSomething(Dataset):
         if self.brightness:
             clip = transforms.shift_brightness(clip, self.brightness, generator)
         return clip, label
+
+
+def _part(videos: list[Video], split: str, share: float) -> list[Video]:
+    """The videos of a split where the training list is divided: those with the least hashes are val."""
+    order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
+    val = {video.id for video in order[: max(1, round(share * len(videos)))]}
+    part = [video for video in videos if (video.id in val) == (split == "val")]
+    if not part:
+        raise UserError(f"data.val_fraction: {share:g} of {len(videos)} videos leaves none for {split}")
+    return part
 
 
 def _check_name(key: str, name: str, names: tuple[str, ...]) -> None:

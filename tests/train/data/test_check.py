@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from rstg_pyg.train.data.check import check
@@ -29,7 +31,7 @@ def test_what_is_missing(v1, files):
     assert not report.ok
     assert report.splits["train"].missing["frames"] == ["2"]
     text = report.text()
-    assert f"train: 1 of 4 videos are missing in the frames ({v1 / V1 / '2'})" in text
+    assert f"train: 3 of 4 videos are there in the frames; missing are {v1 / V1 / '2'}" in text
     assert "there is no list of the split 'val'" in text and "val: no list of videos" in text
 
 
@@ -47,9 +49,9 @@ def test_label_problems(v1, files):
     problems = "\n".join(report.problems)
     assert f"{test}, line 1: the label 'Zaping something'" in problems
     assert "did you mean 'Zapping something'" in problems
-    assert "1 classes have no video (Zapping something)" in problems
+    assert "1 classes have no video (Zapping something)" in report.notes[0]
     assert f"{val}: 1 videos are in train too (4)" in problems
-    assert len(report.problems) == 3
+    assert len(report.problems) == 2
 
 
 def test_deep_finds_every_unreadable_file(v1, v2):
@@ -71,7 +73,11 @@ def test_deep_finds_every_unreadable_file(v1, v2):
 
 def test_no_videos_and_no_classes(v1, tmp_path):
     (v1 / V1).rename(tmp_path / "away")
-    assert any("no videos, expected a folder with 1/00001.jpg" in p for p in check(v1).problems)
+    (problem,) = check(v1).problems
+    assert "has no videos; that is one level too low, give" in problem
+    shutil.rmtree(tmp_path / "away")
+    (problem,) = check(v1).problems
+    assert "none of the videos is in" in problem and "expected FOLDER/1/00001.jpg" in problem
     (v1 / "something-something-v1-labels.csv").write_text("")
     report = check(v1)
     assert not report.ok and "expected the list of classes" in report.text()

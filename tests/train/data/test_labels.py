@@ -60,7 +60,7 @@ def write_lists(root, kind):
     if kind == "rawframes":
         (folder / "sthv1_train_list_rawframes.txt").write_text("1 40 1\n23 31 0\n")
     else:
-        (folder / "sthv2_train_list_videos.txt").write_text("1.webm 1\n23.webm 0\n")
+        (folder / "sthv2_train_list_videos.txt").write_text("1 1\n23.webm 0\n")
 
 
 @pytest.mark.parametrize("kind", ["tsm", "rawframes", "videos"])
@@ -71,7 +71,8 @@ def test_lists_of_tsm_and_mmaction(tmp_path, kind):
     labels = read_annotations(root, option)
     assert labels.classes == ["A", "B"]
     frames = (None, None) if kind == "videos" else (40, 31)
-    assert labels.splits["train"] == [Video("1", 1, frames[0]), Video("23", 0, frames[1])]
+    second = "23.webm" if kind == "videos" else "23"  # as it stands in the list
+    assert labels.splits["train"] == [Video("1", 1, frames[0]), Video(second, 0, frames[1])]
     if kind == "tsm":
         assert labels.splits["val"] == [Video("some clip 2", 0, 30)]
         assert labels.splits["test"] == [Video("9", None, 30), Video("my clip", None, 30)]
@@ -154,9 +155,10 @@ def test_wrong_json(tmp_path, files, name, content, message):
 
 def test_wrong_class_lists(v1):
     path = v1 / V1.format("labels")
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read as UTF-8"):
-        read_annotations(v1)
+    for encoding, name in (("utf-16", "UTF-16"), ("latin-1", "Latin-1")):
+        path.write_text("Déplacer\n", encoding=encoding)
+        with pytest.raises(UserError, match=f"expected UTF-8 text .it seems to be {name}"):
+            read_annotations(v1)
     path.write_text("A\nA\n")
     with pytest.raises(UserError, match="the class 'A' is there twice"):
         read_annotations(v1)

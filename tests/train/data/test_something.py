@@ -172,7 +172,7 @@ def test_nothing_replaces_a_missing_video(v1):
         dataset[-1]
 
 
-def test_opening_looks_at_a_few_videos_only(v1, files, monkeypatch):
+def test_opening_lists_folders_and_opens_no_video(v1, files, monkeypatch):
     lines = "".join(f"{i};{files.classes[i % 3]}\n" for i in range(1, 20_001))
     (v1 / "something-something-v1-train.csv").write_text(lines)
     looked = []
@@ -181,8 +181,11 @@ def test_opening_looks_at_a_few_videos_only(v1, files, monkeypatch):
     for name in ("is_dir", "is_file"):
         plain = getattr(Path, name)
         monkeypatch.setattr(Path, name, lambda self, plain=plain: looked.append(self) or plain(self))
-    assert len(open_v1(v1)) == 20_000
+    assert len(open_v1(v1, partial=True)) == 8
     assert len(looked) < 500
+    with pytest.raises(UserError, match=r"8 of the 20,000 videos of train are there .*/9 is not"):
+        open_v1(v1)
+    assert "8 of 20,000 videos (the others are not there)" in open_v1(v1, on_error="skip").describe()
 
 
 @pytest.mark.parametrize("protocol", [None, "center1", "full3x2"])

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rstg_pyg.train.data.sampling import Times
 from rstg_pyg.train.data.transforms import resize_short_side
 from rstg_pyg.train.errors import UserError
 
@@ -50,8 +52,22 @@ class FrameSource(ABC):
         """Those of the given videos that are not there, found without opening the others."""
 
     def frames_per_second(self, video: str) -> float | None:
-        """The video's frame rate, if it is known."""
+        """The video's average frame rate, if it is known."""
         return None
+
+    def times(self, video: str) -> Times | None:
+        """When the frames are shown, in seconds from the first, ``[num_frames]``, if it is known."""
+        return None
+
+    def varying_times(self, video: str) -> Times | None:
+        """:meth:`times` of a video whose frame rate varies: where a frame is shown more than one
+        step away from its place in an even series. ``None`` for others.
+        """
+        times = self.times(video)
+        if times is None or len(times) < 3:
+            return None
+        even = np.linspace(0, times[-1], len(times))
+        return times if np.abs(times - even).max() > even[1] else None
 
     def frames(
         self, video: str, indices: Sequence[int] | None = None, short_side: int | None = None

@@ -8,19 +8,15 @@ from pathlib import Path
 
 from rstg_pyg.train.data.paths import beside, home, subfolders
 from rstg_pyg.train.data.sources.base import SOURCES, FrameSource
-from rstg_pyg.train.data.sources.folders import FrameFolders, detect_template
+from rstg_pyg.train.data.sources.folders import FrameFolders, frame_numbers
 from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
+from rstg_pyg.train.data.sources.places import Place, is_video_name
 from rstg_pyg.train.data.sources.videos import VideoFiles
 from rstg_pyg.train.errors import UserError
 
-_MOST_SAMPLES = 16  # videos that are looked for in every folder
-
 
 def find_sources(root: str | Path, videos: Sequence[str]) -> list[FrameSource]:
-    """The sources below ``root`` that have the videos, the fastest first.
-
-    A few of the videos are looked for in ``root`` itself and then in the folders in it, whatever their
-    names are; so this takes no longer for a larger data set.
+    """The sources below ``root``, those with the most of the videos first, of these the fastest first.
 
     Args:
         root: The data set's folder.
@@ -29,19 +25,12 @@ def find_sources(root: str | Path, videos: Sequence[str]) -> list[FrameSource]:
     Raises:
         UserError: If a source is there but cannot be used.
     """
-    root = home(root)
-    step = max(1, len(videos) // _MOST_SAMPLES)
-    samples = [*videos[:3], *videos[3::step]][:_MOST_SAMPLES]
-    found: list[FrameSource] = []
-    if os.path.isfile(root / STORE):
-        found.append(PackedVideos(root / STORE))
-    for source in (FrameFolders, VideoFiles):
-        here = source.find(root, samples)
-        for folder in [] if here else subfolders(root):
-            here = here or source.find(folder, samples)
-        if here:
-            found.append(here)
-    return found
+    root, videos = home(root), list(videos)
+    packed = PackedVideos(root / STORE) if os.path.isfile(root / STORE) else None
+    found = [packed, FrameFolders.find(root, videos), VideoFiles.find(root, videos)]
+    return sorted(
+        (source for source in found if source is not None), key=lambda s: len(s.missing(videos))
+    )
 
 
 def open_source(root: str | Path, videos: Sequence[str], kind: str = "auto") -> FrameSource:
@@ -50,8 +39,8 @@ def open_source(root: str | Path, videos: Sequence[str], kind: str = "auto") -> 
     Args:
         root: The data set's folder.
         videos: The videos' ids.
-        kind: One of :data:`SOURCES`; ``"auto"`` takes a packed store before frame folders before
-            video files.
+        kind: One of :data:`SOURCES`; ``"auto"`` takes the one with the most of the videos, of several a
+            packed store before frame folders before video files.
 
     Raises:
         UserError: If the kind asked for is not there; the message says what is.
@@ -91,10 +80,18 @@ def open_video(path: str | Path) -> tuple[FrameSource, str]:
     Raises:
         UserError: If there is neither a file nor a folder with frames.
     """
-    path = home(path)
-    if os.path.isdir(path):
-        template = detect_template([path])
-        if template is None:
-            raise UserError(f"{path}: expected a video, or a folder with numbered frames (it has none)")
-        return FrameFolders(path.parent, template), path.name
-    return VideoFiles(path.parent, path.suffix), path.stem
+    name, path = str(path), home(path)
+    if "://" in name or (name.isdigit() and not os.path.exists(path)):
+        raise UserError(
+            f"{name}: expected a file or a folder of frames (addresses and cameras are not read); save "
+            f"the video to a file first"
+        )
+    if not os.path.isdir(path):
+        return VideoFiles(Place(path.parent, {path.name: path})), path.name
+    names, frames = frame_numbers(path)
+    if not frames:
+        files = [name for name in names if is_video_name(name)]
+        have = f"it has video files, such as {files[0]}; give those" if files else "it has none"
+        raise UserError(f"{path}: expected a video, or a folder with numbered frames ({have})")
+    place = Place(path.parent, {path.name: path})
+    return FrameFolders(place, {0, 1, min(frames)}), path.name

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import lmdb
@@ -26,14 +27,15 @@ import numpy as np
 from torch import Tensor
 
 from rstg_pyg.train.data.paths import beside
-from rstg_pyg.train.data.sources.base import FrameSource
+from rstg_pyg.train.data.sources.base import FrameSource, Times
 from rstg_pyg.train.data.sources.images import decode_image, encode_jpeg
+from rstg_pyg.train.data.sources.places import without_suffix
 from rstg_pyg.train.errors import UserError
 
 STORE = "videos.lmdb"
 MADE_KEY = b"made"
 
-_VIDEO = b"video/"
+_VIDEO, _TIMES = b"video/", b"times/"
 _HEADER = struct.Struct("<IfI")  # number of frames, frames per second (0: unknown), CRC of the table
 _ENTRY = np.dtype([("size", "<u4"), ("crc", "<u4")])  # a row of the table: one per frame
 
@@ -47,14 +49,15 @@ class Made:
         quality: JPEG quality.
         extractor: The programs that decoded, resized and encoded.
         source: Kind of the source, ``"frames"`` or ``"video"``.
-        fps: Frame rate of the first video, of which every frame was kept; ``None``: unknown.
+        fps: Frame rates of the videos, of which every frame was kept: the lowest and the highest;
+            ``None``: unknown. (Older stores have the first video's.)
     """
 
     short_side: int
     quality: int
     extractor: str
     source: str
-    fps: float | None
+    fps: float | list[float] | None = None
 
     def to_bytes(self) -> bytes:
         """As stored."""
@@ -68,7 +71,9 @@ class Made:
             ValueError: If it is none.
         """
         values = json.loads(data)
-        kinds = dict(short_side=int, quality=int, extractor=str, source=str, fps=float | int | None)
+        kinds = dict(
+            short_side=int, quality=int, extractor=str, source=str, fps=float | int | list | None
+        )
         if not isinstance(values, dict) or values.keys() != kinds.keys():
             raise ValueError("expected the settings of a store")
         if not all(isinstance(values[key], kind) for key, kind in kinds.items()):
@@ -76,7 +81,11 @@ class Made:
         return cls(**values)
 
     def __str__(self) -> str:
-        rate = f"{self.fps:g} frames per second" if self.fps else "frame rate unknown"
+        rates = self.fps if isinstance(self.fps, list) else [self.fps]
+        low, high = rates[0], rates[-1]
+        rate = f"{low:g} frames per second" if low else "frame rate unknown"
+        if low != high:
+            rate = f"{low:.4g} to {high:.4g} frames per second"
         return (
             f"short side {self.short_side}, JPEG quality {self.quality}, from {self.source}, {rate}, "
             f"by {self.extractor}"
@@ -88,12 +97,33 @@ def video_key(video: str) -> bytes:
     return _VIDEO + video.encode()
 
 
-def encode_video(source: FrameSource, video: str, short_side: int, quality: int) -> bytes:
-    """A video as the store's record: header, table of the frames' sizes and checksums, frames."""
+def times_key(video: str) -> bytes:
+    """The key of a video's times, which are there where its frame rate varies."""
+    return _TIMES + video.encode()
+
+
+class Record(NamedTuple):
+    """A video for the store.
+
+    Attributes:
+        data: Header, table of the frames' sizes and checksums, frames.
+        fps: Frame rate, 0 if it is unknown.
+        times: When the frames are shown, if the rate varies, else empty.
+    """
+
+    data: bytes
+    fps: float
+    times: bytes
+
+
+def encode_video(source: FrameSource, video: str, short_side: int, quality: int) -> Record:
+    """A video as the store's record."""
     frames = [encode_jpeg(frame, quality) for frame in source.frames(video, short_side=short_side)]
     table = np.array([(len(data), zlib.crc32(data)) for data in frames], _ENTRY).tobytes()
     fps = source.frames_per_second(video) or 0.0
-    return b"".join([_HEADER.pack(len(frames), fps, zlib.crc32(table)), table, *frames])
+    times = source.varying_times(video)
+    data = b"".join([_HEADER.pack(len(frames), fps, zlib.crc32(table)), table, *frames])
+    return Record(data, fps, b"" if times is None else times.tobytes())
 
 
 def list_videos(transaction: lmdb.Transaction) -> list[str]:
@@ -142,7 +172,7 @@ class PackedVideos(FrameSource):
     def missing(self, videos: list[str]) -> list[str]:
         """The videos without a record."""
         there = set(self.videos())
-        return [video for video in videos if video not in there]
+        return [v for v in videos if v not in there and without_suffix(v) not in there]
 
     def videos(self) -> list[str]:
         """The ids of all videos."""
@@ -157,6 +187,11 @@ class PackedVideos(FrameSource):
         """The rate of the file that the video was packed from."""
         return _HEADER.unpack_from(self._record(video)[0])[1] or None
 
+    def varying_times(self, video: str) -> Times | None:
+        """The times of a video whose frame rate varied in the file that it was packed from."""
+        found = self._get(times_key(video))
+        return None if found is None else np.frombuffer(bytes(found), np.float64)
+
     def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
         record, table = self._record(video)
         ends = _HEADER.size + table.nbytes + table["size"].cumsum(dtype=np.int64)
@@ -168,7 +203,7 @@ class PackedVideos(FrameSource):
 
     def _record(self, video: str) -> tuple[memoryview, np.ndarray]:
         """A video's record, and the verified table in it."""
-        record = self._get(video_key(video))
+        record = self._get(video_key(video)) or self._get(video_key(without_suffix(video)))
         if record is None:
             near = beside(video, self.videos())
             raise UserError(f"{self.path}: the video {video} is not in the packed store{near}")

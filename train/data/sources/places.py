@@ -1,0 +1,162 @@
+"""Finds where the videos of a list lie below a folder. Every folder is listed once."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rstg_pyg.train.data.paths import subfolders
+
+#: What a video file is called, in any case. Where two files have one name, the earlier suffix counts.
+VIDEO_SUFFIXES = (
+    ".webm", ".mp4", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".asf", ".flv", ".f4v",
+    ".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".vob", ".ogv", ".ogg", ".gif", ".webp", ".apng", ".ivf",
+    ".nut", ".y4m", ".mjpeg", ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".m2v", ".mxf", ".dv",
+    ".rm", ".rmvb", ".qt", ".divx",
+)  # fmt: skip
+
+#: Folders that the videos of one data set may be distributed over.
+_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+
+#: The names in a folder by what they are asked for with.
+Names = dict[str, str]
+
+
+@dataclass
+class Place:
+    """Where videos lie.
+
+    Attributes:
+        folder: The folder, the first one if there are several.
+        paths: Of the videos that are there.
+        prefix: What the ids begin with that is no part of the path below the folder.
+    """
+
+    folder: Path
+    paths: dict[str, Path] = field(default_factory=dict)
+    prefix: str = ""
+
+    def path(self, video: str) -> Path:
+        """Where the video is, or where it would be expected, without a suffix."""
+        return self.paths.get(video) or self.folder / video.removeprefix(self.prefix)
+
+
+def normal(name: str) -> str:
+    """A name in Unicode's composed form: file systems and editors change the form."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file of this name is taken for a video."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def without_suffix(name: str) -> str:
+    """A name without the suffix of a video file, if it has one."""
+    return os.path.splitext(name)[0] if is_video_name(name) else name
+
+
+def names_of_folders(folder: str) -> Names:
+    """The folders in a folder."""
+    return {normal(entry.name): entry.name for entry in _scan(folder) if entry.is_dir()}
+
+
+def names_of_videos(folder: str) -> Names:
+    """The video files in a folder, by their names with and without suffix."""
+    rank = {suffix: number for number, suffix in enumerate(VIDEO_SUFFIXES)}
+    found = [
+        (rank[os.path.splitext(entry.name)[1].lower()], entry.name)
+        for entry in _scan(folder)
+        if is_video_name(entry.name) and entry.is_file()
+    ]
+    found.sort(reverse=True)  # the earlier suffix last, so that it stays
+    names = {normal(os.path.splitext(name)[0]): name for _, name in found}
+    return names | {normal(name): name for _, name in found}
+
+
+def _scan(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:  # there is none
+        return []
+
+
+def find_place(
+    root: Path,
+    videos: Sequence[str],
+    names: Callable[[str], Names],
+    usable: Callable[[Place], bool] = lambda place: True,
+) -> Place | None:
+    """The place below ``root`` with the most of the videos, the first of several.
+
+    Looked at are ``root`` and the folders in it, if they have none the folders in those, and each of
+    them with its split folders (``train``, ``val``, ...) together. Ids may begin with a path that leads
+    to the folder from elsewhere.
+
+    Args:
+        root: The data set's folder.
+        videos: The videos' ids.
+        names: :func:`names_of_folders` or :func:`names_of_videos`.
+        usable: Whether a place has what it should have.
+    """
+    best, most = None, 0
+    listed: dict[str, Names] = {}
+    wanted = {prefix: _by_folder(videos, prefix) for prefix in _prefixes(videos)}
+    for depth in range(3):
+        for folders in _groups(root, depth):
+            for prefix, heads in wanted.items():
+                place = Place(folders[0], prefix=prefix)
+                for folder in reversed(folders):  # so that the first one's stay
+                    for head, loose_and_exact in heads.items():
+                        where = os.path.join(folder, head)
+                        if where not in listed:
+                            listed[where] = names(where)
+                        for ids in loose_and_exact:
+                            for name in ids.keys() & listed[where].keys():
+                                place.paths[ids[name]] = Path(where, listed[where][name])
+                if len(place.paths) > most and usable(place):
+                    best, most = place, len(place.paths)
+                    if most == len(videos):
+                        return best
+        if best is not None and depth > 0:
+            break
+    return best
+
+
+def _by_folder(videos: Sequence[str], prefix: str) -> dict[str, tuple[Names, Names]]:
+    """The ids by folder, and there by name, first without the suffix that they may have, then with it:
+    a file of just that name is the one.
+    """
+    found: dict[str, tuple[Names, Names]] = {}
+    for video in videos:
+        head, _, name = video[len(prefix) :].rpartition("/")
+        loose, exact = found.setdefault(head, ({}, {}))
+        name = normal(name)
+        loose[without_suffix(name)] = exact[name] = video
+    return found
+
+
+def _prefixes(videos: Sequence[str]) -> Iterator[str]:
+    """The paths that all ids begin with, from none to the longest."""
+    yield ""
+    first, *others = {video.rpartition("/")[0] for video in videos}
+    parts = first.split("/") if first else []
+    for count in range(1, len(parts) + 1):
+        prefix = "/".join(parts[:count]) + "/"
+        if all(f"{other}/".startswith(prefix) for other in others):
+            yield prefix
+
+
+def _groups(root: Path, depth: int) -> Iterator[list[Path]]:
+    """The folders at a depth, one by one, and each with its split folders together."""
+    folders = [root]
+    for _ in range(depth):
+        folders = [below for folder in folders for below in subfolders(folder)]
+    for folder in folders:
+        yield [folder]
+        if splits := [folder / name for name in _SPLITS if os.path.isdir(folder / name)]:
+            yield splits

@@ -1,0 +1,353 @@
+"""One video file: counting its frames, finding them, and showing them as a player does."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+from PIL import Image
+from torch import Tensor
+
+from rstg_pyg.train.data.paths import beside
+from rstg_pyg.train.data.sources.containers import FORMATS, is_key, missing_bytes
+from rstg_pyg.train.data.sources.images import MOST_PIXELS, over_black
+from rstg_pyg.train.data.transforms import resize
+from rstg_pyg.train.errors import UserError
+
+#: Codecs with one packet per frame and containers with true time stamps: these can be counted without
+#: decoding, and sought in.
+_CODECS = ("vp8", "vp9", "av1", "h264", "hevc", "mjpeg")
+_CONTAINERS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
+_STILL = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of pictures
+
+#: Seconds without a packet after which a file is given up: one may be all gap.
+PATIENCE = 30.0
+_CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+_CODEC_OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # the size may also change later
+_NEARLY_SQUARE = 0.01  # pixels that are wider than high by less are taken as square
+_MOST_ASPECT = 8  # of a pixel; more is a mistake
+_REMEDY = "download or copy it again"
+
+
+def open_file(path: str | Path) -> VideoFile | AnimatedImage:
+    """Opens a video file, whatever its name.
+
+    Raises:
+        UserError: If the file is missing, empty, truncated or not a video; it names file and reason.
+    """
+    path = Path(path)
+    if not os.path.isfile(path):
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise UserError(f"{path}: expected a file (a camera, a pipe or another device is not read)")
+        raise UserError(f"{path}: the video is missing{beside(path.name, path.parent)}")
+    try:
+        size, missing = path.stat().st_size, missing_bytes(path)
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
+    if size == 0:
+        raise UserError(f"{path}: the video is empty (0 bytes); download it again")
+    if missing:
+        raise UserError(
+            f"{path}: the video is truncated, at least {missing:,} bytes are missing at its end; "
+            f"download it again"
+        )
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return AnimatedImage(path)
+    return VideoFile(path, length_known=missing is not None)
+
+
+class _CannotSeek(Exception):
+    """What was found after a seek is not what should be there."""
+
+
+class VideoFile:
+    """A file that FFmpeg reads. Its frames are counted when it is opened, since webm does not say.
+
+    Frames are those that a player shows: of a recording that begins between key frames those that can
+    be decoded; turned and mirrored as the file says, in square pixels, and what is transparent over
+    black. Memory does not grow with the video but for its table of time stamps. One decoder thread is
+    used, because the loader has a process per core.
+
+    Args:
+        path: The file, see :func:`open_file`.
+        length_known: Whether the file is known to be whole. Else one whose frames end long before its
+            header says is taken for truncated.
+
+    Attributes:
+        num_frames (int): The number of frames.
+        fps (float): The average frame rate, if it is known.
+        times (NDArray): When the frames are shown, in seconds from the first one; ``None`` where the
+            file does not tell.
+
+    Raises:
+        UserError: If it is truncated or not a video; it names file and reason.
+    """
+
+    def __init__(self, path: Path, length_known: bool = False):
+        self.path = path
+        self._keys: list[int] = []  # numbers of the frames that decoding can start from
+        self._begins_between_keys = False
+        with self._open() as (container, stream):
+            rate, unit = stream.average_rate, stream.time_base
+            self.fps = float(rate) if rate else None
+            stamps, trusted = self._scan(container, stream, length_known)
+        if not trusted:  # opened again, because seeking back needs time stamps
+            with self._open() as (container, stream):
+                stamps = [frame.pts for frame in self._decoded(container, stream)]
+        self.num_frames = len(stamps)
+        if self.num_frames == 0:
+            raise UserError(f"{path}: the video has no frames; {_REMEDY}")
+        known = None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:]))
+        self._stamps = stamps if known else []
+        self.times = np.array([stamp - stamps[0] for stamp in stamps]) * float(unit) if known else None
+
+    @contextmanager
+    def _open(self):
+        """The container and its video stream; what goes wrong with them becomes a ``UserError``."""
+        try:
+            with av.open(
+                f"file:{self.path}", options=_CONTAINER_OPTIONS, timeout=PATIENCE
+            ) as container:
+                stream = container.streams.best("video")
+                if stream is None:
+                    raise UserError(f"{self.path}: the file has no video stream")
+                codec = stream.codec_context
+                if stream.disposition & av.stream.Disposition.attached_pic:
+                    raise UserError(f"{self.path}: the file has no video, only a cover picture")
+                if codec.width * codec.height > MOST_PIXELS:
+                    raise UserError(
+                        f"{self.path}: expected frames of at most {MOST_PIXELS:,} pixels (it says that "
+                        f"they have {codec.width} x {codec.height})"
+                    )
+                codec.thread_count = 1
+                codec.options = _CODEC_OPTIONS
+                yield container, stream
+        except (UserError, _CannotSeek, GeneratorExit):
+            raise
+        except Exception as e:  # PyAV raises nearly anything on damaged files
+            reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+            if isinstance(e, av.error.ExitError):
+                reason = f"no packet in {PATIENCE:g} seconds of reading"
+            raise UserError(f"{self.path}: the video cannot be decoded ({reason}); {_REMEDY}") from e
+
+    def _scan(
+        self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
+    ) -> tuple[list[int], bool]:
+        """The frames' time stamps as the packets have them, and whether these are the truth."""
+        context = stream.codec_context
+        codec, header = context.codec.canonical_name, context.extradata or b""
+        stamps, keys, first = [], [], None
+        end = last = 0  # in time, and in the file
+        honest = True  # whether decoding can start at what is marked as a key frame
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if packet.is_corrupt and container.format.name != "mpegts":  # there, also where two join
+                raise UserError(f"{self.path}: the video is damaged or truncated; {_REMEDY}")
+            key = packet.is_keyframe
+            honest = honest and not (
+                key and codec in _CODECS and not is_key(codec, header, bytes(packet))
+            )
+            if first is None:
+                first = packet.pts
+                self._begins_between_keys = not key
+            if packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 0x10):
+                continue  # cut off by an edit list, or an invisible reference frame
+            stamps.append(packet.pts)
+            if key:
+                keys.append(packet.pts)
+            end = max(end, (packet.pts or 0) + (packet.duration or 0))
+            last = max(last, (packet.pos or 0) + packet.size)
+        told = (container.duration or 0) / av.time_base
+        end = float(end * stream.time_base)
+        read = container.format.name == _CONTAINERS[1] or last + 500 > 0.9 * container.size
+        whole = length_known and read  # then the last frame is a long one
+        if not whole and len(container.streams) == 1 and end + 0.5 < 0.9 * told:
+            raise UserError(
+                f"{self.path}: the video is truncated, {len(stamps)} frames end at {end:.1f} of "
+                f"{told:.1f} seconds; {_REMEDY}"
+            )
+        others = {other.type for other in container.streams if other.index != stream.index}
+        if len(stamps) == 1 and codec in _STILL and "audio" in others:
+            raise UserError(f"{self.path}: the file has no video, only a cover picture")
+        trusted = (
+            honest
+            and codec in _CODECS
+            and container.format.name in _CONTAINERS
+            and not self._begins_between_keys
+            and None not in stamps
+            and len(set(stamps)) == len(stamps)
+            and all(first <= stamp for stamp in stamps)  # pictures before it need what is not there
+        )
+        if trusted:
+            stamps.sort()
+            self._keys = [bisect_left(stamps, key) for key in sorted(keys)]
+        return stamps, trusted
+
+    def _decoded(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[av.VideoFrame]:
+        """Decodes on from where the container is. Damage is an error, but not before the first key
+        frame of a recording that begins earlier.
+        """
+        strict = not self._begins_between_keys
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if strict:
+                    raise
+                continue
+            for frame in frames:
+                strict = strict or frame.key_frame
+                if strict and frame.is_corrupt:
+                    raise UserError(f"{self.path}: the video is damaged; {_REMEDY}")
+                yield frame
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Yields frames ``[H, W, 3]`` uint8 of the given numbers, which increase (by default all).
+
+        Frames between two wanted ones are skipped by seeking where a key frame allows it. Where that
+        turns out not to work everything is decoded from the start, from then on.
+        """
+        indices = range(self.num_frames) if indices is None else indices
+        reformatter, done = VideoReformatter(), 0  # one for all frames: it is costly to set up
+        while done < len(indices):
+            try:
+                for frame, aspect in self._find(indices[done:]):
+                    yield _shown(frame, aspect, reformatter)
+                    done += 1
+            except _CannotSeek:
+                self._keys = []
+
+    def _find(self, indices: Sequence[int]) -> Iterator[tuple[av.VideoFrame, float]]:
+        """The frames of the given numbers, and how many times as wide as high their pixels are."""
+        with self._open() as (container, stream):
+            frames, at = self._from(container, stream, 0), -1  # at: the number of the last frame
+            for index in indices:
+                before = bisect_right(self._keys, index)  # keys; none where an edit list cut them off
+                key = self._keys[before - 1] if before else 0
+                if key > at + 1:
+                    frames, at = self._from(container, stream, key), key - 1
+                frame = None
+                while at < index:
+                    frame, at = next(frames), at + 1
+                yield frame, float(stream.sample_aspect_ratio or 1)
+
+    def _from(
+        self, container: av.container.InputContainer, stream: av.VideoStream, number: int
+    ) -> Iterator[av.VideoFrame]:
+        """Decodes on from a key frame, or without seeking from the start."""
+        if number:
+            container.seek(self._stamps[number], stream=stream)
+        at = number
+        try:
+            for frame in self._decoded(container, stream):
+                if self._stamps:
+                    if number == at > 0 and frame.pts is not None and frame.pts < self._stamps[at]:
+                        continue  # a seek may end too early
+                    if at >= self.num_frames or frame.pts != self._stamps[at]:
+                        break
+                yield frame
+                at += 1
+        except (UserError, av.error.FFmpegError) as e:
+            if number:
+                raise _CannotSeek from e
+            raise
+        if number:
+            raise _CannotSeek
+        raise UserError(
+            f"{self.path}: frame {at} of {self.num_frames} cannot be decoded, the video is damaged; "
+            f"{_REMEDY}"
+        )
+
+
+def _shown(frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -> Tensor:
+    """A frame's pixels as a player shows them, ``[H, W, 3]`` uint8."""
+    if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
+        pixels = reformatter.reformat(frame, format="rgba", threads=1).to_ndarray()
+        opacity = pixels[..., 3:].astype(np.uint16)
+        pixels = ((pixels[..., :3] * opacity + 127) // 255).astype(np.uint8)
+    else:
+        pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    shown = torch.from_numpy(pixels)
+    height, width = pixels.shape[:2]
+    if abs(aspect - 1) > _NEARLY_SQUARE and aspect > 0:  # nothing is made smaller
+        height, width = (
+            (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
+        )
+        if height * width > MOST_PIXELS:
+            raise UserError(
+                f"expected frames of at most {MOST_PIXELS:,} pixels (shown are {width} x {height})"
+            )
+        shown = resize(shown[None], height, width)[0]
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return shown if matrix is None else _oriented(shown, np.frombuffer(bytes(matrix), np.int32))
+
+
+def _oriented(pixels: Tensor, matrix: np.ndarray) -> Tensor:
+    """Pixels ``[H, W, 3]`` turned and mirrored by a display matrix, to the nearest quarter turn.
+
+    The matrix takes a place ``(x, y)`` to ``(a x + c y, b x + d y)``; it is stored by rows, ``a b u``,
+    ``c d v``, ``x y w``.
+    """
+    a, b, _, c, d = matrix[:5].astype(int).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, a, d = pixels.transpose(0, 1), c, b  # now a is what moves along x
+    axes = [axis for axis, sign in ((1, a), (0, d)) if sign < 0]
+    return pixels.flip(axes).contiguous() if axes else pixels.contiguous()
+
+
+class AnimatedImage:
+    """An animated WebP (or a still one, of one frame), which Pillow decodes.
+
+    Args:
+        path: The file, see :func:`open_file`.
+
+    Attributes:
+        num_frames, fps, times: As those of :class:`VideoFile`.
+
+    Raises:
+        UserError: If it is damaged; it names file and reason.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        durations = [duration for _, duration in self._images()]
+        self.num_frames = len(durations)
+        self.times = np.cumsum([0, *durations[:-1]]) / 1000
+        self.fps = 1000 * self.num_frames / sum(durations) if sum(durations) else None
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Yields frames ``[H, W, 3]`` uint8 of the given numbers, which increase (by default all)."""
+        wanted = set(range(self.num_frames) if indices is None else indices)
+        for number, (image, _) in enumerate(self._images()):
+            if number in wanted:
+                yield torch.from_numpy(np.array(over_black(image)))
+
+    def _images(self) -> Iterator[tuple[Image.Image, int]]:
+        """The images with their durations in milliseconds."""
+        try:
+            with Image.open(self.path, formats=["WEBP"]) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise UserError(
+                        f"{self.path}: expected frames of at most {MOST_PIXELS:,} pixels (it says that "
+                        f"they have {image.width} x {image.height})"
+                    )
+                for number in range(image.n_frames):
+                    image.seek(number)
+                    image.load()
+                    yield image, int(image.info.get("duration", 0))
+        except (UserError, GeneratorExit):
+            raise
+        except Exception as e:  # Pillow's readers raise nearly anything on damaged data
+            raise UserError(f"{self.path}: the video cannot be decoded ({e}); {_REMEDY}") from e
