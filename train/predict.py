@@ -121,6 +121,8 @@ def predict(
     note = ""
     if length < predictor.num_frames:
         note = f", fewer than the clip's {predictor.num_frames}: some are seen more than once"
+    if source.varying_times(name) is not None:
+        note += ", whose rate varies: sampled by time"
     print(f"\n{path} ({length:,} {'frame' if length == 1 else 'frames'}{note})", flush=True)
     if arguments.stream:
         best = predictor.ranked(_stream(predictor, video), arguments.top)

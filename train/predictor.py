@@ -154,7 +154,9 @@ class Predictor:
         """The frames of each sampling in time, ``[temporal, T]``."""
         source, name = _opened(video)
         length = source.num_frames(name)
-        return np.stack(test_indices(length, self.num_frames, self.sampling, self.protocol.temporal))
+        times = source.varying_times(name)
+        count = self.protocol.temporal
+        return np.stack(test_indices(length, self.num_frames, self.sampling, count, times))
 
     def clips(self, video: Video) -> Tensor:
         """A video's clips ``[L, C, T, H, W]`` uint8.
@@ -240,9 +242,9 @@ class Predictor:
         source, name = video = _opened(video)
         clip = self.middle_clip(video)
         found = attention(self.model, self.normalized(clip), place)
-        rate = source.frames_per_second(name)
+        seconds = source.times(name)
         captions = [
-            f"frame {index + 1}" + (f", {index / rate:.1f} s" if rate else "")
+            f"frame {index + 1}" + ("" if seconds is None else f", {seconds[index]:.2f} s")
             for index in self.times(video)[0].tolist()
         ]
         write_atomically(out, overlay(clip, found, title, captions, out.suffix))

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rstg_pyg.train.data.sources import videos
+from rstg_pyg.train.data.sources import video_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -37,7 +37,7 @@ def test_bytes_of_frames_and_videos(whole, layout, frame, done):
 @pytest.fixture(scope="module")
 def impatient():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(videos, "PATIENCE", 1.0)
+        patch.setattr(video_file, "PATIENCE", 1.0)
         yield
 
 

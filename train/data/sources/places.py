@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,28 +62,29 @@ def without_suffix(name: str) -> str:
 
 def names_of_folders(folder: str) -> Names:
     """The folders in a folder."""
-    return {normal(entry.name): entry.name for entry in _scan(folder) if entry.is_dir()}
+    return {normal(name): name for name in _scan(folder, os.DirEntry.is_dir)}
 
 
 def names_of_videos(folder: str) -> Names:
     """The video files in a folder, by their names with and without suffix."""
     rank = {suffix: number for number, suffix in enumerate(VIDEO_SUFFIXES)}
-    found = [
-        (rank[os.path.splitext(entry.name)[1].lower()], entry.name)
-        for entry in _scan(folder)
-        if is_video_name(entry.name) and entry.is_file()
-    ]
-    found.sort(reverse=True)  # the earlier suffix last, so that it stays
-    names = {normal(os.path.splitext(name)[0]): name for _, name in found}
-    return names | {normal(name): name for _, name in found}
+    found = [name for name in _scan(folder, os.DirEntry.is_file) if is_video_name(name)]
+    # The earlier suffix last, so that it stays.
+    found.sort(key=lambda name: rank[os.path.splitext(name)[1].lower()], reverse=True)
+    names = {normal(os.path.splitext(name)[0]): name for name in found}
+    return names | {normal(name): name for name in found}
 
 
-def _scan(folder: str) -> list[os.DirEntry]:
+def _scan(folder: str, wanted: Callable[[os.DirEntry], bool]) -> Iterator[str]:
+    """The names in a folder that are wanted; none where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError:  # there is none
-        return []
+            for entry in entries:
+                with suppress(OSError):  # a loop of links
+                    if not entry.name.startswith(".") and wanted(entry):
+                        yield entry.name
+    except OSError:
+        return
 
 
 def find_place(

@@ -85,8 +85,8 @@ class VideoFile:
     Attributes:
         num_frames (int): The number of frames.
         fps (float): The average frame rate, if it is known.
-        times (NDArray): When the frames are shown, in seconds from the first one; ``None`` where the
-            file does not tell.
+        times (NDArray): When the frames are shown, in seconds from the first one, evenly where there
+            are no time stamps; ``None`` where there is no rate either.
 
     Raises:
         UserError: If it is truncated or not a video; it names file and reason.
@@ -108,7 +108,11 @@ class VideoFile:
             raise UserError(f"{path}: the video has no frames; {_REMEDY}")
         known = None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:]))
         self._stamps = stamps if known else []
-        self.times = np.array([stamp - stamps[0] for stamp in stamps]) * float(unit) if known else None
+        self.times = None
+        if known:
+            self.times = np.array([stamp - stamps[0] for stamp in stamps]) * float(unit)
+        elif self.fps:
+            self.times = np.arange(self.num_frames) / self.fps
 
     @contextmanager
     def _open(self):
