@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch_geometric.nn.inits import reset
 
+from rstg_pyg.checks import check_numbers
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.means import MeanState, mean_over_frames, running_mean
@@ -92,6 +93,9 @@ class RSTGBlock(torch.nn.Module):
             raise ValueError("Expected 'attention' to be set with 'topology'='complete' (got None)")
         hidden_channels = channels if hidden_channels is None else hidden_channels
         out_channels = channels if out_channels is None else out_channels
+        check_numbers(
+            1, channels=channels, hidden_channels=hidden_channels, out_channels=out_channels
+        )
         if isinstance(out_norm, str):
             if out_norm != "auto":
                 raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rstg_pyg.block import RSTGBlock, State
+from rstg_pyg.checks import check_numbers
 from rstg_pyg.means import MeanState, mean_over_frames, running_mean
 
 #: What a stream carries on: the states of the blocks, of the head, and the mean of the last map.
@@ -96,8 +97,9 @@ class VideoClassifier(torch.nn.Module):
         last = channels[stages[-1]]
         if combine not in ("serial", "plus"):
             raise ValueError(f"Expected 'combine' to be 'serial' or 'plus' (got {combine!r})")
-        if pool_window is not None and pool_window < 1:
-            raise ValueError(f"Expected 'pool_window' to be at least 1 (got {pool_window})")
+        check_numbers(1, num_classes=num_classes)
+        if pool_window is not None:
+            check_numbers(1, pool_window=pool_window)
         if grad_checkpointing and not hasattr(backbone, "stages"):
             raise ValueError("Expected a backbone with 'stages' for 'grad_checkpointing'")
         self.block_after: Dict[str, str] = {}  # the block's name by the stage it follows

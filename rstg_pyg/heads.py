@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.cells import Cell, CellState, reset_cell
+from rstg_pyg.checks import check_numbers
 from rstg_pyg.means import MeanState, mean_over_frames, running_mean
 from rstg_pyg.norm import ChannelBatchNorm
 
@@ -35,7 +36,7 @@ class LSTMHead(torch.nn.Module):
         - **output:** :math:`(B, D)`
 
     Raises:
-        ValueError: If the map has other channels or another size.
+        ValueError: If a size is less than one, or the map has other channels or another size.
 
     Example:
         >>> LSTMHead(64, 32, map_size=6)(torch.randn(2, 64, 10, 6, 6)).shape
@@ -56,7 +57,10 @@ class LSTMHead(torch.nn.Module):
         self.channels = channels
         self.out_channels = channels if hidden_channels is None else hidden_channels
         self.map_size = (map_size, map_size) if isinstance(map_size, int) else map_size
-        cells = 1 if self.map_size is None else self.map_size[0] * self.map_size[1]
+        rows, cols = self.map_size or (1, 1)
+        check_numbers(1, channels=channels, hidden_channels=self.out_channels)
+        check_numbers(1, map_size=min(rows, cols))
+        cells = rows * cols
         self.norm = ChannelBatchNorm(channels, channel_dim=1) if in_norm else None
         self.lstm = Cell("LSTM", channels * cells, self.out_channels)
         self.reset_parameters()

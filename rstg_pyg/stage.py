@@ -111,6 +111,8 @@ class SpaceStage(torch.nn.Module):
                 f"'hidden_channels' (got {self.hidden_channels}) must be divisible by the number of "
                 f"heads (got {self.heads})"
             )
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"Expected 'dropout' to be between 0 and 1 (got {self.dropout})")
         if self.attention not in ("dot", "additive", None):
             raise ValueError(
                 f"Expected 'attention' to be 'dot', 'additive' or None (got {self.attention!r})"

@@ -6,7 +6,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import Linear as PyGLinear
 from torch_geometric.utils import to_torch_csr_tensor
 
-from rstg_pyg import RSTG, RSTGConv
+from rstg_pyg import RSTGConv
 from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import eager, plain_paths
 from rstg_pyg.fast.linear import Linear, product, uses_onednn
@@ -243,13 +243,6 @@ def test_function_transforms_get_the_plain_formulas(heads):
     torch.testing.assert_close(gradient, torch.autograd.grad(conv(x, GRID.edge_index).sum(), x)[0])
 
 
-def test_export():
-    conv = RSTGConv(4, 8, num_node_types=1).eval()
-    x = torch.randn(2, 5, 4)
-    program = torch.export.export(conv, (x, GRID.edge_index))
-    torch.testing.assert_close(program.module()(x, GRID.edge_index), conv(x, GRID.edge_index))
-
-
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("attention", ["dot", "additive", None])
 def test_autocast_is_as_close_as_on_the_plain_path(attention, heads):
@@ -318,22 +311,6 @@ def test_of_everything_as_large_as_all_edges_only_the_messages_are_kept():
     assert all_edges < kept < all_edges + weights + at_nodes
     with plain_paths():
         assert kept_numbers(conv, x, grid.edge_index) > 3.9 * all_edges
-
-
-def test_rstg_same_numbers_on_both_paths():
-    model = RSTG(16, 16, pos_channels=36, num_node_types=2)
-    x = torch.randn(2, 3, 5, 16, requires_grad=True)
-
-    def run():
-        model.zero_grad()
-        out = model(x, GRID.edge_index, pos=GRID.pos_map, node_type=GRID.node_type)
-        out.square().sum().backward()
-        return [out, *(p.grad for p in model.parameters())]
-
-    fast = [t.clone() for t in run()]
-    with plain_paths():
-        for a, b in zip(fast, run()):
-            torch.testing.assert_close(a, b)
 
 
 def test_shapes_on_the_meta_device():

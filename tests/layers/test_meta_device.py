@@ -89,3 +89,36 @@ def test_rstg_built_on_the_meta_device():
     model.to_empty(device="cpu").load_state_dict(trained.state_dict())
     x = torch.randn(2, 3, 5, 4)
     torch.testing.assert_close(model(x, grid.edge_index), trained(x, grid.edge_index))
+
+
+def classify(size=32, **kwargs):
+    model = VideoClassifier(SimpleConv(3, (8, 8)), **{"num_classes": 5, **kwargs})
+    return model(torch.zeros(1, 3, 2, size, size))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: RSTGBlock(8, heads=3), r"divisible by the number of heads \(got 3\)"),
+        (lambda: RSTGBlock(8, num_rounds=0), r"'num_rounds' to be at least 1 \(got 0\)"),
+        (lambda: RSTGBlock(8, dropout=1.5), r"'dropout' to be between 0 and 1 \(got 1.5\)"),
+        (lambda: RSTGBlock(8, topology="star"), "'topology' to be 'grid' or 'complete'"),
+        (lambda: RSTGBlock(8, time_stages=[0, 5]), "'time_stages' to list rounds from 0 to 2"),
+        (lambda: RSTGBlock(8, time_stages="none", space_stages=False), "at least one kind of stage"),
+        (lambda: RSTGBlock(8, scales=(4,), map_size=3), "'map_size' to be at least 4"),
+        (lambda: RSTGBlock(8, out_channels=0), r"'out_channels' to be at least 1 \(got 0\)"),
+        (lambda: LSTMHead(8, 0), r"'hidden_channels' to be at least 1 \(got 0\)"),
+        (lambda: LSTMHead(8, map_size=(2, 0)), r"'map_size' to be at least 1 \(got 0\)"),
+        (lambda: classify(num_classes=0), r"'num_classes' to be at least 1 \(got 0\)"),
+        (lambda: classify(pool_window=-1), r"'pool_window' to be at least 1 \(got -1\)"),
+        (lambda: classify(head=LSTMHead(8, map_size=5)), r"map of 5 x 5 cells \(got 6 x 6\)"),
+        (
+            lambda: classify(16, head=RSTGBlock(8, to="vec")),
+            r"map of 2 x 2 cells \(got a scale of 3 x 3\); use coarser scales or an earlier",
+        ),
+    ],
+)
+def test_mistakes_are_found_without_numbers(make, message):
+    """A config is checked this way: what does not fit is said by the layers."""
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        make()
