@@ -299,9 +299,9 @@ def test_values_of_results(mistakes, home, command, name):
     try_one()
 
 
-@pytest.mark.parametrize("command", ["predict", "export", "evaluate"])
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_values_of_checkpoints(mistakes, home, command):
-    @examples(2 if command == "export" else 8)
+    @examples(8)
     @given(st.data())
     def try_one(data):
         found = torch.load(home / CKPT, weights_only=True)
