@@ -143,6 +143,7 @@ class _Runs:
         errors = [line for line in lines if line.startswith("error: ")]
         last = (errors or lines or ["it said nothing"])[-1]
         if code == 2:
+            self.stopped.set()  # before another thread starts the next run
             raise UserError(last.removeprefix("error: "))
         done = code == 0 and job.done()
         words = f"ended with code {code} ({last}); see {log}"
