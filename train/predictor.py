@@ -127,12 +127,17 @@ class Predictor:
             top: How many classes. (default: all)
 
         Raises:
-            UserError: If the video is missing or damaged.
+            UserError: If the video is missing or damaged, or the clips are no bytes.
         """
-        if isinstance(video, Tensor):
-            clips = video[None] if video.dim() == 4 else video
-        else:
+        if not isinstance(video, Tensor):
             clips = self.clips(video)
+        elif video.dtype == torch.uint8 and video.dim() in (4, 5):
+            clips = video if video.dim() == 5 else video[None]
+        else:
+            raise UserError(
+                f"expected clips [L, C, T, H, W] of uint8, as the frames are (got {video.dtype} of shape "
+                f"{list(video.shape)})"
+            )
         return self.ranked(self.logits(clips), top)
 
     def ranked(self, logits: Tensor, top: int | None = None) -> list[Prediction]:

@@ -18,6 +18,7 @@ from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import FrameSource, open_video
 from rstg_pyg.train.data.sources.videos import VideoFile
+from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.predict import main
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run_folder.weights import write_weights
@@ -169,6 +170,8 @@ def test_the_predictor_from_python(media, tmp_path):
     assert [p.probability for p in found] == sorted((p.probability for p in found), reverse=True)
     clips = predictor.clips(video)
     assert predictor(str(video), top=2) == predictor(clips, 2) == predictor(clips[0], 2) == found[:2]
+    with pytest.raises(UserError, match=r"of uint8, as the frames are \(got torch.float32"):
+        predictor(clips / 255)
     seen = predictor.attention(video)
     assert seen.place == "head" and seen.alpha.shape == (4, seen.edge_index.size(1))
     drawn = predictor.draw_attention(video, tmp_path / "x.png", "A title", "head")
