@@ -135,7 +135,7 @@ class Predictor:
             clips = video if video.dim() == 5 else video[None]
         else:
             raise UserError(
-                f"expected clips [L, C, T, H, W] of uint8, as the frames are (got {video.dtype} of shape "
+                f"expected clips [L, C, T, H, W] of uint8, as the frames are (got {video.dtype}, shape "
                 f"{list(video.shape)})"
             )
         return self.ranked(self.logits(clips), top)
