@@ -1,11 +1,18 @@
-"""Data sets and models from a config."""
+"""Data sets and models from a config.
+
+A new data set is a function in ``_DATASETS``, a new backbone one in ``_BACKBONES``; their keys are in
+``schema.py`` and ``schema_model.py``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rstg_pyg import (
     RSTG,
@@ -26,16 +33,22 @@ from rstg_pyg.backbones import (
     TorchvisionVideo,
     VideoResNet,
 )
+from rstg_pyg.graphs import AreaPool
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.mini import VERSION, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema.config import SomethingConfig, SyncMNISTConfig
-from rstg_pyg.train.schema.model import RSTGConfig
+from rstg_pyg.train.schema import Data, SomethingConfig, SyncMNISTConfig
+from rstg_pyg.train.schema_model import (
+    LSTMHeadConfig,
+    ResNetConfig,
+    RSTGConfig,
+    SimpleConvConfig,
+    TorchvisionConfig,
+)
 
 _LENGTHS = {"train": "train_videos", "val": "val_videos", "test": "test_videos"}
-_KERNELS = {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}
 
 
 def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | SomethingSomething:
@@ -49,8 +62,7 @@ def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | Somethin
     Raises:
         UserError: If the data are missing or damaged, or a number is out of range.
     """
-    build = _syncmnist if config.data.dataset == "syncmnist" else _something
-    return build(config.data, split, changes)
+    return _DATASETS[config.data.dataset](config.data, split, changes)
 
 
 def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSomething:
@@ -106,30 +118,48 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
     return SyncMNIST(digits, split, **{**arguments, **changes})
 
 
+#: What makes a data set, by ``data.dataset``.
+_DATASETS = {"syncmnist": _syncmnist, "something": _something}
+
+
+def check_model(config: Config) -> None:
+    """Builds the network on the ``meta`` device (shapes without numbers) and runs its graphs on one
+    frame, so that the layers say what does not fit before any data are read.
+
+    Raises:
+        UserError: As :func:`build_model`.
+    """
+    with torch.device("meta"), torch.no_grad(), _named("model"):
+        model, maps = build_model(config, 2).eval(), stage_maps(config)
+        for stage, block in model.block_after.items():
+            model.blocks[block](maps[stage][:, :, :1])
+        if model.head is not None:
+            model.head(maps[list(model.backbone.channels)[-1]][:, :, :1])
+
+
 def build_model(config: Config, num_classes: int) -> VideoClassifier:
     """The network of a config.
 
     Raises:
-        UserError: If the parts do not fit each other, or the clips.
+        UserError: If the parts do not fit each other, or the clips; the message names the section.
     """
-    model = config.model
-    try:
+    model, maps = config.model, stage_maps(config)
+    with _named("model.backbone"):
         backbone = build_backbone(config)
-        stages = {name: name for name in backbone.channels} | getattr(backbone, "places", {})
-        places = [] if model.rstg is None else model.rstg.places
-        for place in places:
-            if place != "head" and place not in stages:
-                raise ValueError(f"rstg.places: expected some of {[*stages, 'head']} (got {place!r})")
-        blocks = {
-            place: build_block(model.rstg, backbone.channels[stages[place]], "map")
-            for place in places
-            if place != "head"
-        }
-        head = None
-        if "head" in places:
-            head = build_block(model.rstg, list(backbone.channels.values())[-1], "vec")
-        elif model.head is not None:
-            head = build_head(config, list(backbone.channels.values())[-1])
+    stages = {name: name for name in maps} | getattr(backbone, "places", {})
+    last = maps[list(backbone.channels)[-1]]
+    blocks, head = {}, None
+    for place in [] if model.rstg is None else model.rstg.places:
+        if place == "head":
+            head = build_block(model.rstg, last, "vec")
+        elif place in stages:
+            blocks[place] = build_block(model.rstg, maps[stages[place]], "map")
+        else:
+            known = ", ".join([*getattr(backbone, "places", stages), "head"])
+            raise UserError(f"model.rstg.places: expected some of {known} (got {place!r})")
+    if model.head is not None:
+        head = build_head(model.head, last)
+    with _named("model"):
         return VideoClassifier(
             backbone,
             num_classes,
@@ -140,19 +170,59 @@ def build_model(config: Config, num_classes: int) -> VideoClassifier:
             pool_window=model.pool_window,
             grad_checkpointing=model.grad_checkpointing,
         )
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Inside, what a layer says about its arguments becomes an error that names the config's key."""
+    try:
+        yield
     except ValueError as e:
-        raise UserError(f"model: {e}") from e
+        raise UserError(f"{key}: {e}") from e
+
+
+def stage_maps(config: Config) -> dict[str, Tensor]:
+    """The feature map ``[1, C, T, H, W]`` after every stage of the backbone for a clip of the config,
+    on the ``meta`` device (shapes without numbers).
+
+    Raises:
+        UserError: If clips of this size do not fit the backbone.
+    """
+    data, maps = config.data, {}
+
+    def note(name: str, x: Tensor) -> Tensor:
+        maps[name] = x
+        return x
+
+    with torch.device("meta"), torch.no_grad(), _named("model.backbone"):
+        backbone = build_backbone(config).eval()
+        x = torch.empty(1, data.channels, data.num_frames, data.size, data.size)
+        try:
+            if hasattr(backbone, "stages"):
+                for name, stage in backbone.stages.items():
+                    x = note(name, stage(x))
+            else:
+                backbone(x, after=note)
+        except RuntimeError as e:
+            raise ValueError(
+                f"it cannot take clips of {data.num_frames} frames of {data.size} x {data.size} pixels "
+                f"({str(e).splitlines()[0][:150]}); use larger clips or fewer stages"
+            ) from e
+    return maps
 
 
 def build_backbone(config: Config) -> torch.nn.Module:
     """The backbone of a config."""
-    backbone, data = config.model.backbone, config.data
-    if backbone.kind == "simple_conv":
-        return SimpleConv(data.channels, backbone.filters, backbone.padding, backbone.pool)
-    if backbone.kind == "torchvision":
-        return TorchvisionVideo(backbone.network, (data.num_frames, data.size, data.size))
+    return _BACKBONES[config.model.backbone.kind](config.model.backbone, config.data)
+
+
+def _simple_conv(backbone: SimpleConvConfig, data: Data) -> SimpleConv:
+    return SimpleConv(data.channels, backbone.filters, backbone.padding, backbone.pool)
+
+
+def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:
     return VideoResNet(
-        _KERNELS[backbone.kind],
+        {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}[backbone.kind],
         backbone.nonlocal_stages,
         in_channels=data.channels,
         depths=backbone.depths,
@@ -164,69 +234,70 @@ def build_backbone(config: Config) -> torch.nn.Module:
     )
 
 
-def build_head(config: Config, channels: int) -> LSTMHead:
-    """The head without a graph of a config, for a last map of ``channels`` channels."""
-    head, side = config.model.head, None
-    if head.spatial:
-        sides = config.model.backbone.map_sides(config.data.size)
-        if sides is None:
-            raise ValueError("head.spatial: the size of this backbone's map is not known beforehand")
-        side = list(sides.values())[-1]
-    return LSTMHead(channels, head.hidden_channels, side, in_norm=head.in_norm == "batch")
+def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:
+    return TorchvisionVideo(backbone.network, (data.num_frames, data.size, data.size))
 
 
-def build_block(config: RSTGConfig, channels: int, to: str) -> RSTGBlock:
-    """A graph of a config, for a map of ``channels`` channels."""
-    out_norm = config.out_norm
-    if out_norm == "auto":
-        out_norm = "layer" if to == "map" or config.residual else None
-    arguments = dict(
-        num_rounds=config.num_rounds,
-        residual=config.residual,
-        shared_rounds=config.shared_rounds,
-    )
+#: What makes a backbone, by ``model.backbone.kind``.
+_BACKBONES = {
+    "simple_conv": _simple_conv,
+    "c2d": _resnet,
+    "i3d": _resnet,
+    "torchvision": _torchvision,
+}
+
+
+def build_head(head: LSTMHeadConfig, feature_map: Tensor) -> LSTMHead:
+    """The head without a graph of a config, for the last map ``[B, C, T, H, W]``."""
+    size = tuple(feature_map.shape[-2:]) if head.spatial else None
+    return LSTMHead(feature_map.size(1), head.hidden_channels, size, in_norm=head.in_norm == "batch")
+
+
+def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
+    """A graph of a config, for a map ``[B, C, T, H, W]``.
+
+    Raises:
+        UserError: If a scale is finer than the map, or arguments do not fit each other.
+    """
+    with _named("model.rstg.scales"):  # before the graph is made, which grows with their fourth power
+        AreaPool(config.scales)(feature_map.to("meta"))
+    names = ["num_rounds", "residual", "shared_rounds", "heads", "attention_scale", "dropout"]
+    names += ["num_update_layers"]
     if not config.homogeneous:
-        arguments |= dict(
-            time_stages=config.time_stages, space_stages=config.space_stages, cell=config.cell
-        )
-    if config.space_stages:
-        arguments |= dict(
-            heads=config.heads,
-            attention_scale=config.attention_scale,
-            dropout=config.dropout,
-            num_update_layers=config.num_update_layers,
-        )
+        names += ["time_stages", "space_stages", "cell"]
+    arguments = {name: getattr(config, name) for name in names}
+    norms = {"layer": JointLayerNorm, "batch": ChannelBatchNorm, None: None}
+    out_norms = {"layer": ZeroInitNorm, "batch": _out_batch_norm, None: None}
+    out_norm = None if config.out_norm == "default" else config.out_norm
     if config.published:
         first = config.in_norm == "batch"
         arguments |= published_arguments(
             config.attention, config.norm, first_batch_norm=first, out_norm=out_norm
         )
     else:
-        arguments |= dict(
-            in_norm=ChannelBatchNorm if config.in_norm == "batch" else None,
-            out_norm={"layer": ZeroInitNorm, "batch": _out_batch_norm, None: None}[out_norm],
+        arguments |= dict(attention=config.attention, topology=config.topology)
+        arguments |= dict(in_norm=norms[config.in_norm], norm=norms[config.norm])
+        arguments |= dict(out_norm=out_norms[out_norm])
+    if config.out_norm == "default":
+        del arguments["out_norm"]
+    with _named("model.rstg"):
+        return RSTGBlock(
+            feature_map.size(1),
+            config.hidden_channels,
+            config.scales,
+            to=to,
+            positions=config.positions and config.space_stages,
+            map_size=config.map_size,
+            typed_update=config.typed_update and config.space_stages,
+            graph=HomogeneousRSTG if config.homogeneous else RSTG,
+            **arguments,
         )
-        if config.space_stages:
-            norm = {"layer": JointLayerNorm, "batch": ChannelBatchNorm, None: None}[config.norm]
-            arguments |= dict(attention=config.attention, norm=norm)
-        arguments |= dict(topology=config.topology)
-    return RSTGBlock(
-        channels,
-        config.hidden_channels,
-        config.scales,
-        to=to,
-        positions=config.positions and config.space_stages,
-        map_size=config.map_size,
-        typed_update=config.typed_update and config.space_stages,
-        graph=HomogeneousRSTG if config.homogeneous else RSTG,
-        **arguments,
-    )
 
 
 def _out_batch_norm(channels: int) -> ChannelBatchNorm:
     return ChannelBatchNorm(channels, channel_dim=1, zero_init=True)
 
 
-def normalize(clips: torch.Tensor, config: Config) -> torch.Tensor:
+def normalize(clips: Tensor, config: Config) -> Tensor:
     """Bytes to the numbers that the network sees: ``(clip - mean) / std``."""
     return (clips.float() - config.data.mean) / config.data.std

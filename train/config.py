@@ -1,26 +1,24 @@
-"""What a config file may say: schema, reading, overrides, comparison."""
+"""From a YAML file to a :class:`Config`: base, sizes, demo, overrides; writing and comparison."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from rstg_pyg.train.errors import UserError, nearest
-from rstg_pyg.train.schema.config import Config
-from rstg_pyg.train.schema.sections import Section, section_of
-from rstg_pyg.train.schema.yaml_files import MOST_CHARACTERS, YAMLError, load_yaml
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.schema import Config
 
 #: Keys that say which kind of section it is.
 _KINDS = ("kind", "dataset")
-
-_DEEPEST = 8  # parts of a key; the schema's have up to three
+#: Values of a file, those that aliases repeat included.
+_MOST_VALUES = 20_000
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 
@@ -46,69 +44,81 @@ def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = T
         UserError: If the file is missing, is not YAML, or says something the schema does not know.
     """
     path = _find(name)
-    values = _read(path)
-    base, size = values.pop("base", None), values.pop("size", None)
-    layers = [values]
+    files = [_read(path)]
+    base = files[0].pop("base", None)
     if base is not None:
-        base_path = path.parent / str(base)
-        layers.insert(0, _read(base_path if base_path.is_file() else _find(str(base))))
-        if "base" in layers[0]:
+        beside = path.parent / str(base)
+        files.insert(0, _read(beside if beside.is_file() else _find(str(base))))
+        if "base" in files[0]:
             raise UserError(f"{path}: base: {base} has a base itself; only one level is allowed")
-        default = layers[0].pop("size", None)
-        size = default if size is None else size
-    overrides = list(overrides or [])
-    for override in [o for o in overrides if o.partition("=")[0].strip() == "size"]:
-        size = override.partition("=")[2].strip()
-        overrides.remove(override)
-    values = _of_size(layers, size, path)
-    small = values.pop("demo", None)
-    with_overrides = _overridden(values, overrides)
-    if small is not None and demo and _root(with_overrides) is None:
-        if not isinstance(small, dict):
-            raise UserError(f"{path}: demo: expected a mapping of sections")
-        with_overrides = _overridden(_merge(values, small), overrides)
-    return parse_config(with_overrides, str(path))
+    sizes = [file.pop("size", None) for file in files]
+    changes = [_parse_override(override) for override in overrides or []]
+    sizes += [value for keys, value, _ in changes if keys == ["size"]]
+    changes = [change for change in changes if change[0] != ["size"]]
+
+    values = _of_size(files, next((s for s in reversed(sizes) if s is not None), None), path)
+    small = _take(values, "demo", path)
+    result = _overridden(values, changes)
+    data = result.get("data")
+    if demo and (not isinstance(data, dict) or data.get("root") is None):
+        result = _overridden(_merge(values, small), changes)
+    return parse_config(result, str(path))
 
 
-def _of_size(layers: list[dict[str, Any]], size: Any, path: Path) -> dict[str, Any]:
-    """Lays configs over each other, each with its section for the size."""
-    sizes = [layer.pop("sizes", {}) for layer in layers]
-    if not all(isinstance(sections, dict) for sections in sizes):
-        raise UserError(f"{path}: sizes: expected a mapping from names of sizes to sections")
-    known = list(dict.fromkeys(name for sections in sizes for name in sections))
+def _of_size(files: list[dict[str, Any]], size: Any, path: Path) -> dict[str, Any]:
+    """Lays files over each other, each with its section for the size."""
+    sections = [_take(file, "sizes", path) for file in files]
+    known = list(dict.fromkeys(name for section in sections for name in section))
     if size is not None and size not in known:
         have = "this config comes in one size only"
         if known:
             have = f"expected one of {', '.join(map(str, known))}"
         raise UserError(f"{path}: size: {have} (got {size!r})")
     values: dict[str, Any] = {}
-    for layer, sections in zip(layers, sizes):
-        values = _merge(values, layer)
-        chosen = sections.get(size)
-        if chosen is not None and not isinstance(chosen, dict):
-            raise UserError(f"{path}: sizes: {size}: expected a mapping of sections")
-        values = _merge(values, chosen or {})
+    for file, section in zip(files, sections):
+        values = _merge(_merge(values, file), _take(section, size, path))
     return values
 
 
-def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    values = copy.deepcopy(values)
-    for override in overrides:
-        key, found, text = override.partition("=")
-        if not found or not key:
-            raise UserError(
-                f"'{_short(override)}': expected an override key.path=value, e.g. train.lr=0.001"
-            )
-        path = key.strip().split(".")
-        if len(path) > _DEEPEST:
-            raise UserError(f"'{_short(override)}': expected a key of at most {_DEEPEST} parts")
-        _set(values, path, _parse(text, override), override)
+def _take(values: dict[str, Any], key: Any, path: Path) -> dict[str, Any]:
+    """Removes a section; an empty one if it is not there."""
+    section = values.pop(key, None)
+    if section is not None and not isinstance(section, dict):
+        raise UserError(f"{path}: {key}: expected a mapping of sections")
+    return section or {}
+
+
+def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Lays values over others, section by section; a section of another kind replaces the whole."""
+    out = dict(base)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        same = both and all(value.get(k, out[key].get(k)) == out[key].get(k) for k in _KINDS)
+        out[key] = _merge(out[key], value) if same else value
+    return out
+
+
+def _parse_override(override: str) -> tuple[list[str], Any, str]:
+    """The parts of the key, the value, and the override in a line."""
+    key, found, text = override.partition("=")
+    where = f"'{_short(override)}'"
+    if not found or not key:
+        raise UserError(f"{where}: expected an override key.path=value, e.g. train.lr=0.001")
+    return key.strip().split("."), _load_yaml(text, where) if text else "", where
+
+
+def _overridden(values: dict[str, Any], changes: list[tuple[list[str], Any, str]]) -> dict[str, Any]:
+    """A copy with values replaced."""
+    for keys, value, where in changes:
+        sections = [values]
+        for key in keys[:-1]:
+            sections.append(sections[-1].get(key, {}))
+            if not isinstance(sections[-1], dict):
+                raise UserError(f"{where}: '{_short(key)}' is a value, not a section")
+        for section, key in zip(reversed(sections), reversed(keys)):
+            value = {**section, key: value}
+        values = value
     return values
-
-
-def _root(values: dict[str, Any]) -> Any:
-    data = values.get("data")
-    return data.get("root") if isinstance(data, dict) else None
 
 
 def parse_config(values: Any, where: str) -> Config:
@@ -119,14 +129,39 @@ def parse_config(values: Any, where: str) -> Config:
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected a mapping of sections (got {type(values).__name__})")
-    values = dict(values)
-    values.setdefault("name", Path(where).stem)
     try:
-        return Config.model_validate(_tuples(values))
+        return Config.model_validate({"name": Path(where).stem, **values})
     except ValidationError as e:
         lines = [_explain(error, values) for error in e.errors()]
         more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
         raise UserError(f"{where}: " + "; ".join(dict.fromkeys(lines[:2])) + more) from None
+
+
+def _explain(error: Any, values: Any) -> str:
+    """One problem in one line."""
+    if error["type"] == "value_error":  # of a section, which names the key itself
+        return str(error["ctx"]["error"])
+    keys = []  # the path without the names of union members that pydantic puts in
+    missing = error["loc"][-1] if error["type"] == "missing" else None
+    for part in error["loc"]:
+        known = isinstance(values, dict) and part in values
+        if known or isinstance(part, int) or part == missing:
+            keys.append(str(part))
+            values = values[part] if known else None
+    if error["type"] == "unknown_key":
+        key = _short(".".join([*keys, error["ctx"]["key"]]))
+        return f"unknown key '{key}'{error['ctx']['hint']}"
+    try:
+        shown = _short(repr(error["input"]), 60)
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; a thousand sections
+        shown = "a very long value"
+    return f"{'.'.join(keys)}: {error['msg'][0].lower()}{error['msg'][1:]} (got {shown})"
+
+
+def _short(text: str, most: int = 80) -> str:
+    """A text in a line."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -136,7 +171,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The config as YAML; reading it gives the same config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False)
 
 
 def config_hash(config: Config) -> str:
@@ -169,100 +204,62 @@ def _find(name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            values = load_yaml(file.read(MOST_CHARACTERS + 1))
-    except YAMLError as e:
-        raise UserError(f"{path}: not valid YAML ({e})") from e
+        values = _load_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: cannot be read ({e})") from e
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    if values is not None and not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections (got {type(values).__name__})")
-    return values
+    return values or {}
 
 
-def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Lays values over others, section by section; a section of another kind replaces the whole."""
-    out = copy.deepcopy(base)
-    for key, value in values.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        same = both and all(value.get(k, out[key].get(k)) == out[key].get(k) for k in _KINDS)
-        out[key] = _merge(out[key], value) if same else value
-    return out
+class _Loader(yaml.SafeLoader):
+    """Plain values: text, numbers, truth values, dates, lists and mappings."""
 
 
-def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
-    for key in path[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise UserError(f"'{_short(override)}': '{_short(key)}' is a value, not a section")
-    values[path[-1]] = value
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads."""
 
 
-def _short(text: str) -> str:
-    """A text in a line."""
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+for _tool in (_Loader, _Dumper):  # numbers such as 1e-3, which YAML 1.1 takes for text
+    _tool.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
-def _parse(text: str, override: str) -> Any:
-    try:
-        value = load_yaml(text) if text else ""
-    except YAMLError as e:
-        raise UserError(f"'{_short(override)}': the value is not valid YAML ({e})") from e
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return value
+def _load_yaml(text: str, where: str) -> Any:
+    """Reads YAML of plain values.
 
-
-def _tuples(value: Any, key: str = "") -> Any:
-    """YAML has no pairs: ``scales: [3, [2, 3], 1]`` means ``(2, 3)`` inside. Numbers like ``1e-3``
-    are text in YAML 1.1 and mean numbers here.
+    Raises:
+        UserError: If the text is not YAML, has a key twice, or repeats values by aliases without end.
     """
-    if isinstance(value, dict):
-        return {k: _tuples(v, str(k)) for k, v in value.items()}
-    if key == "scales" and isinstance(value, list):
-        return [tuple(v) if isinstance(v, list) else v for v in value]
-    if isinstance(value, str) and key not in ("name", "root", "strategy", "weights"):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return value
-
-
-def _explain(error: Any, values: dict[str, Any]) -> str:
-    """One problem in one line."""
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    keys = []  # the path without the names of union members that pydantic puts in
-    section: type[Section] | None = Config
-    node: Any = values
-    for i, part in enumerate(error["loc"]):
-        known = isinstance(node, dict) and part in node
-        missing = error["type"] == "missing" and i + 1 == len(error["loc"])
-        if not known and not missing and not isinstance(part, int):
-            continue
-        keys.append(str(part))
-        parent = section
-        node = node[part] if known else None
-        field = section.model_fields.get(part) if section is not None else None
-        annotation = field.annotation if field is not None else None
-        section = section_of(annotation, node if isinstance(node, dict) else {})
-    key = ".".join(keys)
-    if error["type"] == "extra_forbidden":
-        choices = list(parent.model_fields) if parent is not None else []
-        hint = nearest(keys[-1], choices) or f"; known keys are {', '.join(choices)}"
-        return f"unknown key '{_short(key)}'{hint}"
-    message = error["msg"][0].lower() + error["msg"][1:]
     try:
-        shown = repr(error["input"])
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        shown = "a very long number"
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    key = _short(key)
-    return f"{key}: {message} (got {shown})"
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as e:
+        reason = _short(str(e), 300) or type(e).__name__
+        raise UserError(f"{where}: not valid YAML ({reason})") from None
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node has, counted as often as aliases repeat them; no key is there twice."""
+    if id(node) not in counts:
+        counts[id(node)] = _MOST_VALUES  # what an alias into itself finds
+        inside = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            names = set()
+            for key, value in node.value:
+                if str(key.value) in names:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"line {line}: the key '{_short(key.value)}' is there twice")
+                names.add(str(key.value))
+                inside.append(value)
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in inside)
+    if counts[id(node)] > _MOST_VALUES:
+        raise ValueError(f"expected at most {_MOST_VALUES:,} values, with those that aliases repeat")
+    return counts[id(node)]

@@ -30,7 +30,6 @@ from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
 from rstg_pyg.train.run_folder.results import environment
-from rstg_pyg.train.schema.sizes import sizes_named
 
 GIB = 2**30
 #: Frames of the whole clip that a stream is compared with, at most.
@@ -186,14 +185,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.stream is None and arguments.json is not None:
         raise UserError("--json: writes the figures of --stream FRAMES; give that, too")
     out = None if arguments.json is None else output_file("--json", arguments.json, (".json",))
-    with sizes_named(config):
-        if arguments.stream is not None:
-            found = stream_memory(config, arguments.classes, arguments.stream)
-            _print_stream(config, found)
-            if out is not None:
-                write_json(out, {**environment(torch.device("cpu")), **found})
-            return 0
-        gib = footprint(config, arguments.classes)
+    if arguments.stream is not None:
+        found = stream_memory(config, arguments.classes, arguments.stream)
+        _print_stream(config, found)
+        if out is not None:
+            write_json(out, {**environment(torch.device("cpu")), **found})
+        return 0
+    gib = footprint(config, arguments.classes)
     clips = config.train.batch_size // config.train.accumulate
     data = config.data
     checkpointing = "on" if config.model.grad_checkpointing else "off"

@@ -29,7 +29,6 @@ from rstg_pyg.train.drawing.clips import draw_clips
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.run_folder.results import device_name, environment
-from rstg_pyg.train.schema.sizes import sizes_named
 
 
 @command
@@ -134,9 +133,8 @@ def show(arguments: argparse.Namespace) -> None:
     path = output_file("--out", arguments.out, (".png", ".gif"))
     if arguments.count < 1:
         raise UserError(f"--count: expected at least 1 (got {arguments.count})")
-    with sizes_named(config):
-        dataset: Any = build_dataset(config, arguments.split)
-        samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
+    dataset: Any = build_dataset(config, arguments.split)
+    samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
     captions = [dataset.label_names[label] for _, label in samples]
     write = draw_clips([clip for clip, _ in samples], captions, path.suffix)
     write_atomically(path, write)

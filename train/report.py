@@ -188,7 +188,9 @@ def _describe_graph(rstg: Any) -> str:
     words = [f"RSTG-to-map at {' and '.join(inner)}"] if inner else []
     words += ["RSTG-to-vec"] if "head" in rstg.places else []
     scales = "-".join("x".join(map(str, s)) if isinstance(s, tuple) else str(s) for s in rstg.scales)
-    details = [f"scales {scales}", f"{rstg.num_rounds} rounds", f"{rstg.hidden_channels} channels"]
+    details = [f"scales {scales}", f"{rstg.num_rounds} rounds"]
+    if rstg.hidden_channels is not None:
+        details.append(f"{rstg.hidden_channels} channels")
     details += [] if rstg.space_stages else ["no messages"]
     if rstg.homogeneous:
         details.append("time as space")

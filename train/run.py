@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from rstg_pyg.backbones import WeightsError, load_backbone_weights
-from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.build import build_dataset, build_model, check_model
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import (
     Config,
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
     config = load_config(arguments.cfg, arguments.overrides)
+    check_model(config)
     if arguments.evaluate is not None:
         evaluate(config, Path(arguments.evaluate), arguments.out)
     else:

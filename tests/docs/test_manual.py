@@ -78,7 +78,7 @@ def test_results_are_those_of_the_committed_runs(manual):
         ("[the rooms](../../train)", "the rooms (`train/`)"),
         ("[README](../../README.md)", "`README.md`"),
         ("[a page](../faq.md)", None),
-        ("[a file](../../train/schema/config.py)", None),
+        ("[a file](../../train/schema.py)", None),
         ("[elsewhere](https://example.org/a/)", None),
     ],
 )

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rstg_pyg.train import command as commands
 from rstg_pyg.train.command import command
-from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.check import check
 from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.errors import Interrupted, UserError
@@ -30,7 +29,6 @@ from rstg_pyg.train.report import main as report
 from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main as run
 from rstg_pyg.train.run_folder.metrics import MetricsFile
-from rstg_pyg.train.schema.sizes import largest
 from rstg_pyg.train.sensor_network import main as sensor_network
 
 TINY = """
@@ -257,7 +255,12 @@ LINES = {
     "--num-frames: goes with --root": (prepare, "bench-data", "--cfg", "tiny.yaml", "--num-frames=4"),
     "--device: meta cannot be used": (prepare, "bench-data", "--cfg", "tiny.yaml", "--device", "meta"),
     "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
-    "leave nothing": (run, "--cfg", "tiny.yaml", "model.rstg={time_stages: [], space_stages: false}"),
+    "model.rstg: Expected at least one kind of stage": (
+        run,
+        "--cfg",
+        "tiny.yaml",
+        "model.rstg={time_stages: none, space_stages: false}",
+    ),
     "run/metrics.csv: not the metrics": (reproduce, "figures", "run"),
     "run already holds a run": (reproduce, "figures", "run", "--out", "run"),
 }
@@ -268,13 +271,6 @@ def test_other_mistakes(folder, capsys, message):
     os.mkfifo("pipe")
     Path("run/metrics.csv").write_text("")
     assert message in fails(capsys, *LINES[message])
-
-
-def test_the_largest_values_against_their_defaults():
-    values = {"data": {"num_frames": 1000}, "model": {"rstg": {"scales": [3, 2, 1]}}, "name": "x"}
-    config = parse_config({**values, "train": {"batch_size": 640}}, "x")
-    assert largest(config) == ["data.num_frames=1000", "train.batch_size=640"]
-    assert largest(parse_config({"name": "x"}, "x")) == ["train.batch_size=64"]
 
 
 def test_killed_renderings_are_removed_and_others_left_alone(tmp_path):
@@ -315,5 +311,3 @@ def test_a_list_that_is_no_file_is_not_a_list_that_is_missing(tmp_path, capsys):
     path.symlink_to("nowhere")
     error = fails(capsys, prepare, "pack", "--root", root, "--out", tmp_path / "p")
     assert f"{path}: expected a file" in error and not (tmp_path / "p").exists()
-
-

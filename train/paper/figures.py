@@ -21,6 +21,7 @@ from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically, write_json
 from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.training.pretrain import map_cells
 
 _BINS = 6
 _BATCH = 50
@@ -171,7 +172,7 @@ def places(corners: Tensor, config: Config) -> Tensor:
     pixels = (corners.float() + data.digit_size / 2) * (data.frame_size / data.canvas_size)
     if backbone.kind != "simple_conv":
         return pixels / data.frame_size
-    side, first, stride = backbone.maps(data.frame_size)[-1]
+    side, first, stride = map_cells(config)
     return (((pixels - first) / stride + 0.5) / side).clamp(0, 1)
 
 

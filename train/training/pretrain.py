@@ -93,9 +93,9 @@ class Filters(torch.nn.Module):
             corners: Their top-left pixels ``[B, 1, D, 2]``.
         """
         maps = self.readout(self.backbone(normalize(clips, self.config))[:, :, 0])  # [B, 1 + 3 K, h, w]
-        data, backbone = self.config.data, self.config.model.backbone
+        data = self.config.data
         classes, side = data.num_classes, maps.size(-1)
-        _, first, stride = backbone.maps(data.frame_size)[-1]
+        _, first, stride = map_cells(self.config)
         pixels = (corners[:, 0] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
         cell = torch.arange(side, device=maps.device)
         off = ((pixels.float() - first) / stride).unsqueeze(-1) - cell  # [B, D, 2, side], in cells
@@ -117,3 +117,22 @@ class Filters(torch.nn.Module):
         loss = loss + (mask * errors.square()).sum()
         score = torch.einsum("bkhw,bdhw->bdk", logits[:, 1:], near)
         return loss / digits.numel(), (score.argmax(-1) == digits).float().mean()
+
+
+def map_cells(config: Config) -> tuple[int, float, float]:
+    """Where the cells of the last map of a ``simple_conv`` are.
+
+    Returns:
+        Cells along a side, the center of the first one, and the distance from one to the next, both in
+        pixels (pixel ``i`` spans ``i .. i + 1``).
+    """
+    backbone = config.model.backbone
+    stages = len(backbone.filters)
+    pools = [backbone.pool] * stages if isinstance(backbone.pool, bool) else backbone.pool
+    side, first, stride = config.data.size, 0.5, 1.0
+    for pool in pools:
+        side += 2 * backbone.padding - 2
+        first += (1 - backbone.padding) * stride
+        if pool:
+            side, first, stride = side // 2, first + stride / 2, stride * 2
+    return side, first, stride

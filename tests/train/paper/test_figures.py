@@ -18,6 +18,7 @@ from rstg_pyg.train.paper.figures import (
     write_figures,
 )
 from rstg_pyg.train.run import main
+from rstg_pyg.train.training.pretrain import map_cells
 
 TINY = [
     *("data.digits=builtin", "data.train_videos=96", "data.val_videos=16", "data.test_videos=40"),
@@ -89,7 +90,7 @@ def test_where_digits_are_on_the_map():
     which is centered at pixel 9, the next 4 pixels on.
     """
     config = load_config("syncmnist/ours.yaml")
-    side, first, stride = config.model.backbone.maps(32)[-1]
+    side, first, stride = map_cells(config)
     assert (side, first, stride) == (4, 9.0, 4.0)
     center = torch.tensor([[9.0, 13.0], [0.0, 32.0]]) - 6  # half a digit
     assert places(center[None], config)[0].tolist() == [[0.125, 0.375], [0.0, 1.0]]

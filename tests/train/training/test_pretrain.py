@@ -7,7 +7,7 @@ from helpers.tiny_run import tiny_config
 from rstg_pyg.train.build import build_dataset, build_model, normalize
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.syncmnist import SyncMNIST
-from rstg_pyg.train.training.pretrain import Filters, pretrain
+from rstg_pyg.train.training.pretrain import Filters, map_cells, pretrain
 
 
 def made(**sections):
@@ -20,7 +20,7 @@ def made(**sections):
 def by_hand(filters, config, clips, digits, corners):
     """Loss and accuracy, from the docstring."""
     data = config.data
-    (side, first, stride) = config.model.backbone.maps(data.frame_size)[-1]
+    (side, first, stride) = map_cells(config)
     maps = filters.readout(filters.backbone(normalize(clips, config))[:, :, 0])
     assert maps.shape == (len(clips), 1 + 3 * data.num_classes, side, side)
     loss, right = 0.0, 0
@@ -94,3 +94,28 @@ def test_every_step_has_videos_of_its_own(tmp_path, monkeypatch):
     )
     pretrain(model, config, torch.device("cpu"))
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("backbone", [{"padding": 1}, {"padding": 0}, {"pool": [True, False, False]}])
+def test_where_the_cells_of_the_map_are(backbone):
+    """A cell's center is that of the pixels that it depends on."""
+    backbone = {"filters": [2, 3, 4], **backbone}
+    config = parse_config(
+        {"data": {"frame_size": 48}, "model": {"backbone": backbone, "rstg": {"scales": [1]}}}, "x"
+    )
+    side, first, stride = map_cells(config)
+    clip = torch.rand(1, 1, 1, 48, 48, requires_grad=True)
+    maps = build_model(config, 3).backbone(clip)
+    assert maps.shape[-2:] == (side, side)
+    cell = side // 2  # not at the border, where padding cuts the pixels off
+    stage = SimpleConv(1, [2, 3, 4], config.model.backbone.padding, config.model.backbone.pool)
+    for parameter in stage.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    used = []
+    for row in range(48):
+        pixels = torch.zeros(1, 1, 1, 48, 48)
+        pixels[..., row, :] = 1
+        with torch.no_grad():
+            change = (stage(pixels) - stage(torch.zeros_like(pixels))).abs()
+        used += [row] if change[0, :, 0, cell].amax() > 1e-7 else []
+    assert (used[0] + used[-1] + 1) / 2 == first + stride * cell

@@ -1,4 +1,7 @@
-"""The schema of a config: every key, its type and its default."""
+"""The schema of a config: every key, its type and its default.
+
+A new data set is a section here, a member of :data:`Data`, and a function in ``build.py``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from rstg_pyg.train.schema.model import ModelConfig
-from rstg_pyg.train.schema.sections import (
+from rstg_pyg.train.schema_model import (
     Batch,
     Decay,
     Few,
@@ -15,6 +17,7 @@ from rstg_pyg.train.schema.sections import (
     Fraction,
     Frames,
     Many,
+    ModelConfig,
     NonNegative,
     NonNegativeInt,
     Number,
@@ -39,7 +42,7 @@ class SyncMNISTConfig(Section):
     seed: Seed = 0
     #: Digits in a video, each of another class.
     num_digits: PositiveInt = 5
-    #: Only the digits from 0 to this, less one.
+    #: Number of digit classes; the digits 0 to num_classes - 1 are used.
     num_classes: PositiveInt = 10
     num_frames: Frames = 10
     #: Side of a clip, in pixels: the canvas is resized to it.
@@ -228,37 +231,20 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if self.train.batch_size % self.train.accumulate:
+        train, rstg = self.train, self.model.rstg
+        if train.batch_size % train.accumulate:
             raise ValueError(
-                f"train.accumulate: expected a divisor of train.batch_size={self.train.batch_size} "
-                f"(got {self.train.accumulate})"
+                f"train.accumulate: expected a divisor of train.batch_size={train.batch_size} "
+                f"(got {train.accumulate})"
             )
-        backbone, rstg = self.model.backbone, self.model.rstg
-        size = self.data.size
-        sides = backbone.map_sides(size)
         if self.pretrain.steps and self.data.dataset != "syncmnist":
             raise ValueError("pretrain.steps: the filters can be trained alone on SyncMNIST only")
-        if self.pretrain.steps and backbone.kind != "simple_conv":
+        if self.pretrain.steps and self.model.backbone.kind != "simple_conv":
             raise ValueError("pretrain.steps: only the filters of a simple_conv can be trained alone")
-        one = self.train.batch_size == self.train.accumulate
+        one = train.batch_size == train.accumulate
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
             raise ValueError(
                 "model.rstg.out_norm: a batch norm of the head's vector needs more than one video at a "
                 "time; use a larger train.batch_size, fewer parts (train.accumulate), or out_norm=layer"
             )
-        if rstg is None or sides is None:
-            return self
-        sides["head"] = list(sides.values())[-1]
-        finest = max(max(s) if isinstance(s, tuple) else s for s in rstg.scales)
-        for place in rstg.places:
-            if place not in sides:
-                raise ValueError(
-                    f"model.rstg.places: expected some of {', '.join(sides)} (got {place!r})"
-                )
-            if sides[place] < finest:
-                raise ValueError(
-                    f"model.rstg.scales: a scale of {finest} does not fit the feature map of "
-                    f"{sides[place]} x {sides[place]} cells that frames of {size} pixels give; use "
-                    f"coarser scales, fewer poolings or larger frames"
-                )
         return self

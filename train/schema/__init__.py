@@ -1,1 +1,0 @@
-"""What a config may say: every key, its type and its default."""

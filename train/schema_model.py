@@ -1,0 +1,224 @@
+"""The schema of a config's section ``model``, and what all sections are made of.
+
+A key that is an argument of a layer has the layer's default (:func:`default`); whether values fit each
+other is checked by the layer. A new backbone is a section here, a member of :data:`Backbone`, and a
+function in ``build.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from rstg_pyg import RSTG, LSTMHead, RSTGBlock, RSTGConv, VideoClassifier
+from rstg_pyg.backbones import SimpleConv, VideoResNet
+from rstg_pyg.train.errors import nearest
+
+_MOST = 2**31 - 1  # of a count: sizes of tensors are products of several
+PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
+#: What all random generators take.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+#: Of averages over the past, which never begin at 1.
+Decay = Annotated[float, Field(ge=0, lt=1)]
+_MOST_FLOAT = 1e30  # float32, which everything is computed in, ends at 3.4e38
+Number = Annotated[float, Field(ge=-_MOST_FLOAT, le=_MOST_FLOAT)]
+Positive = Annotated[float, Field(gt=0, le=_MOST_FLOAT)]
+NonNegative = Annotated[float, Field(ge=0, le=_MOST_FLOAT)]
+#: What there is one module, one pass or one process of for each; a side of a grid has its square.
+Few = Annotated[int, Field(gt=0, le=1_000)]
+FewOrNone = Annotated[int, Field(ge=0, le=1_000)]
+#: What is made one after the other, or held at once.
+Frames = Annotated[int, Field(gt=0, le=10_000)]
+Pixels = Annotated[int, Field(gt=0, le=65_536)]
+Batch = Annotated[int, Field(gt=0, le=1_000_000)]
+Many = Annotated[int, Field(gt=0, le=100_000_000)]
+#: YAML has no pairs, so a list of two stands for one.
+Scale = Few | Annotated[tuple[Few, Few], Strict(False)]
+
+
+class Section(BaseModel):
+    """A part of a config: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        known = cls.model_fields
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:
+                hint = nearest(str(key), known) or f"; known keys are {', '.join(known)}"
+                raise PydanticCustomError("unknown_key", "{key}", {"key": str(key), "hint": hint})
+        return values
+
+
+def default(layer: Callable[..., Any], argument: str) -> Any:
+    """The default that a layer (or function) itself has for an argument."""
+    value = inspect.signature(layer).parameters[argument].default
+    return list(value) if isinstance(value, tuple) else value
+
+
+def chosen(key: str, usual: str, kinds: Mapping[str, str]) -> Discriminator:
+    """Which member of a union (by its tag) a section means, by the value of its ``key``."""
+
+    def choose(value: Any) -> str | None:
+        found = value.get(key, usual) if isinstance(value, Mapping) else getattr(value, key, None)
+        return kinds.get(found) if isinstance(found, str) else None
+
+    return Discriminator(
+        choose,
+        custom_error_type="unknown_kind",
+        custom_error_message=f"expected '{key}' to be one of {', '.join(kinds)}",
+    )
+
+
+class SimpleConvConfig(Section):
+    """The per-frame convolutional network, :class:`rstg_pyg.backbones.SimpleConv`."""
+
+    kind: Literal["simple_conv"] = "simple_conv"
+    filters: Annotated[list[PositiveInt], Field(min_length=1)] = default(SimpleConv, "filters")
+    padding: FewOrNone = default(SimpleConv, "padding")
+    pool: bool | list[bool] = default(SimpleConv, "pool")
+
+
+class ResNetConfig(Section):
+    """ResNet-50 for video, or a smaller one, :class:`rstg_pyg.backbones.VideoResNet`."""
+
+    kind: Literal["c2d", "i3d"]
+    nonlocal_stages: list[Literal["res2", "res3", "res4", "res5"]] = default(
+        VideoResNet, "nonlocal_stages"
+    )
+    #: Bottlenecks of each stage, and channels of the first one's convolutions.
+    depths: Annotated[list[Few], Field(min_length=1, max_length=4)] = default(VideoResNet, "depths")
+    width: PositiveInt = default(VideoResNet, "width")
+    #: For small frames: a 3 x 3 convolution without pooling before ``res2``.
+    small_stem: bool = default(VideoResNet, "small_stem")
+    #: ``frozen``: the statistics of the weights it starts from; ``batch``: those of the batch.
+    norm: Literal["frozen", "batch"] = "frozen"
+    pool_padding: Literal[0, 1] = default(VideoResNet, "pool_padding")
+    last_stride: Literal[1, 2] = default(VideoResNet, "last_stride")
+    #: A file to start from, see :func:`rstg_pyg.backbones.load_backbone_weights`.
+    weights: str | None = None
+
+
+class TorchvisionConfig(Section):
+    """A video network of torchvision, :class:`rstg_pyg.backbones.TorchvisionVideo`."""
+
+    kind: Literal["torchvision"]
+    #: Its name, for example ``r2plus1d_18``, ``s3d``, ``mvit_v2_s`` or ``swin3d_t``.
+    network: str
+
+
+Backbone = Annotated[
+    Annotated[SimpleConvConfig, Tag("simple_conv")]
+    | Annotated[ResNetConfig, Tag("resnet")]
+    | Annotated[TorchvisionConfig, Tag("torchvision")],
+    chosen(
+        "kind",
+        "simple_conv",
+        {"simple_conv": "simple_conv", "c2d": "resnet", "i3d": "resnet", "torchvision": "torchvision"},
+    ),
+]
+
+
+class RSTGConfig(Section):
+    """The graph, :class:`rstg_pyg.RSTGBlock` and :class:`rstg_pyg.RSTG`."""
+
+    #: Where graphs go: names of stages (RSTG-to-map), and ``head`` (RSTG-to-vec, on the last map).
+    places: Annotated[list[str], Field(min_length=1)] = ["head"]
+    #: Channels of the graph; null: those of the map.
+    hidden_channels: PositiveInt | None = default(RSTGBlock, "hidden_channels")
+    scales: Annotated[list[Scale], Field(min_length=1)] = default(RSTGBlock, "scales")
+    num_rounds: Few = default(RSTG, "num_rounds")
+    #: Time treated like space, :class:`rstg_pyg.HomogeneousRSTG`; goes with ``time_stages: none``.
+    homogeneous: bool = False
+    time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = default(RSTG, "time_stages")
+    space_stages: bool = default(RSTG, "space_stages")
+    cell: Literal["lstm", "gru"] = default(RSTG, "cell")
+    residual: bool = default(RSTG, "residual")
+    shared_rounds: bool = default(RSTG, "shared_rounds")
+    #: The form of the published code, :func:`rstg_pyg.published_arguments`.
+    published: bool = False
+    in_norm: Literal["batch"] | None = default(RSTG, "in_norm")
+    norm: Literal["layer", "batch"] | None = default(RSTGConv, "norm")
+    #: Norm of what is added to the map or classified; ``default``: that of the block, ``layer`` for
+    #: RSTG-to-map and none for RSTG-to-vec.
+    out_norm: Literal["default", "layer", "batch"] | None = "default"
+    positions: bool = default(RSTGBlock, "positions")
+    map_size: PositiveInt | None = default(RSTGBlock, "map_size")
+    typed_update: bool = default(RSTGBlock, "typed_update")
+    #: ``complete``: every pair of nodes exchanges messages, see :func:`rstg_pyg.graphs.complete_graph`.
+    topology: Literal["grid", "complete"] = default(RSTGBlock, "topology")
+    num_update_layers: Few = default(RSTGConv, "num_update_layers")
+    attention: Literal["dot", "additive"] | None = default(RSTGConv, "attention")
+    heads: PositiveInt = default(RSTGConv, "heads")
+    attention_scale: Positive = default(RSTGConv, "attention_scale")
+    dropout: Fraction = default(RSTGConv, "dropout")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_auto(cls, values: Any) -> Any:
+        """Older configs and checkpoints say ``out_norm: auto``, which meant this."""
+        if isinstance(values, dict) and values.get("out_norm") == "auto":
+            places = values.get("places", ["head"])
+            vector = None if places == ["head"] else "default"
+            layer = values.get("residual") is True or "head" not in places
+            return {**values, "out_norm": "layer" if layer else vector}
+        return values
+
+    @model_validator(mode="after")
+    def _fits(self) -> RSTGConfig:
+        recurrent = self.time_stages != "none" or self.published or not self.space_stages
+        if self.homogeneous and recurrent:
+            raise ValueError(
+                "model.rstg.homogeneous: time is part of the graph; use time_stages=none, "
+                "space_stages=true and published=false"
+            )
+        other = {"residual": True, "shared_rounds": False, "cell": "gru", "attention": None}
+        other |= {"space_stages": False, "time_stages": "none"}
+        found = [f"{key}={value}" for key, value in other.items() if getattr(self, key) == value]
+        if self.published and found:
+            raise ValueError(f"model.rstg.published: the published code has no {', '.join(found)}")
+        return self
+
+
+class LSTMHeadConfig(Section):
+    """A head without a graph, :class:`rstg_pyg.LSTMHead`."""
+
+    kind: Literal["lstm"] = "lstm"
+    #: Channels of the LSTM; null: those of the map.
+    hidden_channels: PositiveInt | None = default(LSTMHead, "hidden_channels")
+    #: Whether the map is kept spatial (flattened) or averaged.
+    spatial: bool = False
+    in_norm: Literal["batch"] | None = None
+
+
+class ModelConfig(Section):
+    """Backbone, graph and classifier."""
+
+    backbone: Backbone = SimpleConvConfig()
+    rstg: RSTGConfig | None = RSTGConfig()
+    #: What makes the vector instead of a graph at ``head``.
+    head: LSTMHeadConfig | None = None
+    #: Whether the head's vector replaces the pooled map (``serial``) or is added to it (``plus``).
+    combine: Literal["serial", "plus"] = default(VideoClassifier, "combine")
+    dropout: Fraction = default(VideoClassifier, "dropout")
+    #: Cells of the windows over which the last map is averaged (14 as published; none: the whole).
+    pool_window: PositiveInt | None = default(VideoClassifier, "pool_window")
+    #: Less memory for about a third more time, see :class:`rstg_pyg.VideoClassifier`.
+    grad_checkpointing: bool = default(VideoClassifier, "grad_checkpointing")
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.head is not None and self.rstg is not None and "head" in self.rstg.places:
+            raise ValueError(
+                "model.head: there is a graph at the head already; use model.rstg=null, or other "
+                "model.rstg.places"
+            )
+        return self
