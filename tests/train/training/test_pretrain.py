@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.tiny_run import tiny_config
 
+from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train.build import build_dataset, build_model, normalize
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.syncmnist import SyncMNIST
