@@ -34,7 +34,7 @@ def test_shipped_configs_build(name):
 @pytest.mark.parametrize(
     ("rstg", "message"),
     [
-        ({"heads": 3}, "model.rstg: .*'heads'"),
+        ({"heads": 3}, "model.rstg: 'hidden_channels' .* must be divisible"),
         ({"time_stages": [3]}, "model.rstg: .*'time_stages' to list rounds from 0 to 2"),
         (
             {"time_stages": "none", "space_stages": False},
