@@ -49,14 +49,17 @@ ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 
 #: One change of ours each: what it is, and the overrides that make it.
 _CHANGES = {
-    "no_residual": ("stages replace the nodes", ["model.rstg.residual=false"]),
+    "no_residual": (
+        "stages replace the nodes",
+        ["model.rstg.residual=false", "model.rstg.out_norm=null"],
+    ),
     "shared_rounds": ("rounds share their weights", ["model.rstg.shared_rounds=true"]),
     "one_round": ("one round", ["model.rstg.num_rounds=1"]),
     "two_rounds": ("two rounds", ["model.rstg.num_rounds=2"]),
     "three_rounds": ("three rounds", ["model.rstg.num_rounds=3"]),
     "no_positions": ("no positions in the messages", ["model.rstg.positions=false"]),
     "padding": ("zero padding in the filters", ["model.backbone.padding=1"]),
-    "residual": ("residual pre-norm stages", ["model.rstg.residual=true"]),
+    "residual": ("residual pre-norm stages", ["model.rstg.residual=true", "model.rstg.out_norm=layer"]),
     "one_time_stage": ("one time stage, at the end", ["model.rstg.time_stages=last"]),
     "all_time_stages": ("a time stage in every round, too", ["model.rstg.time_stages=all"]),
     "no_pretraining": ("filters not trained alone first", ["pretrain.steps=0"]),
