@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -107,9 +105,3 @@ def test_nothing_private_of_lightning_is_touched():
     mine = Path(checkpoints.__file__).read_text()
     theirs = {name for name in vars(pl.callbacks.ModelCheckpoint("x")) if name.startswith("_")}
     assert "_last_global_step_saved" in theirs and not theirs & set(re.findall(r"self\.(_\w+)", mine))
-
-
-def test_predicting_needs_no_lightning():
-    code = "import sys, rstg_pyg.train.predictor; print('pytorch_lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -21,10 +21,6 @@ from rstg_pyg.train.training.task import batch_names
 
 _GO_ON = "what was learned is saved; the same command with --resume goes on"
 
-#: Mixed precision in float16 halves the scale of the loss and skips the step when a gradient
-#: overflows; still so at this scale it is no overflow of the scale's making (fairseq's limit).
-LEAST_SCALE = 1e-4
-
 
 class Meter(pl.Callback):
     """Measures, shows and writes down loss, accuracy, speed and the share of time spent on data.
@@ -93,15 +89,14 @@ class Meter(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the validation's row; its time does not count as training."""
-        if not trainer.sanity_checking:
-            values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
-            if trainer.is_global_zero:
-                self.file.add(trainer.global_step, "val", values)
-                print(
-                    f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
-                    f"top-1 {values['top1']:.2%}",
-                    flush=True,
-                )
+        values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
+        if trainer.is_global_zero:
+            self.file.add(trainer.global_step, "val", values)
+            print(
+                f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
+                f"top-1 {values['top1']:.2%}",
+                flush=True,
+            )
         self.clock = time.perf_counter()
 
     def summary(self) -> dict[str, float]:
@@ -176,7 +171,7 @@ class StopOnSignal(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves and stops if asked (Lightning would call the checkpoints after all other callbacks)."""
-        if not trainer.sanity_checking and self._is_asked(trainer):
+        if self._is_asked(trainer):
             self.checkpoints.on_validation_end(trainer, pl_module)
             raise Interrupted(_GO_ON)
 
@@ -212,7 +207,7 @@ class StopOnNonFinite(pl.Callback):
     finite when the same batch goes through the network once more.
 
     One number is read back from the device per step. Steps that the gradient scaler of float16 skips
-    are no fault unless its scale has fallen below 1e-4.
+    are no fault unless its scale has fallen below 1e-4 (fairseq's limit).
     """
 
     def __init__(self):
@@ -238,7 +233,7 @@ class StopOnNonFinite(pl.Callback):
         finite = torch.stack([norm, *self.losses]).isfinite().all()
         if not bool(finite):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            if scaler is None or scaler.get_scale() < LEAST_SCALE or bool(norm.isfinite()):
+            if scaler is None or scaler.get_scale() < 1e-4 or bool(norm.isfinite()):
                 raise NonFiniteError(self._message(trainer, pl_module, norm))
         self.batches, self.losses = [], []
 

@@ -144,11 +144,10 @@ class Checkpoints(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes whether it is the best, and saves."""
-        if not trainer.sanity_checking:
-            top1 = float(trainer.callback_metrics["val/top1"])
-            if top1 > self.best:
-                self.best, self.best_step = top1, trainer.global_step
-            self.save(trainer, pl_module)
+        top1 = float(trainer.callback_metrics["val/top1"])
+        if top1 > self.best:
+            self.best, self.best_step = top1, trainer.global_step
+        self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves, if the last step was not a validation."""

@@ -36,7 +36,7 @@ class Run:
         optimizer = types.SimpleNamespace(param_groups=[{"lr": 0.25}])
         self.trainer = types.SimpleNamespace(
             accumulate_grad_batches=parts, global_step=step, is_global_zero=rank == 0,
-            optimizers=[optimizer], loggers=[logger], sanity_checking=False,
+            optimizers=[optimizer], loggers=[logger],
         )  # fmt: skip
         self.task = types.SimpleNamespace(
             train_metrics=Metrics(), log_dict=lambda values, **_: self.shown.append(values)
@@ -117,15 +117,6 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     assert run.meter.summary()["train_seconds"] == 4.0
 
 
-def test_a_sanity_check_leaves_no_row(tmp_path, monkeypatch):
-    run = Run(tmp_path / "metrics.csv", monkeypatch).start()
-    run.trainer.sanity_checking = True
-    run.validate(1.0)
-    assert read(tmp_path / "metrics.csv") == []
-    run.step(1.0, 1.0)
-    assert run.meter.summary()["train_seconds"] == 2.0
-
-
 def test_a_run_goes_on_with_its_rows_and_seconds(tmp_path, monkeypatch):
     path = tmp_path / "metrics.csv"
     first = Run(path, monkeypatch).start()
@@ -167,7 +158,7 @@ class Stopped:
         decide = types.SimpleNamespace(reduce_boolean_decision=lambda asked, all: not all)
         self.trainer = types.SimpleNamespace(
             accumulate_grad_batches=parts, world_size=processes, global_step=0, log_every_n_steps=2,
-            val_check_batch=4, sanity_checking=False, strategy=decide,
+            val_check_batch=4, strategy=decide,
         )  # fmt: skip
 
     def batch(self, number):
@@ -191,8 +182,6 @@ def test_a_signal_stops_after_the_step_or_the_validation_that_is_next():
     assert [run.batch(i) for i in range(8)] == [True, True, True, False] * 2
     assert len(run.saved) == 6
     assert run.validation() and len(run.saved) == 7
-    run.trainer.sanity_checking = True
-    assert not run.validation()
     run = Stopped(asked=False)
     assert not any(run.batch(i) for i in range(8)) and not run.validation() and not run.saved
 

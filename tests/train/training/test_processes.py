@@ -18,7 +18,6 @@ CONFIG = {
     "data": {"val_videos": 25, "test_videos": 33},
     "train": {"epochs": 2, "max_steps": 6, "validate_every": 3, "log_every": 2},
 }
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 
@@ -64,81 +63,32 @@ def test_every_video_counts_once_in_evaluation(folder):
     assert sum(int(row.split(",")[1]) for row in rows) == 33
 
 
-class Pair:
-    """Two processes that train for ever, started by Lightning or by torchrun."""
-
-    def __init__(self, folder, launcher, *arguments):
-        command = [*launcher, str(RUN), "--cfg", "tiny.yaml", *TWO, "--out", "pair", *arguments]
-        self.folder = folder
-        self.errors = open(folder / "errors.txt", "w")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [*command, "train.epochs=100000", "train.max_steps=null", "train.validate_every=100000"],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=self.errors,
-            start_new_session=True,
-        )
-
-    def wait_until_it_learns(self):
-        deadline = time.time() + 300
-        metrics = self.folder / "pair" / "metrics.csv"
+@pytest.mark.skipif(sys.platform != "linux", reason="sends a signal to one of two processes")
+def test_ctrl_c_for_one_of_two_stops_both(tmp_path):
+    write_tiny(tmp_path, **CONFIG)
+    endless = ("train.epochs=100000", "train.max_steps=null", "train.validate_every=100000")
+    process = subprocess.Popen(
+        [sys.executable, str(RUN), "--cfg", "tiny.yaml", *TWO, "--out", "pair", *endless],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        metrics, deadline = tmp_path / "pair" / "metrics.csv", time.time() + 300
         while not (metrics.is_file() and "train" in metrics.read_text()):
-            assert self.process.poll() is None and time.time() < deadline, self.text()
+            assert process.poll() is None and time.time() < deadline
             time.sleep(0.2)
-
-    def text(self):
-        return (self.folder / "errors.txt").read_text()
-
-    def pid(self, rank):
-        """The process of a rank."""
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                mine = os.getsid(int(path.parent.name)) == self.process.pid
-                command = (path.parent / "cmdline").read_text()
-                if mine and "run.py" in command and "torch.distributed.run" not in command:
-                    found = b"LOCAL_RANK=%d" % rank in path.read_bytes().split(b"\0")
-                    started_by_lightning = int(path.parent.name) == self.process.pid
-                    if found or (rank == 0 and started_by_lightning):
-                        return int(path.parent.name)
-        raise AssertionError(f"there is no rank {rank}")
-
-    def end(self):
-        """Waits for all of it; the exit code."""
-        code = self.process.wait(timeout=100)
+        process.send_signal(signal.SIGTERM)
+        errors = process.communicate(timeout=100)[1]
+        assert process.returncode == 130 and "Traceback" not in errors, errors
+        assert [*(tmp_path / "pair" / "checkpoints").glob("step-*.ckpt")]
         deadline = time.time() + 60
-        while time.time() < deadline:
-            try:
-                os.killpg(self.process.pid, 0)
-            except ProcessLookupError:
-                self.errors.close()
-                return code
-            time.sleep(0.1)
-        raise AssertionError("a process lives on")
-
-
-@pytest.fixture
-def pair(tmp_path):
-    started = []
-
-    def start(launcher, *arguments):
-        write_tiny(tmp_path, **CONFIG)
-        started.append(Pair(tmp_path, launcher, *arguments))
-        started[0].wait_until_it_learns()
-        return started[0]
-
-    yield start
-    for one in started:
+        with pytest.raises(ProcessLookupError):
+            while time.time() < deadline:
+                os.killpg(process.pid, 0)  # until the other one is gone, too
+                time.sleep(0.1)
+    finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(one.process.pid, signal.SIGKILL)
-
-
-@linux
-def test_ctrl_c_for_one_of_two_stops_both(pair):
-    two = pair((sys.executable,))
-    os.kill(two.pid(0), signal.SIGTERM)
-    assert two.end() == 130, two.text()
-    assert [*(two.folder / "pair" / "checkpoints").glob("step-*.ckpt")]
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_torchrun(folder):
