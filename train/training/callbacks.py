@@ -82,22 +82,25 @@ class Meter(pl.Callback):
             pl_module.log_dict(
                 {name: values[key] for name, key in shown.items()}, prog_bar=True, logger=False
             )
-            if trainer.is_global_zero:
-                self.file.add(step, "train", values)
-                for logger in trainer.loggers:
-                    logger.log_metrics({f"train/{k}": v for k, v in values.items()}, step)
+            self._log(trainer, "train", values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the validation's row; its time does not count as training."""
         values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
+        self._log(trainer, "val", values)
         if trainer.is_global_zero:
-            self.file.add(trainer.global_step, "val", values)
             print(
                 f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
                 f"top-1 {values['top1']:.2%}",
                 flush=True,
             )
         self.clock = time.perf_counter()
+
+    def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
+        if trainer.is_global_zero:
+            self.file.add(trainer.global_step, split, values)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
 
     def summary(self) -> dict[str, float]:
         """Speed and waiting of the whole training.

@@ -138,8 +138,8 @@ class VideoTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics (in the progress bar, too)."""
         values = self._results("validation", self.trainer.val_dataloaders)
-        self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True)
-        self.log("step", float(self.trainer.global_step))  # where loggers put them
+        # Meter gives them to the loggers, with the number of the step.
+        self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True, logger=False)
 
     def on_test_epoch_start(self) -> None:
         """Starts the metrics afresh."""

@@ -90,7 +90,7 @@ def test_rows_are_means_since_the_row_before(tmp_path, monkeypatch, capsys, part
     assert "step 2: validation loss 0.7500, top-1 25.00%" in capsys.readouterr().out
     assert run.shown[0] == {"loss": 1.5, "acc": 0.5, "videos/s": 4.0}
     assert [(step, sorted(values)[0]) for values, step in run.logged] == [
-        (2, "train/data_share"), (4, "train/data_share"),
+        (2, "train/data_share"), (2, "val/loss"), (4, "train/data_share"),
     ]  # fmt: skip
 
     found = run.meter.summary()
