@@ -102,14 +102,18 @@ def flip(frames: Tensor) -> Tensor:
 def mirrored_classes(classes: list[str]) -> list[int | None]:
     """The class of a mirrored clip, for every class: the template with left and right exchanged.
 
-    ``None`` where that template is not a class: such a clip must not be mirrored.
+    ``None`` where that template is not a class: such a clip must not be mirrored. "Right out" and the
+    like are no directions.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     return [numbers.get(_exchange(name)) for name in classes]
 
 
 _OPPOSITE = {"left": "right", "right": "left"}
-_DIRECTION = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_DIRECTION = re.compile(
+    r"\b(left|right)\b(?! (out|away|off|up|down|over|through|into|in|at|after|before|now)\b)",
+    re.IGNORECASE,
+)
 
 
 def _exchange(template: str) -> str:

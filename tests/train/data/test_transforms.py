@@ -104,5 +104,6 @@ def test_mirrored_classes():
         "Moving something up",
         "Moving something to the left",  # its opposite is not a class
         "Leftover food, brightly lit",
+        "Plugging something into something but pulling it right out as you remove your hand",
     ]
-    assert transforms.mirrored_classes(classes) == [1, 0, 3, 2, 4, None, 6]
+    assert transforms.mirrored_classes(classes) == [1, 0, 3, 2, 4, None, 6, 7]
