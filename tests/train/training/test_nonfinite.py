@@ -21,7 +21,7 @@ CONFIG = {
     "data": {"val_videos": 8, "test_videos": 8},
     "model": {
         "backbone": {"filters": [4, 4, 4], "pool": False},
-        "rstg": {"hidden_channels": 4, "num_rounds": 1},
+        "rstg": {"hidden_channels": 4, "num_rounds": 1, "out_norm": "layer"},
     },
     "train": {"epochs": 2, "validate_every": 4, "log_every": 2, "warmup": 0.0, "schedule": "constant"},
 }
