@@ -114,7 +114,7 @@ def test_sigterm_leaves_no_temporary_file(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_reader_that_has_gone_and_ctrl_c_while_libraries_load(folder):
+def test_a_reader_that_has_gone(folder):
     script = Path(commands.__file__).with_name("report.py")
     read, write = os.pipe()
     os.close(read)
@@ -122,14 +122,6 @@ def test_a_reader_that_has_gone_and_ctrl_c_while_libraries_load(folder):
     done = subprocess.run(line, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(write)
     assert done.returncode == 141 and "Traceback" not in done.stderr and "Broken" not in done.stderr
-    slow = folder / "numpy.py"  # is imported in the place of NumPy, and takes its time
-    slow.write_text("print('loading', flush=True)\nimport time\ntime.sleep(60)\n")
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    process = subprocess.Popen(line, stdout=-1, stderr=-1, text=True, env=environment)
-    assert process.stdout.readline() == "loading\n"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1].count("Traceback") == 0
-    assert process.returncode == -signal.SIGINT
 
 
 CHANGES = {
