@@ -203,7 +203,7 @@ def _between_keys(folder: Path, rng: Rng) -> Path:
 @kind
 def _all_sync(folder: Path, rng: Rng) -> Path:
     """mp4, all samples marked as key frames."""
-    codec = str(rng.choice(["libx264", "libx265", "mpeg4"]))
+    codec = str(rng.choice(["libx264", "libx265", "mpeg4", "libvpx-vp9"]))
     path = write(folder / "nostss.mp4", codec, _length(rng), options=_options(codec, rng))
     patch(path, b"stss", b"free")
     if rng.random() < 0.5 and b"ctts" in path.read_bytes():
