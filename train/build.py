@@ -35,6 +35,7 @@ from rstg_pyg.backbones import (
 )
 from rstg_pyg.graphs import AreaPool
 from rstg_pyg.train.config import Config
+from rstg_pyg.train.data.label_files import find_label_files
 from rstg_pyg.train.data.mini import VERSION, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
@@ -65,6 +66,17 @@ def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | Somethin
     return _DATASETS[config.data.dataset](config.data, split, changes)
 
 
+def has_split(config: Config, split: str) -> bool:
+    """Whether there is a split: data of one's own may have no list of validation videos, and
+    ``train.validate_every=0`` asks for no validation.
+    """
+    data = config.data
+    if split == "train" or data.dataset == "syncmnist" or data.root is None or data.val_fraction:
+        return split != "val" or config.train.validate_every > 0
+    there = "val" in find_label_files(data.root, data.annotations).splits
+    return there and (split == "test" or config.train.validate_every > 0)
+
+
 def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSomething:
     """Training clips are random. The labels of the test split are not public, so results are those of
     the validation split: one center clip while training, the config's protocol at the end.
@@ -83,9 +95,13 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
         seed=data.seed,
         shuffle_time=data.shuffle_time,
         on_error=data.on_error,
+        partial=data.partial,
+        val_fraction=data.val_fraction,
         name="mini-something" if data.root is None else None,
     )
     root = builtin_folder(data) if data.root is None else data.root
+    if split == "test" and "val" in find_label_files(root, data.annotations).splits:
+        arguments["val_fraction"] = 0.0  # the videos of the list, which training never sees
     return SomethingSomething(root, "train" if split == "train" else "val", **{**arguments, **changes})
 
 

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from rstg_pyg.backbones import WeightsError, load_backbone_weights
-from rstg_pyg.train.build import build_dataset, build_model, check_model
+from rstg_pyg.train.build import build_dataset, build_model, check_model, has_split
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import (
     Config,
@@ -104,7 +104,10 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         check_writable(folder)
 
     prepare_torch(config)
-    datasets = {split: build_dataset(config, split) for split in ("train", "val", "test")}
+    splits = [split for split in ("train", "val", "test") if has_split(config, split)]
+    datasets = {split: build_dataset(config, split) for split in splits}
+    if config.train.early_stopping is not None and "val" not in datasets:
+        raise UserError("train.early_stopping: expected validation videos (there are none); leave it out")
     if origin not in (None, datasets["train"].origin):
         raise UserError(
             f"{checkpoint}: the run began with {origin}, but the config's data now are "
@@ -116,17 +119,21 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         load_pretrained(model, config)
     folder = folder or new_run_folder(out, config.name)
     print_head(config, folder, datasets["train"], model)
+    if "val" not in datasets:
+        tested = "the test comes at the end" if "test" in datasets else "no accuracy is measured"
+        print(f"no validation while training: {tested}", flush=True)
     prepare_model(model, config)
 
     loader = train_loader(config, datasets["train"])
     parts = config.train.accumulate
     task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names)
-    checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step)
+    save_every = 0 if "val" in datasets else 1_000
+    checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step, save_every)
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
     callbacks: list[pl.Callback] = [meter, checkpoints, StopOnSignal(checkpoints), StopOnNonFinite()]
     if config.train.early_stopping is not None:
         callbacks.append(StopEarly(config.train.early_stopping))
-    validate_every = min(config.train.validate_every * parts, loader.steps)
+    validate_every = min((config.train.validate_every or loader.steps) * parts, loader.steps)
     loggers = make_loggers(config, folder, step)
     trainer = make_trainer(config, folder, callbacks, loggers, validate_every)
     share_batches(loader, trainer)
@@ -145,15 +152,17 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         to_device(dataset, config, device)
     note_skipped(datasets, folder, trainer)
     with checkpoints.restoring(), writing_events(folder):
-        trainer.fit(task, loader, eval_loader(config, datasets["val"], trainer), ckpt_path=checkpoint)
+        val_loader = eval_loader(config, datasets["val"], trainer) if "val" in datasets else None
+        trainer.fit(task, loader, val_loader, ckpt_path=checkpoint)
 
     speed = meter.summary()
-    results = test(config, task, datasets["test"], trainer)
+    results = test(config, task, datasets.get("test"), datasets["train"], trainer)
     results |= {"steps": trainer.global_step, "checkpoint": str(folder / "checkpoints" / "last.ckpt")}
     results |= {"seconds": speed["train_seconds"]}
     results |= {"training": speed, "pretraining": meter.pretraining}
     if trainer.is_global_zero:
-        write_classes(folder, task, results)
+        if "test" in datasets:
+            write_classes(folder, task, results)
         write_curves(folder / "metrics.csv")
         write_json(folder / "results.json", results)  # the last file: a run that has it is whole
         print_tail(results, folder)
@@ -164,6 +173,8 @@ def evaluate(config: Config, checkpoint: Path, out: str | None) -> dict[str, Any
     """Evaluates a checkpoint on the test split; returns the results."""
     weights = read_weights(checkpoint, config)
     prepare_torch(config)
+    if not has_split(config, "test"):
+        raise UserError("data.root: there is no list of validation videos; nothing can be evaluated")
     dataset = build_dataset(config, "test")
     model = build_model(config, len(dataset.label_names))
     load_weights(model, weights["state_dict"], checkpoint)
@@ -174,7 +185,7 @@ def evaluate(config: Config, checkpoint: Path, out: str | None) -> dict[str, Any
     trainer = make_trainer(config, folder, [])
     to_device(dataset, config, trainer.strategy.root_device)
     note_skipped({"test": dataset}, folder, trainer)
-    results = test(config, task, dataset, trainer)
+    results = test(config, task, dataset, dataset, trainer)
     results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint)}
     results |= {"seconds": results["test_seconds"]}
     write_setting(folder, config, trainer)
@@ -221,26 +232,41 @@ def load_pretrained(model: torch.nn.Module, config: Config) -> None:
         raise UserError(f"model.backbone.weights: {e}") from e
 
 
-def test(config: Config, task: VideoTask, dataset, trainer: pl.Trainer) -> dict[str, Any]:
-    """Evaluates on the test split; returns the common part of ``results.json``."""
-    part = getattr(dataset, "skipped", None)
-    if part is not None:
-        part.begin()
+def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -> dict[str, Any]:
+    """Evaluates on the test split, if there is one; returns the common part of ``results.json``.
+
+    Args:
+        config: The experiment.
+        task: The network.
+        dataset: The test split. With ``None`` no accuracy is measured, and there are nulls.
+        known: A split that is there.
+        trainer: Lightning's.
+    """
+    part = getattr(known if dataset is None else dataset, "skipped", None)
+    scores: dict[str, Any] = dict.fromkeys(("loss", "top1", "top5"))
+    count = unread = 0
     begin = time.perf_counter()
-    trainer.test(task, eval_loader(config, dataset, trainer), verbose=False)
+    if dataset is not None:
+        if part is not None:
+            part.begin()
+        trainer.test(task, eval_loader(config, dataset, trainer), verbose=False)
+        scores = task.test_results
+        unread = 0 if part is None else part.end()
+        count = len(dataset) - unread
+    elif part is not None:
+        part.skipped.gather()
     seconds = time.perf_counter() - begin
     device = trainer.strategy.root_device
-    unread = 0 if part is None else part.end()
     return {
-        **task.test_results,
-        "num_videos": len(dataset) - unread,
+        **scores,
+        "num_videos": count,
         "num_unread": unread,
         "skipped": None if part is None else part.skipped.results(),
-        "protocol": dataset.protocol_text,
-        "data": dataset.origin,
-        "data_detail": dataset.describe(),
+        "protocol": "none, no videos to evaluate" if dataset is None else dataset.protocol_text,
+        "data": known.origin,
+        "data_detail": (known if dataset is None else dataset).describe(),
         "test_seconds": seconds,
-        "videos_per_second": (len(dataset) - unread) / seconds,
+        "videos_per_second": count / seconds,
         "seed": config.seed,
         "config": to_dict(config),
         "config_hash": config_hash(config),
@@ -286,6 +312,9 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
             f"for more than a tenth of their time, the worst {speed['worst_data_share']:.1%}); "
             f"{speed['videos_per_second']:.0f} videos/s"
         )
+    if results["top1"] is None:
+        print(f"not evaluated, since there are no validation videos; written to {folder}", flush=True)
+        return
     print(
         f"test: top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}, loss "
         f"{results['loss']:.4f} on {results['num_videos']} videos ({results['data']}) after "

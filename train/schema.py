@@ -129,6 +129,11 @@ class SomethingConfig(Section):
     num_workers: FewOrNone = 4
     #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
     on_error: Literal["raise", "skip"] = "raise"
+    #: Goes on without the videos of the lists that are not there.
+    partial: bool = False
+    #: The share of the training list that is kept for validation, chosen by a hash of the ids. With 0,
+    #: validation videos are those of their own list.
+    val_fraction: Fraction = 0.0
 
     @property
     def channels(self) -> int:
@@ -184,8 +189,9 @@ class TrainConfig(Section):
     #: Largest norm of the gradients; null does not clip.
     clip: Positive | None = 1.0
     label_smoothing: Fraction = 0.0
-    #: Steps between validations; each writes checkpoints.
-    validate_every: PositiveInt = 1_000
+    #: Steps between validations; each writes checkpoints. With 0 there are none, and a checkpoint is
+    #: written every 1,000 steps.
+    validate_every: NonNegativeInt = 1_000
     #: Ends the training when validation top-1 has not risen in so many validations; null: never.
     early_stopping: PositiveInt | None = None
     log_every: PositiveInt = 20

@@ -62,9 +62,10 @@ class Checkpoints(ModelCheckpoint):
         folder: Where to write.
         resumed: The checkpoint that the run is resumed from.
         step: Its step.
+        save_every: Steps between checkpoints where there is no validation; with 0 there is one.
     """
 
-    def __init__(self, folder: Path, resumed: Path | None = None, step: int = 0):
+    def __init__(self, folder: Path, resumed: Path | None = None, step: int = 0, save_every: int = 0):
         super().__init__(
             folder,
             filename="step-{step}",
@@ -76,6 +77,7 @@ class Checkpoints(ModelCheckpoint):
         self.folder = folder
         self.resumed = resumed
         self.step = step
+        self.save_every = save_every
         self.best, self.best_step = -1.0, -1
         self.began = False
         self._loaded: dict[str, Any] | None = None
@@ -141,6 +143,11 @@ class Checkpoints(ModelCheckpoint):
                 torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda_rng"]])
             self._loaded = None
         self.began = True
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Saves now and then where there is no validation."""
+        if self.save_every and trainer.global_step % self.save_every == 0:
+            self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes whether it is the best, and saves."""
