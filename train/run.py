@@ -107,7 +107,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     splits = [split for split in ("train", "val", "test") if has_split(config, split)]
     datasets = {split: build_dataset(config, split) for split in splits}
     if config.train.early_stopping is not None and "val" not in datasets:
-        raise UserError("train.early_stopping: expected validation videos (there are none); leave it out")
+        raise UserError("train.early_stopping: expected validation videos (got none); leave it out")
     if origin not in (None, datasets["train"].origin):
         raise UserError(
             f"{checkpoint}: the run began with {origin}, but the config's data now are "
