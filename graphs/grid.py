@@ -193,7 +193,8 @@ def complete_graph(grid: Data) -> Data:
     r"""The same nodes with every ordered pair joined, each node with itself included.
 
     The pairs that were joined before have ``edge_weight`` 1, all others 0. With these weights on the
-    attention logits, :class:`~rstg_pyg.RSTGConv` computes what the published code computes: there
+    attention logits (``edge_weight_on="logits"``), :class:`~rstg_pyg.RSTGConv` computes what the
+    published code computes: there
     the 0/1 adjacency multiplies the logits, so that pairs that are no neighbors keep a share
     :math:`e^0 / Z` of the attention.
 

@@ -11,7 +11,8 @@ from rstg_pyg.checks import check_numbers
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 from rstg_pyg.means import MeanState, mean_over_frames, running_mean
-from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm, make_norm
+from rstg_pyg.norm import JointLayerNorm, ZeroInitNorm
+from rstg_pyg.normalize import takes_batch
 from rstg_pyg.rstg import RSTG, CellState
 
 #: What a stream carries on: the cells' state and, on the way to a vector, the mean of the nodes.
@@ -89,8 +90,14 @@ class RSTGBlock(torch.nn.Module):
             raise ValueError(f"Expected 'to' to be 'map' or 'vec' (got {to!r})")
         if topology not in ("grid", "complete"):
             raise ValueError(f"Expected 'topology' to be 'grid' or 'complete' (got {topology!r})")
-        if topology == "complete" and kwargs.get("attention", "dot") is None:
-            raise ValueError("Expected 'attention' to be set with 'topology'='complete' (got None)")
+        if topology == "complete":
+            kwargs = {"edge_weight_on": "logits", **kwargs}
+            if kwargs.get("attention", "dot") is None or kwargs["edge_weight_on"] != "logits":
+                raise ValueError(
+                    f"Expected 'attention' to be set and 'edge_weight_on' to be 'logits' with "
+                    f"'topology'='complete' (got {kwargs.get('attention', 'dot')!r} and "
+                    f"{kwargs['edge_weight_on']!r})"
+                )
         hidden_channels = channels if hidden_channels is None else hidden_channels
         out_channels = channels if out_channels is None else out_channels
         check_numbers(
@@ -127,7 +134,7 @@ class RSTGBlock(torch.nn.Module):
                 hidden_channels, out_channels, weight_initializer="glorot", bias_initializer="zeros"
             )
         self.unpool = AreaUnpool(scales) if to == "map" else None
-        self.norm = None if out_norm is None else make_norm(out_norm, out_channels)
+        self.norm = None if out_norm is None else _make_out_norm(out_norm, out_channels)
 
     edge_index: Tensor
     pos: Tensor
@@ -251,6 +258,26 @@ class RSTGBlock(torch.nn.Module):
     def extra_repr(self) -> str:
         """The arguments that the parts below do not show."""
         return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}"
+
+
+def _make_out_norm(norm: Callable[[int], torch.nn.Module], channels: int) -> torch.nn.Module:
+    """Makes a norm of maps or vectors.
+
+    Raises:
+        ValueError: If it cannot be made, or is one of nodes.
+    """
+    if isinstance(norm, torch.nn.Module) or not callable(norm):
+        raise ValueError(
+            f"Expected 'out_norm' to be given by what makes it from a number of channels (got {norm!r})"
+        )
+    module = norm(channels)
+    for inner in module.modules():
+        if takes_batch(inner):
+            raise ValueError(
+                f"Expected 'out_norm' to be a norm of maps or vectors, not '{type(inner).__name__}': "
+                "it would take its statistics over the clips of a batch"
+            )
+    return module
 
 
 def _graph_beside_assigned_weights(block: RSTGBlock, incompatible_keys) -> None:

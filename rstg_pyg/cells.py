@@ -78,7 +78,7 @@ class Cell(torch.nn.RNNBase):
         if state is None:
             count = rows.size(1) if sizes is None else int(sizes[0])
             return [rows.new_zeros(1, count, self.hidden_size)] * self.num_parts
-        memory = list_of_parts(state)
+        memory = [part.to(rows.dtype) for part in list_of_parts(state)]  # it may come out of autocast
         found = [list(part.shape) for part in memory]
         if sizes is None and found != [[1, rows.size(1), self.hidden_size]] * self.num_parts:
             raise ValueError(
@@ -167,6 +167,8 @@ class Histories:
                 part.to(end.dtype).index_copy(1, self.present, end)
                 for part, end in zip(parts, list_of_parts(last))
             ]
+        else:  # nobody is there; the weights take part, since other processes wait for their gradients
+            x = x + sum(weight.sum() for weight in cell.parameters())
         return x, state_of_parts(parts)
 
 

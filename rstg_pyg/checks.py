@@ -59,7 +59,7 @@ def check_inputs(
         pos: Source and target positions.
         node_type: Types of the target nodes.
         edge_attr: Edge features.
-        edge_weight: Weights of the logits.
+        edge_weight: Weights of the edges.
         edges: Shape of the edges: ``(E,)``, or ``(N, N)`` for all pairs. ``None`` if not known.
         batch: The graph of every target node.
 
@@ -124,7 +124,7 @@ def check_inputs(
             f"Expected 'batch' to give the graph, an integer, of each of the {nodes[0]} nodes "
             f"(got {_shape(batch)}, {batch.dtype})"
         )
-    if edge_weight is not None and stage.attend is None:
+    if edge_weight is not None and stage.attend is None and stage.edge_weight_on == "logits":
         raise ValueError(
             "Expected no 'edge_weight': it multiplies the attention logits, and 'attention' is None"
         )
@@ -213,7 +213,11 @@ def edge_tensor(edge_index: Any) -> Tensor:
     return edges
 
 
-def check_edges(edge_index: Any, num_nodes: int) -> Tensor:
+#: What a sequence of nodes looks like, for messages.
+ORDER = "; nodes are [B, T, N, C]: clips, frames, nodes, channels"
+
+
+def check_edges(edge_index: Any, num_nodes: int, hint: str = "") -> Tensor:
     """The edges as a plain tensor, of which every end exists.
 
     Raises:
@@ -226,7 +230,7 @@ def check_edges(edge_index: Any, num_nodes: int) -> Tensor:
         if low < 0 or high >= num_nodes:
             raise IndexError(
                 f"Found indices in 'edge_index' from {low} to {high}, but there are {num_nodes} nodes "
-                f"(expected indices from 0 to {num_nodes - 1})"
+                f"(expected indices from 0 to {num_nodes - 1}{hint})"
             )
     return edges
 

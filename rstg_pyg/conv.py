@@ -8,14 +8,21 @@ from typing import Callable, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import MessagePassing
+from torch_geometric.nn import MessagePassing, aggr
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor, torch_sparse
-from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor
 from torch_geometric.utils.sparse import set_sparse_value
 
 from rstg_pyg.checks import as_pair, check_inputs, count_edges, plain_edges
 from rstg_pyg.fast.space import gather_messages
+from rstg_pyg.parts import edge_softmax
 from rstg_pyg.stage import SpaceStage
+
+#: Aggregations that treat every channel by itself.
+_BY_CHANNEL = (
+    aggr.SumAggregation, aggr.MeanAggregation, aggr.MaxAggregation, aggr.MinAggregation,
+    aggr.MulAggregation, aggr.VarAggregation, aggr.StdAggregation, aggr.MedianAggregation,
+)  # fmt: skip
 
 
 class RSTGConv(SpaceStage, MessagePassing):
@@ -35,8 +42,9 @@ class RSTGConv(SpaceStage, MessagePassing):
 
         \mathbf{v}^{\prime}_i &= \mathrm{MLP}_u \left( [ \mathbf{v}_i \, \Vert \, \mathbf{g}_i ] \right)
 
-    with ReLU after every layer of both MLPs. The first layer of :math:`\mathrm{MLP}_s` is computed
-    per node and added per edge, which gives the same numbers for about half the work.
+    with ReLU after every layer of both MLPs. With edge weights,
+    :math:`\alpha_{ji} \propto w_{ji} \exp(\cdot)`. The first layer of :math:`\mathrm{MLP}_s` is
+    computed per node and added per edge, which gives the same numbers for about half the work.
 
     Args:
         in_channels (int or tuple): Size of each input sample, or :obj:`-1` to derive the size from
@@ -59,18 +67,30 @@ class RSTGConv(SpaceStage, MessagePassing):
             (default: :obj:`0`)
         num_node_types (int, optional): If larger than 1, every node type (the scale, in a grid) has
             update weights of its own. (default: :obj:`1`)
-        norm (callable or tuple, optional): Makes a normalization module from a number of channels,
-            for messages and updated nodes, after their last ReLU. It is called on :math:`(*, K, C)`,
-            with the rows' graphs if it takes ``batch``. A tuple has one for messages and one for
-            nodes, each of which may be :obj:`None`. (default: :obj:`None`)
-        after_aggr (callable, optional): Makes a module from a number of channels that is applied to
-            :math:`\mathbf{g}_i`, in the same way as ``norm``. (default: :obj:`None`)
+        edge_weight_on (str, optional): What ``edge_weight`` is: :obj:`"attention"`, a factor inside the
+            softmax, :math:`\alpha_{ji} \propto w_{ji} \exp(\cdot)`, so that 0 is no edge, and without
+            attention the mean is a weighted one; or :obj:`"logits"`, a factor of the logits, as in the
+            published code. (default: :obj:`"attention"`)
+        norm (callable, str or tuple, optional): A normalization of messages and updated nodes, after
+            their last activation: what makes it from a number of channels, or its name in PyG. Any of
+            :obj:`torch_geometric.nn.norm` that needs no more than rows and graphs, and of torch those
+            of single rows and batch norms. Statistics per graph are those of each graph: of each
+            sample in the static form, and with ``batch``. A module of your own gets rows
+            :math:`(K, C)` and their graphs if it has an argument ``batch``, otherwise
+            :math:`(*, K, C)`. A tuple has one for messages and one for nodes, each of which may be
+            :obj:`None`. (default: :obj:`None`)
+        norm_kwargs (dict, optional): Further arguments of the norm. (default: :obj:`None`)
+        after_aggr (callable or str, optional): A module that is applied to :math:`\mathbf{g}_i`, given
+            and called as ``norm``. (default: :obj:`None`)
         dropout (float, optional): Dropout probability of the attention coefficients.
             (default: :obj:`0`)
         edge_dim (int, optional): Edge feature dimensionality, or :obj:`-1` to derive it from the first
             call. (default: :obj:`None`, no edge features)
-        act_last (bool, optional): If set to :obj:`False`, no ReLU follows the last update layer, as
-            suits a residual branch. (default: :obj:`True`)
+        act (str or callable, optional): The activation, as PyG's models take it.
+            (default: :obj:`"relu"`)
+        act_kwargs (dict, optional): Its arguments, if it is given by name. (default: :obj:`None`)
+        act_last (bool, optional): If set to :obj:`False`, no activation follows the last update layer,
+            as suits a residual branch. (default: :obj:`True`)
         residual (bool, optional): If set to :obj:`True`, adds the (if need be projected) target
             nodes to the output. (default: :obj:`False`)
         bias (bool, optional): If set to :obj:`False`, no layer has a bias. (default: :obj:`True`)
@@ -95,7 +115,8 @@ class RSTGConv(SpaceStage, MessagePassing):
     the layer is compiled. PyG's attention explainer takes static graphs, its GNN explainer does not.
 
     Raises:
-        ValueError: If sizes, positions or attributes do not match what the layer was built for.
+        ValueError: If sizes, positions or attributes do not match what the layer was built for, a
+            weight is negative, or a norm needs more than rows and graphs.
         IndexError: If ``edge_index`` names a node that does not exist.
         NotImplementedError: By TorchScript; use :func:`torch.compile` or :func:`torch.export.export`.
 
@@ -132,12 +153,13 @@ class RSTGConv(SpaceStage, MessagePassing):
             node_type (torch.Tensor or (torch.Tensor, torch.Tensor), optional): The types of the nodes,
                 :math:`(|\mathcal{V}|)`, of which the target nodes' are used; needed if
                 :obj:`num_node_types` is larger than 1.
-            edge_weight (torch.Tensor, optional): Multiplies the attention logits,
-                :math:`(|\mathcal{E}|)` or :math:`(*, |\mathcal{E}|)`; the values of a sparse
-                matrix are taken as weights. On a complete graph the 0/1 adjacency as weights gives the
-                published code. (In additive attention it also is added to them.)
+            edge_weight (torch.Tensor, optional): Weights of the edges, :math:`(|\mathcal{E}|)` or
+                :math:`(*, |\mathcal{E}|)`, not negative, see :obj:`edge_weight_on`; the values of a
+                sparse matrix are taken as weights. With :obj:`"logits"`, the 0/1 adjacency as weights
+                on a complete graph gives the published code. (In additive attention it then also is
+                added to them.)
             batch (torch.Tensor or (torch.Tensor, torch.Tensor), optional): Assigns every (target) node
-                to a graph, for a ``norm`` with statistics per graph.
+                to a graph, for a ``norm`` with statistics per graph. (default: :obj:`None`, one graph)
             return_attention_weights (bool, optional): If set to :obj:`True`, will additionally
                 return the tuple :obj:`(edge_index, attention_weights)`.
         """
@@ -213,10 +235,11 @@ class RSTGConv(SpaceStage, MessagePassing):
         if edge_attr is not None:
             edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
         src, dst = self.send.source(*source).flatten(1), self.send.target(*target).flatten(1)
-        # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int])  # noqa: E501
+        # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int], copies: int)  # noqa: E501
         out = self.propagate(
-            edges, src=src, dst=dst, alpha=alpha, edge_attr=edge_attr, batch=batch, lead=lead, size=size
-        )
+            edges, src=src, dst=dst, alpha=alpha, edge_attr=edge_attr, batch=batch, lead=lead,
+            copies=copies, size=size,
+        )  # fmt: skip
         if out.size(-1) != src.size(-1):
             raise ValueError(
                 f"Expected 'aggr' to keep the {src.size(-1)} channels (got {out.size(-1)} from "
@@ -234,15 +257,15 @@ class RSTGConv(SpaceStage, MessagePassing):
         dim_size: Optional[int],
     ) -> Tensor:
         """Attention coefficients of all edges, ``[E, copies * heads]``."""
+        if edge_weight is not None and edge_weight.dim() == 1:  # the values of a sparse matrix
+            edge_weight = edge_weight.unsqueeze(-1)
         if key_j is None or self.attend is None:
-            logit = query_i  # zeros: the mean over the neighbors
+            logit = query_i.view(index.numel(), copies, self.heads)  # zeros: the (weighted) mean
         else:
-            if edge_weight is not None and edge_weight.dim() == 1:  # the values of a sparse matrix
-                edge_weight = edge_weight.unsqueeze(-1)
             shape = (index.numel(), copies, self.attend.out_channels)
-            logit = self.attend(query_i.view(shape), key_j.view(shape), edge_weight).flatten(1)
-        # Always by index: with `ptr` another branch would run, without a second derivative.
-        alpha = softmax(logit, index, num_nodes=dim_size, dim=0).to(logit.dtype)
+            weight = self.weight_of_logits(edge_weight)
+            logit = self.attend(query_i.view(shape), key_j.view(shape), weight)
+        alpha = edge_softmax(logit, self.weight_of_attention(edge_weight), index, dim_size)
         return torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 
     def message(
@@ -254,9 +277,10 @@ class RSTGConv(SpaceStage, MessagePassing):
         batch: OptTensor,
         index: Tensor,
         lead: List[int],
+        copies: int,
     ) -> Tensor:
         """Weighted messages of all edges, ``[E, copies * hidden_channels]``."""
-        edges, copies = alpha.size(0), alpha.size(1) // self.heads
+        edges = alpha.size(0)
         hidden = (src_j + dst_i).view(edges, copies, self.hidden_channels)
         if self.send.lin_edge is not None:
             hidden = hidden + self.send.lin_edge(edge_attr)
@@ -270,6 +294,24 @@ class RSTGConv(SpaceStage, MessagePassing):
         alpha = alpha.to(out.dtype).view(edges, copies, self.heads, 1)
         out = out.view(edges, copies, self.heads, width) * alpha
         return out.view(edges, copies * self.hidden_channels)
+
+    def aggregate(
+        self,
+        inputs: Tensor,
+        index: Tensor,
+        ptr: OptTensor,
+        dim_size: Optional[int],
+        copies: int,
+    ) -> Tensor:
+        """Aggregates messages, ``[N, copies * hidden_channels]``."""
+        if copies == 1 or type(self.aggr_module) in _BY_CHANNEL:
+            return self.aggr_module(inputs, index, ptr=ptr, dim_size=dim_size, dim=self.node_dim)
+        # An aggregation that looks at several channels gets each copy as a graph of its own.
+        size = int(index.max()) + 1 if dim_size is None else dim_size
+        first = torch.arange(copies, device=index.device).view(-1, 1) * size
+        rows = inputs.view(index.numel(), copies, -1).transpose(0, 1).flatten(0, 1)
+        out = self.aggr_module(rows, (index + first).view(-1), dim_size=copies * size, dim=-2)
+        return out.view(copies, size, -1).transpose(0, 1).flatten(1)
 
     def __prepare_scriptable__(self):
         """Called by :func:`torch.jit.script` first."""

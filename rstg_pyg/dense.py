@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.checks import check_inputs
-from rstg_pyg.norm import PerGraph
+from rstg_pyg.normalize import PerGraph
+from rstg_pyg.parts import weighted_softmax
 from rstg_pyg.stage import SpaceStage
 
 
@@ -29,11 +30,18 @@ class DenseRSTGConv(SpaceStage):
         attention_scale (float, optional): Factor of the dot product. (default: :obj:`1.0`)
         pos_channels (int, optional): Channels of the positions. (default: :obj:`0`)
         num_node_types (int, optional): Number of node types. (default: :obj:`1`)
-        norm (callable, optional): Norm of messages and updated nodes. (default: :obj:`None`)
-        after_aggr (callable, optional): Applied to the aggregated messages. (default: :obj:`None`)
+        edge_weight_on (str, optional): ``"attention"`` or ``"logits"``.
+            (default: :obj:`"attention"`)
+        norm (callable, str or tuple, optional): Norm of messages and updated nodes. Statistics are per
+            graph, of its edges and of the nodes in ``mask``. (default: :obj:`None`)
+        norm_kwargs (dict, optional): Further arguments of the norm. (default: :obj:`None`)
+        after_aggr (callable or str, optional): Applied to the aggregated messages.
+            (default: :obj:`None`)
         dropout (float, optional): Dropout of the coefficients. (default: :obj:`0`)
         edge_dim (int, optional): Edge feature dimensionality. (default: :obj:`None`)
-        act_last (bool, optional): ReLU after the last update layer. (default: :obj:`True`)
+        act (str or callable, optional): The activation. (default: :obj:`"relu"`)
+        act_kwargs (dict, optional): Its arguments. (default: :obj:`None`)
+        act_last (bool, optional): An activation after the last update layer. (default: :obj:`True`)
         residual (bool, optional): Adds the nodes to the output. (default: :obj:`False`)
         bias (bool, optional): Whether layers have a bias. (default: :obj:`True`)
 
@@ -70,7 +78,7 @@ class DenseRSTGConv(SpaceStage):
                 :math:`(N, N)` for one.
             pos (torch.Tensor, optional): Positions :math:`(N, P)`.
             node_type (torch.Tensor, optional): Node types :math:`(N)`.
-            edge_weight (torch.Tensor, optional): Multiplies the logits, :math:`(N, N)`.
+            edge_weight (torch.Tensor, optional): Weights of the pairs, :math:`(N, N)`.
             return_attention_weights (bool, optional): Additionally returns the coefficients
                 :math:`(*, N, N, H)`, receiver before sender.
         """
@@ -87,8 +95,9 @@ class DenseRSTGConv(SpaceStage):
             edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 2 else edge_attr
             hidden = hidden + self.send.lin_edge(edge_attr)
         message = self.send(hidden)  # [*, N, N, C]: receiver, sender
+        joined = adj != 0
         if self.message_norm is not None:
-            message = self._norm_edges(self.message_norm, message, adj)
+            message = _norm_edges(self.message_norm, message, joined)
         if self.lin_value is not None:
             message = self.lin_value(message)
 
@@ -96,31 +105,44 @@ class DenseRSTGConv(SpaceStage):
             logit = message.new_zeros(*message.shape[:-1], self.heads)
         else:
             query, key = self.attend.query(x), self.attend.key(x)
-            logit = self.attend(query.unsqueeze(-2), key.unsqueeze(-3), edge_weight)
-        joined = (adj != 0).unsqueeze(-1)
-        alpha = logit.masked_fill(~joined, float("-inf")).softmax(dim=-2)
-        alpha = alpha.masked_fill(~joined, 0.0)  # rows without neighbors were NaN
+            weight = self.weight_of_logits(edge_weight)
+            logit = self.attend(query.unsqueeze(-2), key.unsqueeze(-3), weight)
+        alpha = _pair_softmax(logit, self.weight_of_attention(edge_weight), joined.unsqueeze(-1))
         alpha = torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 
         out = message.unflatten(-1, (self.heads, -1)) * alpha.unsqueeze(-1)
         out = out.flatten(-2).sum(dim=-2)  # [*, N, C]
+        present = None if mask is None else mask.bool()
         if self.after_aggr is not None:
-            out = self.after_aggr(out)
+            out = self.after_aggr.of_present(out, present)
         out = torch.cat([x, out], dim=-1).movedim(-2, 0)
         out = self.update_mlp(out, node_type).movedim(0, -2)
         if self.residual:
             out = out + (x if self.lin_res is None else self.lin_res(x))
         if self.update_norm is not None:
-            out = self.update_norm(out)
+            out = self.update_norm.of_present(out, present)
         if mask is not None:
             out = out * mask.unsqueeze(-1).to(out.dtype)
         return (out, alpha) if return_attention_weights else out
 
-    def _norm_edges(self, norm: PerGraph, message: Tensor, adj: Tensor) -> Tensor:
-        """Applies the norm to the messages of true edges, as :class:`RSTGConv` does."""
-        if adj.dim() != 2:
-            raise ValueError("Expected one adjacency [N, N] for all graphs when 'norm' is set")
-        pairs = (adj != 0).flatten().nonzero().view(-1)
-        flat = message.flatten(-3, -2)
-        normed = norm(flat.index_select(-2, pairs))
-        return torch.zeros_like(flat).index_copy(flat.dim() - 2, pairs, normed).view_as(message)
+
+def _pair_softmax(logit: Tensor, weight: Optional[Tensor], joined: Tensor) -> Tensor:
+    """Attention coefficients ``[*, N, N, H]`` of the pairs that are joined."""
+    if weight is None:
+        alpha = logit.masked_fill(~joined, float("-inf")).softmax(dim=-2)
+        return alpha.masked_fill(~joined, 0.0)  # rows without neighbors were NaN
+
+    def over_edges(values: Tensor, how: str) -> Tensor:
+        return values.sum(-2, keepdim=True) if how == "sum" else values.amax(-2, keepdim=True)
+
+    return weighted_softmax(logit, weight.unsqueeze(-1).masked_fill(~joined, 0.0), over_edges)
+
+
+def _norm_edges(norm: PerGraph, message: Tensor, joined: Tensor) -> Tensor:
+    """Applies the norm to the messages of true edges, as :class:`RSTGConv` does."""
+    flat = message.flatten(-3, -2)
+    if joined.dim() > 2:
+        return norm.of_present(flat, joined.flatten(-2)).view_as(message)
+    pairs = joined.flatten().nonzero().view(-1)
+    normed = norm(flat.index_select(-2, pairs))
+    return torch.zeros_like(flat).index_copy(flat.dim() - 2, pairs, normed).view_as(message)

@@ -4,17 +4,18 @@
 all frames, how a time stage runs over all histories, and how the nodes come in and go out.
 """
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
-from torch_geometric.utils import is_torch_sparse_tensor
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor
 
 from rstg_pyg.cells import Cell, CellState, Histories
-from rstg_pyg.checks import check_edges
+from rstg_pyg.checks import ORDER, check_edges, edge_tensor
+from rstg_pyg.fast.autograd import eager
 from rstg_pyg.means import first_frames
-from rstg_pyg.norm import takes_batch
+from rstg_pyg.normalize import normalize
 
 #: One value for all frames, or one per frame.
 PerFrame = Union[Tensor, Sequence[Tensor]]
@@ -42,6 +43,16 @@ def over_frames(name: str, value: PerFrame, clips: int, frames: int, own: int) -
     return value.expand(clips, frames, *shape)
 
 
+def _space(
+    conv: torch.nn.Module, x: Tensor, graph: Tuple, extras: Dict[str, Any], seen: Optional[List[Any]]
+) -> Tensor:
+    if seen is None:
+        return conv(x, *graph, **extras)
+    x, (_, alpha) = conv(x, *graph, **extras, return_attention_weights=True)
+    seen.append(alpha)
+    return x
+
+
 class DenseFrames:
     """All nodes in all frames and one graph for all: nodes ``[B, T, N, C]``.
 
@@ -59,6 +70,11 @@ class DenseFrames:
         edge_weight: Optional[Tensor],
     ):
         clips, frames = x.shape[:2]
+        if is_sparse(edge_index):
+            edge_tensor(edge_index)  # which says so
+        whole = isinstance(edge_index, Tensor) and edge_index.dtype in (torch.int64, torch.int32)
+        if whole and edge_index.device.type == "cpu" and edge_index.dim() == 2 and eager():
+            check_edges(edge_index, x.size(2), ORDER)
 
         def time_first(name: str, value: Optional[PerFrame], own: int) -> Optional[Tensor]:
             if value is None or (isinstance(value, Tensor) and value.dim() <= own):
@@ -76,17 +92,17 @@ class DenseFrames:
         """The nodes as the projection and the norm get them."""
         return x
 
-    def norm(self, module: torch.nn.Module, x: Tensor) -> Tensor:
-        """The norm before the first round."""
-        return module(x)
+    def norm(self, module: torch.nn.Module, how: Any, x: Tensor) -> Tensor:
+        """The norm before the first round, of each frame."""
+        return normalize(module, how, x)
 
     def start(self, x: Tensor) -> Tensor:
         """The nodes as the stages get them."""
         return x.transpose(0, 1)  # [T, B, N, C]: time first is what the cells want
 
-    def space(self, conv: torch.nn.Module, x: Tensor) -> Tensor:
-        """One space stage in every frame."""
-        return conv(x, *self.graph, **self.extras)
+    def space(self, conv: torch.nn.Module, x: Tensor, seen: Optional[List[Any]]) -> Tensor:
+        """One space stage in every frame; appends its attention to ``seen``."""
+        return _space(conv, x, self.graph, self.extras, seen)
 
     def time(self, cell: Cell, x: Tensor, state: Optional[CellState]) -> Tuple[Tensor, CellState]:
         """One time stage over the histories of all nodes."""
@@ -96,6 +112,10 @@ class DenseFrames:
     def leave(self, x: Tensor) -> Tensor:
         """The nodes as they go out."""
         return x.transpose(0, 1)
+
+    def leave_edges(self, alpha: Tensor) -> Any:
+        """Attention as it goes out, ``[B, T, E, H]``."""
+        return alpha.transpose(0, 1)
 
 
 class FlatFrames:
@@ -168,17 +188,17 @@ class FlatFrames:
         """The nodes as the projection and the norm get them."""
         return x
 
-    def norm(self, module: torch.nn.Module, x: Tensor) -> Tensor:
-        """The norm before the first round, told which frame every row is in if it asks."""
-        return module(x, batch=self.batch) if takes_batch(module) else module(x)
+    def norm(self, module: torch.nn.Module, how: Any, x: Tensor) -> Tensor:
+        """The norm before the first round, of each frame."""
+        return normalize(module, how, x, self.batch)
 
     def start(self, x: Tensor) -> Tensor:
         """The nodes as the stages get them."""
         return x
 
-    def space(self, conv: torch.nn.Module, x: Tensor) -> Tensor:
-        """One space stage in every frame."""
-        return conv(x, *self.graph, **self.extras)
+    def space(self, conv: torch.nn.Module, x: Tensor, seen: Optional[List[Any]]) -> Tensor:
+        """One space stage in every frame; appends its attention to ``seen``."""
+        return _space(conv, x, self.graph, self.extras, seen)
 
     def time(self, cell: Cell, x: Tensor, state: Optional[CellState]) -> Tuple[Tensor, CellState]:
         """One time stage over the histories of all nodes."""
@@ -187,6 +207,10 @@ class FlatFrames:
     def leave(self, x: Tensor) -> Tensor:
         """The nodes as they go out."""
         return x
+
+    def leave_edges(self, alpha: Tensor) -> Any:
+        """Attention as it goes out, ``[E, H]``."""
+        return alpha
 
 
 class MaskedFrames(FlatFrames):
@@ -230,7 +254,7 @@ class MaskedFrames(FlatFrames):
                     f"Expected 'node_type' to have shape [{nodes}] (got {list(node_type.shape)})"
                 )
             node_type = node_type[node]
-        edges = PresentEdges(edge_index, present)
+        self.edges = edges = PresentEdges(edge_index, present)
         super().__init__(
             edges.index,
             None if edge_attr is None else edges.select("edge_attr", edge_attr, 2),
@@ -251,6 +275,17 @@ class MaskedFrames(FlatFrames):
         out = x.new_zeros(self.shape.numel(), x.size(-1)).index_copy(0, self.rows, x)
         return out.view(*self.shape, x.size(-1))
 
+    def leave_edges(self, alpha: Tensor) -> Any:
+        """Attention as it goes out, zero where an end is absent: ``[B, T, E, H]``, or a list with one
+        ``[B, E, H]`` for each frame.
+        """
+        edges = self.edges
+        out = alpha.new_zeros(self.shape[0], sum(edges.counts), alpha.size(-1))
+        out = out.index_put((edges.clip, edges.edge), alpha)
+        if edges.shared:
+            return out.view(*self.shape[:2], -1, alpha.size(-1))
+        return list(out.split(edges.counts, 1))
+
 
 class PresentEdges:
     """The edges of all frames of all clips whose both ends are present, between rows.
@@ -264,11 +299,11 @@ class PresentEdges:
         self.clips, self.frames, nodes = present.shape
         self.shared = not isinstance(edge_index, (list, tuple))
         if self.shared:
-            edges = check_edges(edge_index, nodes)
+            edges = check_edges(edge_index, nodes, ORDER)
             topologies = [edges] * self.frames
             self.counts = [edges.size(1)] * self.frames
         else:
-            topologies = [check_edges(edges, nodes) for edges in edge_index]
+            topologies = [check_edges(edges, nodes, ORDER) for edges in edge_index]
             self.counts = [edges.size(1) for edges in topologies]
         if len(topologies) != self.frames:
             raise ValueError(

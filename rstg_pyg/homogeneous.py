@@ -1,6 +1,6 @@
 """Rounds of messages on one graph of space and time, without recurrence."""
 
-from typing import Callable, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from rstg_pyg.checks import check_keywords, check_numbers, edge_tensor
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import space_time_edges
-from rstg_pyg.norm import make_norm
+from rstg_pyg.normalize import NormLike, convention, make_norm, normalize
 
 
 class HomogeneousRSTG(torch.nn.Module):
@@ -34,8 +34,9 @@ class HomogeneousRSTG(torch.nn.Module):
             (default: :obj:`False`)
         shared_rounds (bool, optional): Whether all rounds share their weights.
             (default: :obj:`True`)
-        in_norm (callable, optional): Makes a norm from a number of channels, applied to the
-            (projected) nodes ``[B, T, N, C]`` before the first round. (default: :obj:`None`)
+        in_norm (callable or str, optional): A norm of the (projected) nodes before the first round, of
+            each frame by itself, as ``in_norm`` of :class:`RSTG`. Inside the rounds, the graph of a
+            ``norm`` is that of all frames. (default: :obj:`None`)
         **kwargs (optional): Additional arguments of :class:`RSTGConv`.
 
     Shapes:
@@ -60,7 +61,7 @@ class HomogeneousRSTG(torch.nn.Module):
         *,
         residual: bool = False,
         shared_rounds: bool = True,
-        in_norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        in_norm: Optional[NormLike] = None,
         **kwargs,
     ):
         super().__init__()
@@ -85,8 +86,9 @@ class HomogeneousRSTG(torch.nn.Module):
                 in_channels, dim, weight_initializer="glorot", bias_initializer="zeros"
             )
         self.in_norm = None if in_norm is None else make_norm(in_norm, dim)
+        self.in_norm_how = None if self.in_norm is None else convention(self.in_norm)
         self.convs = torch.nn.ModuleList(
-            RSTGConv(dim, dim, act_last=not residual, **kwargs) for _ in range(own)
+            RSTGConv(dim, dim, **{"act_last": not residual, **kwargs}) for _ in range(own)
         )
         if residual:
             self.conv_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.convs)
@@ -114,8 +116,8 @@ class HomogeneousRSTG(torch.nn.Module):
             edge_index (torch.Tensor): The edges of one frame :math:`(2, E)`.
             pos (torch.Tensor, optional): Positions :math:`(N, P)`, the same in all frames.
             node_type (torch.Tensor, optional): Node types :math:`(N)`.
-            edge_weight (torch.Tensor, optional): Multiplies the attention logits of the edges inside
-                frames, :math:`(E)`; those between frames have weight one.
+            edge_weight (torch.Tensor, optional): Weights of the edges inside frames, :math:`(E)`, see
+                :class:`RSTGConv`; those between frames have weight one.
         """
         if not isinstance(x, Tensor) or x.dim() != 4 or x.size(-1) != self.in_channels:
             shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -142,7 +144,7 @@ class HomogeneousRSTG(torch.nn.Module):
         if self.lin_in is not None:
             x = self.lin_in(x)
         if self.in_norm is not None:
-            x = self.in_norm(x)
+            x = normalize(self.in_norm, self.in_norm_how, x)
         x = x.flatten(1, 2)  # [B, T * N, D]: one graph
         for k in range(self.num_rounds):
             i = 0 if self.shared_rounds else k

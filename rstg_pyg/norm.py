@@ -1,78 +1,13 @@
-"""How the layers call norms, and norms that they need and PyG or torch do not have."""
+"""Normalizations that the space-time graph needs and PyG or torch do not have."""
 
-import inspect
-from typing import Callable, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.inits import reset
 from torch_geometric.utils import scatter
 
 #: Statistics of these are taken in float32: the published epsilon is zero in float16.
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def make_norm(norm: Callable[[int], torch.nn.Module], channels: int) -> torch.nn.Module:
-    """Makes a norm from a number of channels.
-
-    Raises:
-        ValueError: If it cannot be made, because it is a name, or a module that is there already.
-    """
-    if isinstance(norm, torch.nn.Module) or not callable(norm):
-        raise ValueError(
-            f"Expected a norm to be given by what makes it from a number of channels, such as "
-            f"'torch.nn.LayerNorm' (got {norm!r})"
-        )
-    return norm(channels)
-
-
-def takes_batch(module: torch.nn.Module) -> bool:
-    """Whether a norm wants to know the graph of every row."""
-    return "batch" in inspect.signature(module.forward).parameters
-
-
-def check_norms(module: torch.nn.Module) -> None:
-    """Refuses norms that need all nodes in all frames.
-
-    Args:
-        module (torch.nn.Module): A norm that is called on rows, with the frame of each as ``batch``
-            if it takes that.
-
-    Raises:
-        ValueError: If its statistics are over frames or clips as dimensions.
-    """
-    for norm in module.modules():
-        joint = getattr(norm, "num_joint_dims", None)
-        told = norm is module and takes_batch(norm) and joint == 2
-        if joint is not None and not told:
-            raise ValueError(
-                f"'{norm}' takes its statistics over frames as a dimension, and where nodes come and "
-                "go there is none: expected a norm of each node (LayerNorm), of all of them "
-                "(ChannelBatchNorm) or of each frame (JointLayerNorm)"
-            )
-
-
-class PerGraph(torch.nn.Module):
-    """Wraps any norm so that it can be called with or without ``batch``.
-
-    Args:
-        norm (callable): Makes a module from a number of channels. If the module's ``forward`` has a
-            ``batch`` argument, it is told which graph every row belongs to.
-        channels (int): The number of channels.
-    """
-
-    def __init__(self, norm: Callable[[int], torch.nn.Module], channels: int):
-        super().__init__()
-        self.module = make_norm(norm, channels)
-        self.takes_batch = takes_batch(self.module)
-
-    def reset_parameters(self):
-        """Resets the wrapped module."""
-        reset(self.module)
-
-    def forward(self, x: Tensor, batch: Optional[Tensor] = None) -> Tensor:
-        """"""
-        return self.module(x, batch) if self.takes_batch else self.module(x)
 
 
 def _standardize(x: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
@@ -103,6 +38,8 @@ class JointLayerNorm(torch.nn.Module):
         - **output:** the input's shape
     """
 
+    knows_form = True  # it is quicker with dimensions than with a graph for every row
+
     def __init__(self, channels: int, num_joint_dims: int = 2, eps: float = 1e-12):
         super().__init__()
         self.channels = channels
@@ -119,8 +56,10 @@ class JointLayerNorm(torch.nn.Module):
 
     def forward(self, x: Tensor, batch: Optional[Tensor] = None, batch_size: Optional[int] = None):
         """"""
+        if batch is not None and self.num_joint_dims != 2:
+            raise ValueError(f"Expected no 'batch': '{self}' takes its statistics over dimensions")
         if x.numel() == 0:  # the messages of a graph without edges
-            return x
+            return x * self.weight + self.bias
         dtype = x.dtype
         x = x.float() if dtype in _HALF else x
         if batch is None:
@@ -164,6 +103,8 @@ class ChannelBatchNorm(torch.nn.BatchNorm1d):
         - **input:** :math:`(*, C)`, or with the channels at ``channel_dim``
         - **output:** the input's shape
     """
+
+    knows_form = True
 
     def __init__(
         self,

@@ -3,15 +3,86 @@
 :class:`~rstg_pyg.stage.SpaceStage` puts them together.
 """
 
-from typing import Any, List, Optional, Tuple
+import copy
+import math
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.nn.inits import reset
+from torch_geometric.nn.resolver import activation_resolver
+from torch_geometric.utils import scatter, softmax
 
-from rstg_pyg.fast.autograd import untouched
+from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import edge_dots
+
+#: An activation: its name in torch, a module, a function, or none.
+Activation = Union[str, Callable[[Tensor], Tensor], None]
+
+
+def make_act(act: Activation, kwargs: Optional[Dict[str, Any]]) -> Callable[[Tensor], Tensor]:
+    """An activation as PyG's ``MLP`` takes it."""
+    if act is None:
+        return torch.nn.Identity()
+    if isinstance(act, str):
+        return activation_resolver(act, **(kwargs or {}))
+    return act(**(kwargs or {})) if isinstance(act, type) else copy.deepcopy(act)
+
+
+def edge_softmax(
+    logit: Tensor, weight: Optional[Tensor], index: Tensor, num_nodes: Optional[int]
+) -> Tensor:
+    r"""Attention coefficients ``[E, M * H]`` of the edges of each target.
+
+    .. math::
+        \alpha_{ji} = \frac{w_{ji} \exp (l_{ji})}{\sum_{k \in \mathcal{N}(i)} w_{ki} \exp (l_{ki})}
+
+    Args:
+        logit: ``[E, M, H]``.
+        weight: Factors ``[E, M or 1]``, not negative.
+        index: The target of every edge, ``[E]``.
+        num_nodes: The number of targets.
+    """
+    if weight is None:
+        # Always by index: with `ptr` another branch would run, without a second derivative.
+        return softmax(logit.flatten(1), index, num_nodes=num_nodes, dim=0).to(logit.dtype)
+
+    def over_edges(values: Tensor, how: str) -> Tensor:
+        out = scatter(values.flatten(1), index, dim=0, dim_size=num_nodes, reduce=how)
+        return out.index_select(0, index).view_as(values)
+
+    return weighted_softmax(logit, weight.unsqueeze(-1), over_edges).flatten(1)
+
+
+def weighted_softmax(
+    logit: Tensor, weight: Tensor, over_edges: Callable[[Tensor, str], Tensor]
+) -> Tensor:
+    """Shares of ``weight * exp(logit)``; zero where all weights are.
+
+    Args:
+        logit: Logits.
+        weight: Factors, not negative.
+        over_edges: Gives for every edge the ``"max"`` or ``"sum"`` over the edges of its target.
+
+    Raises:
+        ValueError: If a weight is negative.
+    """
+    if eager() and weight.device.type == "cpu" and bool((weight < 0).any()):
+        raise ValueError(
+            f"Expected 'edge_weight' not to be negative (got {weight.min().item():.4g}): it is a "
+            "factor of the attention; with edge_weight_on='logits' it multiplies the logits"
+        )
+    dtype = logit.dtype
+    kind = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    logit, weight = logit.to(kind), weight.to(kind)
+    largest = over_edges((logit + weight.log()).detach(), "max")
+    largest = largest.masked_fill(largest == -math.inf, 0.0)
+    # Weights of zero may have any logit: infinity times zero is no number.
+    limit = math.log(torch.finfo(kind).max) - 8
+    share = weight * (logit - largest).clamp(max=limit).exp()
+    total = over_edges(share, "sum")
+    return (share / (total + (total == 0))).to(dtype)
 
 
 class SendMLP(torch.nn.Module):
@@ -26,10 +97,11 @@ class SendMLP(torch.nn.Module):
         in_channels (tuple): Channels of source and target nodes.
         channels (int): Channels of the message.
         hidden_channels (int): Width between the layers.
-        num_layers (int): Number of layers, ReLU after each.
+        num_layers (int): Number of layers, the activation after each.
         pos_channels (int): Channels of a node's position; 0 for none.
         edge_dim (int, optional): Channels of the edge attributes.
         bias (bool): Whether the layers add a bias.
+        act (callable, optional): The activation. (default: :obj:`None`, ReLU)
     """
 
     def __init__(
@@ -41,8 +113,10 @@ class SendMLP(torch.nn.Module):
         pos_channels: int = 0,
         edge_dim: Optional[int] = None,
         bias: bool = True,
+        act: Optional[Callable[[Tensor], Tensor]] = None,
     ):
         super().__init__()
+        self.act = torch.nn.ReLU() if act is None else act
         widths = [hidden_channels] * (num_layers - 1) + [channels]
         kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
         self.lin_src = Linear(in_channels[0], widths[0], bias=False, **kwargs)
@@ -78,11 +152,13 @@ class SendMLP(torch.nn.Module):
         """From the sum of the first layer's parts to the message. What is as large as all edges is
         overwritten, unless somebody looks at it: hooks have to see what a module gave.
         """
-        unseen = torch.compiler.is_compiling() or untouched(self, *self.lins)
-        relu = torch.relu_ if unseen else torch.relu
-        hidden = relu(hidden)
+        act = self.act
+        if type(act) is torch.nn.ReLU:
+            if torch.compiler.is_compiling() or untouched(self, act, *self.lins):
+                act = torch.relu_
+        hidden = act(hidden)
         for lin in self.lins:
-            hidden = relu(lin(hidden))
+            hidden = act(lin(hidden))
         return hidden
 
 
@@ -243,10 +319,11 @@ class UpdateMLP(torch.nn.Module):
         in_channels (int): Channels of node and aggregated message together.
         channels (int): Channels of the result.
         hidden_channels (int): Width between the layers.
-        num_layers (int): Number of layers, ReLU after each.
+        num_layers (int): Number of layers, the activation after each.
         num_types (int): Number of node types with weights of their own.
-        act_last (bool): Whether ReLU also follows the last layer.
+        act_last (bool): Whether the activation also follows the last layer.
         bias (bool): Whether the layers add a bias.
+        act (callable, optional): The activation. (default: :obj:`None`, ReLU)
     """
 
     def __init__(
@@ -258,8 +335,10 @@ class UpdateMLP(torch.nn.Module):
         num_types: int = 1,
         act_last: bool = True,
         bias: bool = True,
+        act: Optional[Callable[[Tensor], Tensor]] = None,
     ):
         super().__init__()
+        self.act = torch.nn.ReLU() if act is None else act
         self.act_last = act_last
         widths = [in_channels] + [hidden_channels] * (num_layers - 1) + [channels]
         self.lins = torch.nn.ModuleList(
@@ -275,5 +354,5 @@ class UpdateMLP(torch.nn.Module):
         for i, lin in enumerate(self.lins):
             x = lin(x, node_type)
             if self.act_last or i + 1 < len(self.lins):
-                x = x.relu()
+                x = self.act(x)
         return x

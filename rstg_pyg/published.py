@@ -12,8 +12,10 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch_geometric.nn.inits import reset
 
 from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
+from rstg_pyg.normalize import NormLike, convention, make_norm, normalize
 
 
 class BiasReLU(torch.nn.Module):
@@ -21,29 +23,33 @@ class BiasReLU(torch.nn.Module):
 
     Args:
         channels (int): Size of the last dimension.
-        norm (callable, optional): Makes the norm from the number of channels.
+        norm (callable or str, optional): Makes the norm from the number of channels.
             (default: :obj:`None`, no norm)
 
     Shapes:
-        - **input:** :math:`(*, C)`
-        - **output:** :math:`(*, C)`
+        - **input:** :math:`(*, C)`, or rows :math:`(K, C)` with ``batch`` :math:`(K)` that assigns them
+          to graphs
+        - **output:** the input's shape
     """
 
-    def __init__(self, channels: int, norm: Optional[Callable[[int], torch.nn.Module]] = None):
+    knows_form = True
+
+    def __init__(self, channels: int, norm: Optional[NormLike] = None):
         super().__init__()
         self.bias = torch.nn.Parameter(torch.zeros(channels))
-        self.norm = None if norm is None else norm(channels)
+        self.norm = None if norm is None else make_norm(norm, channels)
+        self.how = None if self.norm is None else convention(self.norm)
 
     def reset_parameters(self):
         """Sets the bias to zero, and resets the norm."""
         torch.nn.init.zeros_(self.bias)
         if self.norm is not None:
-            self.norm.reset_parameters()
+            reset(self.norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, batch: Optional[Tensor] = None) -> Tensor:
         """"""
         x = x + self.bias
-        return (x if self.norm is None else self.norm(x)).relu()
+        return (x if self.norm is None else normalize(self.norm, self.how, x, batch)).relu()
 
 
 def published_arguments(
@@ -94,6 +100,7 @@ def published_arguments(
     return dict(
         topology="complete",
         attention=attention,
+        edge_weight_on="logits",
         in_norm=partial(_in_turn, before) if before else None,
         norm=(messages, nodes) if norm else None,
         after_aggr=partial(BiasReLU, norm=nodes if attention == "additive" else None),

@@ -1,6 +1,6 @@
 """Rounds of time and space stages on sequences of node features."""
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from rstg_pyg.checks import check_keywords, check_numbers, nodes_of_state
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.frames import DenseFrames, FlatFrames, MaskedFrames
-from rstg_pyg.norm import PerGraph, check_norms, make_norm
+from rstg_pyg.normalize import NormLike, PerGraph, check_norms, convention, make_norm
 
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
 
@@ -37,7 +37,8 @@ class RSTG(torch.nn.Module):
     (\mathbf{v}))`, for many stages trained from scratch.
 
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
-    carried on, and gives the same numbers as fed whole (unless ``in_norm`` looks across frames).
+    carried on, and gives the same numbers as fed whole. (Norms of PyG see one frame each. Only batch
+    norms in training, and :class:`JointLayerNorm` with more dimensions, look across frames.)
 
     Nodes and graphs need not be the same in all frames. On :math:`(B, T, N, C)`, ``mask`` and
     ``lengths`` say which nodes are there, and ``edge_index`` may be a list with a graph per frame. On
@@ -47,8 +48,8 @@ class RSTG(torch.nn.Module):
     gets a number (or a place) of its own.
 
     Args:
-        in_channels (int): Channels of the nodes; projected if they differ from
-            ``hidden_channels``.
+        in_channels (int): Channels of the nodes, or :obj:`-1` to take them from the first input;
+            projected if they differ from ``hidden_channels`` (if lazy, always).
         hidden_channels (int): Channels :math:`D` inside and at the output.
         num_rounds (int, optional): Rounds :math:`K`. (default: :obj:`3`)
         time_stages (str or list, optional): ``"all"``: a time stage before the space stage of every
@@ -62,9 +63,8 @@ class RSTG(torch.nn.Module):
             (default: :obj:`False`)
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
-        in_norm (callable, optional): Makes a norm from a number of channels, applied to the
-            (projected) nodes ``[B, T, N, C]`` before the first round; where nodes come and go, to their
-            rows ``[R, C]``, with the frames as ``batch`` if it takes that. (default: :obj:`None`)
+        in_norm (callable or str, optional): A norm of the (projected) nodes before the first round, as
+            ``norm`` of :class:`RSTGConv`; each frame is a graph. (default: :obj:`None`)
         **kwargs (optional): Additional arguments of :class:`RSTGConv` (``attention``, ``heads``,
             ``pos_channels``, ``num_node_types``, ...).
 
@@ -97,13 +97,13 @@ class RSTG(torch.nn.Module):
         cell: str = "lstm",
         residual: bool = False,
         shared_rounds: bool = True,
-        in_norm: Optional[Callable[[int], torch.nn.Module]] = None,
+        in_norm: Optional[NormLike] = None,
         **kwargs,
     ):
         super().__init__()
-        check_numbers(
-            1, in_channels=in_channels, hidden_channels=hidden_channels, num_rounds=num_rounds
-        )
+        check_numbers(1, hidden_channels=hidden_channels, num_rounds=num_rounds)
+        if in_channels != -1:  # lazy
+            check_numbers(1, in_channels=in_channels)
         if cell not in _CELLS:
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
         check_keywords(self, RSTGConv, kwargs)
@@ -131,12 +131,13 @@ class RSTG(torch.nn.Module):
                 in_channels, dim, weight_initializer="glorot", bias_initializer="zeros"
             )
         self.in_norm = None if in_norm is None else make_norm(in_norm, dim)
+        self.in_norm_how = None if self.in_norm is None else convention(self.in_norm)
         own = 1 if shared_rounds else num_rounds
         self.cells = torch.nn.ModuleList(
             Cell(_CELLS[cell], dim, dim) for _ in range(min(own, len(self.time_rounds)))
         )
         self.convs = torch.nn.ModuleList(
-            RSTGConv(dim, dim, act_last=not residual, **kwargs)
+            RSTGConv(dim, dim, **{"act_last": not residual, **kwargs})
             for _ in range(own if space_stages else 0)
         )
         self.last_cell = None if time_stages == "none" else Cell(_CELLS[cell], dim, dim)
@@ -171,8 +172,10 @@ class RSTG(torch.nn.Module):
         batch: Optional[Tensor] = None,
         state: Optional[List[CellState]] = None,
         return_state: bool = False,
-    ) -> Union[Tensor, Tuple[Tensor, List[CellState]]]:
-        r"""Runs the forward pass of the module.
+        return_attention_weights: bool = False,
+    ) -> Any:
+        r"""Runs the forward pass of the module on nodes :math:`(B, T, N, C)`: clips, frames, nodes,
+        channels, in this order.
 
         Values of nodes and edges may change over time: where a shape is given as
         :math:`(N, P)`, also :math:`(T, N, P)` and :math:`(B, T, N, P)` will do.
@@ -185,8 +188,8 @@ class RSTG(torch.nn.Module):
                 :obj:`edge_dim` is set. A list if ``edge_index`` is one.
             pos (torch.Tensor, optional): Positions :math:`(N, P)`.
             node_type (torch.Tensor, optional): Node types :math:`(N)`.
-            edge_weight (torch.Tensor or list, optional): Multiplies the attention logits,
-                :math:`(E)`. A list if ``edge_index`` is one.
+            edge_weight (torch.Tensor or list, optional): Weights of the edges, :math:`(E)`, see
+                :class:`RSTGConv`. A list if ``edge_index`` is one.
             mask (torch.Tensor, optional): Which nodes are there, bool :math:`(B, T, N)`. Absent nodes
                 send and receive nothing, keep their state, and come out as zeros.
                 (default: :obj:`None`, all)
@@ -200,17 +203,26 @@ class RSTG(torch.nn.Module):
             state (list, optional): The state after the frames before, as returned with
                 ``return_state=True``: one entry per time stage. (default: :obj:`None`, zeros)
             return_state (bool, optional): If set to :obj:`True`, also returns the state.
+            return_attention_weights (bool, optional): If set to :obj:`True`, also returns (last) a list
+                with the attention of every round, in the order of the given edges:
+                :math:`(B, T, E, H)`; of a list of graphs a list of :math:`(B, E, H)`; of rows
+                :math:`(E, H)`. It is zero where an end is absent.
         """
         stages = len(self.time_rounds) + (self.last_cell is not None)
         known = None if state is None else nodes_of_state(state, stages, self.last_cell)
         values: Dict[str, Any] = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
         shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        if not isinstance(x, Tensor) or x.dim() not in (2, 4) or x.size(-1) != self.in_channels:
+        width = self.in_channels
+        if width == -1 and self.lin_in is not None:
+            width = self.lin_in.in_channels  # -1 before the first input
+        if not isinstance(x, Tensor) or x.dim() not in (2, 4) or width not in (-1, x.size(-1)):
             raise ValueError(
-                f"Expected 'x' to have shape [B, T, N, {self.in_channels}] (got {shape}), or "
-                f"[rows, {self.in_channels}] as 'graphs.join_sequences' makes of lists of Data"
+                f"Expected 'x' to have shape [B, T, N, {width}] (got {shape}), or "
+                f"[rows, {width}] as 'graphs.join_sequences' makes of lists of Data"
             )
         flat = x.dim() == 2
+        if flat and any(isinstance(v, (list, tuple)) for v in (edge_index, edge_attr, edge_weight)):
+            raise ValueError("Expected lists of edges only with 'x' [B, T, N, C] (got one with rows)")
         if flat and not (mask is None and lengths is None):
             raise ValueError("Expected 'mask' and 'lengths' only with 'x' [B, T, N, C]: leave rows out")
         if not flat and not (node is None and batch is None):
@@ -234,11 +246,19 @@ class RSTG(torch.nn.Module):
             frames = MaskedFrames(x, edge_index, edge_attr, mask=mask, lengths=lengths, **values)
         if isinstance(frames, FlatFrames):
             self._check_norms()
-        x, after = self._run(frames, x, [None] * stages if state is None else state)
-        return (x, after) if return_state else x
+        seen: Optional[List[Any]] = [] if return_attention_weights else None
+        x, after = self._run(frames, x, [None] * stages if state is None else state, seen)
+        out = (x, after) if return_state else (x,)
+        if seen is not None:
+            out = (*out, [frames.leave_edges(alpha) for alpha in seen])
+        return out if len(out) > 1 else x
 
     def _run(
-        self, frames: Union[DenseFrames, FlatFrames], x: Tensor, before: Sequence[Optional[CellState]]
+        self,
+        frames: Union[DenseFrames, FlatFrames],
+        x: Tensor,
+        before: Sequence[Optional[CellState]],
+        seen: Optional[List[Any]],
     ) -> Tuple[Tensor, List[CellState]]:
         """The rounds, in whatever form the frames are; the new state beside the nodes."""
         memory = iter(before)
@@ -247,7 +267,7 @@ class RSTG(torch.nn.Module):
         if self.lin_in is not None:
             x = self.lin_in(x)
         if self.in_norm is not None:
-            x = frames.norm(self.in_norm, x)
+            x = frames.norm(self.in_norm, self.in_norm_how, x)
         x = frames.start(x)
         for k in range(self.num_rounds):
             if self._time_first[k]:
@@ -257,7 +277,7 @@ class RSTG(torch.nn.Module):
             if self.space_stages:
                 i = 0 if self.shared_rounds else k
                 z = self.conv_norms[i](x) if self.residual else x
-                z = frames.space(self.convs[i], z)
+                z = frames.space(self.convs[i], z, seen)
                 x = x + z if self.residual else z
         if self.last_cell is not None:
             norm = self.last_norm if self.residual else None

@@ -3,16 +3,26 @@
 One ``state_dict`` therefore fits both.
 """
 
-from typing import Callable, Optional, Tuple, Union
+import inspect
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
+from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.inits import reset
 
 from rstg_pyg.checks import check_keywords, check_numbers
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.norm import PerGraph
-from rstg_pyg.parts import AdditiveAttention, Attention, DotAttention, SendMLP, UpdateMLP
+from rstg_pyg.normalize import NormLike, PerGraph
+from rstg_pyg.parts import (
+    Activation,
+    AdditiveAttention,
+    Attention,
+    DotAttention,
+    SendMLP,
+    UpdateMLP,
+    make_act,
+)
 
 
 class SpaceStage(torch.nn.Module):
@@ -25,6 +35,7 @@ class SpaceStage(torch.nn.Module):
         self,
         in_channels: Union[int, Tuple[int, int]],
         out_channels: int,
+        *,
         hidden_channels: Optional[int] = None,
         num_send_layers: int = 2,
         num_update_layers: int = 2,
@@ -33,10 +44,14 @@ class SpaceStage(torch.nn.Module):
         attention_scale: float = 1.0,
         pos_channels: int = 0,
         num_node_types: int = 1,
-        norm: Union[Callable[[int], torch.nn.Module], Tuple, None] = None,
-        after_aggr: Optional[Callable[[int], torch.nn.Module]] = None,
+        edge_weight_on: str = "attention",
+        norm: Union[NormLike, Tuple, None] = None,
+        norm_kwargs: Optional[Dict[str, Any]] = None,
+        after_aggr: Optional[NormLike] = None,
         dropout: float = 0.0,
         edge_dim: Optional[int] = None,
+        act: Activation = "relu",
+        act_kwargs: Optional[Dict[str, Any]] = None,
         act_last: bool = True,
         residual: bool = False,
         bias: bool = True,
@@ -56,14 +71,17 @@ class SpaceStage(torch.nn.Module):
         self.attention_scale = attention_scale
         self.pos_channels = pos_channels
         self.num_node_types = num_node_types
+        self.edge_weight_on = edge_weight_on
         self.dropout = dropout
         self.edge_dim = edge_dim
         self.act_last = act_last
         self.residual = residual
-        self.bias = bias
         ends = self._checked_channels()
 
-        self.send = SendMLP(ends, hidden, hidden, num_send_layers, pos_channels, edge_dim, bias)
+        self.send = SendMLP(
+            ends, hidden, hidden, num_send_layers, pos_channels, edge_dim, bias,
+            make_act(act, act_kwargs),
+        )  # fmt: skip
         self.attend: Optional[Attention] = None
         if attention == "dot":
             self.attend = DotAttention(ends, hidden, heads, attention_scale, bias)
@@ -71,8 +89,9 @@ class SpaceStage(torch.nn.Module):
             self.attend = AdditiveAttention(ends, heads, bias)
         width = -1 if ends[1] == -1 else ends[1] + hidden
         self.update_mlp = UpdateMLP(
-            width, out_channels, hidden, num_update_layers, num_node_types, act_last, bias
-        )
+            width, out_channels, hidden, num_update_layers, num_node_types, act_last, bias,
+            make_act(act, act_kwargs),
+        )  # fmt: skip
         init = dict(weight_initializer="glorot", bias_initializer="zeros")
         self.lin_value: Optional[Linear] = None
         self.lin_res: Optional[Linear] = None
@@ -80,10 +99,16 @@ class SpaceStage(torch.nn.Module):
             self.lin_value = Linear(hidden, hidden, bias=bias, **init)
         if residual and ends[1] != out_channels:
             self.lin_res = Linear(ends[1], out_channels, bias=False, **init)
-        message_norm, update_norm = norm if isinstance(norm, tuple) else (norm, norm)
-        self.message_norm = None if message_norm is None else PerGraph(message_norm, hidden)
-        self.update_norm = None if update_norm is None else PerGraph(update_norm, out_channels)
-        self.after_aggr = None if after_aggr is None else PerGraph(after_aggr, hidden)
+        of_messages, of_nodes = norm if isinstance(norm, tuple) else (norm, norm)
+        self.message_norm: Optional[PerGraph] = None
+        self.update_norm: Optional[PerGraph] = None
+        self.after_aggr: Optional[PerGraph] = None
+        if of_messages is not None:
+            self.message_norm = PerGraph(of_messages, hidden, norm_kwargs)
+        if of_nodes is not None:
+            self.update_norm = PerGraph(of_nodes, out_channels, norm_kwargs)
+        if after_aggr is not None:
+            self.after_aggr = PerGraph(after_aggr, hidden)
         self.reset_parameters()
 
     def _checked_channels(self) -> Tuple[int, int]:
@@ -117,7 +142,19 @@ class SpaceStage(torch.nn.Module):
             raise ValueError(
                 f"Expected 'attention' to be 'dot', 'additive' or None (got {self.attention!r})"
             )
+        if self.edge_weight_on not in ("attention", "logits"):
+            raise ValueError(
+                f"Expected 'edge_weight_on' to be 'attention' or 'logits' (got {self.edge_weight_on!r})"
+            )
         return pair[0], pair[1]
+
+    def weight_of_logits(self, edge_weight: Optional[Tensor]) -> Optional[Tensor]:
+        """What multiplies the logits."""
+        return edge_weight if self.edge_weight_on == "logits" else None
+
+    def weight_of_attention(self, edge_weight: Optional[Tensor]) -> Optional[Tensor]:
+        """What is a factor inside the softmax."""
+        return edge_weight if self.edge_weight_on == "attention" else None
 
     def reset_parameters(self):
         """Draws all weights anew (Glorot uniform; biases zero)."""
@@ -125,5 +162,12 @@ class SpaceStage(torch.nn.Module):
             reset(module)
 
     def __repr__(self) -> str:
-        name = self.__class__.__name__
-        return f"{name}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+        usual = inspect.signature(SpaceStage).parameters
+        more = ("num_send_layers", "num_update_layers", "attention", "pos_channels", "num_node_types",
+                "edge_dim", "residual")  # fmt: skip
+        parts = [f"{self.in_channels}, {self.out_channels}", f"hidden_channels={self.hidden_channels}"]
+        parts.append(f"heads={self.heads}")
+        for name in more:
+            if getattr(self, name) != usual[name].default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return f"{self.__class__.__name__}({', '.join(parts)})"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 _ENABLED = True
 #: Where the modules that a fast path stands for are written.
-_OWN = ("rstg_pyg.", "torch_geometric.nn.aggr.")
+_OWN = ("rstg_pyg.", "torch_geometric.nn.aggr.", "torch.nn.modules.activation")
 #: Where torch keeps hooks on all modules.
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",

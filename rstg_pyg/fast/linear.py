@@ -11,6 +11,7 @@ from typing import Optional
 import torch
 import torch_geometric.nn
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
 from rstg_pyg.fast.autograd import autocast_to, derivative, eager
 
@@ -85,8 +86,32 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     return _Linear.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], weight.size(0))
 
 
-class Linear(torch_geometric.nn.Linear):
-    """:class:`torch_geometric.nn.Linear` at the machine's rate; the same parameters and arguments."""
+class _Plain(torch.nn.Linear):
+    def __init__(self):
+        torch.nn.Module.__init__(self)  # PyG's class makes the parameters
+
+
+class Linear(torch_geometric.nn.Linear, _Plain):
+    """:class:`torch_geometric.nn.Linear` at the machine's rate; the same parameters and arguments.
+
+    It also is a :class:`torch.nn.Linear`, which adapters (LoRA) look for, and takes parametrizations.
+    """
+
+    @property
+    def in_features(self) -> int:
+        """As torch calls it."""
+        return self.in_channels
+
+    @property
+    def out_features(self) -> int:
+        """As torch calls it."""
+        return self.out_channels
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if isinstance(self._parameters.get("weight"), UninitializedParameter):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+        else:  # a parametrized weight is no parameter, and PyG would write it all the same
+            torch.nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""

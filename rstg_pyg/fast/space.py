@@ -5,10 +5,10 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 from torch_geometric.nn import SumAggregation
-from torch_geometric.utils import softmax
 
 from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.messages import split_edges, weighted_messages
+from rstg_pyg.parts import edge_softmax
 
 #: Multiply-adds of the edges' product from which on this pays on the CPU. Below (a few nodes, a frame
 #: at a time) the plain path's fewer calls are faster.
@@ -37,7 +37,7 @@ def gather_messages(
         conv: The layer, a :class:`~rstg_pyg.RSTGConv`.
         edge_index: The edges.
         edge_attr: Edge features.
-        edge_weight: Weights of the logits, ``[E, M or 1]``.
+        edge_weight: Weights of the edges, ``[E, M or 1]``.
         sources: Features and positions of the senders, nodes first (``[S, M, C]``).
         targets: The same of the receivers.
 
@@ -67,8 +67,8 @@ def gather_messages(
         logit = x_dst.new_zeros(source.numel(), x_dst.size(1), conv.heads)
     else:
         key, query = conv.attend.key(x_src), conv.attend.query(x_dst)
-        logit = conv.attend.edges(query, key, source, target, edge_weight)
-    alpha = softmax(logit.flatten(1), target, num_nodes=x_dst.size(0), dim=0).to(logit.dtype)
+        logit = conv.attend.edges(query, key, source, target, conv.weight_of_logits(edge_weight))
+    alpha = edge_softmax(logit, conv.weight_of_attention(edge_weight), target, x_dst.size(0))
     alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
 
     src, dst = conv.send.source(x_src, pos_src), conv.send.target(x_dst, pos_dst)
@@ -84,7 +84,8 @@ def gather_messages(
 def _applies(conv: Any) -> bool:
     """Whether the layer is the common one and nobody looks into it."""
     return (
-        untouched(conv.send, conv.attend, conv.lin_value, conv.aggr_module)
+        type(conv.send.act) is torch.nn.ReLU
+        and untouched(conv.send, conv.send.act, conv.attend, conv.lin_value, conv.aggr_module)
         and len(conv.send.lins) == 1
         and untouched(*conv.send.lins)
         and conv.message_norm is None

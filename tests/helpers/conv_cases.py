@@ -1,14 +1,16 @@
 """Graphs, layers and inputs that the tests of layers share, and the formula, edge by edge."""
 
 import contextlib
+import inspect
 from unittest import mock
 
 import torch
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch_geometric.nn import GraphNorm, LayerNorm
 from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
 
-from rstg_pyg import RSTGConv
+from rstg_pyg import JointLayerNorm, RSTGConv
 from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import plain_paths
 
@@ -54,6 +56,10 @@ SETTINGS = dict(
     act_last=st.booleans(),
     bias=st.booleans(),
     attention_scale=st.sampled_from([1.0, 0.5]),
+    edge_weight_on=st.sampled_from(["attention", "attention", "logits"]),
+    norm=st.sampled_from([None, None, JointLayerNorm, LayerNorm, torch.nn.LayerNorm]),
+    after_aggr=st.sampled_from([None, None, GraphNorm]),
+    act=st.sampled_from(["relu", "relu", "gelu"]),
 )
 PATHS = ("plain", "fast", "fast in small blocks")
 
@@ -102,15 +108,24 @@ def make_inputs(conv, *lead, dtype=torch.double, weight=False, nodes=NUM_NODES, 
     if conv.edge_dim is not None:
         kwargs["edge_attr"] = randn(edges, conv.edge_dim)
     if weight:
-        kwargs["edge_weight"] = randn(edges)
+        kwargs["edge_weight"] = randn(edges).abs()
     return x, kwargs
 
 
-def mlp(lins, x, act_last=True):
+def mlp(lins, x, act_last=True, act=torch.relu):
     for i, lin in enumerate(lins):
         x = F.linear(x, lin.weight, lin.bias)
-        x = x.clamp(min=0) if act_last or i + 1 < len(lins) else x
+        x = act(x) if act_last or i + 1 < len(lins) else x
     return x
+
+
+def normed(norm, x):
+    """A norm of the rows of one graph."""
+    if norm is None or x.size(0) == 0:
+        return x
+    if "batch" in inspect.signature(norm.module.forward).parameters:
+        return norm.module(x, torch.zeros(x.size(0), dtype=torch.long))
+    return norm.module(x)
 
 
 def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), node_type=None,
@@ -128,42 +143,49 @@ def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), 
             parts = [x_src[j], pos[0][j], x_dst[i], pos[1][i]]
         if edge_attr is not None:
             parts.append(edge_attr[k])
-        hidden = F.linear(torch.cat(parts), kernel, send.lin_dst.bias).clamp(min=0)
-        message = mlp(send.lins, hidden)
-        if heads > 1:
-            message = F.linear(message, conv.lin_value.weight, conv.lin_value.bias)
-        messages.append(message)
+        hidden = send.act(F.linear(torch.cat(parts), kernel, send.lin_dst.bias))
+        messages.append(mlp(send.lins, hidden, act=send.act))
 
         if conv.attention is None:
-            logits.append(message.new_zeros(heads))
+            logits.append(hidden.new_zeros(heads))
             continue
         query, key = conv.attend.lin_query, conv.attend.lin_key
         query = F.linear(x_dst[i], query.weight, query.bias)
         key = F.linear(x_src[j], key.weight, key.bias)
-        w = 1.0 if edge_weight is None else edge_weight[k]
+        w = 1.0 if edge_weight is None or conv.edge_weight_on == "attention" else edge_weight[k]
         if conv.attention == "dot":
             dots = [a @ b for a, b in zip(query.chunk(heads), key.chunk(heads))]
             logits.append(w * conv.attention_scale * torch.stack(dots))
         else:
             logits.append(F.leaky_relu(w * (query + key), 0.2) + w)
 
-    out, alphas = [], [None] * edge_index.size(1)
+    messages = torch.stack(messages) if messages else x_dst.new_zeros(0, dim)
+    messages = normed(conv.message_norm, messages)
+    if heads > 1:
+        messages = F.linear(messages, conv.lin_value.weight, conv.lin_value.bias)
+    gathered, alphas = [], [None] * edge_index.size(1)
     for i in range(x_dst.size(0)):
         incoming = [k for k in range(edge_index.size(1)) if edge_index[1, k] == i]
-        gathered = x_dst.new_zeros(heads, dim // heads)
+        total = x_dst.new_zeros(heads, dim // heads)
         if incoming:
             alpha = torch.stack([logits[k] for k in incoming]).softmax(dim=0)  # [edges, heads]
+            if edge_weight is not None and conv.edge_weight_on == "attention":
+                alpha = alpha * torch.stack([edge_weight[k] for k in incoming]).unsqueeze(1)
+                alpha = alpha / alpha.sum(0) if alpha.sum() > 0 else alpha
             for a, k in zip(alpha, incoming):
-                gathered = gathered + a.unsqueeze(1) * messages[k].view(heads, -1)
+                total = total + a.unsqueeze(1) * messages[k].view(heads, -1)
                 alphas[k] = a
+        gathered.append(total.view(-1))
+    gathered, out = normed(conv.after_aggr, torch.stack(gathered)), []
+    for i in range(x_dst.size(0)):
         kind = 0 if node_type is None else int(node_type[i])
         lins = [lin.lins[kind] for lin in conv.update_mlp.lins]
-        new = mlp(lins, torch.cat([x_dst[i], gathered.view(-1)]), conv.act_last)
+        new = mlp(lins, torch.cat([x_dst[i], gathered[i]]), conv.act_last, conv.update_mlp.act)
         if conv.residual:
             new = new + (x_dst[i] if conv.lin_res is None else conv.lin_res.weight @ x_dst[i])
         out.append(new)
     alphas = torch.stack(alphas) if alphas else x_dst.new_zeros(0, heads)
-    return torch.stack(out), alphas
+    return normed(conv.update_norm, torch.stack(out)), alphas
 
 
 def sparse_adjacencies(edge_index, size, values=None):

@@ -1,8 +1,9 @@
 
 import pytest
 import torch
+from torch_geometric.nn import GraphNorm
 
-from rstg_pyg import RSTG, RSTGBlock, ZeroInitNorm
+from rstg_pyg import RSTG, JointLayerNorm, RSTGBlock, ZeroInitNorm
 from rstg_pyg.graphs import AreaPool, AreaUnpool, complete_graph, multiscale_grid
 
 
@@ -288,9 +289,14 @@ def test_block_out_norm(to):
 def test_block_errors_of_the_published_form():
     with pytest.raises(ValueError, match=r"'topology' to be 'grid' or 'complete' \(got 'full'\)"):
         RSTGBlock(4, topology="full")
-    with pytest.raises(ValueError, match=r"'attention' to be set with 'topology'='complete'"):
+    with pytest.raises(ValueError, match="'attention' to be set .* with 'topology'='complete'"):
         RSTGBlock(4, topology="complete", attention=None)
     with pytest.raises(ValueError, match=r"'out_norm' to be 'auto', a callable or None \(got 'layer'"):
         RSTGBlock(4, out_norm="layer")
-    with pytest.raises(ValueError, match="a norm to be given by what makes it"):
+    with pytest.raises(ValueError, match="'out_norm' to be given by what makes it"):
         RSTGBlock(4, out_norm=torch.nn.LayerNorm(4))
+    for norm in (GraphNorm, JointLayerNorm):
+        with pytest.raises(ValueError, match=f"not '{norm.__name__}': it would .* clips of a batch"):
+            RSTGBlock(4, to="vec", out_norm=norm)
+    with pytest.raises(ValueError, match="'edge_weight_on' to be 'logits' with 'topology'='complete'"):
+        RSTGBlock(4, topology="complete", edge_weight_on="attention")

@@ -141,8 +141,7 @@ def test_dense_reset_parameters():
 
 
 def test_dense_repr():
-    assert str(DenseRSTGConv(4, 8)) == "DenseRSTGConv(4, 8, heads=1)"
-    assert str(DenseRSTGConv(-1, 8, heads=4)) == "DenseRSTGConv(-1, 8, heads=4)"
+    assert str(DenseRSTGConv(-1, 8, heads=4)) == "DenseRSTGConv(-1, 8, hidden_channels=8, heads=4)"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,6 @@ def test_dense_constructor_errors(kwargs, message):
         ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"no 'pos' \(got \(5, 2\)\)"),
         ({"pos_channels": 2}, (5, 4), (5, 5), {}, r"'pos' to have shape \(5, 2\) \(got None\)"),
         ({"num_node_types": 3}, (5, 4), (5, 5), {}, "'node_type' to give one of 3 types"),
-        ({"norm": JointLayerNorm}, (2, 5, 4), (2, 5, 5), {}, r"one adjacency \[N, N\]"),
     ],
 )
 def test_dense_input_errors(options, x, adj, inputs, message):
@@ -205,7 +203,7 @@ def test_dense_compiles_with_node_types():
         ({"pos_channels": 2}, {"pos": (5, 3)}),
         ({"edge_dim": 2}, {}),
         ({}, {"edge_attr": (5, 5, 2)}),
-        ({"attention": None}, {"edge_weight": (5, 5)}),
+        ({"attention": None, "edge_weight_on": "logits"}, {"edge_weight": (5, 5)}),
         ({"num_node_types": 2}, {"node_type": (3,)}),
     ],
     ids=["pos_rows", "pos_channels", "no_edge_attr", "edge_attr", "edge_weight", "node_type"],

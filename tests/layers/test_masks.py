@@ -132,9 +132,8 @@ def test_gradients(make, cell):
     [
         dict(in_norm=lambda c: ChannelBatchNorm(c, num_joint_dims=3)),
         dict(in_norm=lambda c: JointLayerNorm(c, num_joint_dims=3)),
-        dict(in_norm=lambda c: torch.nn.Sequential(JointLayerNorm(c))),
         dict(norm=lambda c: ChannelBatchNorm(c, num_joint_dims=3)),
-        {k: v for k, v in published_arguments("additive").items() if k in ("norm", "after_aggr")},
+        {k: v for k, v in published_arguments("additive").items() if k == "in_norm"},
     ],
 )
 def test_norms_that_need_all_nodes_in_all_frames_are_refused(make, kwargs):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rstg_pyg import RSTG, RSTGConv
+from rstg_pyg import RSTG, HomogeneousRSTG, JointLayerNorm, RSTGConv
 from rstg_pyg.graphs import multiscale_grid
 
 GRID = multiscale_grid((2, 1))
@@ -175,3 +175,53 @@ def test_rstg_stages_and_parameters(time_stages, cell, residual, shared, own, sh
     model(clip().float(), GRID.edge_index)
     assert calls.count((STEPS, BATCH, NODES, dim)) == 3
     assert calls.count((STEPS, BATCH * NODES, dim)) == own + last
+
+
+def test_rstg_lazy():
+    lazy, x = RSTG(-1, 8), torch.randn(2, 3, 5, 4)
+    eager = RSTG(4, 8)
+    out = lazy(x, GRID.edge_index)
+    eager.load_state_dict(lazy.state_dict())
+    torch.testing.assert_close(eager(x, GRID.edge_index), out)
+    with pytest.raises(ValueError, match=r"'x' to have shape \[B, T, N, 4\]"):
+        lazy(x[..., :3], GRID.edge_index)
+    fresh = RSTG(-1, 8)
+    fresh.load_state_dict(eager.state_dict())
+    torch.testing.assert_close(fresh(x, GRID.edge_index), out)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("norm", [None, JointLayerNorm, "graph_norm", "batch_norm"])
+def test_rstg_with_nobody_there_gives_every_parameter_a_gradient(norm, cell):
+    """Other processes wait for them (DistributedDataParallel)."""
+    model = RSTG(4, 8, cell=cell, norm=norm, in_norm=norm, heads=2, residual=True)
+    x, nobody = torch.randn(2, 3, 5, 4), torch.zeros(2, 3, 5, dtype=torch.bool)
+    model(x, GRID.edge_index, mask=nobody).sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and (p.grad == 0).all(), name
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rstg_takes_a_state_out_of_autocast(masked, cell):
+    model, x = RSTG(4, 8, cell=cell), torch.randn(2, 3, 5, 4)
+    mask = torch.ones(2, 3, 5, dtype=torch.bool) if masked else None
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = model(x, GRID.edge_index, mask=mask, return_state=True)
+    out = model(x, GRID.edge_index, mask=mask, state=state)
+    assert out.dtype == torch.float32
+    _, exact = model(x, GRID.edge_index, return_state=True)
+    torch.testing.assert_close(out, model(x, GRID.edge_index, state=exact), atol=0.02, rtol=0.02)
+
+
+def test_rstg_says_what_it_wants_instead():
+    model, x = RSTG(4, 8), torch.randn(2, 3, 5, 4)
+    assert not RSTG(4, 8, act_last=False).convs[0].act_last
+    assert HomogeneousRSTG(4, 8, residual=True, act_last=True).convs[0].act_last
+    with pytest.raises(ValueError, match=r"'edge_index' to be a tensor .* \(got torch.sparse"):
+        model(x, torch.eye(5).to_sparse())
+    for more in ({}, {"lengths": [5, 2]}):  # [B, N, T, C]
+        with pytest.raises(IndexError, match=r"3 nodes .*; nodes are \[B, T, N, C\]: clips, frames"):
+            model(x.transpose(1, 2), GRID.edge_index, **more)
+    with pytest.raises(ValueError, match=r"lists of edges only with 'x' \[B, T, N, C\]"):
+        model(x[0, 0], [GRID.edge_index])

@@ -2,14 +2,17 @@
 memory per stage and node. In all forms that a sequence can have, whole and in pieces.
 """
 
+from functools import partial
+
 import torch
 from helpers.conv_cases import PATHS, on_path
 from helpers.random_weights import randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
+from torch_geometric.nn import GraphNorm, PairNorm
 
-from rstg_pyg import RSTG, JointLayerNorm
+from rstg_pyg import RSTG, BiasReLU, JointLayerNorm
 from rstg_pyg.graphs import join_sequences
 
 SETTINGS = dict(
@@ -19,8 +22,9 @@ SETTINGS = dict(
     cell=st.sampled_from(["lstm", "gru"]),
     residual=st.booleans(),
     shared_rounds=st.booleans(),
-    in_norm=st.sampled_from([None, JointLayerNorm]),
-    norm=st.sampled_from([None, None, JointLayerNorm]),
+    in_norm=st.sampled_from([None, JointLayerNorm, GraphNorm, "layer_norm"]),
+    norm=st.sampled_from([None, None, JointLayerNorm, PairNorm, "instance_norm"]),
+    after_aggr=st.sampled_from([None, None, BiasReLU, partial(BiasReLU, norm=GraphNorm)]),
     attention=st.sampled_from(["dot", "additive", None]),
     heads=st.sampled_from([1, 2]),
     pos_channels=st.sampled_from([0, 2]),
@@ -58,11 +62,14 @@ class Sequences:
         own = {}
         if conv is not None and conv.edge_dim is not None:
             own["edge_attr"] = (3,)
-        if conv is not None and conv.attend is not None and seed % 2:
+        if conv is not None and seed % 2:
             own["edge_weight"] = ()
         for name, width in own.items():
             lists = [randn(count, *width) for count in counts]
             self.values[name] = randn(*lead, counts[0], *width) if shared else lists
+        if "edge_weight" in own:
+            weight = self.values["edge_weight"]
+            self.values["edge_weight"] = weight.abs() if shared else [w.abs() for w in weight]
         self.mask, self.how = torch.ones(self.shape, dtype=torch.bool), {}
         if masked == "mask":
             self.mask = torch.rand(self.shape, generator=g) < 0.6
@@ -88,7 +95,13 @@ class Sequences:
             data.track = torch.arange(self.shape[2])
             yield data.subgraph(self.mask[b, t])
 
-    def call(self, model, first=0, last=None, state=None):
+    def edges_there(self):
+        """Which edges have both ends, in every frame of every clip."""
+        for present in self.mask:
+            for here, edges in zip(present, self.graphs):
+                yield here[edges[0]] & here[edges[1]]
+
+    def call(self, model, first=0, last=None, state=None, **kwargs):
         """The model on a piece of the sequences as ``[B, T, N, C]``."""
         part, values = slice(first, last), {}
         for name, value in self.values.items():
@@ -100,22 +113,20 @@ class Sequences:
             size = self.x[:, part].size(1)
             how["lengths"] = [min(max(n - first, 0), size) for n in self.how["lengths"]]
         edges = self.graphs[0] if self.shared else self.graphs[part]
-        out, after = model(
-            self.x[:, part], edges, state=state, return_state=True, **values, **how
-        )
-        return out, after
+        how |= kwargs
+        return model(self.x[:, part], edges, state=state, return_state=True, **values, **how)
 
-    def rows(self, model):
+    def rows(self, model, **kwargs):
         """The model on the rows of a PyG batch."""
         lists = [list(self.frames(b)) for b in range(self.shape[0])]
         batch = join_sequences(lists, node_id="track")
         values = {name: batch[name] for name in self.values}
-        return model(batch.x, batch.edge_index, node=batch.node, batch=batch.batch, **values)
+        return model(batch.x, batch.edge_index, node=batch.node, batch=batch.batch, **values, **kwargs)
 
 
 def by_hand(model, frames):
-    """Algorithm 1 as written for one clip."""
-    memory, outs = {}, []
+    """Algorithm 1 as written for one clip: nodes, and the attention of each frame and round."""
+    memory, outs, seen = {}, [], []
 
     def time_stage(key, cell, norm, v, names):
         if len(names) == 0:
@@ -133,7 +144,8 @@ def by_hand(model, frames):
         v, names = data.x, data.track.tolist()
         inputs = {k: data[k] for k in (*NODE_VALUES, *EDGE_VALUES) if k in data}
         v = v if model.lin_in is None else v @ model.lin_in.weight.t() + model.lin_in.bias
-        v = v if model.in_norm is None else model.in_norm(v)
+        if model.in_norm is not None and len(names) > 0:
+            v = model.in_norm(v, torch.zeros(len(names), dtype=torch.long))
         for k in range(model.num_rounds):
             if k in model.time_rounds:
                 i = 0 if model.shared_rounds else model.time_rounds.index(k)
@@ -142,13 +154,16 @@ def by_hand(model, frames):
             if model.space_stages:
                 i = 0 if model.shared_rounds else k
                 z = model.conv_norms[i](v) if model.residual else v
-                z = model.convs[i](z, data.edge_index, **inputs)
+                z, (_, alpha) = model.convs[i](
+                    z, data.edge_index, return_attention_weights=True, **inputs
+                )
+                seen.append(alpha)
                 v = v + z if model.residual else z
         if model.last_cell is not None:
             norm = model.last_norm if model.residual else None
             v = time_stage("last", model.last_cell, norm, v, names)
         outs.append(model.out_norm(v) if model.residual else v)
-    return torch.cat(outs)
+    return torch.cat(outs), seen
 
 
 @settings(max_examples=100, deadline=None)
@@ -170,12 +185,24 @@ def test_rstg(options, in_channels, sizes, shared, over, masked, cut, path, seed
     model = randomize(RSTG(in_channels, 6, **options).double()).eval()
     case = Sequences(model, *sizes, shared, over, masked, seed)
     clips, steps, _ = sizes
-    expected = torch.cat([by_hand(model, case.frames(b)) for b in range(clips)])
+    expected, attention = zip(*(by_hand(model, case.frames(b)) for b in range(clips)))
+    expected, rounds = torch.cat(expected), len(model.convs) and model.num_rounds
     with on_path(path):
         out, state = case.call(model)
         torch.testing.assert_close(out[case.mask], expected)
         assert (out[~case.mask] == 0).all()
-        torch.testing.assert_close(case.rows(model), expected)
+        rows, alphas = case.rows(model, return_attention_weights=True)
+        torch.testing.assert_close(rows, expected)
+        _, of_edges = case.call(model, return_attention_weights=True)[0::2]
+        assert len(alphas) == len(of_edges) == rounds
+        for k in range(rounds):  # frame by frame, in the order of the edges
+            frames = [alpha for clip in attention for alpha in clip[k::rounds]]
+            torch.testing.assert_close(alphas[k], torch.cat(frames))
+            found = of_edges[k] if shared else list(zip(*of_edges[k]))  # by clip, then by frame
+            found = [found[b][t] for b in range(clips) for t in range(steps)]
+            for alpha, wanted, there in zip(found, frames, case.edges_there()):
+                torch.testing.assert_close(alpha[there], wanted)
+                assert (alpha[~there] == 0).all()
         if cut < steps:
             first, middle = case.call(model, 0, cut)
             second, last = case.call(model, cut, None, middle)

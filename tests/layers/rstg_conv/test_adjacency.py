@@ -44,7 +44,7 @@ def test_rstg_conv_torch_sparse(heads):
     assert torch.equal(torch.stack([source, target]), EDGES[:, order])
     torch.testing.assert_close(value, alpha[order])
 
-    weight = torch.randn(NUM_EDGES, dtype=torch.double)
+    weight = torch.rand(NUM_EDGES, dtype=torch.double)
     adj_t = SparseTensor.from_edge_index(EDGES, weight, (NUM_NODES, NUM_NODES)).t()
     torch.testing.assert_close(conv(x, adj_t), conv(x, EDGES, edge_weight=weight))
 

@@ -49,7 +49,7 @@ def test_rstg_conv_in_sequential_with_positions_and_types():
     names = "x, edge_index, edge_attr, pos, node_type, edge_weight"
     model = Sequential(names, [(conv, f"{names} -> x"), torch.nn.ReLU()])
     x, pos = torch.randn(NUM_NODES, 4), torch.randn(NUM_NODES, 2)
-    edge_attr, weight = torch.randn(NUM_EDGES, 2), torch.randn(NUM_EDGES)
+    edge_attr, weight = torch.randn(NUM_EDGES, 2), torch.rand(NUM_EDGES)
     expected = conv(x, EDGES, edge_attr, pos=pos, node_type=TYPES, edge_weight=weight).relu()
     torch.testing.assert_close(model(x, EDGES, edge_attr, pos, TYPES, weight), expected)
 

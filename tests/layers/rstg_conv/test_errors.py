@@ -26,7 +26,10 @@ from rstg_pyg import RSTG, DenseRSTGConv, HomogeneousRSTG, RSTGConv
         ({"node_dim": 1}, "'RSTGConv' does not support 'node_dim'=1"),
         ({"heads": 2.0}, r"'heads' to be a whole number \(got 2.0\)"),
         ({"edge_dim": -2}, r"'edge_dim' to be at least -1 \(got -2\)"),
-        ({"norm": "layer"}, r"a norm .* such as 'torch.nn.LayerNorm' \(got 'layer'\)"),
+        ({"norm": "spectral"}, r"the name of a norm to be one of .* 'GraphNorm'.* \(got 'spectral'\)"),
+        ({"norm": 3}, r"a norm .* such as 'torch.nn.LayerNorm', or by its name .* \(got 3\)"),
+        ({"edge_weight_on": "edges"}, r"to be 'attention' or 'logits' \(got 'edges'\)"),
+        ({"dropout": -0.1}, "'dropout' to be between 0 and 1"),
         ({"norm": torch.nn.LayerNorm(8)}, r"a norm to be given by what makes it .* \(got LayerNorm"),
     ],
 )  # fmt: skip
@@ -42,6 +45,13 @@ def test_rstg_conv_in_channels_errors(layer, channels):
         layer(channels, 8)
     with pytest.raises(ValueError, match="'in_channels' to be one number, or source's and target's"):
         RSTGConv((4, 4, 4), 8)
+
+
+def test_rstg_conv_hidden_width_has_a_name():
+    for layer in (RSTGConv, DenseRSTGConv):
+        with pytest.raises(TypeError, match="positional arguments"):
+            layer(4, 8, 16)
+    assert not hasattr(RSTGConv(4, 8), "bias")  # neither a parameter nor something else
 
 
 def test_rstg_conv_out_channels_error():
@@ -65,10 +75,14 @@ def test_rstg_conv_out_channels_error():
         ({}, (6, 4), {"edge_attr": (10,)}, "that weigh the attention are 'edge_weight'"),
         ({"edge_dim": 3}, (6, 4), {}, r"'edge_dim' is set \(got none, 'edge_dim' is 3\)"),
         ({"num_node_types": 3}, (6, 4), {}, r"'node_type' to give one of 3 types .*\(got none\)"),
-        ({"attention": None}, (6, 4), {"edge_weight": (10,)}, "Expected no 'edge_weight'"),
+        (
+            {"attention": None, "edge_weight_on": "logits"}, (6, 4), {"edge_weight": (10,)},
+            "Expected no 'edge_weight'",
+        ),
+        ({}, (6, 4), {"edge_weight": (10,)}, "'edge_weight' not to be negative"),
         ({}, (6, 4), {"batch": (5,)}, r"'batch' to give .* 6 nodes \(got \[5\], torch.float32"),
     ],
-)
+)  # fmt: skip
 def test_rstg_conv_input_errors(options, x, inputs, message):
     conv = RSTGConv(4, 8, **options)
     inputs = {key: torch.randn(shape) for key, shape in inputs.items()}

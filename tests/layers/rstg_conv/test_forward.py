@@ -15,9 +15,11 @@ from rstg_pyg.graphs import multiscale_grid
 
 
 def test_rstg_conv_repr():
-    assert str(RSTGConv(4, 8)) == "RSTGConv(4, 8, heads=1)"
-    assert str(RSTGConv((4, 6), 8, heads=2)) == "RSTGConv((4, 6), 8, heads=2)"
-    assert str(RSTGConv(-1, 8)) == "RSTGConv(-1, 8, heads=1)"
+    assert str(RSTGConv(-1, 8)) == "RSTGConv(-1, 8, hidden_channels=8, heads=1)"
+    conv = RSTGConv((4, 6), 8, hidden_channels=12, heads=2, attention=None, num_node_types=3)
+    assert str(conv) == (
+        "RSTGConv((4, 6), 8, hidden_channels=12, heads=2, attention=None, num_node_types=3)"
+    )
 
 
 def test_rstg_conv_uses_the_generated_templates():
@@ -30,7 +32,7 @@ def test_rstg_conv_uses_the_generated_templates():
 def test_rstg_conv_published_mask_is_the_adjacency_as_weights():
     # Published: logits of all pairs, multiplied by the 0/1 adjacency, so others keep exp(0) / Z.
     grid = multiscale_grid((2, 1))
-    conv = make_conv(4, 8)
+    conv = make_conv(4, 8, edge_weight_on="logits")
     x = torch.randn(5, 4, dtype=torch.double)
     pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5)).t().flip(0)
     joined = torch.zeros(5, 5, dtype=torch.double)

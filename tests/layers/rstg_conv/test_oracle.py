@@ -27,10 +27,16 @@ def draw_inputs(conv, lead, sources, targets, edges, weighted, own, seed):
         values["pos"] = [randn(*each, n, conv.pos_channels) for n in sizes[: len(x)]]
     if conv.edge_dim is not None:
         values["edge_attr"] = randn(*each, edges, conv.edge_dim)
-    if weighted and conv.attend is not None:
-        values["edge_weight"] = randn(*each, edges)
     types = torch.randint(conv.num_node_types, (targets,), generator=generator)
     ends = torch.stack([torch.randint(n, (edges,), generator=generator) for n in sizes])
+    if weighted and not (conv.edge_weight_on == "logits" and conv.attend is None):
+        weight = randn(*each, edges).detach()
+        if conv.edge_weight_on == "attention":
+            # Some edges are none, but a node's first is: of zeros alone there is no derivative.
+            first = torch.tensor([k == 0 or ends[1, k] not in ends[1, :k] for k in range(edges)])
+            kept = (torch.rand(weight.shape, generator=generator) < 0.7) | first.bool()
+            weight = weight.abs() * kept
+        values["edge_weight"] = weight.requires_grad_()
     return x, ends, values, types if conv.num_node_types > 1 else None
 
 
