@@ -30,13 +30,7 @@ from rstg_pyg.train.benchmarking.measuring import (
     product_rates,
 )
 from rstg_pyg.train.benchmarking.tables import Row, as_csv, as_markdown, from_csv, plots
-from rstg_pyg.train.benchmarking.variants import (
-    Variant,
-    networks,
-    stage_variants,
-    switch_variants,
-    whole_variants,
-)
+from rstg_pyg.train.benchmarking.variants import Variant, networks, stage_variants, whole_variants
 from rstg_pyg.train.command import command
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_text
@@ -104,8 +98,6 @@ def measure(
 def _variants(
     section: str, case: Case, quick: bool, device: torch.device
 ) -> tuple[Tensor, list[Variant]]:
-    if section == "switches":
-        return switch_variants(case, device)
     compiled = not quick and (case in PROMISED or section in ("dtypes", "whole"))
     make = whole_variants if section == "whole" else stage_variants
     x, variants = make(case, compiled, device)

@@ -14,7 +14,6 @@ import argparse
 import gc
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from rstg_pyg import VideoClassifier
 from rstg_pyg.train.build import build_model, normalize
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config, load_config
@@ -31,20 +29,17 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
 from rstg_pyg.train.run_folder.results import environment
 
-GIB = 2**30
 #: Frames of the whole clip that a stream is compared with, at most.
 _COMPARED = 200
 
 
-def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
-    """What autograd keeps for one clip, weights excluded, in bytes.
+def footprint(config: Config, num_classes: int) -> dict[str, float]:
+    """GiB of a training step by what they hold, for the config's batch (divided by ``accumulate``).
 
-    Returns:
-        The bytes kept from the forward to the backward pass; and, with gradient checkpointing, those
-        that the most expensive stage holds while it is computed again.
+    ``activations`` are kept from the forward to the backward pass; ``recomputed`` is what the most
+    expensive stage holds while gradient checkpointing computes it again.
     """
-    data = config.data
-    clip = torch.zeros(1, data.channels, data.num_frames, data.size, data.size, dtype=torch.uint8)
+    model, data = build_model(config, num_classes).train(), config.data
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     autocast = torch.autocast("cpu", torch.bfloat16, config.trainer.precision == "bf16-mixed")
 
@@ -61,47 +56,32 @@ def saved_bytes(model: VideoClassifier, config: Config) -> tuple[int, int]:
             out = function(*inputs)  # as long as it lives, no storage is used twice
         return out, sum(kept.values())
 
-    model.train()
+    clip = torch.zeros(1, data.channels, data.num_frames, data.size, data.size, dtype=torch.uint8)
     x = normalize(clip, config)
-    _, kept = run(model, x)
-    again = 0
+    _, activations = run(model, x)
+    recomputed = 0
     if model.grad_checkpointing:
         backbone: Any = model.backbone
         for name in backbone.stages:
             x, held = run(model.stage, name, x.detach())
-            again = max(again, held)
-    return kept, again
-
-
-def footprint(config: Config, num_classes: int) -> dict[str, float]:
-    """GiB of a training step by what they hold, for the config's batch (divided by ``accumulate``)."""
+            recomputed = max(recomputed, held)
     clips = config.train.batch_size // config.train.accumulate
-    model = build_model(config, num_classes)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     slots = 2 if config.train.optimizer == "adamw" else int(config.train.momentum > 0)
-    kept, again = saved_bytes(model, config)
-    return {
-        "weights": weights / GIB,
-        "gradients": weights / GIB,
-        "optimizer": slots * weights / GIB,
-        "activations": clips * kept / GIB,
-        "recomputed": clips * again / GIB,
-    }
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    found = {"weights": size, "gradients": size, "optimizer": slots * size}
+    found |= {"activations": clips * activations, "recomputed": clips * recomputed}
+    return {name: number / 2**30 for name, number in found.items()}
 
 
+@torch.no_grad()
 def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, Any]:
     """Feeds random frames to the (untrained) network of a config, one by one.
 
-    Args:
-        config: The experiment.
-        num_classes: Number of classes.
-        frames: How many frames.
-
     Returns:
         ``rows`` with ``frame``, ``state_bytes`` (what the stream carries on), ``tensor_bytes`` (all
-        tensors that are alive, weights included) and ``resident_bytes`` (of the process);
-        ``compared_frames``, ``largest_difference`` and ``largest_logit``: the logits after the first
-        frames against those of the same frames as one clip; ``seconds``, ``seed``.
+        tensors that are alive, weights included) and ``resident_bytes`` (of the process, where the
+        system tells); ``compared_frames``, ``largest_difference`` and ``largest_logit``: the logits
+        after the first frames against those of the same frames as one clip; ``seed``.
 
     Raises:
         UserError: If the network cannot stream.
@@ -116,7 +96,7 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
             f"try --cfg syncmnist_mini.yaml"
         )
     for weight in model.parameters():  # some begin at zero
-        weight.data += 0.1 * torch.randn_like(weight)
+        weight += 0.1 * torch.randn_like(weight)
 
     def random_frames(count: int) -> Iterator[Tensor]:
         """The same ``[1, C, 1, H, W]`` for every call."""
@@ -127,43 +107,38 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
     compared = min(_COMPARED, frames)
     marks = {m * 10**k for k in range(1, 12) for m in (1, 2, 5)} | {frames}
     rows, state = [], None
-    begin = time.perf_counter()
     for number, frame in enumerate(random_frames(frames), 1):
         logits, state = model.stream(frame, state)
         if number == compared:
             streamed = logits.tolist()
         if number in marks:
-            rows.append({"frame": number, **_held(state)})
-    seconds = time.perf_counter() - begin
-    with torch.no_grad():
-        whole = model(torch.cat(list(random_frames(compared)), dim=2))
+            gc.collect()
+            held = {"state_bytes": tree_leaves(state), "tensor_bytes": gc.get_objects()}
+            sizes = {name: _bytes(values) for name, values in held.items()}
+            del held  # else it keeps this state alive until the next mark
+            rows.append({"frame": number, **sizes, "resident_bytes": _resident()})
+    whole = model(torch.cat(list(random_frames(compared)), dim=2))
     return {
         "rows": rows,
         "compared_frames": compared,
         "largest_difference": float((torch.tensor(streamed) - whole).abs().max()),
         "largest_logit": float(whole.abs().max()),
-        "seconds": seconds,
         "seed": config.seed,
     }
 
 
-def _held(state: Any) -> dict[str, int]:
-    gc.collect()
-    alive = [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        resident = pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not on every system
-        resident = 0
-    in_state = [x for x in tree_leaves(state) if isinstance(x, Tensor)]
-    return {
-        "state_bytes": _bytes(in_state), "tensor_bytes": _bytes(alive), "resident_bytes": resident
-    }  # fmt: skip
-
-
-def _bytes(tensors: list[Tensor]) -> int:
+def _bytes(values: list[Any]) -> int:
+    tensors = (x for x in values if type(x) in (Tensor, torch.nn.Parameter))
     storages = (x.untyped_storage() for x in tensors if x.layout == torch.strided)
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def _resident() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not on every system
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @command
@@ -177,45 +152,37 @@ def main(argv: list[str] | None = None) -> int:
     add("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
     add("--classes", type=int, default=174, help="number of classes (default: 174)")
     add("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
-    add("--json", metavar="OUT", help="with --stream: also write the figures to a file")
+    add("--json", metavar="OUT", help="also write the figures to a file")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.cfg, arguments.overrides, demo=False)
     if arguments.classes < 1:
         raise UserError(f"--classes: expected at least 1 (got {arguments.classes})")
-    if arguments.stream is None and arguments.json is not None:
-        raise UserError("--json: writes the figures of --stream FRAMES; give that, too")
     out = None if arguments.json is None else output_file("--json", arguments.json, (".json",))
+    data = config.data
     if arguments.stream is not None:
         found = stream_memory(config, arguments.classes, arguments.stream)
-        _print_stream(config, found)
-        if out is not None:
-            write_json(out, {**environment(torch.device("cpu")), **found})
-        return 0
-    gib = footprint(config, arguments.classes)
-    clips = config.train.batch_size // config.train.accumulate
-    data = config.data
-    checkpointing = "on" if config.model.grad_checkpointing else "off"
-    print(
-        f"{config.name}: {clips} clips of {data.num_frames} x {data.size} x {data.size}, "
-        f"{config.trainer.precision}, checkpointing {checkpointing}"
-    )
-    for name, value in {**gib, "together": sum(gib.values())}.items():
-        print(f"  {name:12s} {value:7.2f} GiB")
-    return 0
-
-
-def _print_stream(config: Config, found: dict[str, Any]) -> None:
-    print(f"{config.name}: frames of {config.data.size} x {config.data.size}, one by one")
-    print(f"  {'frame':>8s} {'state, bytes':>14s} {'all tensors, bytes':>20s} {'resident, MiB':>15s}")
-    for row in found["rows"]:
+        print(f"{config.name}: frames of {data.size} x {data.size}, one by one")
+        print(f"{'frame':>10s} {'state, bytes':>14s} {'all tensors, bytes':>20s} {'RSS, MiB':>15s}")
+        for frame, state, tensors, resident in (row.values() for row in found["rows"]):
+            print(f"{frame:10,d} {state:14,d} {tensors:20,d} {resident / 2**20:15.1f}")
         print(
-            f"  {row['frame']:8,d} {row['state_bytes']:14,d} {row['tensor_bytes']:20,d} "
-            f"{row['resident_bytes'] / 2**20:15.1f}"
+            f"logits after {found['compared_frames']:,} frames against the whole clip: largest "
+            f"difference {found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
         )
-    print(
-        f"  logits after {found['compared_frames']:,} frames against the whole clip: largest "
-        f"difference {found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
-    )
+    else:
+        gib = footprint(config, arguments.classes)
+        found = {"gib": {**gib, "together": sum(gib.values())}}
+        checkpointing = "on" if config.model.grad_checkpointing else "off"
+        print(
+            f"{config.name}: {config.train.batch_size // config.train.accumulate} clips of "
+            f"{data.num_frames} x {data.size} x {data.size}, {config.trainer.precision}, "
+            f"checkpointing {checkpointing}"
+        )
+        for name, value in found["gib"].items():
+            print(f"  {name:12s} {value:7.2f} GiB")
+    if out is not None:
+        write_json(out, {**environment(torch.device("cpu")), **found})
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import available_configs, load_config, to_dict
 from rstg_pyg.train.data.check import check
-from rstg_pyg.train.data.label_files import KINDS, SPLITS
+from rstg_pyg.train.data.label_files import KINDS
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.data.throughput import measure
@@ -74,12 +73,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     bench_parser = subcommand("bench-data", bench_data, "measure how fast clips are made or read")
     bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
-    bench_parser.add_argument("--split", choices=SPLITS, help="with --root (default: train)")
-    bench_parser.add_argument("--num-frames", type=int, help="with --root (default: 32)")
-    bench_parser.add_argument("--annotations", choices=("auto", *KINDS), help="with --root")
-    bench_parser.add_argument("--batch-size", type=int, help="with --cfg (default: the config's)")
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
-    bench_parser.add_argument("--device", help="with --cfg (default: cpu)")
+    bench_parser.add_argument("--device", default="cpu", help="with --cfg (default: cpu)")
     bench_parser.add_argument("--out", metavar="FILE.json", help="also write the figures to a file")
 
     for sub in (show_parser, bench_parser):
@@ -146,34 +141,19 @@ def bench_data(arguments: argparse.Namespace) -> None:
     """Prints how many clips per second a process reads or makes."""
     if not 0 < arguments.seconds < float("inf"):
         raise UserError(f"--seconds: expected a positive number (got {arguments.seconds})")
-    reads = arguments.root is not None
-    for option in ("batch_size", "device") if reads else ("split", "num_frames", "annotations"):
-        if getattr(arguments, option) is not None:
-            way = "--cfg" if reads else "--root"
-            raise UserError(f"--{option.replace('_', '-')}: goes with {way}; leave it out")
     out = None if arguments.out is None else output_file("--out", arguments.out, (".json",))
-    figures = _bench_reading(arguments) if reads else _bench_making(arguments)
+    figures = _bench_reading(arguments) if arguments.root is not None else _bench_making(arguments)
     if out is not None:
-        device = torch.device(arguments.device or "cpu")
-        write_json(out, {**figures, **environment(device)})
+        write_json(out, {**figures, **environment(torch.device(arguments.device))})
 
 
 def _bench_reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Training clips per second from every kind of source in a folder."""
     torch.set_num_threads(1)  # as in a worker
-    frames = 32 if arguments.num_frames is None else arguments.num_frames
-    if frames < 1:
-        raise UserError(f"--num-frames: expected at least 1 (got {frames})")
-    rates = measure(
-        arguments.root,
-        arguments.split or "train",
-        arguments.seconds,
-        num_frames=frames,
-        annotations=arguments.annotations or "auto",
-    )
+    rates = measure(arguments.root, "train", arguments.seconds, num_frames=32, annotations="auto")
     print(
-        f"training clips of {frames} frames, crop 224 of short side 256; one process, "
-        f"one thread, {device_name(torch.device('cpu'))}, torch {torch.__version__}"
+        f"training clips of 32 frames, crop 224 of short side 256; one process, one thread, "
+        f"{device_name(torch.device('cpu'))}, torch {torch.__version__}"
     )
     for rate in rates:
         print(
@@ -184,14 +164,13 @@ def _bench_reading(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench_making(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Generated videos per second, in batches and one by one."""
+    """Generated videos per second, in batches of the config and one by one."""
     config = load_config(arguments.cfg, arguments.overrides)
-    data = config.data
+    data, batch_size = config.data, config.train.batch_size
     if data.dataset != "syncmnist":
         raise UserError("--cfg: expected generated videos (SyncMNIST); for others give --root FOLDER")
-    batch_size = config.train.batch_size if arguments.batch_size is None else arguments.batch_size
     try:
-        device = torch.device(arguments.device or "cpu")
+        device = torch.device(arguments.device)
         torch.empty(1, device=device).item()  # "meta" has shapes and no values
     except (RuntimeError, AssertionError) as e:
         raise UserError(
@@ -199,14 +178,9 @@ def _bench_making(arguments: argparse.Namespace) -> dict[str, Any]:
         ) from e
     dataset: Any = build_dataset(config, "train")
     dataset = dataset.to(device)
-    if not 1 <= batch_size <= len(dataset):
-        raise UserError(
-            f"--batch-size: expected 1 to {len(dataset):,}, the number of videos (got {batch_size})"
-        )
     print(
         f"{data.num_digits} digits, {data.frame_size} x {data.frame_size} pixels, {data.num_frames} "
-        f"frames; {dataset.digits.detail}; {device_name(device)}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
+        f"frames; {dataset.digits.detail}; {device_name(device)}, torch {torch.__version__}"
     )
     loader = VideoLoader(dataset, batch_size, steps=10**9, shuffle=True)
     batches = _rate((len(labels) for _, labels in loader), arguments.seconds, device)

@@ -1,4 +1,4 @@
-"""Compares runs in one table: ``python train/report.py RUN... [--out report.md|.html|.csv]``.
+"""Compares runs in one table: ``python train/report.py RUN... [--out report.md|.csv]``.
 
 Reads nothing but the ``results.json`` of each run folder. Runs that differ only in the seed share
 a row: mean and standard deviation.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import html
 import io
 import json
 import statistics
@@ -52,18 +51,10 @@ class Run(BaseModel):
     folder: str = ""
 
 
-_SUFFIXES = (".md", ".html", ".csv")
 _NOTE = (
     "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
     "and standard deviation over the runs."
 )
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; }
-table { border-collapse: collapse; }
-th, td { padding: .45rem .7rem; text-align: left; border-bottom: 1px solid #d8dee4; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-p { color: #59636e; max-width: 60rem; }
-"""
 
 COLUMNS = (
     "name", "model", "top-1 %", "top-5 %", "videos", "protocol", "seed", "parameters", "GFLOPs",
@@ -79,15 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         prog="report.py", description="Compare runs in one table.", allow_abbrev=False
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders (with a results.json)")
-    parser.add_argument("--out", metavar="FILE", help="also write the table: .md, .html or .csv")
+    parser.add_argument("--out", metavar="FILE", help="also write the table: .md or .csv")
     parser.add_argument("--no-flops", action="store_true", help="do not build the models to count")
     arguments = parser.parse_args(argv)
-    out = None if arguments.out is None else output_file("--out", arguments.out, _SUFFIXES)
+    out = None if arguments.out is None else output_file("--out", arguments.out, (".md", ".csv"))
     runs = [read_run(Path(run)) for run in arguments.runs]
     rows = table(runs, flops=not arguments.no_flops)
     print(markdown(rows))
     if out is not None:
-        write_text(out, {".md": markdown, ".html": as_html, ".csv": as_csv}[out.suffix](rows))
+        write_text(out, (as_csv if out.suffix == ".csv" else markdown)(rows))
         print(f"\nwritten to {out}")
     return 0
 
@@ -223,20 +214,6 @@ def markdown(rows: list[dict[str, str]]) -> str:
     lines = [list(COLUMNS), ["---" if column in _TEXT else "---:" for column in COLUMNS]]
     lines += [[value.replace("|", "\\|") for value in row.values()] for row in rows]
     return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", _NOTE, ""])
-
-
-def as_html(rows: list[dict[str, str]]) -> str:
-    """The table as a page that needs nothing else."""
-    kinds = ["" if column in _TEXT else ' class="number"' for column in COLUMNS]
-    lines = [f"<tr>{''.join(f'<th>{column}</th>' for column in COLUMNS)}</tr>"]
-    for row in rows:
-        cells = (f"<td{kind}>{html.escape(v)}</td>" for kind, v in zip(kinds, row.values()))
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    table = "\n".join(lines)
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Runs</title>\n'
-        f"<style>{_STYLE}</style>\n<table>\n{table}\n</table>\n<p>{_NOTE}</p>\n</html>\n"
-    )
 
 
 def as_csv(rows: list[dict[str, str]]) -> str:

@@ -27,8 +27,8 @@ from rstg_pyg.train.run_folder.results import environment
 KEPT, SENT, NOISE = 0.2, 0.65, 0.05
 #: Readings before the forecasts count: a model first has to see something.
 WARM_UP = 8
-#: Windows in a training step, and their readings.
-BATCH, WINDOW = 8, 24
+#: Windows in a training step, and their readings; channels of the models; readings of the signal.
+BATCH, WINDOW, CHANNELS, LENGTH = 8, 24, 32, 2000
 
 
 def sensor_network(num_sensors: int = 20, neighbors: int = 3, seed: int = 0) -> Data:
@@ -89,16 +89,15 @@ class Forecaster(torch.nn.Module):
     """Reads the sensors ``[B, T, N, 1]`` and forecasts the next reading of each, ``[B, T, N]``.
 
     Args:
-        channels: Channels of the layers.
         layers: What runs on ``[B, T, N, C]``, one after the other.
         edge_attr: Features of the edges for them. (default: none)
     """
 
-    def __init__(self, channels: int, *layers: torch.nn.Module, edge_attr: Tensor | None = None):
+    def __init__(self, *layers: torch.nn.Module, edge_attr: Tensor | None = None):
         super().__init__()
-        self.encode = torch.nn.Linear(1, channels)
+        self.encode = torch.nn.Linear(1, CHANNELS)
         self.layers = torch.nn.ModuleList(layers)
-        self.decode = torch.nn.Linear(channels, 1)
+        self.decode = torch.nn.Linear(CHANNELS, 1)
         self.extra = () if edge_attr is None else (edge_attr,)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
@@ -109,17 +108,17 @@ class Forecaster(torch.nn.Module):
         return self.decode(x).squeeze(-1)
 
 
-def models(network: Data, channels: int) -> dict[str, Callable[[], Forecaster]]:
+def models(network: Data) -> dict[str, Callable[[], Forecaster]]:
     """What is compared: makers by name."""
-    rstg = partial(RSTG, channels, channels, num_rounds=2, residual=True)
-    graph_lstm = partial(GraphLSTM, channels)
+    rstg = partial(RSTG, CHANNELS, CHANNELS, num_rounds=2, residual=True)
+    graph_lstm = partial(GraphLSTM, CHANNELS)
     return {
-        "LSTM of each sensor": lambda: Forecaster(channels, rstg(space_stages=False)),
-        "GConvLSTM-like": lambda: Forecaster(channels, graph_lstm()),
-        "GConvLSTM-like, two layers": lambda: Forecaster(channels, graph_lstm(), graph_lstm()),
-        "RSTG": lambda: Forecaster(channels, rstg()),
+        "LSTM of each sensor": lambda: Forecaster(rstg(space_stages=False)),
+        "GConvLSTM-like": lambda: Forecaster(graph_lstm()),
+        "GConvLSTM-like, two layers": lambda: Forecaster(graph_lstm(), graph_lstm()),
+        "RSTG": lambda: Forecaster(rstg()),
         "RSTG, distances as edge features": lambda: Forecaster(
-            channels, rstg(edge_dim=1), edge_attr=network.edge_attr
+            rstg(edge_dim=1), edge_attr=network.edge_attr
         ),
     }
 
@@ -166,17 +165,17 @@ def least_squares(network: Data, values: Tensor, test: Tensor) -> float:
     return float(torch.cat(squares).mean() / test[WARM_UP:].var())
 
 
-def compare(steps: int, seeds: int, channels: int, length: int) -> dict:
+def compare(steps: int, seeds: int) -> dict:
     """Trains everything; returns what was measured."""
     network = sensor_network()
-    values, _ = readings(network, length, seed=1)
-    test, expected = readings(network, length // 2, seed=2)
+    values, _ = readings(network, LENGTH, seed=1)
+    test, expected = readings(network, LENGTH // 2, seed=2)
     rows: dict[str, dict] = {
         "last reading again": {"errors": [error(test[:-1], test)]},
         "least squares for each sensor": {"errors": [least_squares(network, values, test)]},
         "the rule itself": {"errors": [error(expected[1:], test)]},
     }
-    for name, make in models(network, channels).items():
+    for name, make in models(network).items():
         errors, times = [], []
         for seed in range(seeds):
             torch.manual_seed(seed)
@@ -188,7 +187,7 @@ def compare(steps: int, seeds: int, channels: int, length: int) -> dict:
             print(f"{name}, seed {seed}: {errors[-1]:.3f}, {times[-1]:.0f} ms a step", flush=True)
         parameters = sum(p.numel() for p in model.parameters())
         rows[name] = {"errors": errors, "ms_per_step": times, "parameters": parameters}
-    settings = dict(steps=steps, seeds=seeds, channels=channels, length=length)
+    settings = dict(steps=steps, seeds=seeds, channels=CHANNELS, length=LENGTH)
     settings |= dict(batch=BATCH, window=WINDOW)
     return {"settings": settings, "rows": rows, "environment": environment(torch.device("cpu"))}
 
@@ -203,15 +202,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", required=True, metavar="FILE", help="where results go (JSON)")
     add("--steps", type=int, default=1000, help="training steps (default: 1000)")
     add("--seeds", type=int, default=3, help="runs of each model (default: 3)")
-    add("--channels", type=int, default=32, help="width (default: 32)")
-    add("--length", type=int, default=2000, help="of the signal (default: 2000 steps)")
     arguments = parser.parse_args(argv)
-    for name, least in (("steps", 2), ("seeds", 1), ("channels", 1), ("length", 64)):
+    for name, least in (("steps", 2), ("seeds", 1)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name}: expected at least {least} (got {getattr(arguments, name)})")
     out = output_file("--out", arguments.out, (".json",))
-    settings = {key: value for key, value in vars(arguments).items() if key != "out"}
-    write_json(out, compare(**settings))
+    write_json(out, compare(arguments.steps, arguments.seeds))
     return 0
 
 

@@ -40,7 +40,7 @@ CKPT, CLIP = "runs/some/checkpoints/best.ckpt", "data/20bn-something-something-v
 LABELS = "data/something-something-v1-train.csv"
 RESULTS = "table/mini/5digits/ours/seed0/results.json"
 TABLE = ["--size", "mini", "--table-only", "--out", "table"]
-STEPS = ["--steps", "2", "--seeds", "1", "--length", "64", "--channels", "4"]
+STEPS = ["--steps", "2", "--seeds", "1"]
 #: Every command: its module, the words of a command line that works, what it reads, and the option with
 #: which it writes a file or folder.
 COMMANDS = {

@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rstg_pyg.fast import messages
 from rstg_pyg.train import benchmark
 from rstg_pyg.train.benchmarking import measuring
 from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case
 from rstg_pyg.train.benchmarking.tables import as_csv, as_markdown, from_csv, plots, promises
-from rstg_pyg.train.benchmarking.variants import stage_variants, switch_variants, whole_variants
+from rstg_pyg.train.benchmarking.variants import stage_variants, whole_variants
 
 TINY = Case((2, 1), frames=3, channels=8)
 RATES = {"mm": 1e9, "oneDNN": 2e9}
@@ -36,16 +35,6 @@ def test_whole_variants_compute_the_same():
     assert x.shape == (2, 3, 5, 8)
     assert len(benchmark.check_equal(variants, x)) == 3
     assert all(variant.forward(x).shape == x.shape for variant in variants)
-
-
-def test_switches_change_no_result():
-    x, variants = switch_variants(replace(TINY, frames=9))
-    assert len(benchmark.check_equal(variants, x)) == len(variants) == 9
-    before = messages.BLOCK_ROWS
-    first, *others = (benchmark.call_of(v, x, backward=True)()[0] for v in variants)
-    for grad in others:
-        torch.testing.assert_close(grad, first)
-    assert before == messages.BLOCK_ROWS
 
 
 def test_another_function_is_found():
@@ -119,11 +108,6 @@ def test_cases_cover_the_axes():
     assert {case.dtype for case in full["dtypes"]} == {"float32", "float64", "bfloat16"}
     assert full["threads"][0].threads == 1 and [c.density for c in full["density"]][-1] == 1.0
     assert all(len(quick) <= len(cases) for quick, cases in SECTIONS.values())
-
-
-def test_threads_are_those_of_the_case_and_then_those_of_before():
-    rows = benchmark.measure("threads", replace(TINY, threads=2), RATES, quick=True)
-    assert {row["threads"] for row in rows} == {2} and torch.get_num_threads() == 1
 
 
 def test_promised_ratios_come_from_the_rows():

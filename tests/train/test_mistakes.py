@@ -171,7 +171,6 @@ def test_a_link_stays_one(tmp_path):
 LINES = {
     "--workers: expected at least 1": (prepare, "pack", "--root", "d", "--out", "p", "--workers", "0"),
     "data.root: ": (prepare, "bench-data", "--root", ""),
-    "--num-frames: goes with --root": (prepare, "bench-data", "--cfg", "tiny.yaml", "--num-frames=4"),
     "--device: meta cannot be used": (prepare, "bench-data", "--cfg", "tiny.yaml", "--device", "meta"),
     "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
     "model.rstg: Expected at least one kind of stage": (

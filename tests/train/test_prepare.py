@@ -44,7 +44,7 @@ def test_show_videos(folder, capsys):
 
 
 def test_bench_data(capsys):
-    arguments = ["bench-data", "--cfg", CONFIG, "--seconds", "0.1", "--batch-size", "4", *SMALL]
+    arguments = ["bench-data", "--cfg", CONFIG, "--seconds", "0.1", "train.batch_size=4", *SMALL]
     assert main([*arguments, "--out", "bench.json"]) == 0
     printed = capsys.readouterr().out
     assert "batches of 4:" in printed and "one by one:" in printed and "3 frames" in printed

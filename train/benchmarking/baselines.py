@@ -98,23 +98,6 @@ class Textbook(MessagePassing):
         return alpha.unsqueeze(-1) * self.formulas.message(x_j, x_i)
 
 
-class TextbookScatter(Textbook):
-    """The same with torch-scatter's softmax and sum."""
-
-    def message(self, x_i, x_j, query_i, key_j, index, size_i):
-        """"""
-        from torch_scatter import scatter_softmax
-
-        alpha = scatter_softmax((query_i * key_j).sum(-1), index, dim=0)
-        return alpha.unsqueeze(-1) * self.formulas.message(x_j, x_i)
-
-    def aggregate(self, inputs, index, dim_size=None):
-        """"""
-        from torch_scatter import scatter_add
-
-        return scatter_add(inputs, index, dim=0, dim_size=dim_size)
-
-
 class FrameByFrame(torch.nn.Module):
     """The whole RSTG as published: a loop over frames, all pairs, a cell's step per time stage.
 

@@ -89,7 +89,6 @@ SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
         [],
         [replace(PROMISED[0], dtype=kind) for kind in ("float32", "float64", "bfloat16")],
     ),
-    "switches": ([], [*PROMISED, *(Case(_14, frames=n, channels=64) for n in (1, 8))]),
     "whole": ([_WHOLE], [_WHOLE, replace(_WHOLE, batch=1), replace(_WHOLE, batch=16)]),
     "network": ([], []),
 }

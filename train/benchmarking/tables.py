@@ -25,8 +25,6 @@ _COLUMNS = [
 _PLOTS = [
     ("nodes.png", "scaling", "nodes", "nodes", "ms", True),
     ("density.png", "density", "density", "density", "ms", False),
-    ("frames.png", "frames", "frames", "frames", "ms", True),
-    ("threads.png", "threads", "threads", "threads", "ms", False),
     ("share.png", "stage", "channels", "channels (14 nodes, 64 frames)", "share_of_mm", False),
 ]
 _WORDS = {"ms": "forward + backward, ms", "share_of_mm": "share of torch.mm's rate"}
@@ -139,7 +137,7 @@ def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
 
 
 def plots(rows: list[Row], folder: Path) -> None:
-    """Cost against nodes, density, frames and threads, share of the rate against width."""
+    """Cost against nodes and density, share of the rate against width."""
     from matplotlib.figure import Figure
 
     for name, section, x, words, y, log in _PLOTS:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -17,7 +15,6 @@ from torch_geometric.nn import GATv2Conv, TransformerConv
 
 from rstg_pyg import RSTG, DenseRSTGConv, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.backbones import SimpleConv, i3d_resnet50
-from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import plain_paths
 from rstg_pyg.train.benchmarking import baselines
 from rstg_pyg.train.benchmarking.cases import Case
@@ -92,9 +89,6 @@ def stage_variants(
         ]
     textbook = baselines.Textbook(own)
     found.append(Variant(TEXTBOOK, flat(textbook), textbook))
-    if importlib.util.find_spec("torch_scatter") is not None:
-        scatter = baselines.TextbookScatter(own)
-        found.append(Variant("textbook with torch-scatter", flat(scatter), scatter))
     found.append(Variant("RSTGConv, plain path", static, conv, context=plain_paths))
     if device.type == "cpu":
         found.append(Variant(OURS_MM, static, conv, context=_mm))
@@ -111,24 +105,6 @@ def stage_variants(
         other = layer(width, width).to(device, kind)
         found.append(Variant(f"{layer.__name__} per frame {_OTHER}", flat(other), other, same=False))
     return x, found
-
-
-def switch_variants(case: Case, device: torch.device = CPU) -> tuple[Tensor, list[Variant]]:
-    """The input of a space stage, and our layer with one optimization of its fast path changed each."""
-    x, found = stage_variants(case, device=device)
-    textbook = next(v for v in found if v.name == TEXTBOOK)
-    ours = next(v for v in found if v.name == OURS)
-    changes: dict[str, Callable[[], AbstractContextManager]] = {
-        "plain path: first send layer per node": plain_paths,
-        OURS: nullcontext,
-        "blocks of 2,048 rows": partial(patch.object, messages, "BLOCK_ROWS", 2048),
-        "one block": partial(patch.object, messages, "BLOCK_ROWS", 2**40),
-        "logits edge by edge": partial(patch.object, messages, "PAIRS_PER_EDGE", 0),
-        "products by torch.mm": _mm,
-        "gradients of narrow weights by oneDNN, too": partial(patch.object, linear, "LONG", 2**40),
-        "fast path for small graphs, too": partial(patch.object, space, "LEAST_WORK", 0),
-    }
-    return x, [textbook, *(replace(ours, name=n, context=c) for n, c in changes.items())]
 
 
 def whole_variants(

@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +26,7 @@ except ImportError:  # Windows: nothing tells whether a run of another command i
 #: What does not make another experiment.
 _FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ")
 
-_POLL = 0.2  # seconds
+_POLL = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,6 @@ class Job:
     folder: Path
     cfg: str
     overrides: tuple[str, ...]
-
-    def begun(self) -> bool:
-        """Whether there is a checkpoint from which it goes on."""
-        return bool(newest_first(self.folder / "checkpoints"))
 
     def done(self) -> bool:
         """Whether its results are there.
@@ -75,6 +69,52 @@ class Job:
             *("--out", str(self.folder), "--resume"),
         ]
 
+    def lock(self) -> IO[str] | None:
+        """The folder's lock, which the run holds while it goes on; None if another process has it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as e:
+            raise UserError(f"--out: {cannot_be_written(self.folder, e)}") from e
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return None
+        return lock
+
+    def start(self, lock: IO[str]) -> subprocess.Popen:
+        """Starts the run, which takes the lock over and writes what it says to ``log.txt``."""
+        begun = newest_first(self.folder / "checkpoints")
+        print(f"{self.title}: {'goes on' if begun else 'begins'} in {self.folder}", flush=True)
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
+            return subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is passed on once, by _stop
+                pass_fds=[lock.fileno()] if os.name == "posix" else [],
+            )
+
+    def ended(self, code: int) -> bool:
+        """Says how the run ended; returns whether it is done.
+
+        Raises:
+            UserError: If it ended with a mistake of the user's.
+        """
+        log = self.folder / "log.txt"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        last = (errors or lines or ["it said nothing"])[-1]
+        if code == 2:
+            raise UserError(last.removeprefix("error: "))
+        done = code == 0 and self.done()
+        words = "done" if done else f"ended with code {code} ({last}); see {log}"
+        print(f"{self.title}: {words}", flush=True)
+        return done
+
 
 def experiment_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """What makes two configs different experiments: keys with both values."""
@@ -86,10 +126,9 @@ def run_jobs(
 ) -> bool:
     """Runs what is not done yet, in the given order, so many at once.
 
-    Every run is a process of its own, which writes what it says to ``log.txt`` in its folder. Ctrl-C
-    or SIGTERM ends the runs after their step, with a checkpoint from which the next call goes on. If
-    this process is killed, its runs go on alone; the next call waits for them. Without a checkpoint a
-    run begins again.
+    Every run is a process of its own. Ctrl-C or SIGTERM ends the runs after their step, with a
+    checkpoint from which the next call goes on. If this process is killed, its runs go on alone; the
+    next call waits for them. Without a checkpoint a run begins again.
 
     Calls ``after`` after every run that ended well; returns whether all are done now.
 
@@ -97,112 +136,51 @@ def run_jobs(
         UserError: If a run ends with a mistake of the user's, since the others would, too.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all runs have ended.
     """
-    waiting = [job for job in jobs if not job.done()]
-    for job in jobs:
-        if job not in waiting:
-            print(f"{job.title}: done before", flush=True)
-    runs, before = _Runs(), signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pool = ThreadPoolExecutor(parallel)
+    for job in (done := [job for job in jobs if job.done()]):
+        print(f"{job.title}: done before", flush=True)
+    waiting = [job for job in jobs if job not in done]
+    running: dict[Job, subprocess.Popen] = {}
+    elsewhere: set[Job] = set()
+    all_done, before = True, signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        futures = [pool.submit(runs.run, job) for job in waiting]
-        for future in as_completed(futures):
-            if future.result():
-                after()
-        return all(future.result() for future in futures)
+        while waiting or running:
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                if job.ended(running.pop(job).returncode):
+                    after()
+                else:
+                    all_done = False
+            for job in waiting[: parallel - len(running)]:
+                lock = job.lock()
+                if lock is None:
+                    if job not in elsewhere:
+                        print(f"{job.title}: going on in another process", flush=True)
+                    elsewhere.add(job)
+                    continue
+                waiting.remove(job)
+                with lock:
+                    if job.done():  # by another process
+                        after()
+                    else:
+                        running[job] = job.start(lock)
+            time.sleep(_POLL)
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        runs.stop()
+        _stop(running.values())
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        pool.shutdown()
+    return all_done
 
 
-class _Runs:
-    """The processes that are going on; :meth:`run` is called from threads."""
-
-    def __init__(self) -> None:
-        self.processes: list[subprocess.Popen] = []
-        self.starting, self.stopped = threading.Lock(), threading.Event()
-
-    def run(self, job: Job) -> bool:
-        """Waits until nobody else runs the job, and runs it; returns whether it is done."""
-        with _lock_file(job.folder) as lock:
-            if not self._locked(lock, job):
-                return False
-            if job.done():  # by another process
-                return True
-            with self.starting:
-                if self.stopped.is_set():
-                    return False
-                process = self._start(job, lock)
-            begin, log = time.monotonic(), job.folder / "log.txt"
-            code = process.wait()
-        self.processes.remove(process)
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        errors = [line for line in lines if line.startswith("error: ")]
-        last = (errors or lines or ["it said nothing"])[-1]
-        if code == 2:
-            self.stopped.set()  # before another thread starts the next run
-            raise UserError(last.removeprefix("error: "))
-        done = code == 0 and job.done()
-        words = f"ended with code {code} ({last}); see {log}"
-        if done:
-            words = f"done in {(time.monotonic() - begin) / 60:.1f} minutes"
-        print(f"{job.title}: {words}", flush=True)
-        return done
-
-    def _locked(self, lock: IO[str], job: Job) -> bool:
-        """Locks a job's file. The lock ends with the last process that has it open: this one, or the
-        run itself.
-        """
-        said = False
-        while fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except OSError:
-                if not said:
-                    print(f"{job.title}: going on in another process", flush=True)
-                said = True
-            if self.stopped.wait(_POLL):
-                return False
-        return True
-
-    def _start(self, job: Job, lock: IO[str]) -> subprocess.Popen:
-        print(f"{job.title}: {'goes on' if job.begun() else 'begins'} in {job.folder}", flush=True)
-        with open(job.folder / "log.txt", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                job.command(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is passed on by stop, once
-                pass_fds=[lock.fileno()] if os.name == "posix" else [],  # the run holds it, too
-            )
-        self.processes.append(process)
-        return process
-
-    def stop(self) -> None:
-        """Asks the runs to save and end, and waits; a second Ctrl-C does not wait."""
-        with self.starting:
-            self.stopped.set()
-        running = list(self.processes)
-        if running:
-            print("stopping after this step; press Ctrl-C again to stop at once", flush=True)
-        try:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.wait()
-        except KeyboardInterrupt:
-            for process in running:
-                process.kill()
-
-
-def _lock_file(folder: Path) -> IO[str]:
+def _stop(processes: Iterable[subprocess.Popen]) -> None:
+    """Asks the runs to save and end, and waits; a second Ctrl-C does not wait."""
+    running = [process for process in processes if process.poll() is None]
+    if running:
+        print("stopping after this step; press Ctrl-C again to stop at once", flush=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return open(folder / ".lock", "w", encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    except KeyboardInterrupt:
+        for process in running:
+            process.kill()

@@ -86,7 +86,6 @@ def test_what_was_begun_goes_on_if_there_is_a_checkpoint(tmp_path, capsys):
     assert Job.command(job)[3:] == ["--cfg", CFG, "seed=3", "--out", str(tmp_path / "a"), "--resume"]
     (job.folder / "checkpoints").mkdir(parents=True)
     (job.folder / "checkpoints/.step-10.ckpt.1.tmp").touch()
-    assert not job.begun()
     (job.folder / "checkpoints/step-5.ckpt").touch()
     assert run_jobs([job, script(tmp_path, "b")])
     printed = capsys.readouterr().out
