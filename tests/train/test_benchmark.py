@@ -91,25 +91,6 @@ def test_half_of_textbook_memory_at_most():
     assert 2 * peak["RSTGConv, static"] <= peak["textbook MessagePassing"]
 
 
-def test_interleaved_takes_turns():
-    seen = []
-    calls = {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}
-    times = measuring.interleaved(calls, repeats=4, seconds=0)
-    assert "".join(seen) == "ab" * 4 and [len(t) for t in times.values()] == [3, 3]
-    assert measuring.median_and_spread([1.0, 2.0, 3.0])[0] == 2.0
-
-
-def test_cases_cover_the_axes():
-    full = {section: cases for section, (_, cases) in SECTIONS.items()}
-    assert {case.graph()[1] for case in full["stage"]} == {14, 30, 85, 285}
-    assert {case.channels for case in full["stage"]} == {64, 128, 256, 512}
-    assert {case.topology for case in full["stage"]} == {"grid", "complete"}
-    assert SECTIONS["scaling"][0][-1].graph()[1] == 1365
-    assert {case.dtype for case in full["dtypes"]} == {"float32", "float64", "bfloat16"}
-    assert full["threads"][0].threads == 1 and [c.density for c in full["density"]][-1] == 1.0
-    assert all(len(quick) <= len(cases) for quick, cases in SECTIONS.values())
-
-
 def test_promised_ratios_come_from_the_rows():
     case = {
         "section": "stage", "nodes": 14, "channels": 512, "frames": 64, "topology": "grid",
@@ -126,41 +107,10 @@ def test_promised_ratios_come_from_the_rows():
     assert promises([{**row, "dtype": "bfloat16"} for row in rows]) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--threads", "0"], "--threads: expected 1 to 4096"),
-        (["--sections", "nothing"], "invalid choice"),
-        (["--device", "cuda"], "sees no CUDA device"),
-    ],
-)
-def test_command_line_errors(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="2"):
-        benchmark.main(arguments)
-    assert message in capsys.readouterr().err
-
-
 def cases_of(monkeypatch, *cases):
     monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
     for section in ("stage", "frames"):
         monkeypatch.setitem(SECTIONS, section, (list(cases), []))
-
-
-def test_what_was_measured_stays(tmp_path, monkeypatch):
-    """The pages are written after every case, so an interrupted run leaves what it has."""
-    cases_of(monkeypatch, TINY, None)
-
-    def then_stop(section, case, *rest, measure=benchmark.measure):
-        if case is None:
-            raise KeyboardInterrupt
-        return measure(section, case, *rest)
-
-    monkeypatch.setattr(benchmark, "measure", then_stop)
-    command = ["--quick", "--threads", "1", "--sections", "stage", "--out", str(tmp_path)]
-    assert benchmark.main(command) == 130
-    page = (tmp_path / "benchmark.md").read_text()
-    assert "5 nodes, 16 edges (grid), D = 8" in page and "RSTGConv, static" in page
 
 
 def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):

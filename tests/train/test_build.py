@@ -146,10 +146,3 @@ def test_the_published_form_of_a_config(rstg):
     )
     head = build_model(config, 3).head
     assert head.topology == "complete" and head.rstg.convs[0].after_aggr is not None
-
-
-def test_without_a_graph():
-    model = build_model(parse({"backbone": {"filters": [2]}, "rstg": None}), 3)
-    assert model.head is None and len(model.blocks) == 0
-    config = parse({"backbone": {"filters": [2]}, "rstg": None, "head": {"spatial": True}})
-    assert build_model(config, 3).head.map_size == (31, 31)

@@ -34,11 +34,6 @@ def test_values_and_defaults(path):
     assert config.data.num_digits == 5
 
 
-def test_overrides(path):
-    config = load_config(str(path), ["train.lr=2e-4", "data.num_digits=3", "data.root=x", "seed=7"])
-    assert (config.train.lr, config.data.num_digits, config.seed) == (2e-4, 3, 7)
-
-
 @pytest.mark.parametrize("name", available_configs())
 def test_round_trip_of_every_config(name, tmp_path):
     config = load_config(name)
@@ -47,10 +42,6 @@ def test_round_trip_of_every_config(name, tmp_path):
     assert load_config(str(copy)) == config
     assert parse_config(to_dict(config), "x") == config
     assert config_hash(load_config(str(copy))) == config_hash(config)
-
-
-def test_names_are_found_with_and_without_ending():
-    assert load_config("syncmnist_mini") == load_config("syncmnist_mini.yaml")
 
 
 def test_hash_changes_with_any_value(path):

@@ -3,12 +3,11 @@
 import errno
 import os
 import stat
-from pathlib import Path
 
 import pytest
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_atomically, write_json
+from rstg_pyg.train.files import write_atomically
 
 
 def test_writes_whole_or_not_at_all(tmp_path):
@@ -44,10 +43,3 @@ def test_the_folder_is_flushed_after_the_file_is_renamed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append("rename"), replace(a, b)))
     write_atomically(tmp_path / "a", lambda p: p.write_text("x"))
     assert done == ["file", "rename", "folder"]
-
-
-def test_json_is_written_whole(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_json(Path("a.json"), {"x": [1, 2]})
-    assert Path("a.json").read_text() == '{\n  "x": [\n    1,\n    2\n  ]\n}\n'
-    assert [path.name for path in Path().iterdir()] == ["a.json"]

@@ -75,27 +75,16 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
         assert again[key] == found[key]
 
 
-def test_the_same_seed_gives_the_same_figures(folder):
-    assert run("--out", "a") == run("--out", "b") == run("--out", "c", "seed=1") == 0
-    first, second, other = results("a"), results("b"), results("c")
-    for key in ("top1", "top5", "loss"):
-        assert first[key] == second[key]
-    assert first["loss"] != other["loss"]
-
-
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["trainer.precision=bf16-mixed"],
-        ["data.num_workers=1"],
-        ["train.optimizer=sgd", "train.schedule=constant", "train.clip=null"],
-        ["model.rstg.space_stages=false", "model.rstg.residual=false"],
-        ["model.rstg.time_stages=none", "model.rstg.attention=null", "model.rstg.in_norm=batch"],
-        ["model.rstg.time_stages=[1]", "model.rstg.cell=gru", "model.rstg.attention=dot"],
-        ["model.rstg.typed_update=true", "model.rstg.heads=2", "model.rstg.positions=false"],
-        ["model.rstg.scales=[[1,2],1]", "model.rstg.shared_rounds=false"],
+        ["trainer.precision=bf16-mixed", "data.num_workers=1", "model.grad_checkpointing=true"],
+        ["train.optimizer=sgd", "train.schedule=constant", "train.clip=null",
+         "model.rstg.time_stages=none", "model.rstg.attention=null", "model.rstg.in_norm=batch"],
+        ["model.rstg.typed_update=true", "model.rstg.heads=2", "model.rstg.positions=false",
+         "model.rstg.cell=gru", "model.rstg.scales=[[1,2],1]", "model.rstg.shared_rounds=false"],
     ],
-)
+)  # fmt: skip
 def test_what_a_config_can_ask_for(folder, overrides):
     assert run("--out", "a", "train.max_steps=3", "pretrain.steps=0", *overrides) == 0
     assert results("a")["steps"] == 3
@@ -106,7 +95,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [7, 10, 13])
+@pytest.mark.parametrize("at", [7, 10])
 def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
     assert run("--out", "whole") == 0
 
@@ -136,25 +125,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
             keys = ("step", "split", "loss", "top1", "lr")
             rows.append([[row[key] for key in keys] for row in csv.DictReader(file)])
     assert rows[0] == rows[1]
-
-
-def test_resume_after_a_validation(folder, monkeypatch):
-    assert run("--out", "whole") == 0
-
-    def stop(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == 10:
-            raise Stop
-
-    original = rstg_pyg.train.run.Checkpoints.on_validation_end
-    with monkeypatch.context() as patch:
-        patch.setattr(rstg_pyg.train.run.Checkpoints, "on_validation_end", stop)
-        with pytest.raises(Stop):
-            run("--out", "parts")
-    assert run("--out", "parts", "--resume", "parts/checkpoints/last.ckpt") == 0
-    a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    assert results("whole")["loss"] == results("parts")["loss"]
 
 
 def test_the_last_three_checkpoints_are_kept_and_a_damaged_one_is_not_used(folder, capsys):
@@ -274,19 +244,10 @@ def test_a_run_is_never_overwritten(folder, capsys):
         capsys, "--cfg", "tiny.yaml", "model.rstg.hidden_channels=8", "--evaluate", checkpoint
     )
     assert "model.rstg.hidden_channels (16 against 8)" in error
-
-
-def test_a_checkpoint_is_used_whole_or_not_at_all(folder, capsys):
-    quick = ("train.max_steps=2", "pretrain.steps=0")
-    assert run(*quick) == 0
-    checkpoint = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)
-    torch.save({**checkpoint, "origin": "mnist digits"}, "other.ckpt")
+    saved = torch.load(checkpoint, weights_only=True)
+    torch.save({**saved, "origin": "mnist digits"}, "other.ckpt")
     error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--resume", "other.ckpt", "--out", "b")
     assert "began with mnist digits" in error and "now are builtin" in error
-    del checkpoint["state_dict"]["model.lin.bias"]
-    torch.save(checkpoint, "less.ckpt")
-    error = fails(capsys, "--cfg", "tiny.yaml", *quick, "--evaluate", "less.ckpt")
-    assert "do not fit the config's model" in error and "lin.bias" in error
 
 
 def test_accumulated_parts_give_the_same_weights(folder):
@@ -310,14 +271,6 @@ def test_the_rate_follows_the_batch_and_is_printed(folder, capsys):
     assert "learning rate 0.001 for 64 videos a step, 0.00025 for 16" in capsys.readouterr().out
     checkpoint = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.00025
-
-
-def test_checkpointing_gradients_changes_nothing(folder):
-    quick = ("train.max_steps=3", "pretrain.steps=0")
-    assert run(*quick, "--out", "a") == 0
-    assert run(*quick, "model.grad_checkpointing=true", "--out", "b") == 0
-    a, b = (weights(f"{name}/checkpoints/last.ckpt") for name in "ab")
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_pretrained_weights_that_are_not_there_leave_no_run_folder(folder, capsys, monkeypatch):

@@ -138,13 +138,3 @@ def test_ctrl_c_ends_the_runs_after_their_step(tmp_path, number):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "stopping after this step" in output
     assert (tmp_path / "saved.txt").read_text() == "xx"  # each was asked once
-
-
-def test_after_a_kill_the_runs_go_on_and_nothing_runs_twice(tmp_path, capsys):
-    process = start(tmp_path, 2)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert run_jobs([script(tmp_path, "a"), script(tmp_path, "b")], 2)
-    assert sorted(ran(tmp_path)) == ["a", "b"]
-    assert capsys.readouterr().out.count("going on in another process") == 2

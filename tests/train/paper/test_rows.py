@@ -5,9 +5,8 @@ import torch
 
 from rstg_pyg import RSTG, HomogeneousRSTG, LSTMHead
 from rstg_pyg.backbones.resnet import FrozenBatchNorm, NonLocalBlock
-from rstg_pyg.train.build import build_model, check_model
+from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import CONFIG_FOLDER, load_config
-from rstg_pyg.train.errors import UserError
 
 ROWS = sorted(
     path.stem for path in (CONFIG_FOLDER / "syncmnist").glob("*.yaml") if path.stem != "common"
@@ -31,18 +30,6 @@ def test_every_row_runs_at_every_size(row, size):
     assert logits.shape == (1, 11 if size == "mini" else 46)
     assert (data.num_digits, data.num_classes) == ((3, 5) if size == "mini" else (5, 10))
     assert config.name == row
-
-
-@pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("digits", [3, 5])
-def test_every_row_can_be_asked_for_as_published(row, digits):
-    config = load_config(f"syncmnist/{row}.yaml", ["size=full", f"data.num_digits={digits}"])
-    data, model = config.data, config.model
-    assert (data.train_videos, data.num_digits, data.num_classes) == (600_000, digits, 10)
-    if row not in ("i3d", "non_local"):
-        assert model.backbone.filters == [512, 512, 512]
-    if model.rstg is not None:
-        assert (model.rstg.hidden_channels, model.rstg.num_rounds) == (512, 3)
 
 
 def test_positional_at_full_size_is_the_papers_network():
@@ -81,23 +68,3 @@ def test_rows_differ_in_what_they_are_named_for():
         modules = list(models[row].modules())
         assert sum(isinstance(m, NonLocalBlock) for m in modules) == blocks
         assert not any(isinstance(m, FrozenBatchNorm) for m in modules)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["model.head.kind=lstm"], "model.rstg=null"),
-        (["model.rstg.homogeneous=true"], "time_stages=none"),
-        (["model.rstg.topology=complete", "model.rstg.attention=null"], "model.rstg: .*'attention'"),
-        (["model.backbone={kind: i3d, depths: [1, 1], nonlocal_stages: [res4]}"], "pretrain.steps"),
-        (["model.backbone={kind: i3d}"], "only the filters of a simple_conv"),
-    ],
-)
-def test_mistakes(overrides, words):
-    with pytest.raises(UserError, match=words):
-        check_model(load_config("syncmnist/positional.yaml", overrides))
-
-
-def test_complete_topology():
-    model = build("positional", "mini", "model.rstg.topology=complete")[1]
-    assert model.head.edge_index.size(1) == 14 * 14

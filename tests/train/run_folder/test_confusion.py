@@ -6,7 +6,6 @@ import pytest
 from helpers.tiny_run import ONE_FILTER, write_tiny
 from PIL import Image
 
-from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
 from rstg_pyg.train.run_folder import confusion
 from rstg_pyg.train.run_folder.confusion import per_class, write_confusion, write_curves
@@ -51,12 +50,6 @@ def test_the_picture_has_room_for_every_class(tmp_path, count, pixels_per_class)
     blue = np.argwhere(pixels[..., 2] - pixels[..., 0] > 60)
     assert len(red) and len(blue)
     assert blue[:, 0].max() - blue[:, 0].min() >= (count - 1) * pixels_per_class
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_confusion(tmp_path / "file", COUNTS, NAMES, "tiny")
 
 
 @pytest.mark.parametrize("lines", [0, 1, 60])

@@ -1,4 +1,4 @@
-"""Weights for evaluation: whole, of this very model, or an error in one line."""
+"""Checkpoints and weights: whole, of this very model or run, or an error in one line."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.run_folder.weights import load_weights, read_weights, write_weights
+from rstg_pyg.train.run_folder.weights import (
+    check_resumable,
+    load_weights,
+    read_checkpoint,
+    read_weights,
+    write_weights,
+)
 
 
 def config_of(rstg=(), data=(), **model):
@@ -68,12 +73,9 @@ def test_what_the_file_says(path):
     ("changes", "message"),
     [
         ({"rstg": {"num_rounds": 3}}, r"model.rstg.num_rounds \(2 against 3\)"),
-        ({"rstg": {"published": True}}, r"model.rstg.published \(False against True\)"),
         ({"backbone": {"filters": [3, 5]}}, r"model.backbone.filters \(\[3, 4\] against \[3, 5\]\)"),
         ({"combine": "plus"}, r"model.combine \('serial' against 'plus'\)"),
-        ({"pool_window": 14}, r"model.pool_window \(None against 14\)"),
         ({"data": {"mean": 12.0}}, r"data.mean \(0.0 against 12.0\)"),
-        ({"data": {"std": 2.0}}, r"data.std \(1.0 against 2.0\)"),
         ({"data": {"num_classes": 9}}, r"data.num_classes \(10 against 9\)"),
     ],
 )
@@ -110,57 +112,6 @@ def test_a_truncated_file(path, config):
         refused(path, config, "not a whole safetensors file")
     path.write_bytes(raw + b"more")
     refused(path, config, "not a whole safetensors file")
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        None,
-        {},
-        {"format": "pt"},
-        {"rstg_pyg": "{}"},
-        {"rstg_pyg": "[]"},
-        {"rstg_pyg": "null"},
-        {"rstg_pyg": '{"config": 3}'},
-        {"rstg_pyg": '{"config": {"model": {}}}'},
-        {"rstg_pyg": '{"config": {"model": null, "data": {}}}'},
-        {"rstg_pyg": "[" * 100_000},
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_a_file_without_our_metadata(tmp_path, config, model, metadata):
-    path = tmp_path / "theirs.safetensors"
-    save_file(model.state_dict(), path, metadata)
-    refused(path, config, "does not say which model it is for")
-
-
-def test_metadata_that_is_not_json(tmp_path, config, model):
-    path = tmp_path / "theirs.safetensors"
-    save_file(model.state_dict(), path, {"rstg_pyg": "not json"})
-    refused(path, config, "not a whole safetensors file")
-
-
-def test_the_name_must_end_with_safetensors(tmp_path, model, config):
-    for name in ("weights.pt", "weights", "weights.safetensors.bak"):
-        with pytest.raises(UserError, match="expected a name that ends with .safetensors"):
-            write_weights(tmp_path / name, model, config, "a test")
-        assert not (tmp_path / name).exists()
-
-
-def test_a_place_that_cannot_be_written(tmp_path, model, config):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written .*choose another place"):
-        write_weights(tmp_path / "file" / "x.safetensors", model, config, "a test")
-    write_weights(tmp_path / "new" / "folder" / "x.safetensors", model, config, "a test")
-    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["x.safetensors"]
-
-
-def test_a_file_is_replaced_whole(path, model, config):
-    with torch.no_grad():
-        model.lin.bias.fill_(7)
-    write_weights(path, model, config, "again")
-    assert (read_weights(path, config)["state_dict"]["lin.bias"] == 7).all()
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -209,10 +160,47 @@ def test_a_checkpoint_of_a_run(tmp_path, model, config):
     assert found["state_dict"].keys() == model.state_dict().keys()
     assert (found["global_step"], found["origin"], found["label_names"]) == (7, "test", ["a"])
     refused(path, config_of(rstg={"num_rounds": 3}), "model.rstg.num_rounds .2 against 3")
-    torch.save({**content, "state_dict": {**weights, "model.x": 1.0}}, path)
-    refused(path, config, "its weights are not all named tensors")
+    for value in (1.0, None, torch.ones(2).to_sparse(), torch.ones(2).cfloat()):
+        torch.save({**content, "state_dict": {**weights, "model.x": value}}, path)
+        refused(path, config, "its weights are not all named tensors")
     torch.save({**content, "label_names": ["a", 3]}, path)
     refused(path, config, "its label_names are not all texts")
     path.write_bytes(path.read_bytes()[:-100])
     refused(path, config, "not a whole checkpoint")
     refused(Path("nowhere.ckpt"), config, "there is no such checkpoint")
+
+
+@pytest.fixture
+def checkpoint(tmp_path, config):
+    """Of a run with values for nothing but the config."""
+    content = {"config": to_dict(config), "origin": "digits", "global_step": 1, "state_dict": {}}
+    torch.save(content, tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt"
+
+
+def test_keys_that_came_after_a_checkpoint_have_their_defaults(checkpoint, config):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["config"]["model"]["rstg"]["homogeneous"], content["config"]["model"]["head"]
+    torch.save(content, checkpoint)
+    assert check_resumable(checkpoint, config) == ("digits", 1)
+    with pytest.raises(UserError, match=r"model.rstg.homogeneous \(False against True\)"):
+        check_resumable(checkpoint, config_of({"homogeneous": True, "time_stages": "none"}))
+
+
+def test_a_changed_bit_is_found(checkpoint):
+    """Every fifth byte in turn: what is read is what was written, or an error."""
+    data = bytearray(checkpoint.read_bytes())
+    whole, damaged = repr(read_checkpoint(checkpoint)), 0
+    for i in range(0, len(data), 5):
+        checkpoint.write_bytes(data[:i] + bytes([data[i] ^ 16]) + data[i + 1 :])
+        try:
+            assert repr(read_checkpoint(checkpoint)) == whole
+        except UserError:
+            damaged += 1
+    assert damaged > len(data) / 20
+
+
+def test_what_may_change_between_a_run_and_its_continuation(checkpoint, config):
+    values = to_dict(config) | {"trainer": {"threads": 1}}
+    values["data"]["num_workers"] = 2
+    check_resumable(checkpoint, parse_config(values, "x.yaml"))
