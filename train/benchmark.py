@@ -22,7 +22,6 @@ from torch import Tensor
 from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case
 from rstg_pyg.train.benchmarking.measuring import (
     CPU,
-    host_waits,
     interleaved,
     machine,
     median_and_spread,
@@ -36,9 +35,8 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_text
 from rstg_pyg.train.run_folder.folder import check_writable, named_folder
 
-#: Largest difference of variants that compute the same function, relative to the largest number; of
-#: half precision, between two orders of rounding.
-TOLERANCE, HALF_TOLERANCE = 1e-5, 0.05
+#: Largest difference of variants that compute the same function, relative to the largest number.
+TOLERANCE = 1e-5
 _NOTE = (
     "speed: textbook message passing, I3D or the first variant is 1; spread: distance of the quartiles "
     "over the median; peak: what PyTorch's allocator holds beyond input and weights; difference: from "
@@ -61,7 +59,7 @@ def call_of(variant: Variant, x: Tensor, backward: bool) -> Callable[[], object]
     return call
 
 
-def check_equal(variants: list[Variant], x: Tensor, tolerance: float = TOLERANCE) -> dict[str, float]:
+def check_equal(variants: list[Variant], x: Tensor) -> dict[str, float]:
     """The largest difference of each variant from the first, relative to the largest number.
 
     Raises:
@@ -73,35 +71,20 @@ def check_equal(variants: list[Variant], x: Tensor, tolerance: float = TOLERANCE
         if not variant.same:
             continue
         out: Any = call_of(variant, x, backward=False)()
-        out = out.float()
         expected = out if expected is None else expected
         found[variant.name] = by = float((out - expected).abs().max() / expected.abs().max())
-        if by > tolerance:
+        if by > TOLERANCE:
             raise SystemExit(f"{variant.name} differs from {variants[0].name} by {by:.1e}")
     return found
-
-
-def measure(
-    section: str, case: Case, rates: dict[str, float], quick: bool, device: torch.device = CPU
-) -> list[Row]:
-    """The rows of one case."""
-    before = torch.get_num_threads()
-    if case.threads is not None:
-        torch.set_num_threads(case.threads)
-        rates = product_rates(device)
-    try:
-        return _measure(section, case, rates, quick, device)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _variants(
     section: str, case: Case, quick: bool, device: torch.device
 ) -> tuple[Tensor, list[Variant]]:
-    compiled = not quick and (case in PROMISED or section in ("dtypes", "whole"))
+    compiled = not quick and (case in PROMISED or section == "whole")
     make = whole_variants if section == "whole" else stage_variants
     x, variants = make(case, compiled, device)
-    if section in ("density", "scaling", "frames", "threads"):  # few variants, many cases
+    if section in ("density", "scaling"):  # few variants, many cases
         keep = ("all pairs", "dense", "textbook M", "RSTGConv, static")
         variants = [v for v in variants if v.name.startswith(keep) and not v.name.endswith("plain")]
     if section == "scaling" and (quick or x.size(-2) > 100):  # dense forms: minutes
@@ -109,13 +92,13 @@ def _variants(
     return x, variants
 
 
-def _measure(
-    section: str, case: Case, rates: dict[str, float], quick: bool, device: torch.device
+def measure(
+    section: str, case: Case, rates: dict[str, float], quick: bool, device: torch.device = CPU
 ) -> list[Row]:
+    """The rows of one case."""
     edge_index, nodes = case.graph()
     x, variants = _variants(section, case, quick, device)
-    half = case.dtype == "bfloat16"
-    differences = check_equal(variants, x, HALF_TOLERANCE if half else TOLERANCE)
+    differences = check_equal(variants, x)
     rows = []
     for backward in (False, True):
         calls = {v.name: call_of(v, x, backward) for v in variants}
@@ -131,7 +114,7 @@ def _measure(
                 "channels": case.channels,
                 "frames": case.frames,
                 "batch": case.batch,
-                "dtype": case.dtype,
+                "dtype": "float32",
                 "threads": torch.get_num_threads(),
                 "variant": variant.name,
                 "pass": "forward + backward" if backward else "forward",
@@ -141,9 +124,7 @@ def _measure(
                 "difference": differences.get(variant.name),
             }
             for name, rate in rates.items():
-                # A rate of another number type says nothing.
-                fits = variant.same and (name == "bfloat16") == half and case.dtype != "float64"
-                row[f"share_of_{name.lower()}"] = needed / seconds / rate if fits else None
+                row[f"share_of_{name.lower()}"] = needed / seconds / rate if variant.same else None
             rows.append(row)
     return rows
 
@@ -156,8 +137,7 @@ def _timed(
     for name, times in interleaved(calls, repeats, seconds, device).items():
         median, spread = median_and_spread(times)
         peak = peak_bytes(calls[name], device) / 2**20
-        waits = {"host_waits": host_waits(calls[name])} if device.type == "cuda" else {}
-        rows.append({"ms": 1e3 * median, "spread": spread, "peak_mib": peak, **waits})
+        rows.append({"ms": 1e3 * median, "spread": spread, "peak_mib": peak})
     return rows
 
 

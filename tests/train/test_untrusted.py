@@ -203,15 +203,7 @@ def test_safetensors_of_other_things(folder, capsys, text):
     assert "a.safetensors" in refused(predict, ["video.mp4", "--ckpt", "a.safetensors"], capsys)
 
 
-OUTSIDE = (
-    "../secret",
-    "../../secret",
-    f"{VIDEOS}/../../secret",
-    "/etc/passwd",
-    "~/secret",
-    "..\\secret",
-    "C:secret",
-)
+OUTSIDE = ("../secret", f"{VIDEOS}/../../secret", "/etc/passwd", "~/secret", "..\\secret", "C:secret")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

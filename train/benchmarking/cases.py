@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,8 +21,6 @@ class Case:
     topology: str = "grid"
     batch: int = 1  # clips, of the whole RSTG
     density: float | None = None  # share of all pairs, for random graphs
-    dtype: str = "float32"
-    threads: int | None = None  # None: those of the command
 
     def graph(self) -> tuple[Tensor, int]:
         """Edges (sorted by target) and the number of nodes."""
@@ -66,7 +63,6 @@ _STAGE = [
     )
     if (scales, topology) != (_285, "complete")
 ]
-_THREADS = [n for n in (1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]
 _DOUBLED = [tuple(2**k for k in range(n)) for n in range(2, 7)]
 
 #: The cases of each section: those of ``--quick``, and all. ``network`` has none but whole networks.
@@ -79,15 +75,6 @@ SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
     "density": (
         [Case(_30, frames=32, channels=128, density=share) for share in (0.25, 0.5, 1.0)],
         [Case(_30, frames=32, channels=128, density=tenth / 10) for tenth in range(1, 11)],
-    ),
-    "frames": (
-        [Case(_14, frames=1, channels=256)],
-        [Case(_14, frames=n, channels=256) for n in (1, 4, 16, 64, 256)],
-    ),
-    "threads": ([], [replace(PROMISED[0], threads=n) for n in _THREADS]),
-    "dtypes": (
-        [],
-        [replace(PROMISED[0], dtype=kind) for kind in ("float32", "float64", "bfloat16")],
     ),
     "whole": ([_WHOLE], [_WHOLE, replace(_WHOLE, batch=1), replace(_WHOLE, batch=16)]),
     "network": ([], []),

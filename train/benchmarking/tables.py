@@ -18,8 +18,7 @@ _COLUMNS = [
     ("ms", "ms", ".1f"), ("spread", "spread", ".0%"), ("speed", "speed", ".2f"),
     ("peak MiB", "peak_mib", ".0f"), ("GFLOP at least", "gflop_least", ".1f"),
     ("share of mm", "share_of_mm", ".2f"), ("of oneDNN", "share_of_onednn", ".2f"),
-    ("of bfloat16 mm", "share_of_bfloat16", ".2f"), ("edges/s", "edges_per_s", ".2e"),
-    ("difference", "difference", ".0e"), ("host waits", "host_waits", ""),
+    ("edges/s", "edges_per_s", ".2e"), ("difference", "difference", ".0e"),
 ]  # fmt: skip
 #: The plots: file, section, key on the x axis and its name, key on the y axis, logarithmic axes.
 _PLOTS = [

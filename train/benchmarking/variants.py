@@ -54,17 +54,17 @@ def stage_variants(
     torch.manual_seed(0)
     edge_index, nodes = case.graph()
     edge_index = edge_index.to(device)
-    kind, width, scale = getattr(torch, case.dtype), case.channels, case.channels**-0.5
-    conv = RSTGConv(width, width, attention_scale=scale).to(device, kind)
-    x = torch.randn(case.frames, nodes, width).to(device, kind)
+    width, scale = case.channels, case.channels**-0.5
+    conv = RSTGConv(width, width, attention_scale=scale).to(device)
+    x = torch.randn(case.frames, nodes, width).to(device)
     shift = nodes * torch.arange(case.frames, device=device)
     batch = (edge_index.unsqueeze(1) + shift.view(1, -1, 1)).flatten(1)  # block-diagonal
-    dense = DenseRSTGConv(width, width, attention_scale=scale).to(device, kind)
+    dense = DenseRSTGConv(width, width, attention_scale=scale).to(device)
     dense.load_state_dict(conv.state_dict())
     adjacency = torch.zeros(nodes, nodes, device=device)
     adjacency[edge_index[1], edge_index[0]] = 1.0
     # The baselines have no factor on the logits: it goes into their queries.
-    own: Any = RSTGConv(width, width).to(device, kind)
+    own: Any = RSTGConv(width, width).to(device)
     own.load_state_dict(conv.state_dict())
     with torch.no_grad():
         own.attend.lin_query.weight.mul_(scale)
@@ -102,7 +102,7 @@ def stage_variants(
             captured = torch.compile(static, fullgraph=True, mode="reduce-overhead")
             found.append(Variant("RSTGConv, torch.compile, captured", captured, conv))
     for layer in (GATv2Conv, TransformerConv):
-        other = layer(width, width).to(device, kind)
+        other = layer(width, width).to(device)
         found.append(Variant(f"{layer.__name__} per frame {_OTHER}", flat(other), other, same=False))
     return x, found
 
