@@ -156,38 +156,12 @@ def _spread(values: list[float], how: str) -> str:
 
 
 def describe_model(config: Config) -> str:
-    """A network in words: its backbone, and where its graphs are."""
-    backbone, rstg, head = config.model.backbone, config.model.rstg, config.model.head
-    if backbone.kind == "simple_conv":
-        words = f"SimpleConv {'-'.join(map(str, backbone.filters))}"
-    elif backbone.kind == "torchvision":
-        words = backbone.network
-    else:
-        whole = (backbone.depths, backbone.width) == ([3, 4, 6, 3], 64)
-        depths = "-".join(map(str, backbone.depths))
-        size = "-50" if whole else f" of depths {depths}, width {backbone.width}"
-        words = f"{backbone.kind.upper()} ResNet{size}"
-        if backbone.nonlocal_stages:
-            words += f", non-local in {' and '.join(backbone.nonlocal_stages)}"
-    over = [] if rstg is None else [_describe_graph(rstg)]
-    over += [] if head is None else [f"LSTM over {'flattened' if head.spatial else 'averaged'} maps"]
-    return f"{words}; {' and '.join(over) or 'no graph'}"
-
-
-def _describe_graph(rstg: Any) -> str:
-    inner = [place for place in rstg.places if place != "head"]
-    words = [f"RSTG-to-map at {' and '.join(inner)}"] if inner else []
-    words += ["RSTG-to-vec"] if "head" in rstg.places else []
-    scales = "-".join("x".join(map(str, s)) if isinstance(s, tuple) else str(s) for s in rstg.scales)
-    details = [f"scales {scales}", f"{rstg.num_rounds} rounds"]
-    if rstg.hidden_channels is not None:
-        details.append(f"{rstg.hidden_channels} channels")
-    details += [] if rstg.space_stages else ["no messages"]
-    if rstg.homogeneous:
-        details.append("time as space")
-    elif rstg.time_stages != "all":
-        details.append(f"time stages: {rstg.time_stages}")
-    return f"{' and '.join(words)} ({', '.join(details)})"
+    """``i3d + RSTG at res3, res4``: the network in a few words."""
+    model = config.model
+    words = [getattr(model.backbone, "network", model.backbone.kind)]
+    words += [] if model.rstg is None else [f"RSTG at {', '.join(model.rstg.places)}"]
+    words += [] if model.head is None else ["LSTM"]
+    return " + ".join(words)
 
 
 def count_flops(config: Config, parameters: int) -> int:

@@ -54,8 +54,7 @@ def test_runs_are_sorted_and_seeds_share_a_row(tmp_path, make_run, capsys):
     assert [row["seed"] for row in rows] == ["0", "0, 1", "0", "0"]
     assert rows[1]["name"] == "syncmnist_mini (a, b)"
     assert rows[1]["config"].count(",") == 1 and rows[0]["config"] in rows[1]["config"]
-    assert rows[0]["model"] == "SimpleConv 4; RSTG-to-vec (scales 2-1, 2 rounds, 8 channels)"
-    assert "no messages" in rows[3]["model"]
+    assert rows[0]["model"] == "simple_conv + RSTG at head"
     assert rows[0]["videos"] == "2,000" and rows[0]["machine"] == "a machine"
     assert float(rows[0]["GFLOPs"]) > 0
     printed = capsys.readouterr().out.splitlines()
@@ -88,30 +87,17 @@ def test_flops_count_everything(cell):
     assert count_flops(config, parameters) - count_flops(config, parameters - 5) == last // 11
 
 
-def test_models_in_words():
-    def words(*overrides):
-        return describe_model(load_config("smt.yaml", ["data.root=x", *overrides]))
-
-    assert words() == (
-        "I3D ResNet-50; RSTG-to-map at res3 and res4 (scales 3-2-1, 3 rounds, 512 channels)"
-    )
-    assert words("model.rstg=null", "model.backbone.nonlocal_stages=[res3]") == (
-        "I3D ResNet-50, non-local in res3; no graph"
-    )
-    assert words("model.rstg.places=[res2,head]", "model.rstg.scales=[[2,3],1]").endswith(
-        "RSTG-to-map at res2 and RSTG-to-vec (scales 2x3-1, 3 rounds, 512 channels)"
-    )
-
-
-def test_baselines_in_words():
-    def words(row):
-        return describe_model(load_config(f"syncmnist/{row}.yaml"))
-
-    assert words("mean_lstm") == "SimpleConv 16-32-64; LSTM over averaged maps"
-    assert words("conv_lstm") == "SimpleConv 16-32-64; LSTM over flattened maps"
-    assert words("i3d") == "I3D ResNet of depths 1-2-2, width 8; no graph"
-    assert words("homogeneous").endswith("(scales 3-2-1, 2 rounds, 64 channels, time as space)")
-    assert words("space_only").endswith("64 channels, time stages: none)")
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("smt.yaml", "i3d + RSTG at res3, res4"),
+        ("smt/i3d.yaml", "i3d"),
+        ("syncmnist/conv_lstm.yaml", "simple_conv + LSTM"),
+        ("syncmnist/ours.yaml", "simple_conv + RSTG at head"),
+    ],
+)
+def test_models_in_words(config, words):
+    assert describe_model(load_config(config, demo=False)) == words
 
 
 def test_bad_input_is_named(tmp_path, make_run, capsys):
