@@ -225,7 +225,7 @@ def earlier_rows(out: Path, sections: Sequence[str], machine: str) -> list[Row]:
         return []
     rows = from_csv(path.read_text(encoding="utf-8", errors="replace"))
     if any(row.get("machine") != machine for row in rows):
-        raise UserError(f"--out: {path} was measured elsewhere, not on {machine}; choose another folder")
+        raise UserError(f"--out: {path} was measured elsewhere, not on {machine}; choose another one")
     return [row for row in rows if row["section"] not in sections]
 
 
