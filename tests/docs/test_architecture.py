@@ -1,7 +1,10 @@
-"""The rooms import what the architecture page says."""
+"""Modules import each other without circles, and the rooms what the architecture page says."""
 
 import ast
 import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,30 +12,46 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 ROWS = {
-    room: (folder, set(re.findall(r"`([\w.]+)`", ours)), others)
-    for room, folder, ours, others in re.findall(
+    room: (set(re.findall(r"`([\w.]+)`", ours)), others)
+    for room, _, ours, others in re.findall(
         r"^\| `([\w.]+)` \| \[[^]]+\]\(\.\./([^)]+)\) \| (.*) \| (.*) \|$", PAGE, re.MULTILINE
     )
 }
+FOLDERS = {"rstg_pyg": "rstg_pyg", "graphs": "rstg_pyg.graphs", "backbones": "rstg_pyg.backbones"}
+FOLDERS |= {"train": "rstg_pyg.train"}
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join((FOLDERS[parts[0]], *(part for part in parts[1:] if part != "__init__")))
+
+
+MODULES = {name_of(p): p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))}
+
+
+def imports(module, everywhere=True):
+    """The modules that a module imports; a name imported from a package may be a module in it."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
 def room_of(module):
     """``rstg_pyg.graphs.grid`` is in ``rstg_pyg.graphs``; ``rstg_pyg.conv`` in ``rstg_pyg``."""
-    parts = ".".join(module.split(".")[:2])
-    return parts if parts in ROWS else "rstg_pyg"
+    rooms = [room for room in ROWS if f"{module}.".startswith(f"{room}.")]
+    return max(rooms, key=len, default=None)
 
 
-def imports(room, everywhere):
-    """The modules that a room imports: those at the top of its files, or everywhere in them."""
-    for path in sorted((ROOT / ROWS[room][0]).rglob("*.py")):
-        if room == "rstg_pyg" and "official" in path.parts:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree) if everywhere else tree.body:
-            if isinstance(node, ast.ImportFrom):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            elif isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
+def of_room(room, everywhere):
+    """What the modules of a room import from elsewhere."""
+    mine = [name for name in MODULES if room_of(name) == room]
+    found = {m for name in mine for m in imports(name, everywhere)}
+    return {m for m in found if room_of(m) != room}
 
 
 def test_the_page_has_every_room():
@@ -42,20 +61,45 @@ def test_the_page_has_every_room():
 
 @pytest.mark.parametrize("room", ROWS)
 def test_a_room_imports_the_rooms_that_the_page_names(room):
-    found = {room_of(module) for module in imports(room, False) if module.startswith("rstg_pyg")}
-    assert found - {room} == ROWS[room][1]
+    assert {room_of(m) for m in of_room(room, False)} - {None} == ROWS[room][0]
 
 
 @pytest.mark.parametrize("room", ROWS)
 def test_only_the_command_of_the_converter_knows_of_train(room):
-    found = {room_of(m) for m in imports(room, True) if m.startswith("rstg_pyg")} - {room}
     late = {"rstg_pyg.train"} if room == "rstg_pyg.official" else set()
-    assert found == ROWS[room][1] | late
+    assert {room_of(m) for m in of_room(room, True)} - {None} == ROWS[room][0] | late
 
 
 @pytest.mark.parametrize("room", ["rstg_pyg.graphs", "rstg_pyg", "rstg_pyg.backbones"])
 def test_a_room_imports_the_packages_that_the_page_names(room):
-    named = set(ROWS[room][2].split(", "))
-    found = {m.split(".")[0] for m in imports(room, False)} - {"rstg_pyg"}
+    named = set(ROWS[room][1].split(", "))
+    found = {m.split(".")[0] for m in of_room(room, False)}
     assert found & {"torch", "torch_geometric", "torchvision"} == named
     assert not found & {"pytorch_lightning", "pydantic", "yaml", "matplotlib", "av", "safetensors"}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    # A package imports its modules, and they import what they need of it by the module's own name.
+    graph = {name: {m for m in imports(name) if m in MODULES and m != name} for name in MODULES}
+    assert len(graph) > 100 and graph["rstg_pyg.conv"]
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_data_imports_torch_numpy_decoders_errors_and_files():
+    data = {name for name in MODULES if name.startswith("rstg_pyg.train.data")}
+    ours = data | {"rstg_pyg.train.errors", "rstg_pyg.train.files"}
+    others = {"torch", "torchvision", "numpy", "PIL", "av", "lmdb", "sklearn"}
+    for name in data:
+        for module in imports(name):
+            known = module in ours or module.split(".")[0] in others | sys.stdlib_module_names
+            assert known, f"{name} imports {module}"
+
+
+def test_a_data_set_loads_neither_lightning_nor_what_reads_configs():
+    code = """import sys, rstg_pyg
+before = set(sys.modules)
+import rstg_pyg.train.data.something, rstg_pyg.train.data.syncmnist, rstg_pyg.train.data.check
+loaded = set(sys.modules) - before
+print(*loaded & {"pytorch_lightning", "pydantic", "matplotlib", "torchmetrics", "yaml"})"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -90,7 +90,7 @@ def test_other_settings_may_differ(path):
 
 
 def test_many_differences_are_summed_up(path):
-    rstg = {"num_rounds": 3, "heads": 2, "attention": "dot", "cell": "gru", "positions": False}
+    rstg = {"num_rounds": 3, "heads": 2, "attention": "additive", "cell": "gru", "positions": False}
     refused(path, config_of(rstg={**rstg, "residual": True, "norm": "layer"}), "and 2 more")
 
 
