@@ -1,14 +1,11 @@
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.signals import signal_when
 from helpers.tiny_run import write_tiny
 
 import rstg_pyg.train.run
@@ -179,22 +176,11 @@ def test_a_run_without_a_checkpoint_yet_begins_anew(folder, capsys):
     )
 
 
-def test_ctrl_c_saves_and_exits_130(folder):
-    command = [sys.executable, rstg_pyg.train.run.__file__, "--cfg", "tiny.yaml"]
-    process = subprocess.Popen(
-        [*command, "train.epochs=100000", "train.validate_every=100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def test_ctrl_c_saves_and_exits_130(folder, capsys):
     metrics = folder / "runs/tiny/metrics.csv"
-    deadline = time.time() + 120
-    while time.time() < deadline and not (metrics.is_file() and "train" in metrics.read_text()):
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
+    with signal_when(lambda: metrics.is_file() and "train" in metrics.read_text()):
+        assert run("train.epochs=100000", "train.validate_every=100000") == 130
+    assert "interrupted" in capsys.readouterr().err
     saved = torch.load(folder / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] >= 5
 

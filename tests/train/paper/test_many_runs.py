@@ -1,13 +1,11 @@
 """The scheduling, with scripts in place of trainings."""
 
 import json
-import os
 import signal
 import sys
-import threading
-import time
 
 import pytest
+from helpers.signals import signal_when
 
 from rstg_pyg.train.config import load_config, to_dict
 from rstg_pyg.train.errors import UserError
@@ -105,21 +103,12 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_runs_after_their_step(tmp_path, capsys, number):
-    def send():
-        began, deadline = tmp_path / "began.txt", time.time() + 60
-        while time.time() < deadline and not (began.exists() and began.read_text() == "xx"):
-            time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_jobs([script(tmp_path, name, STOPPABLE) for name in "abc"], 2)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        thread.join()
+    began = tmp_path / "began.txt"
+    with (
+        signal_when(lambda: began.exists() and began.read_text() == "xx", number),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run_jobs([script(tmp_path, name, STOPPABLE) for name in "abc"], 2)
     assert "stopping after this step" in capsys.readouterr().out
     assert (tmp_path / "saved.txt").read_text() == "xx"  # each was asked once
     assert not (tmp_path / "c").exists()
