@@ -109,7 +109,7 @@ def test_promised_ratios_come_from_the_rows():
 
 def cases_of(monkeypatch, *cases):
     monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
-    for section in ("stage", "density"):
+    for section in ("stage", "scaling"):
         monkeypatch.setitem(SECTIONS, section, (list(cases), []))
 
 
@@ -118,10 +118,10 @@ def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
     command = ["--quick", "--threads", "1", "--out", str(tmp_path), "--sections"]
     benchmark.main([*command, "stage"])
     before = from_csv((tmp_path / "benchmark.csv").read_text())
-    benchmark.main([*command, "density"])
+    benchmark.main([*command, "scaling"])
     rows = from_csv((tmp_path / "benchmark.csv").read_text())
     assert [row for row in rows if row["section"] == "stage"] == before
-    assert {row["section"] for row in rows} == {"stage", "density"}
+    assert {row["section"] for row in rows} == {"stage", "scaling"}
     assert "## stage" in (tmp_path / "benchmark.md").read_text()
 
     text = (tmp_path / "benchmark.csv").read_text()
