@@ -10,6 +10,7 @@ def test_paint_replaces_where_bright():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 4, 5, 6), generator=generator).to(torch.uint8)
     images[images < 128] //= 16  # many dark pixels, around the threshold of 10
+    images[0, 0, 0, :2] = torch.tensor([9, 10])
     corners = torch.randint(0, 10, (3, 2, 4, 2), generator=generator)
     expected = np.zeros((3, 2, 16, 16), np.uint8)
     for b in range(3):
@@ -27,6 +28,7 @@ def test_stretch():
     frames = torch.randint(20, 200, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     frames = frames.to(torch.uint8)
     frames[0, 0] = 7  # constant
+    frames[0, 1] = torch.arange(64).view(8, 8) % 7  # 1 becomes 42.5
     frames[1, 1, 0, 0], frames[1, 1, 0, 1] = 0, 255  # full range already
     out = stretch(frames)
     for b in range(2):

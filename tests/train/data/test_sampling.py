@@ -32,6 +32,7 @@ def test_training_segments_jitter_within_their_segment():
     generator = np.random.default_rng(0)
     clips = np.array([train_indices(40, 8, "segments", generator) for _ in range(300)])
     assert (clips // 5 == np.arange(8)).all()
+    assert (np.diff(clips) != 5).any()  # each segment has its own place
     assert all(len(set(column)) == 5 for column in clips.T)  # every frame has its turn
     again = train_indices(40, 8, "segments", np.random.default_rng(0))
     assert again.tolist() == clips[0].tolist()
