@@ -133,7 +133,8 @@ def test_complete_graph(scales):
     data, n, edges = complete_graph(grid), grid.num_nodes, grid.num_edges
     pairs = [(j, i) for i in range(n) for j in range(n)]  # (source, target), by target
     assert list(map(tuple, data.edge_index.t().tolist())) == pairs
-    assert data.edge_weight.tolist() == [float(p in set(exact_edges(scales))) for p in pairs]
+    joined = set(exact_edges(scales))
+    assert data.edge_weight.tolist() == [float(pair in joined) for pair in pairs]
     assert data.edge_weight.dtype == torch.float and data.validate() and data.num_nodes == n
     assert grid.num_edges == edges and "edge_weight" not in grid  # as it was
     assert all(torch.equal(data[key], grid[key]) for key in ("pos", "region", "pos_map", "node_type"))

@@ -183,7 +183,6 @@ def test_a_small_file_that_unpacks_to_a_large_one(folder, capsys):
         2]},
         {"state_dict": {"model.lin.weight": torch.ones(3, 4)}}, {"state_dict": {}},
         {"state_dict": {"model.lin.weight": torch.ones(4, 4).cfloat()}},
-        {"state_dict": {"model.lin.weight": torch.ones(4, 4).to_sparse()}},
     ],
 )  # fmt: skip
 def test_checkpoints_of_other_things(folder, capsys, changes):
