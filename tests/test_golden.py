@@ -23,6 +23,7 @@ def test_there_are_recordings():
     assert len(FILES) == 16 and (FOLDER / "tf_checkpoint" / "expected.npz").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recording(path):
     compare = check_golden.check(path)
@@ -153,6 +154,7 @@ def test_not_a_recording(tmp_path):
         check_golden.check(tmp_path / "x.npz")
 
 
+@pytest.mark.slow
 def test_as_a_command(tmp_path):
     """As people call it: no folder beside the script may hide the package."""
     script = Path(__file__).parent / "check_golden.py"

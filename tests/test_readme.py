@@ -38,11 +38,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON)
 def test_code_blocks_run_and_give_what_they_say(folder, block):
     assert pages.run_python(block, {}) > 0, "the block says nothing that could be compared"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=name)
 def test_tutorials_run_from_top_to_bottom(folder, page):
     namespace, compared = {}, 0

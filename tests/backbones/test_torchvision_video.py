@@ -18,6 +18,7 @@ def pooled_logits(network, maps):
     return head(network.avgpool(maps).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_the_map_is_what_the_network_classifies(name):
     torch.manual_seed(0)
@@ -35,6 +36,7 @@ def test_the_map_is_what_the_network_classifies(name):
     assert maps.shape == (2, backbone.channels[last], *backbone.map_sizes[last])
 
 
+@pytest.mark.slow
 def test_mvit_with_its_class_token():
     """The whole network with its class token, from the backbone's parts."""
     torch.manual_seed(0)
@@ -52,6 +54,7 @@ def test_mvit_with_its_class_token():
     assert torch.equal(maps, heard["tokens"][:, 1:].transpose(1, 2).unflatten(2, (8, 7, 7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, node", [("r2plus1d_18", "layer3"), ("swin3d_t", "features.2")])
 def test_blocks_at_named_nodes(name, node):
     torch.manual_seed(0)

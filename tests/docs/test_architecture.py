@@ -59,6 +59,7 @@ def test_the_page_has_every_room():
     assert set(ROWS) == {f"rstg_pyg{room}" for room in rooms}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ROWS)
 def test_a_room_imports_the_rooms_that_the_page_names(room):
     assert {room_of(m) for m in of_room(room, False)} - {None} == ROWS[room][0]

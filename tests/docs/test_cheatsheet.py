@@ -32,6 +32,7 @@ def test_the_page_is_up_to_date():
     assert page.read_text(encoding="utf-8") == make.cheatsheet(), "run: python docs/make_cheatsheet.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_every_line_runs(line):
     torch.manual_seed(0)

@@ -31,6 +31,7 @@ def test_there_are_examples():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

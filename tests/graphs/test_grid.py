@@ -126,6 +126,7 @@ def test_map_size_too_small(scales, map_size):
         multiscale_grid(scales, map_size=map_size)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(scale_lists)
 def test_complete_graph(scales):

@@ -73,6 +73,7 @@ def test_pairs_without_weight_are_left_out():
     assert sum(segments(plot_grid(complete_graph(GRID)))) == 45
 
 
+@pytest.mark.slow
 def test_given_axes_are_used_and_no_window_is_made():
     ax = Figure().subplots()
     assert plot_grid(GRID, ax) is ax

@@ -36,6 +36,7 @@ def two_pieces(model, x):
     return first, last, state, [x.grad, *(weight.grad for weight in model.parameters())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_rstg_compiles_without_graph_break(make, cell, train):
@@ -55,6 +56,7 @@ def test_rstg_compiles_by_inductor(make, cell):
     torch.testing.assert_close(two_pieces(model, nodes()), expected)
 
 
+@pytest.mark.slow
 def test_rstg_compiles_once_for_any_number_of_frames(make):
     model, counter = make(num_rounds=2), CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=True)
@@ -64,6 +66,7 @@ def test_rstg_compiles_once_for_any_number_of_frames(make):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_compiled_rstg_still_takes_clips_of_different_lengths(make):
     model, x = make(num_rounds=1), nodes()
     compiled = torch.compile(model, backend="eager")  # masks break the graph: rows are counted
@@ -84,6 +87,7 @@ def network(name):
     return model.double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_compile_without_graph_break(name):
     model, clip = network(name), torch.randn(2, 3, 3, 8, 8, dtype=torch.double)
@@ -91,6 +95,7 @@ def test_networks_compile_without_graph_break(name):
     torch.testing.assert_close(compiled(clip), model(clip))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["map", "lstm head"])
 def test_streams_compile_without_graph_break(name):
     model, clip = network(name), torch.randn(2, 3, 3, 8, 8, dtype=torch.double)
@@ -102,6 +107,7 @@ def test_streams_compile_without_graph_break(name):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_cell_equals_torch(mode, packed):

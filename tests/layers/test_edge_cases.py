@@ -73,6 +73,7 @@ def trains(model, loss, steps=3):
     assert loss().isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers(layer, case):
@@ -112,6 +113,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case][4]])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_video_networks(block, case):

@@ -70,6 +70,7 @@ def clips(shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_a_program_computes_the_same_for_any_batch_and_any_number_of_frames(name, monkeypatch):
@@ -83,6 +84,7 @@ def test_a_program_computes_the_same_for_any_batch_and_any_number_of_frames(name
         torch.testing.assert_close(program(clips(shape)), model(clips(shape)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_half_precision_is_exported_as_it_is():
     model = network("plain").bfloat16()
@@ -92,6 +94,7 @@ def test_half_precision_is_exported_as_it_is():
     torch.testing.assert_close(program(x), model(x))
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("name", ["gru", "inside"])
 @torch.no_grad()
@@ -123,6 +126,7 @@ def run_onnx(path, x):
     return torch.from_numpy(session.run(None, {"clip": x.numpy()})[0])
 
 
+@pytest.mark.slow
 @needs_onnx
 @torch.no_grad()
 def test_onnx_with_bfloat16_weights(tmp_path):
@@ -141,6 +145,7 @@ def test_onnx_with_bfloat16_weights(tmp_path):
     assert 1e-5 < error < 2e-2  # eight bits of mantissa
 
 
+@pytest.mark.slow
 def test_a_program_needs_nothing_of_this_package(tmp_path):
     torch.export.save(export_program(network("typed"), CLIP), tmp_path / "x.pt2")
     assert HERE not in (tmp_path / "x.pt2").read_bytes()
@@ -152,6 +157,7 @@ def test_a_program_needs_nothing_of_this_package(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.pt2")], check=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_backbone_with_a_fixed_number_of_frames():
     torch.manual_seed(0)
@@ -189,6 +195,7 @@ def follow(step, state, steps):
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "frames"), [*((name, 1, 1) for name in STREAMS), ("everywhere", 2, 3)]
 )
@@ -203,6 +210,7 @@ def test_a_step_of_a_stream_gives_the_logits_of_all_frames_so_far(name, batch, f
     torch.testing.assert_close(found, torch.stack(wanted))
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("name", ["gru", "everywhere"])
 @torch.no_grad()
@@ -231,6 +239,7 @@ def test_onnx_of_a_step_of_a_stream(name, tmp_path):
     torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @needs_onnx
 @torch.no_grad()
 def test_frames_stay_open_after_a_step_was_written(tmp_path):

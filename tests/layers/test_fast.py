@@ -61,6 +61,7 @@ def test_weighted_messages(bias, rows, monkeypatch):
         torch.testing.assert_close(fast(*inputs), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_weighted_messages_gradcheck(bias, monkeypatch):
     monkeypatch.setattr(messages, "BLOCK_ROWS", 4)

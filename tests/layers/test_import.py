@@ -2,6 +2,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import json
 import sys
@@ -30,6 +32,7 @@ print(json.dumps([sorted(imported), sorted(packages()), own]))
 """
 
 
+@pytest.mark.slow
 def test_import_takes_only_torch_and_torch_geometric(tmp_path):
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CODE],

@@ -41,6 +41,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_network_built_on_the_meta_device(name):
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ memory per stage and node. In all forms that a sequence can have, whole and in p
 
 from functools import partial
 
+import pytest
 import torch
 from helpers.conv_cases import PATHS, on_path
 from helpers.random_weights import randomize
@@ -166,6 +167,7 @@ def by_hand(model, frames):
     return torch.cat(outs), seen
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     options=st.fixed_dictionaries(SETTINGS),

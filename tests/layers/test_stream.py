@@ -106,6 +106,7 @@ def test_a_stream_goes_through_a_backbone_that_runs_its_stages_itself():
     torch.testing.assert_close(logits, model(x).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "norms within frames", "lstm head and mean"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 6e-2)])
 @torch.no_grad()

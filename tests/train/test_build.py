@@ -22,6 +22,7 @@ def refused(message, model, data=None):
         assert len(str(e.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available_configs())
 def test_shipped_configs_build(name):
     """And checking them draws no random number."""
@@ -63,6 +64,7 @@ def test_what_other_parts_refuse(model, message):
     refused(message, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "place", "known"),
     [

@@ -53,6 +53,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     assert "pytorch_lightning" in error and 'pip install "rstg_pyg[train]"' in error
 
 
+@pytest.mark.slow
 def test_a_command_is_imported_when_it_is_called():
     code = "import sys, rstg_pyg.train.cli; print(*(m for m in sys.modules if 'lightning' in m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

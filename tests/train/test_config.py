@@ -198,6 +198,7 @@ def fitting(annotation):
     return simple.get(annotation, st.none())
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(fitting(Config))
 def test_what_parses_is_written_and_read_again(tmp_path_factory, content):

@@ -96,6 +96,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_while_training(disk, capsys, monkeypatch, moment):
     act, noticed = MOMENTS[moment]
@@ -136,6 +137,7 @@ def test_while_training(disk, capsys, monkeypatch, moment):
     assert rows(Path("whole")) == rows(folder)
 
 
+@pytest.mark.slow
 def test_while_writing_results(disk, capsys, monkeypatch):
     original = Checkpoints.on_train_end
 
@@ -216,6 +218,7 @@ def test_a_row_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"step,split\r\n1,val\r\n"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_tiny(tmp_path, train=TRAIN)

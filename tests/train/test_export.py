@@ -34,6 +34,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_as_pt2(run, tmp_path, capsys, dtype):
     out, figures = tmp_path / "x.pt2", tmp_path / "x.json"
@@ -58,6 +59,7 @@ def test_a_run_as_pt2(run, tmp_path, capsys, dtype):
     assert (logits - wanted).abs().max() <= tolerance * wanted.abs().max()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_as_onnx(run, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
@@ -72,6 +74,7 @@ def test_a_checkpoint_as_onnx(run, tmp_path, capsys):
     assert session.get_inputs()[0].type == "tensor(uint8)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.pt2", "x.onnx"])
 def test_a_step_of_a_stream(run, tmp_path, capsys, name):
     if name == "x.onnx":
@@ -95,6 +98,7 @@ def test_a_network_that_looks_across_frames_has_no_step(run, tmp_path, capsys, m
     assert "give it the whole clip" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, monkeypatch):
     opened = export.open_file
     monkeypatch.setattr(export, "open_file", lambda *a: lambda clip: opened(*a)(clip) + 1)

@@ -5,6 +5,7 @@ import pytest
 from rstg_pyg.train.footprint import main
 
 
+@pytest.mark.slow
 def test_a_stream_holds_the_same_at_every_frame(tmp_path, capsys):
     out = tmp_path / "stream.json"
     small = ["model.backbone.filters=[8,8,8]", "model.rstg.hidden_channels=8"]

@@ -9,6 +9,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "kill_anywhere.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the script forks")
 def test_nothing_is_lost_by_a_kill(tmp_path):
     """A few of the fifty of docs/reliability.md."""

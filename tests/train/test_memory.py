@@ -43,6 +43,7 @@ class Counter(pl.Callback):
             self.counts.append(held())
 
 
+@pytest.mark.slow
 def test_training_and_evaluation(config, tmp_path):
     train, val = (build_dataset(config, split) for split in ("train", "val"))
     loader = train_loader(config, train)

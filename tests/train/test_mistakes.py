@@ -114,6 +114,7 @@ def test_sigterm_leaves_no_temporary_file(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone(folder):
     script = Path(commands.__file__).with_name("report.py")
     read, write = os.pipe()

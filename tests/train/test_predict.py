@@ -178,6 +178,7 @@ def test_the_predictor_from_python(media, tmp_path):
     assert torch.equal(drawn.alpha, seen.alpha) and Image.open(tmp_path / "x.png").format == "PNG"
 
 
+@pytest.mark.slow
 def test_the_predictor_needs_no_training_framework():
     code = "import sys, rstg_pyg.train.predictor; print(*(m for m in sys.modules if 'lightning' in m))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -259,6 +260,7 @@ def test_a_bad_video_does_not_stop_the_others(here, capsys, monkeypatch, tmp_pat
     assert "expected paths on standard input" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--stream"]])
 def test_overlays(here, tmp_path, capsys, arguments):
     for kind, pages in ((".png", 1), (".gif", 4)):

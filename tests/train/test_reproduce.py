@@ -20,6 +20,7 @@ COMMAND = ["syncmnist", "--size", "mini", "--rows", "homogeneous", "--seeds", "0
 COMMAND += ["--jobs", "2", *TINY]
 
 
+@pytest.mark.slow
 def test_a_table_from_nothing_killed_and_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs/table_syncmnist/mini"

@@ -38,6 +38,7 @@ def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_its_folder(folder, capsys):
     """With two digits and no 'none', the class is told by which digits there are."""
     learn = ("data.train_videos=5120", "train.epochs=1", "model.dropout=0", "train.lr=0.005")
@@ -72,6 +73,7 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
         assert again[key] == found[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -92,6 +94,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [7, 10])
 def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
     assert run("--out", "whole") == 0
@@ -124,6 +127,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_the_last_three_checkpoints_are_kept_and_a_damaged_one_is_not_used(folder, capsys):
     assert run("--out", "whole") == 0
     assert run("--out", "parts") == 0
@@ -145,6 +149,7 @@ def test_the_last_three_checkpoints_are_kept_and_a_damaged_one_is_not_used(folde
     assert {p.name for p in checkpoints.iterdir()} == names
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_checkpoint_takes_the_later_ones_away(folder, monkeypatch):
     """Else a kill soon after would go on from a later one, without its rows of metrics.csv."""
     assert run("--out", "a") == 0
@@ -163,6 +168,7 @@ def test_going_back_to_an_earlier_checkpoint_takes_the_later_ones_away(folder, m
     assert run("--out", "b", "--resume", "a/checkpoints/last.ckpt") == 2  # holds a run
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_yet_begins_anew(folder, capsys):
     for name in ("runs/tiny", "other"):
         Path(name).mkdir(parents=True)
@@ -176,6 +182,7 @@ def test_a_run_without_a_checkpoint_yet_begins_anew(folder, capsys):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130(folder, capsys):
     metrics = folder / "runs/tiny/metrics.csv"
     with signal_when(lambda: metrics.is_file() and "train" in metrics.read_text()):
@@ -215,6 +222,7 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_never_overwritten(folder, capsys):
     quick = ("train.max_steps=2", "pretrain.steps=0")
     assert run(*quick) == run(*quick) == 0
@@ -236,6 +244,7 @@ def test_a_run_is_never_overwritten(folder, capsys):
     assert "began with mnist digits" in error and "now are builtin" in error
 
 
+@pytest.mark.slow
 def test_accumulated_parts_give_the_same_weights(folder):
     quick = ("train.max_steps=6", "pretrain.steps=0", "model.dropout=0", "train.validate_every=3")
     assert run(*quick, "--out", "whole") == 0
@@ -272,6 +281,7 @@ def test_pretrained_weights_that_are_not_there_leave_no_run_folder(folder, capsy
     assert "model.backbone.network: field required" in error
 
 
+@pytest.mark.slow
 def test_something_something_without_data(folder, capsys, monkeypatch):
     """The built-in data and the config's section for them, through every file of a run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

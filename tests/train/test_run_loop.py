@@ -37,6 +37,7 @@ def steps(out):
         return [int(row["step"]) for row in csv.DictReader(file) if row["split"] == "val"]
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_and_stays_stopped():
     hook = threading.excepthook
     still = ("train.lr=1e-9", "train.epochs=20", "train.max_steps=null", "train.early_stopping=2")
@@ -47,6 +48,7 @@ def test_a_run_stops_early_and_stays_stopped():
     assert steps("a") == [2, 4, 6] and json.loads(Path("a/results.json").read_text())["steps"] == 6
 
 
+@pytest.mark.slow
 def test_any_logger_of_lightning_can_be_named(capsys):
     logger = "{class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: logs}}"
     assert run(f"trainer.logger=[{logger}]", "--out", "a") == 0

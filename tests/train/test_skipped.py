@@ -69,6 +69,7 @@ def listed(path):
     return {part: sorted(r["video"] for r in rows if r["part"] == part) for part in ("train", "test")}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_out_what_it_cannot_read(folder, broken, capsys):
     assert main(["--cfg", "tiny.yaml", "--out", "a"]) == 2
     assert "00001.jpg: the image cannot be decoded" in capsys.readouterr().err
@@ -96,6 +97,7 @@ def test_a_run_leaves_out_what_it_cannot_read(folder, broken, capsys):
     assert again["loss"] == pytest.approx(results["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_goes_on_without_what_it_cannot_read(folder, capsys):
     assert main(["--cfg", "tiny.yaml", "--out", "a", "train.max_steps=1"]) == 0
     damage(folder / "data", ids(folder / "data", "train")[:7])
@@ -110,6 +112,7 @@ def test_a_run_that_ended_goes_on_without_what_it_cannot_read(folder, capsys):
     assert "a/skipped.csv: not a list of skipped videos" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_stay_in_step(folder, broken):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(RUN), "--cfg", "tiny.yaml", "--out", "two", SKIP, *TWO]

@@ -89,6 +89,7 @@ def refused(command, arguments, capsys):
     return errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_pickle_that_would_run_code_is_refused(folder, capsys, name):
     command, arguments, suffixes = COMMANDS[name]

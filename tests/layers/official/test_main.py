@@ -36,6 +36,7 @@ def logits(model, config, recorded):
         return model.eval()(normalize(clips, config)).numpy()
 
 
+@pytest.mark.slow
 def test_the_command_end_to_end(weights, recorded, capsys):
     assert command("weights.npz", "--report") == 0
     out, error = capsys.readouterr()

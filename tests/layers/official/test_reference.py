@@ -114,6 +114,7 @@ def compare(flags, tolerance=1e-9):
         assert changed == (flags["training"] and "/moving_" in variable.name), variable.name
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(flag_sets())
 @example(dict(BASE, num_scales=1, H=5, W=4))  # scale-wise weights have their own names here, too

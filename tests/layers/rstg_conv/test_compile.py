@@ -18,6 +18,7 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [(), (2,)])
 @pytest.mark.parametrize("attention, options", [("dot", "all"), ("additive", "plain"), (None, "plain")])
 def test_rstg_conv_compiles_without_graph_break(attention, options, lead):
@@ -27,6 +28,7 @@ def test_rstg_conv_compiles_without_graph_break(attention, options, lead):
     torch.testing.assert_close(compiled(x, EDGES, **kwargs), conv(x, EDGES, **kwargs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["plain", "all"])
 def test_rstg_conv_compiles_with_gradients(options):
     conv = make_conv(heads=2, **OPTIONS[options])
@@ -86,6 +88,7 @@ def test_rstg_conv_compiles_once_lazy_sizes_are_known():
     torch.testing.assert_close(compiled(x, EDGES), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [(), (2,)])
 @pytest.mark.parametrize("attention, options", [("dot", "all"), ("additive", "types"), (None, "pos")])
 def test_rstg_conv_exports_with_dynamic_sizes(attention, options, lead):

@@ -1,5 +1,6 @@
 """Random layers on random graphs against the formula, edge by edge in float64, with all gradients."""
 
+import pytest
 import torch
 from helpers.conv_cases import PATHS, SETTINGS, make_conv, on_path, reference
 from hypothesis import given, settings
@@ -76,6 +77,7 @@ def gradients(out, alpha, tensors):
     return torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     options=st.fixed_dictionaries(SETTINGS),

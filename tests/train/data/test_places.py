@@ -113,6 +113,7 @@ def test_ids_that_repeat_where_the_root_is(tmp_path, files):
     assert source.location("something/v1/img/9") == root / "img/9"
 
 
+@pytest.mark.slow
 def test_partial_downloads(tmp_path, capsys):
     root = lists(tmp_path, [str(number) for number in range(1, 401)])
     videos(root / "videos", *(f"{number}.mp4" for number in range(388, 401)), "9000.txt")

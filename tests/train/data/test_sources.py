@@ -227,6 +227,7 @@ def test_odd_sizes(tmp_path, files):
     assert open_source(tmp_path, ["b"], "frames").read("b", [1], 8).shape == (1, 8, 24, 3)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tmp_path, files):
     options = {"preset": "ultrafast"}
     files.video(tmp_path / "long.mp4", 1, 10_000, "libx264", height=16, width=16, options=options)

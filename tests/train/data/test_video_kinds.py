@@ -48,6 +48,7 @@ def compare(path, rng, draws):
         assert all(np.array_equal(a, wanted[i]) for a, i in zip(found, places)), places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_places_are_those_of_reading_in_order(tmp_path, kind):
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def test_without_messages_there_is_nothing_to_draw(model):
         attention(model, clip() / 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "size", "frames"), [(3, 48, 3), (1, 16, 9)])
 def test_pictures(tmp_path, channels, size, frames):
     seen = attention(network(), clip(frames=frames) / 255)

@@ -35,6 +35,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_pictures_and_their_numbers(runs, tmp_path):
     numbers = write_figures([runs / "ours", runs / "mean_lstm"], tmp_path, 30)
     for name in ("curves", "distance", "attention"):

@@ -101,6 +101,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_runs_after_their_step(tmp_path, capsys, number):
     began = tmp_path / "began.txt"

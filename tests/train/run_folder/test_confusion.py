@@ -36,6 +36,7 @@ def test_tables(tmp_path):
     assert [row[1] for row in per_class(COUNTS, NAMES)[1:]] == [10, 4, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "pixels_per_class"), [(1, 100), (20, 40), (61, 13)])
 def test_the_picture_has_room_for_every_class(tmp_path, count, pixels_per_class):
     counts = np.diag(np.full(count, 9))

@@ -114,6 +114,7 @@ def fit(folder, overrides, plugins=(), callbacks=()):
     return task
 
 
+@pytest.mark.slow
 def test_float16_skips_steps_as_usual(folder):
     """A scale far too high overflows the gradients until it has been halved often enough."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)

@@ -45,6 +45,7 @@ def weights(path):
     return torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_same_weights(folder):
     one, two = weights(folder / "one"), weights(folder / "two")
     names = [name for name in one if name.startswith("model.")]
@@ -65,6 +66,7 @@ def test_every_video_counts_once_in_evaluation(folder):
     assert sum(int(row.split(",")[1]) for row in rows) == 33
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="sends a signal to one of two processes")
 def test_ctrl_c_for_one_of_two_stops_both(tmp_path):
     write_tiny(tmp_path, **CONFIG)
@@ -93,6 +95,7 @@ def test_ctrl_c_for_one_of_two_stops_both(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_torchrun(folder):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
     done = run(folder, *TWO, "--out", "torchrun", launcher=launcher)
