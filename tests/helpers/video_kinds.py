@@ -1,4 +1,6 @@
-"""Makes small videos of every kind, with PyAV and Pillow.
+"""Makes small videos of every kind, with PyAV and Pillow, and compares what is read of them.
+
+``python tests/helpers/video_kinds.py --files 300`` prints how many of each kind are read right.
 
 ``KINDS`` has a function for each kind: it writes a video into a folder with numbers from a generator
 and returns its path. What is in a frame depends on its number, so that no two frames are alike.
@@ -6,14 +8,20 @@ and returns its path. What is in a frame depends on its number, so that no two f
 
 from __future__ import annotations
 
+import argparse
 import struct
+import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageSequence
+
+from rstg_pyg.train.data.sources import open_video
+from rstg_pyg.train.errors import UserError
 
 Rng = np.random.Generator
 
@@ -158,6 +166,17 @@ CONTAINERS = {
 }
 KINDS: dict[str, Callable[[Path, Rng], Path]] = {}
 
+ORIENTATIONS = {  # EXIF's number: the display matrix, and what it does to pixels
+    1: ([[1, 0], [0, 1]], lambda x: x),
+    2: ([[-1, 0], [0, 1]], lambda x: x[:, ::-1]),
+    3: ([[-1, 0], [0, -1]], lambda x: x[::-1, ::-1]),
+    4: ([[1, 0], [0, -1]], lambda x: x[::-1]),
+    5: ([[0, 1], [1, 0]], lambda x: x.swapaxes(0, 1)),
+    6: ([[0, 1], [-1, 0]], lambda x: np.rot90(x, -1)),  # shown a quarter turn clockwise
+    7: ([[0, -1], [-1, 0]], lambda x: np.rot90(x[::-1, ::-1].swapaxes(0, 1), 0)),
+    8: ([[0, -1], [1, 0]], lambda x: np.rot90(x, 1)),
+}
+
 
 def _plain(suffix: str, codec: str) -> Callable[[Path, Rng], Path]:
     pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
@@ -275,3 +294,88 @@ def _cover(folder: Path, rng: Rng) -> Path:
 def _colon(folder: Path, rng: Rng) -> Path:
     """a colon in the name."""
     return write(folder / "12:30.mp4", "libx264", _length(rng), options={"preset": "ultrafast"})
+
+
+@kind
+def _turned(folder: Path, rng: Rng) -> Path:
+    """turned or mirrored, up to 4 degrees off."""
+    number, degrees = int(rng.integers(1, 9)), rng.integers(-4, 5)
+    path = write(folder / f"turned-{number}.mp4", "libx264", 12, options={"preset": "ultrafast"})
+    angle = np.radians(degrees)
+    off = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return display(path, (np.array(ORIENTATIONS[number][0]) @ off).tolist())
+
+
+@kind
+def _animated_webp(folder: Path, rng: Rng) -> Path:
+    """animated WebP."""
+    return webp(folder / "a.webp", _length(rng))
+
+
+def in_order(path: Path) -> list[np.ndarray]:
+    """All frames as stored, with PyAV alone and without seeking; what does not decode is left out."""
+    if path.suffix == ".webp":  # FFmpeg has no reader
+        with Image.open(path) as image:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    frames, reformatter = [], VideoReformatter()
+    with av.open(f"file:{path}") as container:
+        for packet in container.demux(container.streams.best("video")):
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            frames += [reformatter.reformat(f, format="rgb24").to_ndarray() for f in decoded]
+    return frames
+
+
+def shown(path: Path) -> list[np.ndarray]:
+    """All frames as a player shows them."""
+    turn = ORIENTATIONS[int(path.stem[7:])][1] if path.stem.startswith("turned-") else lambda x: x
+    return [turn(frame) for frame in in_order(path)]
+
+
+def wrong(kind: str, seed: int, folder: Path, draws: int) -> str:
+    """Makes a video and reads it in order, and at random places of a file that is opened anew; what is
+    wrong with the frames, or nothing.
+    """
+    rng = np.random.default_rng(seed)
+    path = KINDS[kind](folder, rng)
+    wanted = shown(path)
+    try:
+        source, video = open_video(path)
+        count, read = source.num_frames(video), list(source.frames(video))
+        if not count == len(read) == len(wanted):
+            return f"{count} and {len(read)} of {len(wanted)} frames"
+        if not all(np.array_equal(a, b) for a, b in zip(read, wanted)):
+            return "other pixels in order"
+        for _ in range(draws):
+            places = sorted({int(i) for i in rng.integers(0, len(wanted), rng.integers(1, 5))})
+            source, video = open_video(path)
+            found = list(source.frames(video, places))
+            if [frame.numpy().tobytes() for frame in found] != [wanted[i].tobytes() for i in places]:
+                return f"other pixels at {places}"
+    except UserError as e:
+        return f"refused: {e}"
+    return ""
+
+
+def main() -> None:
+    """Prints a line for each kind."""
+    parser = argparse.ArgumentParser(description="Read videos of every kind.")
+    parser.add_argument("--files", type=int, default=300)
+    files, results = parser.parse_args().files, {name: [] for name in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(files):
+            (here := Path(folder, str(number))).mkdir()
+            name = list(KINDS)[number % len(KINDS)]
+            results[name].append(wrong(name, number, here, draws=10).replace(str(here), ""))
+    for name, problems in results.items():
+        bad = [problem for problem in problems if problem]
+        example = f"; {bad[0]}" if bad else ""
+        print(f"{name}: {len(problems) - len(bad)} of {len(problems)}{example}")
+    right = sum(not problem for problems in results.values() for problem in problems)
+    print(f"all: {right} of {files}")
+
+
+if __name__ == "__main__":
+    main()

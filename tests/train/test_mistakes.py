@@ -192,23 +192,6 @@ def test_other_mistakes(folder, capsys, message):
     assert message in fails(capsys, *LINES[message])
 
 
-def test_killed_renderings_are_removed_and_others_left_alone(tmp_path):
-    left = tmp_path / ".data.rendering-abcdefgh"
-    (left / "data").mkdir(parents=True)
-    (tmp_path / ".data.mine").mkdir()
-    (tmp_path / ".data2.rendering-abcdefgh").mkdir()
-    fcntl = pytest.importorskip("fcntl")
-    place = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(place, fcntl.LOCK_SH)  # as a process that renders
-    write_mini_something(tmp_path / "data", train=1, validation=1, size=16, num_frames=2)
-    assert left.is_dir()
-    os.close(place)
-    shutil.rmtree(tmp_path / "data")
-    write_mini_something(tmp_path / "data", train=1, validation=1, size=16, num_frames=2)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"data", ".data.mine", ".data2.rendering-abcdefgh"}
-
-
 def test_frames_that_a_list_counts(tmp_path):
     root = write_mini_something(tmp_path / "data", train=2, validation=1, size=16, num_frames=4)
     for path in root.glob("*.csv"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from rstg_pyg.train.data.label_files import SPLITS, LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import Video, class_order, read_classes, read_split
 from rstg_pyg.train.data.parallel import in_processes
-from rstg_pyg.train.data.sources import FrameSource, find_sources, open_source
+from rstg_pyg.train.data.sources import FrameSource, find_sources, no_videos
 from rstg_pyg.train.errors import UserError
 
 _NAMED = 3  # videos that a line names
@@ -149,13 +149,9 @@ def check(
         )
     _look_at_labels(report, splits)
     videos = list(dict.fromkeys(video.id for split in splits.values() for video in split))
-    sources = []
-    if videos:
-        try:
-            open_source(report.files.root, videos)
-            sources = find_sources(report.files.root, videos)
-        except UserError as e:
-            report.problems.append(str(e))
+    sources = find_sources(report.files.root, videos) if videos else []
+    if videos and not sources:
+        report.problems.append(no_videos(report.files.root, videos))
     for source in sources:
         _check_source(report, source, splits)
         if deep:

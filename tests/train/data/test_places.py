@@ -163,3 +163,20 @@ def test_forms_of_unicode(tmp_path):
     videos(root / "videos", unicodedata.normalize("NFD", "2é.mp4"))
     assert read_annotations(root).splits["train"][0].label == 0
     assert SomethingSomething(root, "train", **SMALL).source.num_frames("2é") == 2
+
+
+def test_a_packed_store_keeps_rates_and_times(tmp_path):
+    root = lists(tmp_path / "data", ["1", "2"])
+    (root / "v").mkdir()
+    write(root / "v/1.mp4", "mpeg4", 5, rate=12)
+    times = [0, 1, 2, 3, 4, 5, 14, 22, 30]
+    write(root / "v/2.mkv", "libx264", 9, rate=25, times=times, options={"preset": "ultrafast"})
+    packed = pack(root, tmp_path / "packed", short_side=24)
+    low = min(12.0, open_source(root, ["2"]).frames_per_second("2"))
+    high = max(12.0, open_source(root, ["2"]).frames_per_second("2"))
+    assert packed.made.fps == [low, high] and " to " in str(packed.made)
+    here, there = (SomethingSomething(place, "train", **SMALL) for place in (tmp_path / "packed", root))
+    assert "(uniform, by time where the frame rate varies)" in here.describe()
+    assert here.source.varying_times("1") is None
+    for dataset in (here, there):
+        assert abs(dataset.source.varying_times("2") - [t / 25 for t in times]).max() < 0.002

@@ -173,52 +173,6 @@ def test_a_file_without_pictures(tmp_path):
         open_file(tmp_path / "a.mp4")
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"),
-    [
-        ("a.webm", "libvpx"),
-        ("a.webm", "libvpx-vp9"),
-        ("a.mp4", "mpeg4"),
-        ("a.avi", "mpeg4"),
-        ("a.mp4", "libx264"),
-        ("a.avi", "libx264"),
-        ("a.gif", None),
-    ],
-)
-def test_containers_and_codecs(tmp_path, files, name, codec):
-    path = tmp_path / name
-    if codec is None:
-        images = [Image.fromarray(files.picture(1, i)) for i in range(40)]
-        images[0].save(path, save_all=True, append_images=images[1:], duration=80)
-    else:
-        files.video(path, 1, 40, codec, options={"g": "12", "auto-alt-ref": "1"})
-    video = open_file(path)
-    assert video.num_frames == 40 and round(video.fps) in (12, 13)
-    frames = list(video.frames())
-    assert numbers(frames) == list(range(40))
-    for index in (0, 11, 12, 13, 38, 39):  # with and without seeking: the very same frame
-        (frame,) = video.frames([index])
-        assert torch.equal(frame, frames[index])
-    some = list(video.frames([3, 26, 27, 39]))
-    assert all(torch.equal(a, frames[i]) for a, i in zip(some, [3, 26, 27, 39]))
-
-
-def test_a_video_held_upright(tmp_path, files):
-    path = tmp_path / "phone.mp4"
-    files.video(path, 1, 2)
-    plain = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1 << 14]]) << 16
-    turned = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1 << 14]]) << 16  # shown a quarter turn clockwise
-    plain, turned = (matrix.astype(">i4").tobytes() for matrix in (plain, turned))
-    head, matrix, tail = path.read_bytes().rpartition(plain)  # the track's, after the file's
-    assert matrix
-    path.write_bytes(head + turned + tail)
-    (frame, _) = open_file(path).frames()
-    assert frame.shape == (40, 30, 3)
-    assert (
-        frame[0, :, 2].float().mean() < 20 and frame[-1, :, 2].float().mean() > 235
-    )  # was left, right
-
-
 def test_odd_sizes(tmp_path, files):
     files.video(tmp_path / "a.webm", 1, 3, height=31, width=45)
     source, video = open_video(tmp_path / "a.webm")

@@ -8,12 +8,9 @@ Something-Something v1, so they are read by the reader of the real data.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,11 +24,6 @@ from rstg_pyg.train.data.mini.scenes import EVENTS, Array, Body, Draws, Stage, s
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing tells whether another process is still rendering
-    fcntl = None
-
 SPLITS = ("train", "validation", "test")
 
 #: Changes whenever the same parameters give other clips.
@@ -40,7 +32,6 @@ VERSION = 1
 _VIDEOS = "20bn-something-something-v1"
 _LIST = "something-something-v1-{}.csv"
 _RECORD = "mini-something.json"
-_UNFINISHED = ".rendering-"  # behind the name of a folder that is not whole; then what mkdtemp adds
 
 
 @dataclass(frozen=True)
@@ -233,10 +224,8 @@ def write_mini_something(
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            _no_leftovers(folder),
-            TemporaryDirectory(prefix=f".{folder.name}{_UNFINISHED}", dir=folder.parent) as temporary,
-        ):
+        prefix = f".{folder.name}.rendering-"
+        with TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
             whole = Path(temporary) / folder.name
             _write(whole, clips, counts, num_threads)
             write_atomically(
@@ -250,29 +239,6 @@ def write_mini_something(
     except OSError as e:
         raise UserError(f"{folder}: cannot be written ({e.strerror or e}); choose another place") from e
     return folder
-
-
-@contextlib.contextmanager
-def _no_leftovers(folder: Path) -> Iterator[None]:
-    """Removes what killed processes left of this folder; inside, no other process does that here.
-
-    Who renders has a shared lock on the folder around it, and who removes has it alone, so that
-    nothing is removed while anybody renders.
-    """
-    if fcntl is None:
-        yield
-        return
-    place = os.open(folder.parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # somebody renders, or the file system has no locks
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in folder.parent.glob(f"{glob.escape(f'.{folder.name}{_UNFINISHED}')}????????"):
-                shutil.rmtree(left, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            fcntl.flock(place, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(place)
 
 
 def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_threads: int) -> None:

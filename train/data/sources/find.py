@@ -55,10 +55,10 @@ def open_source(root: str | Path, videos: Sequence[str], kind: str = "auto") -> 
     if found:
         have = ", ".join(source.kind for source in found)
         raise UserError(f"data.source={kind}: {root} has none; it has data.source={have}")
-    raise UserError(f"data.root: {_no_videos(root, videos)}")
+    raise UserError(f"data.root: {no_videos(root, videos)}")
 
 
-def _no_videos(root: Path, videos: Sequence[str]) -> str:
+def no_videos(root: Path, videos: Sequence[str]) -> str:
     """Says where videos were looked for, and where they are instead."""
     parent = root.resolve().parent
     if find_sources(parent, videos):

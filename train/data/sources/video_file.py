@@ -141,7 +141,10 @@ class VideoFile:
             reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
             if isinstance(e, av.error.ExitError):
                 reason = f"no packet in {PATIENCE:g} seconds of reading"
-            raise UserError(f"{self.path}: the video cannot be decoded ({reason}); {_REMEDY}") from e
+            remedy = _REMEDY
+            if isinstance(e, av.error.DecoderNotFoundError):
+                remedy = "convert it"
+            raise UserError(f"{self.path}: the video cannot be decoded ({reason}); {remedy}") from e
 
     def _scan(
         self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
