@@ -280,6 +280,8 @@ def _cover(folder: Path, rng: Rng) -> Path:
     with av.open(str(path), "w") as container:
         cover = container.add_stream("mjpeg", rate=25)
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "g": "10"})
+        if rng.random() < 0.5:  # FFmpeg prefers streams that are marked so
+            cover.disposition = av.stream.Disposition.default
         for each, pix_fmt in ((cover, "yuvj420p"), (stream, "yuv420p")):
             each.height, each.width, each.pix_fmt = 48, 64, pix_fmt
         container.mux(cover.encode(av.VideoFrame.from_ndarray(255 - picture(0), format="rgb24")))
@@ -319,7 +321,8 @@ def in_order(path: Path) -> list[np.ndarray]:
             return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
     frames, reformatter = [], VideoReformatter()
     with av.open(f"file:{path}") as container:
-        for packet in container.demux(container.streams.best("video")):
+        streams = container.streams.video
+        for packet in container.demux(streams[1] if path.stem == "cover" else streams[0]):
             try:
                 decoded = packet.decode()
             except av.error.InvalidDataError:

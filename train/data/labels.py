@@ -125,7 +125,8 @@ def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]
     path = files.splits[split]
     read = {"v1": _read_csv, "v2": _read_v2, "tsm": _read_list, "mmaction": _read_list}[files.kind]
     numbers = {name: number for number, name in enumerate(classes)}
-    videos, seen = [], {}
+    videos: list[Video] = []
+    seen: dict[str, str] = {}
     for place, name, label, *frames in read(path, split == "test"):
         where = f"{path}, {place}"
         _check_id(where, name)

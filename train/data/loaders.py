@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class VideoLoader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         batch_size: int,
         steps: int | None = None,
         shuffle: bool = False,
@@ -101,7 +102,7 @@ class VideoLoader:
         self.step = first
         batches = (self.visits(step) for step in range(first, self.steps))
         if isinstance(self.dataset, SyncMNIST) and self.num_workers == 0:
-            source = (self._generate(visits) for visits in batches)
+            source: Iterator[Any] = (self._generate(visits) for visits in batches)
         else:
             source = iter(self._workers([visits.tolist() for visits in batches]))
         while True:
@@ -113,7 +114,7 @@ class VideoLoader:
             self.step += 1
             yield batch
 
-    def _generate(self, visits: Tensor) -> _Batch:
+    def _generate(self, visits: Tensor) -> _Batch | UserError:
         if len(visits) == 0:
             return _stack([])
         videos = self.dataset.videos(visits)
@@ -166,7 +167,7 @@ class VideoLoader:
         return ", ".join(video_names(self.dataset, visits)) or "no video"
 
 
-def video_names(dataset: Dataset, visits: Iterable[int]) -> list[str]:
+def video_names(dataset: Any, visits: Iterable[int]) -> list[str]:
     """What the videos of some visits are called: by their ids, or by their numbers."""
     ids = getattr(dataset, "ids", range(len(dataset)))
     return [f"video {ids[visit % len(dataset)]}" for visit in visits]
@@ -177,7 +178,7 @@ class _Reader(Dataset):
     worker's traceback. Every worker says in shared memory which visit it is at.
     """
 
-    def __init__(self, dataset: Dataset, reading: Tensor):
+    def __init__(self, dataset: Any, reading: Tensor):
         self.dataset = dataset
         self.reading = reading  # [workers], -1 for none
 

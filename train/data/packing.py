@@ -41,7 +41,7 @@ from rstg_pyg.train.files import cannot_be_written, flush_folder, remove_leftove
 try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two programs from packing the same store
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _TRANSACTION = 64 << 20  # bytes
 _LONGEST_KEY = 511  # LMDB's
@@ -240,11 +240,15 @@ class _Writer:
         )
 
 
+def _copy(path: Path, to: Path) -> None:
+    shutil.copyfile(path, to)
+
+
 def _finish(unfinished: Path, out: Path, files: LabelFiles) -> None:
     """Puts the label files beside the frames and gives the store its name."""
     for path in files.all:
         copy = unfinished / path.relative_to(files.root)
-        write_atomically(copy, lambda temporary, path=path: shutil.copyfile(path, temporary))
+        write_atomically(copy, partial(_copy, path))
         remove_leftovers(copy.parent)
     try:
         (unfinished / "lock").unlink(missing_ok=True)

@@ -30,9 +30,9 @@ def nearest_names(name: str, among: Path | Iterable[str], count: int = 3) -> lis
     names = [n for n in among if not n.startswith(".")]
     wanted = _number(name)
     if wanted is not None:
-        numbered = [n for n in names if _number(n) is not None]
+        numbered = [(abs(number - wanted), n) for n in names if (number := _number(n)) is not None]
         if numbered:
-            return sorted(numbered, key=lambda n: (abs(_number(n) - wanted), n))[:count]
+            return [n for _, n in sorted(numbered)][:count]
     return difflib.get_close_matches(name, names, n=count, cutoff=0.3) or sorted(names)[:count]
 
 

@@ -29,7 +29,7 @@ def uniform_shifted(length: int, num_frames: int, times: Times | None = None) ->
 
 
 def segments(
-    length: int, num_frames: int, offset: float | Indices, times: Times | None = None
+    length: int, num_frames: int, offset: float | Times, times: Times | None = None
 ) -> Indices:
     """One frame of each of ``num_frames`` equal segments; ``[T]``.
 
@@ -42,7 +42,7 @@ def segments(
     return _frames((np.arange(num_frames) + offset) * (length / num_frames), length, times)
 
 
-def _frames(places: Times, length: int, times: Times | None) -> Indices:
+def _frames(places: NDArray[np.floating], length: int, times: Times | None) -> Indices:
     """The frames at places from 0 to ``length - 1``."""
     if times is None:
         return places.astype(np.int64).clip(0, length - 1)
@@ -87,4 +87,4 @@ def test_indices(
     return clips[:count]
 
 
-test_indices.__test__ = False  # not a test, whatever pytest thinks of the name
+setattr(test_indices, "__test__", False)  # noqa: B010  (not a test, whatever pytest thinks)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_atomically
+from rstg_pyg.train.files import write_text
 
 #: The label of the blank clip that stands where no video of a batch could be read: it counts for
 #: nothing and keeps processes that train together in step.
@@ -66,7 +66,7 @@ class Skipped:
         table.writerow(_FIELDS)
         for (part, video), (times, reason) in sorted(self.rows.items()):
             table.writerow((part, video, times, reason))
-        write_atomically(self.path, lambda p: p.write_text(text.getvalue(), encoding="utf-8"))
+        write_text(self.path, text.getvalue())
 
     def gather(self) -> None:
         """Puts the lists of all processes together when all are done; the first one writes it."""

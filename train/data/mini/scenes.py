@@ -298,26 +298,16 @@ EVENTS = {
         "Pushing something from left to right",
         "Pushing something from right to left",
     ),
+    **_both_ways(_grow, "Moving something toward the camera", "Moving something away from the camera"),
     **_both_ways(
-        _grow,
-        "Moving something toward the camera",
-        "Moving something away from the camera",
-    ),
-    **_both_ways(
-        _join_one,
-        "Moving something closer to something",
-        "Moving something away from something",
+        _join_one, "Moving something closer to something", "Moving something away from something"
     ),
     **_both_ways(
         _join_both,
         "Moving something and something closer to each other",
         "Moving something and something away from each other",
     ),
-    **_both_ways(
-        _enter,
-        "Putting something on a surface",
-        "Taking something from somewhere",
-    ),
+    **_both_ways(_enter, "Putting something on a surface", "Taking something from somewhere"),
     **_both_ways(
         partial(_cover, in_front=False),
         "Putting something behind something",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.data.sampling import Times
+from rstg_pyg.train.data.sampling import Indices, Times
 from rstg_pyg.train.data.transforms import resize_short_side
 from rstg_pyg.train.errors import UserError
 
@@ -101,7 +101,9 @@ class FrameSource(ABC):
                 )
             yield resize_short_side(frame[None], short_side)[0]
 
-    def read(self, video: str, indices: Sequence[int], short_side: int | None = None) -> Tensor:
+    def read(
+        self, video: str, indices: Sequence[int] | Indices, short_side: int | None = None
+    ) -> Tensor:
         """Reads frames, ``[T, H, W, 3]`` uint8.
 
         Args:

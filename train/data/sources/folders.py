@@ -70,7 +70,7 @@ class FrameFolders(FrameSource):
     def find(cls, root: Path, videos: Sequence[str]) -> FrameFolders | None:
         """The frame folders of the videos below ``root``, if there are any."""
         place = find_place(root, videos, names_of_folders, lambda place: _first(place) is not None)
-        return None if place is None else cls(place, {0, 1, _first(place)})
+        return None if place is None else cls(place, {0, 1, _first(place) or 0})
 
     def location(self, video: str) -> Path:
         """The video's folder."""
@@ -119,8 +119,7 @@ class FrameFolders(FrameSource):
 
 
 def _missing_frame(folder: Path, number: int, next_name: str, names: list[str]) -> UserError:
-    prefix, digits, suffix = _NAME.fullmatch(next_name).groups()
-    name = f"{prefix}{number:0{len(digits)}d}{suffix}"
+    name = _NAME.sub(lambda match: f"{match[1]}{number:0{len(match[2])}d}{match[3]}", next_name)
     near = beside(name, names)
     return UserError(f"{folder / name}: the frame is missing, expected numbers without a gap{near}")
 

@@ -176,8 +176,7 @@ class PackedVideos(FrameSource):
 
     def videos(self) -> list[str]:
         """The ids of all videos."""
-        self._get(MADE_KEY)  # opens it where that is still to do
-        return list_videos(self._opened.transaction)
+        return list_videos(self._open().transaction)
 
     def num_frames(self, video: str) -> int:
         """The number of frames."""
@@ -212,7 +211,7 @@ class PackedVideos(FrameSource):
             table = np.frombuffer(record, _ENTRY, count, _HEADER.size)
         except (struct.error, ValueError):
             raise self._damaged(f"the video {video}") from None
-        if count == 0 or zlib.crc32(table) != crc:
+        if count == 0 or zlib.crc32(table.tobytes()) != crc:
             raise self._damaged(f"the video {video}")
         return record, table
 
@@ -221,11 +220,14 @@ class PackedVideos(FrameSource):
             f"{self.path}: {what} is damaged (wrong checksum); copy the store again, or pack it again"
         )
 
-    def _get(self, key: bytes) -> memoryview | None:
+    def _open(self) -> _Opened:
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _open(self.path)
+        return self._opened
+
+    def _get(self, key: bytes) -> memoryview | None:
         try:
-            return self._opened.transaction.get(key)
+            return self._open().transaction.get(key)
         except lmdb.Error as e:
             raise UserError(
                 f"{self.path}: the packed store is damaged ({e}); copy it again, or pack it again"

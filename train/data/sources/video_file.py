@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -121,12 +122,8 @@ class VideoFile:
             with av.open(
                 f"file:{self.path}", options=_CONTAINER_OPTIONS, timeout=PATIENCE
             ) as container:
-                stream = container.streams.best("video")
-                if stream is None:
-                    raise UserError(f"{self.path}: the file has no video stream")
+                stream = self._best_stream(container)
                 codec = stream.codec_context
-                if stream.disposition & av.stream.Disposition.attached_pic:
-                    raise UserError(f"{self.path}: the file has no video, only a cover picture")
                 if codec.width * codec.height > MOST_PIXELS:
                     raise UserError(
                         f"{self.path}: expected frames of at most {MOST_PIXELS:,} pixels (it says that "
@@ -146,13 +143,27 @@ class VideoFile:
                 remedy = "convert it"
             raise UserError(f"{self.path}: the video cannot be decoded ({reason}); {remedy}") from e
 
+    def _best_stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        """FFmpeg's choice, but no picture where there is a video."""
+        best, streams = container.streams.best("video"), container.streams.video
+        if best is None:
+            raise UserError(f"{self.path}: the file has no video stream")
+        attached = av.stream.Disposition.attached_pic
+        videos = [stream for stream in streams if not stream.disposition & attached]
+        if not videos:
+            raise UserError(f"{self.path}: the file has no video, only a cover picture")
+        moving = [s for s in videos if s.codec_context.codec.canonical_name not in _STILL] or videos
+        return next((stream for stream in moving if stream.index == best.index), moving[0])
+
     def _scan(
         self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
-    ) -> tuple[list[int], bool]:
+    ) -> tuple[list[Any], bool]:
         """The frames' time stamps as the packets have them, and whether these are the truth."""
         context = stream.codec_context
         codec, header = context.codec.canonical_name, context.extradata or b""
-        stamps, keys, first = [], [], None
+        stamps: list[Any] = []  # numbers, or None where a packet has none
+        keys: list[Any] = []
+        firsts: list[Any] = []  # the first packet's
         end = last = 0  # in time, and in the file
         honest = True  # whether decoding can start at what is marked as a key frame
         for packet in container.demux(stream):
@@ -164,8 +175,8 @@ class VideoFile:
             honest = honest and not (
                 key and codec in _CODECS and not is_key(codec, header, bytes(packet))
             )
-            if first is None:
-                first = packet.pts
+            if not firsts:
+                firsts.append(packet.pts)
                 self._begins_between_keys = not key
             if packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 0x10):
                 continue  # cut off by an edit list, or an invisible reference frame
@@ -175,12 +186,12 @@ class VideoFile:
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
             last = max(last, (packet.pos or 0) + packet.size)
         told = (container.duration or 0) / av.time_base
-        end = float(end * stream.time_base)
+        seconds = float(end * (stream.time_base or 0))
         read = container.format.name == _CONTAINERS[1] or last + 500 > 0.9 * container.size
         whole = length_known and read  # then the last frame is a long one
-        if not whole and len(container.streams) == 1 and end + 0.5 < 0.9 * told:
+        if not whole and len(container.streams) == 1 and seconds + 0.5 < 0.9 * told:
             raise UserError(
-                f"{self.path}: the video is truncated, {len(stamps)} frames end at {end:.1f} of "
+                f"{self.path}: the video is truncated, {len(stamps)} frames end at {seconds:.1f} of "
                 f"{told:.1f} seconds; {_REMEDY}"
             )
         others = {other.type for other in container.streams if other.index != stream.index}
@@ -193,7 +204,7 @@ class VideoFile:
             and not self._begins_between_keys
             and None not in stamps
             and len(set(stamps)) == len(stamps)
-            and all(first <= stamp for stamp in stamps)  # pictures before it need what is not there
+            and all(firsts[0] <= stamp for stamp in stamps)  # pictures before it need what is not there
         )
         if trusted:
             stamps.sort()
@@ -245,9 +256,9 @@ class VideoFile:
                 key = self._keys[before - 1] if before else 0
                 if key > at + 1:
                     frames, at = self._from(container, stream, key), key - 1
-                frame = None
-                while at < index:
-                    frame, at = next(frames), at + 1
+                for _ in range(index - at):
+                    frame = next(frames)
+                at = index
                 yield frame, float(stream.sample_aspect_ratio or 1)
 
     def _from(
@@ -297,7 +308,7 @@ def _shown(frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -
                 f"expected frames of at most {MOST_PIXELS:,} pixels (shown are {width} x {height})"
             )
         shown = resize(shown[None], height, width)[0]
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return shown if matrix is None else _oriented(shown, np.frombuffer(bytes(matrix), np.int32))
 
 

@@ -173,7 +173,7 @@ def _builtin(split: str) -> Digits:
     part = slice(None, _BUILTIN_TRAIN) if split == "train" else slice(_BUILTIN_TRAIN, None)
     small = np.round(data.images[part] * (255 / 16)).astype(np.uint8)
     images = np.stack(
-        [np.asarray(Image.fromarray(im).resize((SIDE, SIDE), Image.BICUBIC)) for im in small]
+        [np.asarray(Image.fromarray(im).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for im in small]
     )
     return Digits(
         torch.from_numpy(images),
