@@ -129,6 +129,7 @@ class RSTGConv(SpaceStage, MessagePassing):
 
     edge_updater: Callable[..., Tensor]  # of MessagePassing
     propagate: Callable[..., Tensor]
+    aggr_module: Callable[..., Tensor]
 
     def forward(
         self,

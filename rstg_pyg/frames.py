@@ -8,8 +8,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.typing import Adj
-from torch_geometric.utils import is_sparse, is_torch_sparse_tensor
+from torch_geometric.typing import Adj, SparseTensor
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_index
 
 from rstg_pyg.cells import Cell, CellState, Histories
 from rstg_pyg.checks import ORDER, check_edges, edge_tensor
@@ -172,15 +172,19 @@ class FlatFrames:
         node, batch = node.long(), batch.long()
         if rows > 0 and int(node.min()) < 0:
             raise ValueError(f"Expected 'node' to count nodes from 0 (got {int(node.min())})")
-        if isinstance(edge_index, Tensor) and not is_torch_sparse_tensor(edge_index):
+        if is_torch_sparse_tensor(edge_index):
+            target, source = to_edge_index(edge_index)[0]
+        elif isinstance(edge_index, SparseTensor):
+            target, source, _ = edge_index.coo()
+        else:
             source, target = check_edges(edge_index, rows)
-            across = (batch[source] != batch[target]).nonzero()
-            if len(across) > 0:
-                i = int(across[0])
-                raise ValueError(
-                    "Expected edges between rows of the same frame (got an edge from frame "
-                    f"{int(batch[source[i]])} to frame {int(batch[target[i]])})"
-                )
+        across = (batch[source] != batch[target]).nonzero()
+        if len(across) > 0:
+            i = int(across[0])
+            raise ValueError(
+                "Expected edges between rows of the same frame (got an edge from frame "
+                f"{int(batch[source[i]])} to frame {int(batch[target[i]])})"
+            )
         num_nodes = max(known, int(node.max()) + 1 if rows > 0 else 0)
         return cls(edge_index, edge_attr, node=node, batch=batch, num_nodes=num_nodes, **values)
 

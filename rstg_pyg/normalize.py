@@ -81,7 +81,7 @@ def _of_pyg(kind: Any) -> bool:
     return isinstance(kind, type) and kind.__module__.startswith("torch_geometric.nn.norm")
 
 
-def _refuse(kind: type) -> None:
+def _refuse(kind: Any) -> None:
     """Refuses norms by name."""
     for refused, why in _REFUSED.items():
         if issubclass(kind, refused) and not _of_pyg(kind):

@@ -212,7 +212,7 @@ class RSTG(torch.nn.Module):
         known = None if state is None else nodes_of_state(state, stages, self.last_cell)
         values: Dict[str, Any] = dict(pos=pos, node_type=node_type, edge_weight=edge_weight)
         shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        width = self.in_channels
+        width: int = self.in_channels
         if width == -1 and self.lin_in is not None:
             width = self.lin_in.in_channels  # -1 before the first input
         if not isinstance(x, Tensor) or x.dim() not in (2, 4) or width not in (-1, x.size(-1)):

@@ -6,7 +6,7 @@ their vector units. oneDNN comes with PyTorch, makes its kernels for the process
 (``torch.backends.mkldnn.flags(enabled=False)``), everything is ``mm`` again.
 """
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch_geometric.nn
@@ -87,7 +87,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
 
 class _Plain(torch.nn.Linear):
-    def __init__(self):
+    def __init__(self, *args: Any, **kwargs: Any):
         torch.nn.Module.__init__(self)  # PyG's class makes the parameters
 
 
@@ -97,13 +97,16 @@ class Linear(torch_geometric.nn.Linear, _Plain):
     It also is a :class:`torch.nn.Linear`, which adapters (LoRA) look for, and takes parametrizations.
     """
 
+    in_channels: int
+    out_channels: int
+
     @property
-    def in_features(self) -> int:
+    def in_features(self) -> int:  # type: ignore[override]
         """As torch calls it."""
         return self.in_channels
 
     @property
-    def out_features(self) -> int:
+    def out_features(self) -> int:  # type: ignore[override]
         """As torch calls it."""
         return self.out_channels
 

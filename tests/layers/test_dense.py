@@ -73,16 +73,6 @@ def test_dense_padded_graphs_equal_their_own():
         torch.testing.assert_close(out[b, :size], alone)
 
 
-@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
-def test_dense_norms_equal_sparse(lead):
-    sparse, dense = make_twins(norm=JointLayerNorm, after_aggr=JointLayerNorm, heads=2)
-    adj = random_adj(6, 6)
-    x = torch.randn(*lead, 6, 4, dtype=torch.double)
-    torch.testing.assert_close(dense(x, adj), sparse(x, edges_of(adj)))
-    adj[:] = 1
-    torch.testing.assert_close(dense(x, adj), sparse(x, edges_of(adj)))
-
-
 def test_dense_dropout_only_in_training():
     torch.manual_seed(0)
     _, plain = make_twins()
@@ -128,33 +118,8 @@ def test_dense_float_and_bfloat16():
         torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance * scale)
 
 
-def test_dense_reset_parameters():
-    _, dense = make_twins(heads=2, norm=JointLayerNorm, **OPTIONS["all"])
-    torch.manual_seed(5)
-    dense.reset_parameters()
-    first = {k: v.clone() for k, v in dense.state_dict().items()}
-    dense.reset_parameters()
-    assert any(not torch.equal(v, first[k]) for k, v in dense.state_dict().items())
-    torch.manual_seed(5)
-    dense.reset_parameters()
-    assert all(torch.equal(v, first[k]) for k, v in dense.state_dict().items())
-
-
 def test_dense_repr():
     assert str(DenseRSTGConv(-1, 8, heads=4)) == "DenseRSTGConv(-1, 8, hidden_channels=8, heads=4)"
-
-
-@pytest.mark.parametrize(
-    "kwargs, message",
-    [
-        ({"heads": 3}, r"'hidden_channels' \(got 8\) must be divisible by the number of heads"),
-        ({"attention": "cosine"}, "'attention' to be 'dot', 'additive' or None"),
-        ({"num_send_layers": 0}, "'num_send_layers' to be at least 1"),
-    ],
-)
-def test_dense_constructor_errors(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        DenseRSTGConv(4, 8, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -193,31 +158,6 @@ def test_dense_compiles_with_node_types():
     compiled = torch.compile(dense, fullgraph=True, backend="eager")
     adj = random_adj(5, 5)
     torch.testing.assert_close(compiled(x, adj, **inputs), dense(x, adj, **inputs))
-
-
-# Inputs that the sparse layer refuses with a ValueError ("Raises: if sizes do not match").
-@pytest.mark.parametrize(
-    "options, inputs",
-    [
-        ({"pos_channels": 2}, {"pos": (1, 2)}),
-        ({"pos_channels": 2}, {"pos": (5, 3)}),
-        ({"edge_dim": 2}, {}),
-        ({}, {"edge_attr": (5, 5, 2)}),
-        ({"attention": None, "edge_weight_on": "logits"}, {"edge_weight": (5, 5)}),
-        ({"num_node_types": 2}, {"node_type": (3,)}),
-    ],
-    ids=["pos_rows", "pos_channels", "no_edge_attr", "edge_attr", "edge_weight", "node_type"],
-)
-def test_dense_refuses_what_sparse_refuses(options, inputs):
-    inputs = {key: torch.zeros(shape) for key, shape in inputs.items()}
-    if "node_type" in inputs:
-        inputs["node_type"] = inputs["node_type"].long()
-    x, adj = torch.randn(5, 4), torch.ones(5, 5)
-    edges = {k: v.flatten(0, 1) if k.startswith("edge") else v for k, v in inputs.items()}
-    with pytest.raises(ValueError):
-        RSTGConv(4, 8, **options)(x, edges_of(adj), **edges)
-    with pytest.raises(ValueError):
-        DenseRSTGConv(4, 8, **options)(x, adj, **inputs)
 
 
 def test_dense_has_the_same_state_dict():

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
-from torch_geometric.nn import GraphNorm
 from torch_geometric.utils import to_torch_csc_tensor
 
-from rstg_pyg import RSTG, ChannelBatchNorm, JointLayerNorm
+from rstg_pyg import RSTG
 from rstg_pyg.cells import Histories
 from rstg_pyg.graphs import join_sequences
 
@@ -128,21 +127,6 @@ def test_gradients_of_rows(make, cell):
     assert torch.autograd.gradcheck(outputs, batch.x.requires_grad_())
 
 
-def test_a_norm_of_frames_sees_frames_and_a_batch_norm_sees_rows(make):
-    frames = tracks(1, COMING)
-    batch = join_sequences([frames], node_id="track")
-    for kind in (JointLayerNorm, GraphNorm):
-        model = make(in_norm=kind, num_rounds=1, time_stages="none")
-        expected = [
-            model.convs[0](model.in_norm(model.lin_in(f.x)), f.edge_index) for f in frames if len(f.x)
-        ]
-        torch.testing.assert_close(run(model, batch), torch.cat(expected))
-    model = make(in_norm=ChannelBatchNorm).train()
-    run(model, batch)
-    rows = model.lin_in(batch.x)
-    torch.testing.assert_close(model.in_norm.running_mean, 0.01 * rows.mean(0))
-
-
 def test_histories_are_one_call_of_the_cell_without_padding(make):
     model = make()
     calls = []
@@ -161,6 +145,10 @@ def test_histories_order():
     assert histories.present.tolist() == [1, 0, 3]
 
 
+ACROSS = torch.zeros(5, 5)
+ACROSS[3, 0] = 1.0  # to row 3, from row 0
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
@@ -175,6 +163,8 @@ def test_histories_order():
         (dict(x=torch.ones(5, 3)), ValueError, r"\(got \[5, 3\]\), or \[rows, 4\]"),
         (dict(node=None), ValueError, "'node', which says what rows are one node"),
         (dict(edge_index=torch.tensor([[0], [3]])), ValueError, "from frame 0 to frame 1"),
+        (dict(edge_index=ACROSS.to_sparse()), ValueError, "from frame 0 to frame 1"),
+        (dict(edge_index=ACROSS.to_sparse_csr()), ValueError, "from frame 0 to frame 1"),
         (dict(edge_index=torch.tensor([[0], [5]])), IndexError, "from 0 to 5, but there are 5 nodes"),
         (dict(edge_index=torch.ones(2, 3)), ValueError, r"integers of shape \[2, num_edges\]"),
     ],

@@ -9,6 +9,16 @@ from helpers.conv_cases import (
     make_conv,
     make_inputs,
 )
+from torch_geometric.data import Batch, Data
+from torch_geometric.nn.aggr import (
+    AttentionalAggregation,
+    DeepSetsAggregation,
+    LSTMAggregation,
+    MultiAggregation,
+    QuantileAggregation,
+    SoftmaxAggregation,
+)
+from torch_geometric.utils import coalesce
 
 from rstg_pyg import RSTGConv
 from rstg_pyg.graphs import multiscale_grid
@@ -79,14 +89,24 @@ def test_rstg_conv_arguments_by_position():
     torch.testing.assert_close(out, conv(x, EDGES, **kwargs))
 
 
-@pytest.mark.parametrize("aggr", ["max", "softmax", "median", ["mean", "std"]])
-def test_rstg_conv_aggregations_of_pyg(aggr):
-    aggr_kwargs = dict(mode="sum") if isinstance(aggr, list) else None
-    conv = RSTGConv(4, 8, aggr=aggr, aggr_kwargs=aggr_kwargs)
-    x = torch.randn(NUM_NODES, 4)
-    out = conv(x, EDGES)
-    assert out.shape == (NUM_NODES, 8) and out.isfinite().all()
-    torch.testing.assert_close(conv(x, EDGES.flip(1)), out)
+LIN = torch.nn.Linear(8, 1)
+AGGREGATIONS = [
+    "mean", "max", "min", "mul", "std", "median", "softmax", "powermean",
+    MultiAggregation(["mean", "std"], mode="sum"), SoftmaxAggregation(learn=True, channels=8),
+    AttentionalAggregation(LIN), LSTMAggregation(8, 8), QuantileAggregation(0.3),
+    DeepSetsAggregation(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("aggr", AGGREGATIONS, ids=str)
+def test_rstg_conv_aggregations_of_pyg_treat_samples_by_themselves(aggr):
+    conv = RSTGConv(4, 8, aggr=aggr).double().eval()
+    x, edges = torch.randn(3, NUM_NODES, 4, dtype=torch.double), coalesce(EDGES, sort_by_row=False)
+    alone = torch.stack([conv(sample, edges) for sample in x])
+    assert alone.shape == (3, NUM_NODES, 8) and alone.isfinite().all()
+    torch.testing.assert_close(conv(x, edges), alone)
+    batch = Batch.from_data_list([Data(x=sample, edge_index=edges) for sample in x])
+    torch.testing.assert_close(conv(batch.x, batch.edge_index).view(alone.shape), alone)
 
 
 @pytest.mark.parametrize("attention", ["dot", "additive", None])

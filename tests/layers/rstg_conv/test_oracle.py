@@ -145,3 +145,41 @@ def test_dense_twin(options, in_channels, nodes, lead, weighted, seed):
     torch.testing.assert_close(all_alpha[..., target, source, :], alpha)
     grads = gradients(found, all_alpha[..., target, source, :], tensors + list(dense.parameters()))
     torch.testing.assert_close(grads, expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    attention=st.sampled_from(["dot", "additive", None]),
+    heads=st.sampled_from([1, 2]),
+    sizes=st.tuples(st.integers(1, 5), st.integers(2, 12)),
+    factor=st.sampled_from([2.0, 7.5, 1e-12, 1e12]),
+    path=st.sampled_from(PATHS),
+    seed=st.integers(0, 1000),
+)
+def test_edge_weights_are_factors_of_the_attention(attention, heads, sizes, factor, path, seed):
+    nodes, edges = sizes
+    conv = make_conv(4, 8, seed, attention=attention, heads=heads)
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, nodes, 4, generator=g, dtype=torch.double)
+    ends = torch.randint(nodes, (2, edges), generator=g)
+    weight = torch.rand(edges, generator=g, dtype=torch.double) + 0.1
+
+    def run(weight, ends=ends):
+        with on_path(path):
+            out, (_, alpha) = conv(x, ends, edge_weight=weight, return_attention_weights=True)
+        return out, alpha
+
+    out, alpha = run(weight)
+    torch.testing.assert_close(run(weight * factor), (out, alpha))  # a common one changes nothing
+    torch.testing.assert_close(run(torch.full_like(weight, factor)), run(None))
+    doubled = weight.clone()
+    doubled[0] *= 2
+    assert (run(doubled)[1][:, 0] >= alpha[:, 0] - 1e-12).all()
+    there = torch.rand(edges, generator=g) < 0.6  # zero is no edge, also if all of a node's are
+    without, kept = run(weight[there], ends[:, there])
+    zeroed, share = run(weight * there)
+    torch.testing.assert_close((zeroed, share[:, there]), (without, kept))
+    assert (share[:, ~there] == 0).all()
+    if attention is None:  # the weighted mean
+        total = torch.zeros(nodes, dtype=torch.double).index_add(0, ends[1], weight)
+        torch.testing.assert_close(alpha[0, :, 0], weight / total[ends[1]])
