@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.conv_cases import PATHS, SETTINGS, make_conv, on_path, reference
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rstg_pyg import DenseRSTGConv
@@ -77,7 +77,20 @@ def gradients(out, alpha, tensors):
     return torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True)
 
 
+#: What draws seldom come to: scaled attention and weighted logits of nodes with several neighbors.
+USUAL = dict(
+    attention="dot", heads=2, hidden_channels=None, num_send_layers=2, num_update_layers=2,
+    pos_channels=0, num_node_types=1, edge_dim=None, residual=False, act_last=True, bias=True,
+    attention_scale=0.5, edge_weight_on="logits", norm=None, after_aggr=None, act="relu",
+)  # fmt: skip
+CALL = dict(in_channels=4, sizes=(5, 4, 14), flow="source_to_target", lead=(3,), weighted=True)
+CALL |= dict(own=False, path="plain", seed=0)
+
+
 @pytest.mark.slow
+@example(options=USUAL, **CALL)
+@example(options={**USUAL, "attention": "additive"}, **CALL)
+@example(options={**USUAL, "edge_weight_on": "attention"}, **{**CALL, "path": "fast"})
 @settings(max_examples=100, deadline=None)
 @given(
     options=st.fixed_dictionaries(SETTINGS),
