@@ -96,6 +96,7 @@ def test_data_imports_torch_numpy_decoders_errors_and_files():
             assert known, f"{name} imports {module}"
 
 
+@pytest.mark.slow
 def test_a_data_set_loads_neither_lightning_nor_what_reads_configs():
     code = """import sys, rstg_pyg
 before = set(sys.modules)

@@ -124,6 +124,7 @@ def test_cell_equals_torch(mode, packed):
     torch.library.opcheck(torch.ops.rstg_pyg.cell.default, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
 def test_compiled_cell_under_autocast(mode):
     cell, x = Cell(mode, 3, 4), torch.randn(2, 3, 3)

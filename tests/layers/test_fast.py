@@ -268,6 +268,7 @@ def test_autocast_is_as_close_as_on_the_plain_path(attention, heads):
     assert (fast - exact).norm() <= 0.1 * exact.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [False, True])
 def test_deterministic_mode_gives_the_same_bits(flat, path):
     torch.use_deterministic_algorithms(True)

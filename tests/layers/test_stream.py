@@ -128,6 +128,7 @@ def held():
     return len(tensors), sum(storages.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm head and mean", "graphs everywhere"])
 def test_memory_stays_the_same(name):
     model, x, state = make(name), clip(10), None

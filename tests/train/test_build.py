@@ -88,6 +88,7 @@ def test_places_of_simple_conv(places):
     assert all(block.channels == channels[place] for place, block in model.blocks.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "place", "size", "side"),
     [

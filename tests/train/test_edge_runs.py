@@ -28,6 +28,7 @@ def no_constant(name):
     raise AssertionError(f"{name} in JSON")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

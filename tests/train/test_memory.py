@@ -57,6 +57,7 @@ def test_training_and_evaluation(config, tmp_path):
     assert len(set(counter.counts)) == 1, counter.counts
 
 
+@pytest.mark.slow
 def test_stream(config):
     model = build_model(config, 4).eval()
     state, seen = None, []

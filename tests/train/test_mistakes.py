@@ -135,6 +135,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", CHANGES)
 def test_a_checkpoint_that_does_not_fit_ends_with_a_line(folder, capsys, message):
     path = Path("run/checkpoints/step-1.ckpt")

@@ -69,6 +69,7 @@ def test_part_of_the_training_videos(run, tmp_path, capsys):
     assert "train: 6 videos" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_validation_while_training(run, tmp_path, capsys):
     results = run("data.val_fraction=0.25", "train.validate_every=0")
     assert "no validation while training: the test comes at the end" in capsys.readouterr().out

@@ -41,6 +41,7 @@ def written(tmp_path, *arguments):
     return list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text(encoding="utf-8"))))
 
 
+@pytest.mark.slow
 def test_runs_are_sorted_and_seeds_share_a_row(tmp_path, make_run, capsys):
     runs = [
         make_run("time", 0.6, "model.rstg.space_stages=false"),

@@ -81,6 +81,7 @@ def image_features(model, images):
     return early, model.layer4(model.layer3(model.layer2(early)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torchvision_in_c2d_is_the_image_network_per_frame(image_network):
     backbone = VideoResNet(C2D_KERNELS, pool_padding=1, last_stride=2)

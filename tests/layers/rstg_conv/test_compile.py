@@ -59,6 +59,7 @@ def random_graph(nodes, edges):
     return torch.randint(nodes, (2, edges), generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_rstg_conv_compiles_once_for_all_sizes(lead):
     conv, counter = make_conv(heads=2, num_node_types=2), CompileCounter()
@@ -80,6 +81,7 @@ def test_rstg_conv_compiles_with_edge_index_class(sort_order):
     torch.testing.assert_close(compiled(x, wrapped), conv(x, edge_index))
 
 
+@pytest.mark.slow
 def test_rstg_conv_compiles_once_lazy_sizes_are_known():
     conv = RSTGConv(-1, 8)
     x = torch.randn(NUM_NODES, 4)

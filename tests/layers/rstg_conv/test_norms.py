@@ -80,6 +80,7 @@ def test_a_layer_in_every_form_gives_the_numbers_of_each_graph_alone(name):
             assert all(p.grad is not None for p in conv.message_norm.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["norm", "in_norm"])
 @pytest.mark.parametrize("name", WORKING)
 def test_a_sequence_in_every_form_gives_the_numbers_of_each_clip_and_frame_alone(name, where):

@@ -122,6 +122,7 @@ def test_rstg_conv(options, in_channels, sizes, flow, lead, weighted, own, path,
     torch.testing.assert_close(found, gradients(expected, expected_alpha, tensors))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     options=st.fixed_dictionaries(SETTINGS),

@@ -79,6 +79,7 @@ def test_the_label_follows_from_the_trajectories(digits):
     assert 0.2 < 1 - videos.synchronous.float().mean() < 0.4
 
 
+@pytest.mark.slow
 def test_moves_are_the_published_ones(digits):
     dataset = SyncMNIST(digits, "train", 10_000, none_probability=1.0, num_frames=10, frame_size=8)
     corners = dataset.videos(torch.arange(2000)).corners

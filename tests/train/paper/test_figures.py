@@ -50,6 +50,7 @@ def test_pictures_and_their_numbers(runs, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_without_messages_there_is_no_attention(runs, tmp_path):
     assert write_figures([runs / "mean_lstm"], tmp_path, 5)["attention"] is None
     assert not (tmp_path / "attention.png").exists()

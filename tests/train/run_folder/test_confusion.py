@@ -82,6 +82,7 @@ def test_what_the_curves_show(tmp_path, monkeypatch):
     assert [[*zip(*line.get_data())] for line in rate.lines] == [[(2, 0.1), (4, 0.2)]]
 
 
+@pytest.mark.slow
 def test_a_run_and_an_evaluation_leave_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train = {"epochs": 1, "validate_every": 2, "log_every": 1}

@@ -91,7 +91,7 @@ def test_other_settings_may_differ(path):
 
 def test_many_differences_are_summed_up(path):
     rstg = {"num_rounds": 3, "heads": 2, "attention": "additive", "cell": "gru", "positions": False}
-    refused(path, config_of(rstg={**rstg, "residual": True, "norm": "layer"}), "and 1 more")
+    refused(path, config_of(rstg={**rstg, "residual": True, "norm": "layer"}), "and 2 more")
 
 
 def test_files_that_are_no_weights(tmp_path, config):

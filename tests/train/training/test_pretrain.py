@@ -67,6 +67,7 @@ def test_the_loss(sections):
     assert accuracy.item() == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
     config, model = made(
         model={"backbone": {"filters": [16, 16]}}, pretrain={"steps": 60, "batch_size": 64, "lr": 0.02}

@@ -54,6 +54,7 @@ def test_two_processes_learn_the_same_weights(folder):
         assert torch.allclose(one[name], two[name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_every_video_counts_once_in_evaluation(folder):
     one, two = (json.loads((folder / n / "results.json").read_text()) for n in ("one", "two"))
     assert one["num_videos"] == two["num_videos"] == 33

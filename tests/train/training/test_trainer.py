@@ -85,6 +85,7 @@ def test_torch_is_prepared(monkeypatch):
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [True, False])
 def test_memory_layout_and_compilation(asked):
     conv = torch.nn.Conv3d(2, 2, 3)
