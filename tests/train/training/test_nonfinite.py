@@ -156,6 +156,7 @@ def test_one_number_is_read_back_per_step(folder, monkeypatch):
 
     count = Count()
     monkeypatch.setattr(torch.nn.functional, "one_hot", unchecked)
+    monkeypatch.setattr("rstg_pyg.frames.check_edges", lambda *args: None)  # of the CPU alone
     assert torch.equal(unchecked(torch.tensor([2, 0]), 3), one_hot(torch.tensor([2, 0]), 3))
 
     class Both(StopOnNonFinite):
