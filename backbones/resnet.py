@@ -17,7 +17,7 @@ class FrozenBatchNorm(torch.nn.BatchNorm3d):
     """Batch normalization that always uses its stored statistics, also in training.
 
     Gain and offset are trained; the statistics are those that came with the weights and never
-    change (published code; usual where a batch is a few clips). Epsilon is 1e-5.
+    change (as in the published code; common when a batch has only a few clips). Epsilon is 1e-5.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Stem(torch.nn.Module):
     Args:
         in_channels: Channels of the clip.
         channels: Channels of the output.
-        temporal_kernel: Frames under the convolution.
+        temporal_kernel: Temporal size of the convolution.
         pool_padding: Zero padding of the max pooling (0 as published: 224 -> 112 -> 55).
         small: For small frames: a 3 x 3 convolution with stride 2 and no pooling (64 -> 32).
         norm: Makes the norm.
@@ -75,15 +75,15 @@ class Stem(torch.nn.Module):
 
 
 class Bottleneck(torch.nn.Module):
-    """Convolutions ``(t, 1, 1)``, ``(1, 3, 3)``, ``(1, 1, 1)`` and a shortcut; the stride is spatial
-    and sits on the second one.
+    """Convolutions ``(t, 1, 1)``, ``(1, 3, 3)``, ``(1, 1, 1)`` and a shortcut. The second convolution
+    has the (spatial) stride.
 
     Args:
         in_channels: Channels of the input.
         width: Channels between the convolutions.
         channels: Channels of the output.
         stride: Spatial stride.
-        temporal_kernel: Frames under the first convolution, ``t``.
+        temporal_kernel: Temporal size ``t`` of the first convolution.
         norm: Makes the norms.
     """
 
@@ -118,7 +118,7 @@ class Bottleneck(torch.nn.Module):
 
 
 class NonLocalBlock(torch.nn.Module):
-    r"""Self-attention of all cells of all frames over a spatially halved copy, added to the map.
+    r"""Self-attention from all positions of all frames to a spatially pooled copy, added to the map.
 
     .. math::
         y = x + \mathrm{BN} \left( W_o \, \mathrm{softmax} \left( \frac{\theta(x)^\top \phi(p)}
@@ -143,7 +143,7 @@ class NonLocalBlock(torch.nn.Module):
         self.pool = torch.nn.MaxPool3d((1, 2, 2))
 
     def branch(self, x: Tensor) -> Tensor:
-        """What is added to the map ``[B, C, T, H, W]``."""
+        """The residual branch, ``[B, C, T, H, W]``."""
         small = self.pool(x)
         query, key, value = (
             y.flatten(2).transpose(1, 2) for y in (self.theta(x), self.phi(small), self.g(small))
@@ -162,11 +162,11 @@ class VideoResNet(torch.nn.Module):
 
     The defaults are the published RSTG code's: no padding in the first max pooling, half the frames
     after ``res2``, stride 1 in ``res5``, batch norm with frozen statistics. (``pool_padding=1,
-    last_stride=2`` are the geometry of SlowFast and PyTorchVideo.)
+    last_stride=2`` gives the geometry of SlowFast and PyTorchVideo.)
 
     Its ``stages`` are ``stem``, ``res2_0`` ... ``res5_2`` (one per bottleneck), ``pool2`` and
-    ``nonlocal3_1`` and so on, in the order in which they run. ``places`` says after which of them an
-    RSTG block "in" a residual stage is inserted: after the stage's second to last bottleneck.
+    ``nonlocal3_1`` and so on, in the order in which they run. ``places`` maps a residual stage to the
+    name after which an RSTG block is inserted: that of the stage's second to last bottleneck.
 
     Args:
         temporal_kernels: Temporal kernels of stem and stages, each cycled over its blocks:
@@ -261,21 +261,21 @@ class VideoResNet(torch.nn.Module):
 
 
 def c2d_resnet50(**kwargs) -> VideoResNet:
-    """ResNet-50 frame by frame; only the max pooling after ``res2`` joins frames (23.9 M with a head
-    for 174 classes). ``kwargs`` go to :class:`VideoResNet`.
+    """ResNet-50 frame by frame; only the max pooling after ``res2`` combines frames (23.9 M parameters
+    with a head for 174 classes). ``kwargs`` go to :class:`VideoResNet`.
     """
     return VideoResNet(C2D_KERNELS, **kwargs)
 
 
 def i3d_resnet50(**kwargs) -> VideoResNet:
-    """ResNet-50 with temporal kernels of 5 and 3 frames (27.6 M with a head for 174 classes).
+    """I3D: ResNet-50 with temporal kernels of 5 and 3 (27.6 M parameters with a head for 174 classes).
     ``kwargs`` go to :class:`VideoResNet`.
     """
     return VideoResNet(I3D_KERNELS, **kwargs)
 
 
 def nonlocal_resnet50(**kwargs) -> VideoResNet:
-    """:func:`i3d_resnet50` with five non-local blocks in ``res3`` and ``res4`` (35.0 M with a head for
-    174 classes). ``kwargs`` go to :class:`VideoResNet`.
+    """:func:`i3d_resnet50` with five non-local blocks in ``res3`` and ``res4`` (35.0 M parameters with
+    a head for 174 classes). ``kwargs`` go to :class:`VideoResNet`.
     """
     return VideoResNet(I3D_KERNELS, **{"nonlocal_stages": ("res3", "res4"), **kwargs})

@@ -14,7 +14,7 @@ class ConvStage(torch.nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        padding: Zero padding of the convolution, in cells.
+        padding: Zero padding of the convolution, in pixels.
         pool: Whether to halve the map by max pooling.
     """
 
@@ -44,7 +44,7 @@ class SimpleConv(torch.nn.Module):
     r"""Convolutions, ReLU and max pooling, frame by frame.
 
     The paper's network for SyncMNIST (appendix; published code, ``SimpleConv``) has three stages of
-    512 filters without padding: 64 -> 31 -> 14 -> 6 cells.
+    512 filters without padding: 64 -> 31 -> 14 -> 6 pixels.
 
     Args:
         in_channels: Channels of the clips. (default: 1)
@@ -58,7 +58,7 @@ class SimpleConv(torch.nn.Module):
         - **output:** feature map :math:`(B, F, T, H', W')`
 
     Raises:
-        ValueError: If ``pool`` has not one value per stage.
+        ValueError: If ``pool`` does not have one value per stage.
     """
 
     #: Frames do not depend on each other, so clips can be fed as a stream.

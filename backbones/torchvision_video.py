@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models import get_model, list_models
 from torchvision.models import video as networks
 
-#: Called with a node's name and its map ``[B, C, T, H, W]``; returns the map to go on with.
+#: Called with a node's name and its map ``[B, C, T, H, W]``; returns the map for the next node.
 After = Callable[[str, Tensor], Tensor]
 
 
@@ -23,15 +23,15 @@ def available_networks() -> list[str]:
 class TorchvisionVideo(torch.nn.Module):
     r"""A video network of torchvision without its classifier.
 
-    Nodes carry torchvision's own names: ``stem`` and ``layer1`` ... ``layer4`` of ``r3d_18``,
+    Nodes have torchvision's own names: ``stem`` and ``layer1`` ... ``layer4`` of ``r3d_18``,
     ``mc3_18`` and ``r2plus1d_18``; ``features.0`` ... of ``s3d``; ``patch_embed`` and ``features.0``
     ... of ``swin3d_*``; ``blocks.0`` ... of ``mvit_*``, whose class token is not in the
     maps. The last map is the one that the network's classifier pools.
 
     Args:
         name: One of :func:`available_networks`.
-        clip_size: Frames, height and width of the clips; ``mvit_*`` takes no others than 16, 224,
-            224. (default: ``(16, 224, 224)``)
+        clip_size: Frames, height and width of the clips; ``mvit_*`` only accepts 16, 224, 224.
+            (default: ``(16, 224, 224)``)
         **kwargs: Arguments of the network, for example ``weights="KINETICS400_V1"``, which
             torchvision downloads.
 
@@ -84,7 +84,7 @@ class TorchvisionVideo(torch.nn.Module):
 
         Args:
             clip: Clips ``[B, 3, T, H, W]``.
-            after: What happens after every node. (default: nothing)
+            after: A function called after every node. (default: none)
         """
         after = after or (lambda node, x: x)
         network = self.network
@@ -112,7 +112,7 @@ def _children(network: Any) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 def _run_swin(network: networks.SwinTransformer3d, clip: Tensor, after: After) -> Tensor:
-    """Swin keeps its channels last."""
+    """Swin has channels last."""
 
     def node(name: str, x: Tensor) -> Tensor:
         return after(name, x.movedim(-1, 1)).movedim(1, -1)
@@ -128,13 +128,13 @@ def _run_swin(network: networks.SwinTransformer3d, clip: Tensor, after: After) -
 
 
 def _run_mvit(network: networks.MViT, clip: Tensor, after: After) -> Tensor:
-    """MViT's maps are sequences of tokens with a class token in front."""
+    """MViT's maps are sequences of tokens, with a class token first."""
     x = network.conv_proj(clip)
     size = tuple(x.shape[2:])
     encoding = network.pos_encoding
     wanted = (encoding.temporal_size, *encoding.spatial_size)
     if size != wanted:
-        raise RuntimeError(f"its positions are for {wanted} tokens, these clips give {size}")
+        raise RuntimeError(f"its position encodings are for {wanted} tokens, these clips give {size}")
     x = encoding(x.flatten(2).transpose(1, 2))
     last = len(network.blocks) - 1
     for i, block in enumerate(network.blocks):

@@ -1,4 +1,4 @@
-"""Regions of multi-scale grids, who touches whom, and where each region is."""
+"""Multi-scale grids: their regions, which regions are adjacent, and their positions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _boxes(cells: Tensor) -> tuple[Tensor, int, int]:
 
 
 def _touching(boxes: Tensor) -> Tensor:
-    """``edge_index [2, E]``, sorted by target: pairs that share area or a piece of border."""
+    """``edge_index [2, E]``, sorted by target: pairs that overlap or share part of a border."""
     low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     overlap = high - low  # [N, N, 2]: negative apart, zero in contact, positive overlapping
@@ -86,7 +86,7 @@ def _touching(boxes: Tensor) -> Tensor:
 
 
 def _with_numbers(build: Callable) -> Callable:
-    """Builds on the CPU, then moves to the default device, which may have no numbers (``meta``)."""
+    """Builds on the CPU, then moves to the default device, which may hold no data (``meta``)."""
 
     @functools.wraps(build)
     def built(*args, **kwargs):
@@ -102,9 +102,9 @@ def _with_numbers(build: Callable) -> Callable:
 def position_maps(scales: Sequence[Scale], map_size: int | None = None) -> Tensor:
     r"""The positional heat map of every region, flattened: ``[N, d * d]``.
 
-    The map of region :math:`(r, c)` of an :math:`R \times C` grid is zero except in the block of
-    :math:`k_h \times k_w` cells that belongs to it, :math:`k_h = \lfloor d / R \rfloor`,
-    :math:`k_w = \lfloor d / C \rfloor`, which holds a Gaussian with its peak (value 1) at the
+    The map of region :math:`(r, c)` of an :math:`R \times C` grid is zero except in the region's own
+    block of :math:`k_h \times k_w` cells, :math:`k_h = \lfloor d / R \rfloor`,
+    :math:`k_w = \lfloor d / C \rfloor`. The block holds a Gaussian with its peak (value 1) at the
     block's center:
 
     .. math::
@@ -139,9 +139,9 @@ def position_maps(scales: Sequence[Scale], map_size: int | None = None) -> Tenso
 def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None = None) -> Data:
     r"""The graph of a frame's regions at several scales.
 
-    Every scale cuts the frame into equal cells. Two regions are joined, in both directions, if
-    they share area or a piece of border; a shared corner is not enough and there are no self
-    loops. Contact is decided in integers, so it is exact for every tuple of scales.
+    Every scale divides the frame into equal cells. Two regions are connected, in both directions, if
+    they overlap or share part of a border; a shared corner is not enough and there are no self
+    loops. Adjacency is computed in integers, so it is exact for all scales.
     (`"Recurrent Space-time Graph Neural Networks" <https://arxiv.org/abs/1904.05582>`_,
     section 3.1.)
 
@@ -161,12 +161,12 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
         - ``pos [N, 2]``: center ``(x, y)`` of the region, in 0..1
         - ``region [N, 4]``: corners ``(x0, y0, x1, y1)``, in 0..1
         - ``scale [N]``: cells along the longer side of the region's grid (3, 2 or 1 by default)
-        - ``node_type [N]``: position of the region's scale in ``scales`` (0, 1 or 2 by default)
+        - ``node_type [N]``: index of the region's scale in ``scales`` (0, 1 or 2 by default)
         - ``pos_map [N, d * d]``: the positional heat map, see :func:`position_maps`
 
     Raises:
-        ValueError: If ``scales`` is empty or holds anything but positive integers or pairs of
-            them, or if ``map_size`` is smaller than a scale.
+        ValueError: If ``scales`` is empty or contains anything other than positive integers or pairs
+            of them, or if ``map_size`` is smaller than a scale.
 
     Example:
         >>> grid = multiscale_grid((2, 1))
@@ -190,12 +190,11 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
 
 
 def complete_graph(grid: Data) -> Data:
-    r"""The same nodes with every ordered pair joined, each node with itself included.
+    r"""The same nodes with an edge for every ordered pair of nodes, self loops included.
 
-    The pairs that were joined before have ``edge_weight`` 1, all others 0. With these weights on the
-    attention logits (``edge_weight_on="logits"``), :class:`~rstg_pyg.RSTGConv` computes what the
-    published code computes: there
-    the 0/1 adjacency multiplies the logits, so that pairs that are no neighbors keep a share
+    The edges of ``grid`` have ``edge_weight`` 1, all others 0. With these weights on the attention logits
+    (``edge_weight_on="logits"``), :class:`~rstg_pyg.RSTGConv` computes what the published code computes:
+    there the 0/1 adjacency multiplies the logits, so pairs of nodes that are not neighbors still receive
     :math:`e^0 / Z` of the attention.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Color map of attention, and its share in the color of a region.
+#: Color map of attention, and its opacity over the picture.
 COLORS, TINT = "inferno", 0.5
 #: Colors of arrows from and to the outlined region.
 SENDS, LISTENS = "#ffffff", "#2fe6ff"
@@ -19,13 +19,13 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 _SHEETS = ("#4a6d8c", "#c8553d", "#7a9e5f", "#b08a3e", "#8a6fa0")  # one color per scale
 _INK = "#1a1a1a"
-#: How :func:`plot_grid` draws a frame: shift to the right per height, height, distance of sheets.
+#: How :func:`plot_grid` draws a frame: horizontal shear, height, distance between sheets.
 _SHEAR, _FLAT, _APART = 0.45, 0.5, 0.85
 _GRAY = (0.299, 0.587, 0.114)
 
 
 def _new_axes(width: float, height: float) -> Axes:
-    """Axes of a new figure that opens no window."""
+    """The axes of a new figure, without a window."""
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
@@ -39,7 +39,7 @@ def _check_grid(grid: Any) -> None:
     ]
     if missing:
         raise ValueError(
-            f"Expected a graph as multiscale_grid gives it (got one without {', '.join(missing)})"
+            f"Expected a graph from multiscale_grid (got one without {', '.join(missing)})"
         )
 
 
@@ -47,7 +47,7 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     """Draws each scale as a sheet of regions, coarser scales above finer ones, with nodes and edges.
 
     Nodes are at the centers of their regions. Edges are drawn once for both directions; those with
-    ``edge_weight`` 0 (see :func:`~rstg_pyg.graphs.complete_graph`) are left out.
+    ``edge_weight`` 0 (see :func:`~rstg_pyg.graphs.complete_graph`) are not drawn.
 
     Args:
         grid: A graph of :func:`~rstg_pyg.graphs.multiscale_grid`, with any edges.
@@ -119,13 +119,13 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
 
 
 def _project(points: np.ndarray, kind: int) -> np.ndarray:
-    """Points ``[*, 2]`` of a frame, ``y`` downwards, in the coordinates of the drawing."""
+    """Frame coordinates ``[*, 2]`` (``y`` downwards) to coordinates of the drawing."""
     x, up = points[..., 0], 1 - points[..., 1]
     return np.stack([x + _SHEAR * up, _FLAT * up + _APART * kind], axis=-1)
 
 
 def _pairs(grid: Any) -> np.ndarray:
-    """Joined nodes, each pair once, ``[P, 2]``."""
+    """Connected nodes, each pair once, ``[P, 2]``."""
     edges, weight = grid.edge_index, getattr(grid, "edge_weight", None)
     if weight is not None:
         edges = edges[:, weight != 0]
@@ -135,7 +135,7 @@ def _pairs(grid: Any) -> np.ndarray:
 
 def relative_attention(edge_index: Tensor, alpha: Tensor, num_nodes: int) -> Tensor:
     """The attention that every node receives, divided by what it would receive if every node attended
-    to all its neighbors equally. 1 is an even share, so regions of different sizes can be compared.
+    to all its neighbors equally. 1 is uniform attention, so regions of different sizes can be compared.
 
     Args:
         edge_index: The edges ``[2, E]``.
@@ -167,10 +167,10 @@ def plot_attention(
 ) -> Axes:
     """Draws the attention in one frame on the regions of one scale, over the picture.
 
-    A region's color is the attention that it receives from all nodes, as a multiple of an even share
-    (:func:`relative_attention`). The region of this scale that receives the most is outlined. White
-    arrows lead from it to the nodes that attend to it most, blue arrows to it from the nodes that it
-    attends to most; an arrow is thicker if its coefficient is larger.
+    A region's color is the attention that it receives from all nodes, as a multiple of uniform
+    attention (:func:`relative_attention`). The region of this scale that receives the most is
+    outlined. White arrows go from it to the nodes that attend to it most, blue arrows come in from the
+    nodes that it attends to most; a thicker arrow means a larger coefficient.
 
     Args:
         grid: The graph, with ``region``, ``node_type`` and ``edge_index``.
@@ -179,9 +179,9 @@ def plot_attention(
         picture: The frame ``[H, W, 1 or 3]``, uint8. (default: none, gray)
         ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
         scale: The index of the scale in ``scales``.
-        arrows: How many arrows of each kind, at most.
-        most: The multiple with the brightest color; 0 has the darkest. (default: the largest value, at
-            least 2)
+        arrows: The maximum number of arrows of each kind.
+        most: The value shown in the brightest color; 0 has the darkest. (default: the largest value,
+            at least 2)
 
     Returns:
         The axes, from 0 to 1 in both directions, ``y`` downwards.
@@ -239,7 +239,7 @@ def plot_attention(
 
 
 def show_picture(ax: Axes, picture: Tensor, gray: bool = False) -> None:
-    """A picture ``[H, W, 1 or 3]`` uint8 that fills the axes."""
+    """Shows a picture ``[H, W, 1 or 3]`` uint8 that fills the axes."""
     pixels = picture.cpu().numpy()
     if gray and pixels.shape[-1] == 3:
         pixels = (pixels @ np.array(_GRAY)).round().astype(np.uint8)[..., None]

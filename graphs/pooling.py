@@ -54,8 +54,8 @@ class AreaPool(_AreaModule):
     .. math::
         v_{(r, c)} = \sum_{y, x} A^H_{r y} \, A^W_{c x} \, F_{y x}
 
-    with the weights of :func:`area_matrix`: cells that are partly in a region count by the covered
-    part, so any map size works, also one that no scale divides (this is not
+    with the weights of :func:`area_matrix`: cells that are partly inside a region are weighted by the
+    overlap. So any map size works, also one that is not divisible by a scale (unlike in
     ``adaptive_avg_pool2d``).
 
     Args:
@@ -66,7 +66,7 @@ class AreaPool(_AreaModule):
         - **output:** nodes :math:`(B, T, N, C)`
 
     Raises:
-        ValueError: If the map has not five dimensions or a scale is finer than the map.
+        ValueError: If the map does not have five dimensions or a scale is finer than the map.
     """
 
     def forward(self, feature_map: Tensor) -> Tensor:
@@ -89,13 +89,13 @@ class AreaPool(_AreaModule):
 
 
 class AreaUnpool(_AreaModule):
-    r"""Spreads the nodes of a multi-scale grid back over a map; the scales are summed.
+    r"""Maps the nodes of a multi-scale grid back to a feature map, summed over the scales.
 
     .. math::
         F_{y x} = \sum_{s} \sum_{(r, c) \in s} A^{s}_{y r} \, A^{s}_{x c} \, v_{(r, c)}
 
-    Each scale becomes a piecewise constant map; a map cell that straddles several regions mixes
-    them by the covered area.
+    Each scale becomes a piecewise constant map. A map cell that overlaps several regions is their
+    average, weighted by the overlap.
 
     Args:
         scales: Scales as in :func:`~rstg_pyg.graphs.multiscale_grid`.
@@ -105,7 +105,7 @@ class AreaUnpool(_AreaModule):
         - **output:** feature map :math:`(B, C, T, H, W)`
 
     Raises:
-        ValueError: If the nodes have not four dimensions, their number is not that of the grid, or
+        ValueError: If the nodes do not have four dimensions, their number is not that of the grid, or
             a scale is finer than the map.
     """
 

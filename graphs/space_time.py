@@ -1,4 +1,4 @@
-"""Space and time as one graph: the nodes of all frames, temporal neighbors joined by edges."""
+"""Space and time as one graph: the nodes of all frames, with edges between temporal neighbors."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def space_time_edges(edge_index: Tensor, num_nodes: int, num_frames: int) -> Tensor:
-    r"""The edges of a graph in every frame, and between every node and itself in the next frame.
+    r"""The edges of a graph in every frame, and edges between every node and itself in the next frame.
 
-    Node :math:`i` of frame :math:`t` has the number :math:`t N + i`. The edges of the frames come
-    first, frame by frame in the given order; then those between frames, in both directions, sorted by
+    Node :math:`i` of frame :math:`t` has the index :math:`t N + i`. The edges within frames come
+    first, frame by frame in the given order, then those between frames, in both directions, sorted by
     target. (`"Recurrent Space-time Graph Neural Networks" <https://arxiv.org/abs/1904.05582>`_, the
     homogeneous model of the ablation in section 4.1.)
 
     Args:
         edge_index: The edges of one frame, ``[2, E]``.
-        num_nodes: Nodes :math:`N` of one frame.
-        num_frames: Frames :math:`T`.
+        num_nodes: The number of nodes :math:`N` of one frame.
+        num_frames: The number of frames :math:`T`.
 
     Returns:
         ``[2, T * E + 2 * (T - 1) * N]``

@@ -1,4 +1,4 @@
-"""Sequences of PyG graphs, one per frame, as one batch in which nodes are matched over time."""
+"""Sequences of PyG graphs, one graph per frame, as one batch with nodes matched over time."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from copy import copy
 import torch
 from torch_geometric.data import Batch, Data
 
-#: What is added to every frame.
+#: The attributes added to every frame.
 _KEYS = ("node", "frame", "sequence")
 
 
 def join_sequences(sequences: Iterable[Iterable[Data]], node_id: str | None = None) -> Batch:
-    r"""Joins sequences of graphs to one PyG batch that :class:`~rstg_pyg.RSTG` runs on.
+    r"""Joins sequences of graphs into one PyG batch, the input of :class:`~rstg_pyg.RSTG`.
 
-    The graphs of the batch are the frames, sequence by sequence and in the given order, with all that
-    they hold (``x``, ``edge_index``, ``edge_attr``, ``y``, ...). Nothing is padded: frames may have
-    different graphs and different nodes, sequences different lengths. A sequence is anything that gives
-    ``Data`` when iterated over, such as the signals of PyTorch Geometric Temporal. As ``collate_fn`` of
-    a loader, this function makes batches from a data set of sequences.
+    The graphs of the batch are the frames, sequence by sequence and in the given order, with all
+    their attributes (``x``, ``edge_index``, ``edge_attr``, ``y``, ...). Nothing is padded: frames may
+    differ in their edges and nodes, and sequences in their length. A sequence is any iterable of
+    ``Data``, such as the signals of PyTorch Geometric Temporal. You can use this function as the
+    ``collate_fn`` of a data loader over a data set of sequences.
 
     Args:
-        sequences: The sequences, each with one ``Data`` per frame, in order of time.
-        node_id: The name of the integers ``[num_nodes]`` in every frame that say which node is which:
-            nodes with the same number in the same sequence are one node at different times. By default
+        sequences: The sequences, each with one ``Data`` per frame, in temporal order.
+        node_id: The name of an integer attribute ``[num_nodes]`` of every frame with node ids: nodes
+            with the same id in the same sequence are the same node at different times. By default
             node :math:`i` of every frame is node :math:`i` of the sequence.
 
     Returns:
-        The batch, which also has ``node`` :math:`(R)`, numbers of nodes, different in different
+        The batch, which also has ``node`` :math:`(R)`, node indices that are unique across
         sequences, ``frame`` :math:`(R)`, the frame of every row in its sequence, and ``sequence``
         :math:`(R)`.
 
     Raises:
-        ValueError: If there is no frame, if ``node_id`` is not one integer per node or names a node
-            twice in a frame, or if without it the number of nodes changes.
+        ValueError: If there is no frame, if ``node_id`` is not one integer per node or occurs twice
+            in a frame, or if it is not given and the number of nodes changes.
 
     Example:
         >>> pair, none = torch.tensor([[0, 1], [1, 0]]), torch.empty(2, 0, dtype=torch.long)
@@ -50,12 +50,12 @@ def join_sequences(sequences: Iterable[Iterable[Data]], node_id: str | None = No
     frames, nodes = [], 0
     for number, sequence in enumerate(sequences):
         if isinstance(sequence, Data):
-            raise ValueError("Expected a list of sequences (got a list of 'Data': put it into a list)")
+            raise ValueError("Expected a list of sequences (got a list of 'Data': wrap it in a list)")
         sequence = [_copy(data) for data in sequence]
         ids = [_ids(data, node_id, number, t) for t, data in enumerate(sequence)]
         if node_id is None and len({len(i) for i in ids}) > 1:
             raise ValueError(
-                f"Expected 'node_id', as the number of nodes changes in sequence {number} "
+                f"Expected 'node_id', because the number of nodes changes in sequence {number} "
                 f"(got {[len(i) for i in ids]} nodes)"
             )
         if not ids:
@@ -73,12 +73,12 @@ def join_sequences(sequences: Iterable[Iterable[Data]], node_id: str | None = No
 
 
 def _copy(data: Data) -> Data:
-    """A copy that shares its tensors, of a graph or of a batch of graphs as one graph."""
+    """A shallow copy of a graph; a batch of graphs becomes one graph."""
     if not isinstance(data, Data):
         raise ValueError(f"Expected every frame to be a 'Data' (got {type(data).__name__})")
     taken = [key for key in _KEYS if key in data]
     if taken:
-        raise ValueError(f"Expected frames without {taken}: these are the names of what is added")
+        raise ValueError(f"Expected frames without {taken}: these attributes are added here")
     if not isinstance(data, Batch):
         return copy(data)
     values = {key: value for key, value in data.to_dict().items() if key not in ("batch", "ptr")}
@@ -86,7 +86,7 @@ def _copy(data: Data) -> Data:
 
 
 def _ids(data: Data, node_id: str | None, sequence: int, frame: int) -> torch.Tensor:
-    """Which node is which in one frame."""
+    """The node ids of one frame."""
     if node_id is None:
         return torch.arange(data.num_nodes, device=data.edge_index.device)
     ids = data.get(node_id)
@@ -98,5 +98,5 @@ def _ids(data: Data, node_id: str | None, sequence: int, frame: int) -> torch.Te
             f"(got {found})"
         )
     if len(ids.unique()) != len(ids):
-        raise ValueError(f"Expected '{node_id}' to name every node once {where} (got {ids.tolist()})")
+        raise ValueError(f"Expected '{node_id}' to be unique {where} (got {ids.tolist()})")
     return ids

@@ -1,4 +1,4 @@
-"""Pretrained weights of other projects in a :class:`~rstg_pyg.backbones.VideoResNet`."""
+"""Loads pretrained weights of other projects into a :class:`~rstg_pyg.backbones.VideoResNet`."""
 
 from rstg_pyg.backbones.weights.files import WeightsError, read_tensors
 from rstg_pyg.backbones.weights.load import load_backbone_weights

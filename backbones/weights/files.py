@@ -1,4 +1,4 @@
-"""Reading files of weights without running what may be in them."""
+"""Reads weight files without running code that may be in them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class WeightsError(ValueError):
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """The content of a file of weights, by name.
+    """The content of a weight file, by name.
 
-    ``.safetensors`` files are read with safetensors. From ``.pkl`` and ``.pickle`` files (of Python 2,
-    too) only arrays of numbers, strings, numbers, dictionaries, lists and tuples are read. All other
-    files are read with :func:`torch.load` and ``weights_only=True``. No code in a file is run.
+    ``.safetensors`` files are read with safetensors. From ``.pkl`` and ``.pickle`` files (including
+    those of Python 2) only numeric arrays, strings, numbers, dictionaries, lists and tuples are read.
+    All other files are read with :func:`torch.load` and ``weights_only=True``. No code is run.
 
     Args:
         path: The file.
 
     Raises:
-        WeightsError: If there is no such file, if it is truncated or of another kind, or if reading it
+        WeightsError: If there is no such file, if it is truncated or of another type, or if reading it
             would run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file of weights")
+        raise WeightsError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"  # then torch.save wrote it, whatever its name
@@ -62,7 +62,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # a broken file makes pickle raise nearly anything
         what = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise WeightsError(
-            f"{path}: expected a file of weights, but it is truncated or of another kind ({what}); "
+            f"{path}: expected a weight file, but it is truncated or of another type ({what}); "
             "download it again"
         ) from error
     if not isinstance(content, Mapping):
@@ -119,17 +119,17 @@ def _read_arrays(path: Path) -> Any:
 
 def _unsafe(path: Path, name: str) -> WeightsError:
     return WeightsError(
-        f"{path}: refused, because reading it would call '{name}', which could run code (nothing was "
-        "run); expected tensors or arrays of numbers: save the weights again as such"
+        f"{path}: not read, because loading it would call '{name}', which could run code (nothing was "
+        "run); expected tensors or numeric arrays: save the weights again in this form"
     )
 
 
 class _Refused(Exception):
-    """A pickle names something that no array of numbers needs."""
+    """A pickle refers to a name that numeric arrays do not need."""
 
 
 class _DType:
-    """Takes the place of :class:`numpy.dtype` in a pickle: a type of numbers and a byte order."""
+    """Replaces :class:`numpy.dtype` in a pickle: a numeric type and a byte order."""
 
     __slots__ = ("dtype",)
 
@@ -142,7 +142,7 @@ class _DType:
 
 
 class _Array:
-    """Takes the place of :class:`numpy.ndarray` in a pickle."""
+    """Replaces :class:`numpy.ndarray` in a pickle."""
 
     __slots__ = ("value",)
 
@@ -160,18 +160,18 @@ def _numbers(data: bytes | str, kind: _DType, shape: tuple, order: Any) -> np.nd
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays of numbers and refuses every other name.
+    """Reads numeric arrays and raises an error for every other name.
 
-    No function or class that the file names is looked up, not even numpy's: the names that numpy
-    writes for an array map to the methods below. (They are bound methods, which a pickle cannot
-    change; functions of a module could be changed.)
+    No function or class that is named in the file is imported, not even numpy's: the names that numpy
+    writes for an array are mapped to the methods below. (They are bound methods, which a pickle cannot
+    modify; a pickle could modify functions of a module.)
     """
 
     def __init__(self, file):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle maps to."""
+        """The method for a name in the pickle."""
         module = module.replace("numpy._core.", "numpy.core.")
         known = {
             ("numpy", "ndarray"): "ndarray",

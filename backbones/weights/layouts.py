@@ -1,4 +1,4 @@
-"""The names of pretrained weights in other projects, and ours.
+"""The names of pretrained weights in other projects, mapped to ours.
 
 Four layouts of names are known. The original files were not available: the maps below were read from
 the public code that writes or reads such files, and are tested on synthetic files of the same names and
@@ -6,16 +6,16 @@ shapes, **not on the originals**.
 
 ``torchvision``
     ImageNet ResNet-50, 2-D (torchvision, ``torchvision/models/resnet.py``). Kernels are repeated along
-    time and divided by their number of frames, which keeps the output on a still clip. Use
+    time and divided by their number of frames, which preserves the output on a static clip. Use
     ``pool_padding=1, last_stride=2`` and frames normalized as ``(x / 255 - mean) / std`` with mean
     (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225); the 0.45 and 0.225 of the video networks are
-    about the means of these over the channels; fine-tuning makes up for the difference.
+    about the means of these over the channels; fine-tuning compensates for the difference.
 
 ``slowfast``
     ``.pyth`` of one-pathway networks (facebookresearch/SlowFast, ``slowfast/models/stem_helper.py``,
     ``resnet_helper.py``, ``nonlocal_helper.py``, ``head_helper.py``; an early version calls the norm of
     a non-local block ``norm``, later ones ``bn``). ``pool_padding=1, last_stride=2``. The configs with
-    ``nopool`` in their name lack our max pooling ``pool2`` after ``res2``; ours keeps it.
+    ``nopool`` in their name have no max pooling ``pool2`` after ``res2``; our network always has it.
 
 ``pytorchvideo``
     ``.pyth`` of ``c2d_r50`` and ``i3d_r50`` (facebookresearch/pytorchvideo,
@@ -27,19 +27,19 @@ shapes, **not on the originals**.
 ``caffe2``
     ``.pkl`` of the non-local authors (facebookresearch/video-nonlocal-net,
     ``lib/models/resnet_video.py``, ``resnet_helper.py``, ``nonlocal_helper.py``,
-    ``lib/utils/checkpoints.py``) and of SlowFast's model zoo, of the same names
+    ``lib/utils/checkpoints.py``) and of SlowFast's model zoo, with the same names
     (``slowfast/utils/c2_model_loading.py``). ``_riv`` is the running variance, not its inverse
     (``lib/utils/bn_helper.py``). ``pool_padding=0, last_stride=2`` for the authors' files, 1 and 2 for
-    the model zoo's. The files trained with the paper's own ``resnet_video_org.py`` have further
+    the model zoo's. The files trained with the paper's own ``resnet_video_org.py`` have additional
     temporal strides.
 
 The three video layouts expect RGB frames as ``(x - 114.75) / 57.375``, as the published RSTG code does
 (SlowFast: 0.45 and 0.225 of 0..1, ``slowfast/config/defaults.py``; video-nonlocal-net:
 ``lib/core/config.py``, where ``USE_BGR`` is false). ``bgr=True`` is for a file trained on BGR frames.
 
-``pool_padding`` and ``last_stride`` change no shape, so the weights fit with any values. With the
-published ``pool_padding=0, last_stride=1`` the network computes other numbers than the one in which the
-weights were trained; the RSTG authors fine-tuned from there.
+``pool_padding`` and ``last_stride`` do not change the shapes of weights, so the weights fit for all
+values. With the published ``pool_padding=0, last_stride=1`` the outputs differ from those of the
+network in which the weights were trained; the RSTG authors fine-tuned such weights.
 """
 
 from __future__ import annotations
@@ -124,15 +124,15 @@ _OURS = {
 
 
 def translate(names: Iterable[str], layout: str, where: str) -> tuple[str, dict[str, str]]:
-    """The layout of a file, and our names by those of its names that are in the layout.
+    """The layout of a file, and a mapping from its names to ours.
 
     Args:
         names: The names of a file's tensors.
-        layout: One of :data:`LAYOUTS`, or ``"auto"`` for the one that most of the names are in.
-        where: The file, for the error.
+        layout: One of :data:`LAYOUTS`, or ``"auto"`` for the layout that matches most names.
+        where: The file, for the error message.
 
     Raises:
-        WeightsError: If there is no such layout, or none of the names is in it.
+        WeightsError: If there is no such layout, or it matches none of the names.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise WeightsError(f"Expected 'layout' to be one of {['auto', *LAYOUTS]} (got {layout!r})")
@@ -150,7 +150,7 @@ def translate(names: Iterable[str], layout: str, where: str) -> tuple[str, dict[
 
 
 def _names(names: list[str], layout: str) -> dict[str, str]:
-    """Our names by those of the file's names that are in the layout."""
+    """A mapping from the file's names that are in the layout to ours."""
     rules = []
     for theirs, ours in LAYOUTS[layout].items():
         pattern = re.escape(theirs)

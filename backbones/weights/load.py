@@ -32,23 +32,24 @@ def load_backbone_weights(
 ) -> WeightsReport:
     """Copies weights of another project into a backbone, all of them or none.
 
-    Kernels of one frame (or of an image network) are inflated where ours have more frames: repeated
+    Kernels of one frame (or of an image network) are inflated if ours have more frames: repeated
     along time and divided by the number of frames. Optimizer state, counters and the classifier are
     skipped. :mod:`rstg_pyg.backbones.weights.layouts` says which geometry and input each layout
-    expects. The maps of names are from public code and untested on the original files.
+    expects. The name mappings follow public code and have not been tested on the original files.
 
     Args:
-        backbone: The network, with the temporal kernels that the weights are for (or longer ones where
+        backbone: The network, with the temporal kernels that the weights are for (or longer ones if
             those in the file have one frame).
         source: A file (see :func:`read_tensors`), or its tensors by name.
         layout: ``"torchvision"``, ``"slowfast"``, ``"pytorchvideo"``, ``"caffe2"``, or ``"auto"`` to
             recognize it by the names. (default: ``"auto"``)
-        head: A linear layer that receives the file's classifier; the numbers of classes must agree.
+        head: A linear layer to load the file's classifier into; the number of classes must match.
             (default: the classifier is skipped)
-        keep_nonlocal: Whether non-local blocks stay as they are if the file has none (new ones are the
-            identity), as when a Non-Local network starts from a plain one. (default: ``False``)
-        affine: Whether norms without statistics in the file are affine layers, with the statistics
-            folded into their gain and offset, and non-local blocks without a norm have none (the
+        keep_nonlocal: Whether to leave non-local blocks unchanged if the file has none (new ones are
+            the identity), as when a Non-Local network starts from weights without such blocks.
+            (default: ``False``)
+        affine: Whether to treat norms without statistics in the file as affine layers (statistics
+            folded into gain and offset), and non-local blocks without a norm as having none (the
             ``affine`` scripts of video-nonlocal-net, 32 x 4 and 128 x 1; their blocks in ``res3``
             attend within groups of 4 frames, ours over all frames). (default: ``False``)
         bgr: Whether the weights are for BGR frames; the stem's input channels are then reversed.
@@ -60,8 +61,8 @@ def load_backbone_weights(
         What happened to every tensor.
 
     Raises:
-        WeightsError: If the file cannot be read, its layout is unknown, or a tensor is missing, left
-            over, of another shape or not finite. Then no weight has changed.
+        WeightsError: If the file cannot be read, its layout is unknown, or a tensor is missing,
+            unused, of the wrong shape or not finite. In this case no weight is changed.
     """
     where = "the weights"
     if not isinstance(source, Mapping):
@@ -148,7 +149,7 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
     if value.dim() == 4 and target.dim() == 5:
         value = value.unsqueeze(2)  # of an image network: [out, in, H, W]
     elif value.dim() != target.dim():
-        # A linear layer stored as a convolution or the reverse: another number of sides of length 1.
+        # A linear layer stored as a convolution or the reverse: shapes differ in size-1 dimensions.
         sides = shape + [1] * (target.dim() - len(shape))
         if all(side == 1 for side in sides[target.dim() :]):
             value = value.reshape(sides[: target.dim()])
@@ -167,7 +168,7 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
 
 
 def _affine(backbone: VideoResNet, found: set[str]) -> dict[str, Tensor]:
-    """What affine layers imply for our batch norms: statistics that leave the input as it is."""
+    """Batch norm statistics for affine layers: they leave the input unchanged."""
     filled = {}
     for prefix, module in backbone.named_modules():
         if not isinstance(module, torch.nn.BatchNorm3d):
@@ -185,19 +186,19 @@ def _affine(backbone: VideoResNet, found: set[str]) -> dict[str, Tensor]:
 
 
 def _hints(report: WeightsReport, affine: bool, allow_unused: bool) -> list[str]:
-    """What the user can do if the weights do not fit."""
+    """Suggestions for the user if the weights do not fit."""
     hints = []
     if report.missing:
         nonlocal_ = all(name.startswith("stages.nonlocal") for name in report.missing)
         statistics = all(".running_" in name for name in report.missing)
         if nonlocal_ and not any(name.startswith("stages.nonlocal") for name in report.used.values()):
-            hints.append("set keep_nonlocal to leave the non-local blocks as they are")
+            hints.append("set keep_nonlocal to leave the non-local blocks unchanged")
         elif statistics and not affine:
             hints.append("if the norms of the file are affine layers, set affine")
         elif any(name.startswith("head.") for name in report.missing):
-            hints.append("leave out head to load no classifier")
+            hints.append("omit head to skip the classifier")
     if not allow_unused and any("nonlocal" in name for name in report.unused):
-        hints.append("a network with these non-local blocks takes them")
+        hints.append("or use a network with these non-local blocks")
     if not hints:
         wrong_shape = any("expected shape" in what for what in report.mismatched.values())
         fit = "build the network with the depths, widths and temporal kernels of the file"

@@ -10,14 +10,14 @@ class WeightsReport:
     """What happened to every tensor of a file, and to every tensor of the network.
 
     Attributes:
-        used: Our tensors, by the names of those in the file that they come from.
-        skipped: Why a tensor in the file is not needed, by its name.
-        unused: Tensors in the file that the network has no place for.
-        missing: Tensors that the network needs and the file lacks.
-        mismatched: What is wrong with a tensor (shape, values), by its name.
+        used: The names of tensors in the file, mapped to our names.
+        skipped: The names of tensors in the file that are not needed, mapped to the reason.
+        unused: The names of tensors in the file that do not belong to the network.
+        missing: The names of tensors of the network that are not in the file.
+        mismatched: The names of tensors that do not fit, mapped to the problem (shape, values).
         layout: The layout of the names (empty for TensorFlow weights).
-        inflated: The number of frames that a kernel of one frame was repeated to, by our name.
-        filled: Our tensors that a file with affine layers implies (``affine=True``).
+        inflated: Our names of kernels of one frame that were repeated, mapped to the number of frames.
+        filled: Our tensors that follow from affine layers in the file (``affine=True``).
         kept: Our tensors that were not changed (``keep_nonlocal=True``).
     """
 
@@ -55,8 +55,7 @@ class WeightsReport:
             problems.append(f"{len(listed)} tensors do not fit ({_some(listed)})")
         if self.unused and not allow_unused:
             problems.append(
-                f"{len(self.unused)} tensors would be left over ({_some(self.unused)}); allow_unused "
-                "leaves them out"
+                f"{len(self.unused)} tensors are unused ({_some(self.unused)}); allow_unused skips them"
             )
         return problems
 

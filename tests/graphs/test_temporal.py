@@ -39,7 +39,7 @@ def test_nodes_frames_and_sequences_of_rows():
 def test_without_names_the_row_is_the_node():
     batch = join_sequences([[frame(5, 6), frame(6, 5)], [frame(1, 2, 3)]])
     assert batch.node.tolist() == [0, 1, 0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"'node_id', as the number of nodes changes in sequence 1"):
+    with pytest.raises(ValueError, match=r"'node_id', because the number of nodes changes in seq"):
         join_sequences([SECOND, FIRST])
 
 
@@ -83,7 +83,7 @@ def test_as_a_collate_function_of_a_loader():
         ([[], []], None, "at least one frame"),
         (FIRST, None, "a list of sequences"),
         ([[HeteroData()]], None, r"every frame to be a 'Data' \(got HeteroData\)"),
-        ([[frame(1, 1)]], "track", r"name every node once in frame 0 of sequence 0 \(got \[1, 1\]\)"),
+        ([[frame(1, 1)]], "track", r"be unique in frame 0 of sequence 0 \(got \[1, 1\]\)"),
         ([FIRST], "id", r"'id' to hold one integer for each of 2 nodes in frame 0 .*\(got none\)"),
         ([FIRST], "edge_index", r"for each of 2 nodes in frame 0 of sequence 0 \(got \[2, 2\]\)"),
         ([[frame(1, frame=2)]], None, r"frames without \['frame'\]"),

@@ -192,7 +192,7 @@ def test_broken_files(tmp_path, suffix):
     backbone = network()
     for part in (b"", data[:1], data[:5], data[: len(data) // 2], data[:-1], b"hello world\n" * 9):
         path.write_bytes(part)
-        assert_refused(backbone, path, rf"broken{suffix}: expected a file of weights")
+        assert_refused(backbone, path, rf"broken{suffix}: expected a weight file")
     assert_refused(backbone, tmp_path / f"absent{suffix}", f"absent{suffix}: no such file")
     assert_refused(backbone, tmp_path, "no such file")
 

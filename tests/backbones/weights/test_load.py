@@ -76,7 +76,7 @@ def test_nonlocal_network_from_a_plain_file_has_to_be_asked_for():
 
 def test_nonlocal_file_in_a_plain_network():
     state = synthetic("caffe2", nonlocal_stages=("res3", "res4"))
-    assert_refused(network(), state, "60 tensors would be left over.*\n.*non-local blocks")
+    assert_refused(network(), state, "60 tensors are unused.*\n.*non-local blocks")
 
 
 def test_affine_files():
@@ -115,7 +115,7 @@ def test_missing_and_extra_tensors(layout):
     assert_refused(network(), state, r"1 tensors are missing \(stages.res4_5.conv2.weight\)")
     state = synthetic(layout)
     state[names.conv(5, 3, 0)] = state[names.conv(5, 2, 0)]
-    error = assert_refused(network(), state, "1 tensors would be left over")
+    error = assert_refused(network(), state, "1 tensors are unused")
     assert error.report.unused == [names.conv(5, 3, 0)]
     state = synthetic(layout)
     state["something.else"] = torch.zeros(2)

@@ -127,7 +127,7 @@ def test_the_report_of_a_failure(flags, variables):
     variables["tower/extra"] = np.zeros(3, np.float32)
     variables["tower/pred/kernel"] = np.zeros((16, 46), np.float32)
     del variables["tower/pred/bias"]
-    problems = "1 tensors are missing .*1 tensors do not fit .*1 tensors would be left over"
+    problems = "1 tensors are missing .*1 tensors do not fit .*1 tensors are unused"
     with pytest.raises(ConversionError, match=problems) as e:
         official.convert(flags, variables)
     report = e.value.report
@@ -194,7 +194,7 @@ def test_a_failure_leaves_the_network_as_it_was(flags, variables):
 def test_allow_unused(flags, variables):
     variables["tower/more/kernel"] = np.zeros((2, 2))
     variables["other"] = np.full(3, np.nan)  # whatever it holds
-    with pytest.raises(ConversionError, match="2 tensors would be left over .*allow_unused"):
+    with pytest.raises(ConversionError, match="2 tensors are unused .*allow_unused"):
         official.convert(flags, variables)
     _, report = official.convert(flags, variables, allow_unused=True)
     assert report.unused == ["tower/more/kernel", "other"]

@@ -98,7 +98,7 @@ def test_mistakes_end_with_code_2_and_one_line(weights, variables, capsys):
     np.savez("bad.npz", **{**variables, "tower/pred/bias": np.full(46, np.nan)})
     fails(capsys, "bad.npz", message="46 of 46 values are not finite")
     np.savez("bad.npz", **{**variables, "tower/extra": np.zeros(3)})
-    out = fails(capsys, "bad.npz", "--report", message="1 tensors would be left over (tower/extra)")
+    out = fails(capsys, "bad.npz", "--report", message="1 tensors are unused (tower/extra)")
     assert "unused      tower/extra" in out.splitlines()
     np.savez("bad.npz", **{n: v for n, v in variables.items() if n != "tower/conv0/conv2d/bias"})
     out = fails(capsys, "bad.npz", "--report", message="tensors are missing (tower/conv0/conv2d/bias)")
