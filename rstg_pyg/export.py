@@ -1,4 +1,4 @@
-"""Whole networks as files that run without this package: ``torch.export`` and ONNX."""
+"""Exports complete networks to files that run without this package: ``torch.export`` and ONNX."""
 
 import contextlib
 import importlib.util
@@ -10,28 +10,28 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-#: What writing ONNX needs besides torch.
+#: Packages needed to write ONNX, besides torch.
 ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 def export_program(
     model: torch.nn.Module, clip: Tensor, *, any_frames: bool = True
 ) -> torch.export.ExportedProgram:
-    r"""Captures a network for clips with :func:`torch.export.export`, for any batch size.
+    r"""Exports a network for clips with :func:`torch.export.export`, for any batch size.
 
-    The program is what :func:`torch.export.save` writes and :func:`torch.export.load` reads; it runs
-    without this package.
+    Save the program with :func:`torch.export.save` and load it with :func:`torch.export.load`. It
+    runs without this package.
 
     Args:
         model (torch.nn.Module): The network, in evaluation mode: a :class:`~rstg_pyg.VideoClassifier`
             or any module that takes clips.
         clip (torch.Tensor): An example, :math:`(B, C, T, H, W)`; the values do not matter.
-        any_frames (bool, optional): Whether the program takes any number of frames, not only
+        any_frames (bool, optional): Whether the program accepts any number of frames, not only
             :math:`T`. (default: :obj:`True`)
 
     Raises:
-        ValueError: If the network is in training mode, the example is no clip, or the number of frames
-            cannot be dynamic: some backbones are made for one number, and older versions of torch
+        ValueError: If the network is in training mode, the example is not a clip, or the number of
+            frames cannot be dynamic: some backbones need a fixed number, and older versions of torch
             unroll the cells over time.
 
     Example:
@@ -46,9 +46,10 @@ def export_program(
         raise ValueError("Expected a network in evaluation mode: call eval() first")
     if clip.dim() != 5 or 0 in clip.shape:
         raise ValueError(f"Expected an example of shape [B, C, T, H, W] (got {list(clip.shape)})")
-    # A size of one in the example would be taken for a fixed one.
+    # torch.export treats a size of one in the example as fixed.
     example = clip[:1].repeat(2, 1, 1, 1, 1)
-    # A dynamic batch alone may have a limit (convolutions count in 32 bits); with dynamic frames, none.
+    # If only the batch is dynamic, it may have a limit (convolutions use 32-bit sizes); if frames are
+    # dynamic too, there is none.
     sizes = {0: torch.export.Dim.DYNAMIC}
     if any_frames:
         example = example if example.size(2) > 1 else example.repeat(1, 1, 2, 1, 1)
@@ -77,19 +78,19 @@ def export_onnx(
     bfloat16_weights: bool = False,
     metadata: Optional[Dict[str, str]] = None,
 ) -> None:
-    r"""Writes a network for clips as ONNX, with input ``clip`` and output ``logits``.
+    r"""Writes a network for clips to an ONNX file, with input ``clip`` and output ``logits``.
 
     Needs the packages ``onnx`` and ``onnxscript`` (``pip install "rstg_pyg[export]"``).
 
     Args:
         model (torch.nn.Module or torch.export.ExportedProgram): The network, in evaluation mode, or
-            what :func:`export_program` made of it.
+            the result of :func:`export_program`.
         clip (torch.Tensor): An example, see :func:`export_program`.
         path (str or Path): The file.
         any_frames (bool, optional): See :func:`export_program`. (default: :obj:`True`)
-        bfloat16_weights (bool, optional): Whether the file keeps the weights in bfloat16, half the
-            size. They are cast when the file is loaded, and everything is computed in float32:
-            onnxruntime has no bfloat16 kernels for the CPU. (default: :obj:`False`)
+        bfloat16_weights (bool, optional): Whether to store the weights in bfloat16, which halves the
+            file size. They are cast when the file is loaded, and everything is computed in float32,
+            because onnxruntime has no bfloat16 kernels for the CPU. (default: :obj:`False`)
         metadata (dict, optional): Strings that are written to the file. (default: :obj:`None`)
 
     Raises:
@@ -109,8 +110,8 @@ def export_onnx(
 
 
 class _StreamStep(torch.nn.Module):
-    r"""One step of a stream with nothing but tensors: the next frames and the state go in, the logits
-    of all frames so far and the new state come out. A stream begins with a state of zeros.
+    r"""One step of a stream with tensors only. Inputs: the next frames and the state. Outputs: the
+    logits of all frames so far and the new state. The initial state is zeros.
 
     Args:
         model (torch.nn.Module): A network with ``stream`` and ``streams``, as
@@ -118,8 +119,8 @@ class _StreamStep(torch.nn.Module):
         frames (torch.Tensor): An example of the frames of one step, :math:`(B, C, T, H, W)`.
 
     Raises:
-        ValueError: If a part of the network other than its cells mixes frames, or the example has
-            another shape.
+        ValueError: If a module other than the recurrent cells mixes frames, or the example has the
+            wrong shape.
     """
 
     def __init__(self, model: Any, frames: Tensor):
@@ -127,12 +128,12 @@ class _StreamStep(torch.nn.Module):
         self.model = model
         leaves, self.structure = tree_flatten(model.stream(frames)[1])
         self.held = [i for i, leaf in enumerate(leaves) if leaf is not None]
-        # Numbers of frames, too, are tensors here.
+        # Frame counts in the state become tensors too.
         self.beginning = [torch.zeros_like(torch.as_tensor(leaves[i])) for i in self.held]
         self.eval()
 
     def forward(self, frames: Tensor, *state: Tensor) -> Tuple[Tensor, ...]:
-        """Logits, and the tensors of the state."""
+        """Returns the logits and the tensors of the new state."""
         leaves: List[Optional[Tensor]] = [None] * self.structure.num_leaves
         for i, value in zip(self.held, state):
             leaves[i] = value
@@ -142,21 +143,21 @@ class _StreamStep(torch.nn.Module):
 
 
 def export_stream(model: torch.nn.Module, frames: Tensor) -> torch.export.ExportedProgram:
-    r"""Captures one step of :meth:`~rstg_pyg.VideoClassifier.stream` with :func:`torch.export.export`.
+    r"""Exports one step of :meth:`~rstg_pyg.VideoClassifier.stream` with :func:`torch.export.export`.
 
-    The program takes the next frames and the tensors of the state, and gives the logits of all frames
-    so far and the tensors of the new state. A stream begins with zeros; they are in the program, after
-    the example: ``program.example_inputs[0][1:]``.
+    The program takes the next frames and the tensors of the state, and returns the logits of all
+    frames so far and the tensors of the new state. The initial state is zeros; the program holds such
+    tensors as example inputs: ``program.example_inputs[0][1:]``.
 
     Args:
         model (torch.nn.Module): The network, in evaluation mode: a :class:`~rstg_pyg.VideoClassifier`
             that streams.
-        frames (torch.Tensor): An example of what a step gets, :math:`(B, C, T, H, W)`, for a camera
-            one frame; the values do not matter. The program is for this batch and number of frames.
+        frames (torch.Tensor): An example input of one step, :math:`(B, C, T, H, W)`, for a camera one
+            frame; the values do not matter. The program is for this batch size and number of frames.
 
     Raises:
-        ValueError: If the network is in training mode, a part other than its cells mixes frames, or
-            the example has another shape.
+        ValueError: If the network is in training mode, a module other than the recurrent cells mixes
+            frames, or the example has the wrong shape.
 
     Example:
         >>> backbone = rstg_pyg.backbones.SimpleConv(3, (8, 8))
@@ -180,13 +181,14 @@ def export_stream_onnx(
     bfloat16_weights: bool = False,
     metadata: Optional[Dict[str, str]] = None,
 ) -> None:
-    r"""Writes one step of a stream as ONNX, with inputs ``frames``, ``state0``, ``state1``, ..., and
-    outputs ``logits``, ``next0``, ``next1``, ..., which are the states of the next step. A stream
-    begins with zeros.
+    r"""Writes one step of a stream to an ONNX file.
+
+    Inputs are ``frames``, ``state0``, ``state1``, ...; outputs are ``logits``, ``next0``, ``next1``,
+    ..., the state inputs of the next step. The initial state is zeros.
 
     Args:
         model (torch.nn.Module or torch.export.ExportedProgram): The network, in evaluation mode, or
-            what :func:`export_stream` made of it.
+            the result of :func:`export_stream`.
         frames (torch.Tensor): An example, see :func:`export_stream`.
         path (str or Path): The file.
         bfloat16_weights (bool, optional): See :func:`export_onnx`. (default: :obj:`False`)
@@ -207,7 +209,7 @@ def export_stream_onnx(
 
 
 def _without_traces(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program without the names of files of this machine."""
+    """Removes stack traces, which contain file names of this machine, from the program."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
@@ -222,7 +224,7 @@ def _onnx() -> Any:
 
 
 def _to_onnx(program: torch.export.ExportedProgram, inputs: List[str], outputs: List[str]) -> Any:
-    """The ONNX model without the metadata of each operation, which is half of a file."""
+    """The ONNX model without the metadata of each node, which would be half of the file."""
     exported: Any = torch.onnx.export(
         program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
     )
@@ -245,9 +247,9 @@ def _save_onnx(
 
 @contextlib.contextmanager
 def _frames_left_open(wanted: bool) -> Iterator[None]:
-    """Inside, torch does not unroll recurrent cells over the frames of the example (which would fix
-    their number) while it works out shapes. Its own ONNX exporter does the same with these functions;
-    what is captured is the cell's one operation either way.
+    """A context in which torch does not unroll recurrent cells over the frames of the example (which
+    would fix their number) while it computes shapes. torch's own ONNX exporter uses the same functions;
+    the exported program contains the cell as one operation in any case.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -256,11 +258,11 @@ def _frames_left_open(wanted: bool) -> Iterator[None]:
         if wanted:
             try:
                 from torch.export import _patches
-            except ImportError:  # an older torch: export_program says so if there is a cell
+            except ImportError:  # an older torch; export_program raises an error if there is a cell
                 pass
             else:
                 for cell in ("lstm", "gru"):
-                    # torch remembers what it found for a cell, also from outside of this.
+                    # torch caches its choice for a cell, also from before this context.
                     found = getattr(torch.ops.aten, cell).input._dispatch_cache
                     found.clear()
                     stack.callback(found.clear)
@@ -271,7 +273,7 @@ def _frames_left_open(wanted: bool) -> Iterator[None]:
 
 
 def _store_as_bfloat16(model: Any) -> None:
-    """Rounds the float32 weights of an ONNX model and puts a cast behind each."""
+    """Stores the float32 weights of an ONNX model as bfloat16, each followed by a cast."""
     import onnx
 
     casts = []

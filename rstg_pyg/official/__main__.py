@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="config values")
     parser.add_argument("--cfg", required=True, metavar="NAME", help="the config of the network")
     parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
-    parser.add_argument("--allow-unused", action="store_true", help="leave tensors out that do not fit")
+    parser.add_argument("--allow-unused", action="store_true", help="skip tensors that are not needed")
     parser.add_argument("--report", action="store_true", help="print what happened to every tensor")
     arguments = parser.parse_intermixed_args(argv)
     try:
-        # The configs belong to the training room, which the rest of this package does not know.
+        # Configs belong to rstg_pyg.train, which the rest of this package does not import.
         from rstg_pyg.train.command import command
 
         return command(_convert)(arguments)
@@ -49,7 +49,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         classes = [value.size for name, value in variables.items() if name.endswith("/pred/bias")]
         if len(classes) != 1:
             raise ConversionError(
-                f"{arguments.checkpoint}: expected weights of a whole network of the published code "
+                f"{arguments.checkpoint}: expected weights of a complete network of the published code "
                 f"(got {len(variables)} tensors, {len(classes)} of them named .../pred/bias)"
             )
         model = build_model(config, classes[0])

@@ -15,7 +15,7 @@ from rstg_pyg.published import published_arguments
 _ATTENTION = {"dot": "dot", "simple": "additive"}
 _NORM = {"LN": "layer", "BN": "batch", "none": None, "None": None, None: None}
 _STAGES = ("res2", "res3", "res4", "res5")
-#: Cells of the published average pooling, for crops of 224 pixels.
+#: Window size of the published average pooling, for crops of 224 pixels.
 POOL_WINDOW = 14
 
 
@@ -23,9 +23,9 @@ def build_block(flags: Mapping[str, Any], channels: int, to: str = "map") -> RST
     """The graph of a config of the published code, on maps of ``channels`` channels.
 
     Args:
-        flags: The published flags (``use_att``, ``use_norm``, ``num_scales``, ...). ``out_norm``
-            (``LN``, ``BN`` or ``none``), not one of them, is the norm after the graph;
-            ``project_out`` says whether nodes are projected back (by default they are).
+        flags: The published flags (``use_att``, ``use_norm``, ``num_scales``, ...), and two of our
+            own: ``out_norm`` (``LN``, ``BN`` or ``none``), the norm after the graph, and
+            ``project_out``, whether nodes are projected back (default: ``True``).
         channels: Channels of the feature map.
         to: ``"map"`` or ``"vec"``.
 
@@ -65,7 +65,7 @@ def build_block(flags: Mapping[str, Any], channels: int, to: str = "map") -> RST
 
 
 def build(flags: Mapping[str, Any]) -> VideoClassifier:
-    """The whole network of a config of the published code, without its weights.
+    """The complete network of a config of the published code, without its weights.
 
     Args:
         flags: The published flags: ``backbone_model`` (``simple_c2d``, ``i3d``, ``c2d``,
@@ -73,7 +73,7 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
             and so on), ``comb_type``, ``final_norm``, and those of :func:`build_block`.
 
     Raises:
-        ValueError: If a flag is missing, or the published code cannot build the combination either.
+        ValueError: If a flag is missing, or the published code cannot build the combination.
     """
     model = _flag(flags, "backbone_model")
     places = _places(flags, "place_graph", (*_STAGES, "final"))
@@ -100,7 +100,7 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
         after = flags[norm]
         if model == "c2d" and len(set(places) - {"final"}) > 1:
             raise ValueError(
-                f"Expected one stage in 'place_graph' with c2d (got {places}): names would clash"
+                f"Expected one stage in 'place_graph' with c2d (got {places}): names would collide"
             )
     else:
         raise ValueError(
@@ -132,9 +132,9 @@ def build(flags: Mapping[str, Any]) -> VideoClassifier:
 
 
 def build_graph(flags: Mapping[str, Any]) -> RSTGBlock:
-    """A graph without a backbone, from flags that have the map's channels ``C``, ``project_in`` and
-    ``project_out`` as well (recorded files ``g*``): with those, the nodes are projected even to as
-    many channels as they have.
+    """A graph without a backbone (recorded files ``g*``). The flags also have the map's channels ``C``,
+    ``project_in`` and ``project_out``; if these are set, the nodes are projected even if the number of
+    channels does not change.
 
     Raises:
         ValueError: As :func:`build_block`.
@@ -161,7 +161,7 @@ def _nonlocal_stages(flags: Mapping[str, Any], places: list[str]) -> list[str]:
             f"Expected no stage in both 'place_graph' and 'place_nonlocal' (got {both}): the published "
             "code cannot build that"
         )
-    return [stage for stage in stages if stage not in both]  # there the graph takes the place
+    return [stage for stage in stages if stage not in both]  # the graph replaces the block
 
 
 def _places(flags: Mapping[str, Any], name: str, known: tuple[str, ...]) -> list[str]:

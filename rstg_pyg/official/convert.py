@@ -1,4 +1,4 @@
-"""The published code's weights in our modules, with a report of every tensor."""
+"""Loads the published code's weights into our modules, with a report on every tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rstg_pyg.official.variables import ConversionError
 #: The second form in which TensorFlow 1.13 stores an LSTM.
 _CANONICAL = "rnn/multi_rnn_cell/cell_0/cudnn_compatible_lstm_cell/"
 _OPAQUE = "opaque_kernel"
-#: Two forms of an LSTM, or a constant and ours, agree if they differ by less (absolutely).
+#: Largest absolute difference between two forms of an LSTM, or between a constant and ours.
 _TOLERANCE = 1e-5
 
 
@@ -32,17 +32,18 @@ def convert(
 
     Args:
         config: The flags of the published code (see :func:`~rstg_pyg.official.build`), or a network
-            of the same form, which receives the weights.
+            of the same form to load the weights into.
         variables: The variables by name, see :func:`~rstg_pyg.official.load_variables`.
-        allow_unused: Whether variables that the network does not ask for are no error.
+        allow_unused: Whether to ignore variables that the network does not need, instead of raising an
+            error.
 
     Returns:
         The network in evaluation mode, and the report.
 
     Raises:
-        ConversionError: If a tensor is missing, left over, of the wrong shape, or not finite. Then no
-            weight of a given network has changed.
-        ValueError: If the published code cannot build the config either.
+        ConversionError: If a tensor is missing, unused, of the wrong shape, or not finite. In this case
+            no weight of a given network is changed.
+        ValueError: If the published code cannot build the config.
     """
     model = config if isinstance(config, torch.nn.Module) else build(config)
     graphs: list[Any] = [*model.blocks.values()] + ([] if model.head is None else [model.head])
@@ -58,14 +59,14 @@ def load_published(
     *,
     allow_unused: bool = False,
 ) -> WeightsReport:
-    """Writes published variables into a module, all of them or none.
+    """Copies published variables into a module, all of them or none.
 
     Args:
         module: The module.
         wanted: Its variables.
         variables: The values by name.
-        graphs: The module's graphs, whose positional maps are compared with the stored ones.
-        allow_unused: Whether variables left over are no error.
+        graphs: The module's graphs; their positional maps are compared with the stored ones.
+        allow_unused: Whether to ignore unused variables instead of raising an error.
 
     Raises:
         ConversionError: As :func:`convert`.
@@ -107,7 +108,7 @@ def load_published(
 def _value(variable: Variable, variables: Mapping[str, np.ndarray]):
     """The stored value (or :obj:`None`), and what is wrong with it (or :obj:`None`).
 
-    An LSTM may be stored in two forms; one is enough, and two must agree.
+    An LSTM may be stored in one form or in both; if in both, they must agree.
     """
     value = variables.get(variable.name)
     scope = variable.name.removesuffix(_OPAQUE)
@@ -126,7 +127,7 @@ def _value(variable: Variable, variables: Mapping[str, np.ndarray]):
     if value is None:
         return canonical, None
     if np.shape(value) != canonical.shape:
-        return value, f"its two stored forms hold {np.size(value)} and {canonical.size} numbers"
+        return value, f"its two stored forms have {np.size(value)} and {canonical.size} elements"
     cut, half = kernel.size, bias.size  # then the two biases, of which only the sum matters
     sums = [flat[cut : cut + half] + flat[cut + half :] for flat in (value, canonical)]
     matrices = value[:cut] - canonical[:cut]
@@ -137,7 +138,9 @@ def _value(variable: Variable, variables: Mapping[str, np.ndarray]):
 
 
 def _flat_lstm(kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """The canonical pair (columns i, g, f, o) in the flat order (i, f, g, o; inputs, then hidden)."""
+    """Converts the canonical pair (columns i, g, f, o) to the flat order (i, f, g, o; input weights,
+    then hidden weights).
+    """
     width = kernel.shape[1] // 4
     i, g, f, o = (slice(n * width, (n + 1) * width) for n in range(4))
     order = (i, f, g, o)
@@ -160,7 +163,7 @@ def _problem(value: np.ndarray, expected: tuple[int, ...]) -> str | None:
 
 
 def _skipped(name: str) -> str | None:
-    """Why a variable of a checkpoint is not needed."""
+    """The reason why a variable of a checkpoint is not needed."""
     if name.endswith("/Momentum"):
         return "momentum of the optimizer"
     if name.rpartition("/")[2] == "global_step":

@@ -1,4 +1,4 @@
-"""Which variable of the published code is which tensor of our modules."""
+"""Maps variables of the published code to tensors of our modules."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rstg_pyg.classifier import VideoClassifier
 from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
 from rstg_pyg.published import BiasReLU
 
-#: A tensor of our module by its key in the ``state_dict``, or the rows of it that are meant.
+#: A tensor of our module by its key in the ``state_dict``, and optionally a range of its rows.
 Part = tuple[str, slice | None]
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of the published code, and the tensors of ours that it is made of.
+    """A variable of the published code, and our tensors that correspond to it.
 
     Attributes:
         name: The TensorFlow name.
         parts: Our tensors, in their order.
-        kind: ``"plain"``: as it is. ``"kernel"``: ``[1, ..., k, ..., in, out]`` there, ``[out, in, k,
-            ...]`` here, with several parts side by side along ``in``. ``"flat"``: all parts
-            flattened, one after the other.
+        kind: ``"plain"``: unchanged. ``"kernel"``: ``[1, ..., k, ..., in, out]`` there, ``[out, in, k,
+            ...]`` here, with several tensors concatenated along ``in``. ``"flat"``: all tensors
+            flattened and concatenated.
         ones: Number of leading dimensions of size 1 that a kernel has there.
     """
 
@@ -66,7 +66,7 @@ class Variable:
 
 
 def model_variables(model: VideoClassifier) -> list[Variable]:
-    """All variables of a whole network.
+    """All variables of a complete network.
 
     Raises:
         ValueError: If the network is not in the published form.
@@ -105,8 +105,8 @@ def graph_variables(block: RSTGBlock, key: str, scope: str) -> list[Variable]:
 
     Args:
         block: The block, in the form of :func:`~rstg_pyg.published.published_arguments`.
-        key: What comes before its keys in the ``state_dict``.
-        scope: What comes before its names in the published code.
+        key: The prefix of its keys in the ``state_dict``.
+        scope: The prefix of its names in the published code.
 
     Raises:
         ValueError: If the block is not in the published form.
@@ -148,7 +148,7 @@ def graph_variables(block: RSTGBlock, key: str, scope: str) -> list[Variable]:
 
 
 def _space(conv, key: str, scope: str, typed: bool) -> Iterator[Variable]:
-    """Send, attention and update; scale-wise names also where there is one scale."""
+    """Send, attention and update; update names have a type suffix also if there is only one scale."""
     send = f"{scope}send_messages_mlp/"
     nodes = ("lin_src", "lin_pos_src", "lin_dst", "lin_pos_dst")  # sender first
     blocks = [name for name in nodes if getattr(conv.send, name) is not None]

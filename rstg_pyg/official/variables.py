@@ -1,4 +1,4 @@
-"""Reading the published code's variables from files."""
+"""Reads the published code's variables from files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def load_variables(path: str | os.PathLike) -> dict[str, np.ndarray]:
         The arrays by their names.
 
     Raises:
-        ConversionError: If the file is missing, damaged, or holds anything but arrays (pickled
-            objects are never loaded), or if tensorflow is needed and missing.
+        ConversionError: If the file is missing, damaged, or contains anything other than arrays
+            (pickled objects are never loaded), or if tensorflow is needed but not installed.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -43,12 +43,12 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.ndarray):
-            raise ValueError("it is one array without a name")
+            raise ValueError("it is a single array without a name")
         with file:
             found = {name: file[name] for name in file.files}
         for name, value in found.items():
             if not isinstance(value, np.ndarray):
-                raise ValueError(f"{name} in it is no array")
+                raise ValueError(f"{name} in it is not an array")
         return found
     except (
         *(ValueError, OSError, EOFError, KeyError, RuntimeError, MemoryError),
@@ -56,12 +56,12 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
     ) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         if "pickle" in reason:
-            reason = "it holds pickled objects, which could run code; only arrays are read"
+            reason = "it contains pickled objects, which could run code; only arrays are read"
         raise ConversionError(f"{path}: not a readable .npz file ({reason})") from None
 
 
 def _checkpoint_prefix(path: Path) -> Path:
-    """What TensorFlow calls a checkpoint: the path without ``.index`` or ``.data-...``."""
+    """The path of a checkpoint as TensorFlow expects it, without ``.index`` or ``.data-...``."""
     if path.is_dir():
         found = sorted(path.glob("*.index"))
         if len(found) != 1:
