@@ -192,10 +192,10 @@ def multiscale_grid(scales: Sequence[Scale] = (3, 2, 1), *, map_size: int | None
 def complete_graph(grid: Data) -> Data:
     r"""The same nodes with an edge for every ordered pair of nodes, self loops included.
 
-    The edges of ``grid`` have ``edge_weight`` 1, all others 0. With these weights on the attention logits
-    (``edge_weight_on="logits"``), :class:`~rstg_pyg.RSTGConv` computes what the published code computes:
-    there the 0/1 adjacency multiplies the logits, so pairs of nodes that are not neighbors still receive
-    :math:`e^0 / Z` of the attention.
+    The edges of ``grid`` have ``edge_weight`` 1, all others 0. With these weights on the attention
+    logits (``edge_weight_on="logits"``), :class:`~rstg_pyg.RSTGConv` computes what the published code
+    computes: there the 0/1 adjacency multiplies the logits, so pairs of nodes that are not neighbors
+    still receive :math:`e^0 / Z` of the attention.
 
     Args:
         grid: A graph with ``edge_index`` and ``num_nodes``, for example from :func:`multiscale_grid`.
