@@ -1,7 +1,7 @@
 """Data sets and models from a config.
 
-A new data set is a function in ``_DATASETS``, a new backbone one in ``_BACKBONES``; their keys are in
-``schema.py`` and ``schema_model.py``.
+To add a data set, add a function to ``_DATASETS``; to add a backbone, a function to ``_BACKBONES``.
+Their config keys are in ``schema.py`` and ``schema_model.py``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | Somethin
     Args:
         config: The experiment.
         split: The split.
-        **changes: Arguments of the data set to replace.
+        **changes: Arguments of the data set to override.
 
     Raises:
         UserError: If the data are missing or damaged, or a number is out of range.
@@ -78,8 +78,9 @@ def has_split(config: Config, split: str) -> bool:
 
 
 def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSomething:
-    """Training clips are random. The labels of the test split are not public, so results are those of
-    the validation split: one center clip while training, the config's protocol at the end.
+    """Something-Something. Training clips are random. The labels of the test split are not public, so
+    both evaluations use the validation split: one center clip per video during training, the config's
+    protocol at the end.
     """
     arguments = dict(
         protocol={"train": None, "val": "center1", "test": data.protocol}[split],
@@ -106,7 +107,7 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
 
 
 def builtin_folder(data: SomethingConfig) -> Path:
-    """Where mini-something is, rendered if it is not there yet."""
+    """The folder of mini-something, which is rendered if it does not exist yet."""
     settings = data.builtin.model_dump()
     key = hashlib.sha256(repr((VERSION, sorted(settings.items()))).encode()).hexdigest()[:8]
     folder = cache_folder() / f"mini-something-{key}"
@@ -117,7 +118,7 @@ def builtin_folder(data: SomethingConfig) -> Path:
 
 
 def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
-    """Validation uses training digits in other videos; testing uses digits that training never sees."""
+    """SyncMNIST. Validation uses training digits in other videos, testing uses other digits."""
     digits = load_digits("test" if split == "test" else "train", data.digits, data.root)
     arguments = dict(
         num_videos=getattr(data, _LENGTHS[split]),
@@ -134,13 +135,13 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
     return SyncMNIST(digits, split, **{**arguments, **changes})
 
 
-#: What makes a data set, by ``data.dataset``.
+#: Functions that build a data set, by ``data.dataset``.
 _DATASETS = {"syncmnist": _syncmnist, "something": _something}
 
 
 def check_model(config: Config) -> None:
-    """Builds the network on the ``meta`` device (shapes without numbers) and runs its graphs on one
-    frame, so that the layers say what does not fit before any data are read.
+    """Builds the network on the ``meta`` device (shapes without data) and runs its graphs on one
+    frame, so that layers report arguments that do not fit before any data are read.
 
     Raises:
         UserError: As :func:`build_model`.
@@ -157,7 +158,7 @@ def build_model(config: Config, num_classes: int) -> VideoClassifier:
     """The network of a config.
 
     Raises:
-        UserError: If the parts do not fit each other, or the clips; the message names the section.
+        UserError: If arguments do not fit each other or the clips; the message names the section.
     """
     model, maps = config.model, stage_maps(config)
     with _named("model.backbone"):
@@ -190,7 +191,7 @@ def build_model(config: Config, num_classes: int) -> VideoClassifier:
 
 @contextlib.contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Inside, what a layer says about its arguments becomes an error that names the config's key."""
+    """A context that turns a layer's error into a :class:`UserError` that names the config's key."""
     try:
         yield
     except ValueError as e:
@@ -199,7 +200,7 @@ def _named(key: str) -> Iterator[None]:
 
 def stage_maps(config: Config) -> dict[str, Tensor]:
     """The feature map ``[1, C, T, H, W]`` after every stage of the backbone for a clip of the config,
-    on the ``meta`` device (shapes without numbers).
+    on the ``meta`` device (shapes without data).
 
     Raises:
         UserError: If clips of this size do not fit the backbone.
@@ -254,7 +255,7 @@ def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:
     return TorchvisionVideo(backbone.network, (data.num_frames, data.size, data.size))
 
 
-#: What makes a backbone, by ``model.backbone.kind``.
+#: Functions that build a backbone, by ``model.backbone.kind``.
 _BACKBONES = {
     "simple_conv": _simple_conv,
     "c2d": _resnet,
@@ -264,7 +265,7 @@ _BACKBONES = {
 
 
 def build_head(head: LSTMHeadConfig, feature_map: Tensor) -> LSTMHead:
-    """The head without a graph of a config, for the last map ``[B, C, T, H, W]``."""
+    """The head of a config if it has no graph, for the last map ``[B, C, T, H, W]``."""
     size = tuple(feature_map.shape[-2:]) if head.spatial else None
     return LSTMHead(feature_map.size(1), head.hidden_channels, size, in_norm=head.in_norm == "batch")
 
@@ -275,7 +276,7 @@ def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
     Raises:
         UserError: If a scale is finer than the map, or arguments do not fit each other.
     """
-    with _named("model.rstg.scales"):  # before the graph is made, which grows with their fourth power
+    with _named("model.rstg.scales"):  # first: the graph's size grows with the scales' fourth power
         AreaPool(config.scales)(feature_map.to("meta"))
     names = ["num_rounds", "residual", "shared_rounds", "heads", "attention_scale", "dropout"]
     names += ["num_update_layers"]
@@ -315,5 +316,5 @@ def _out_batch_norm(channels: int) -> ChannelBatchNorm:
 
 
 def normalize(clips: Tensor, config: Config) -> Tensor:
-    """Bytes to the numbers that the network sees: ``(clip - mean) / std``."""
+    """Normalizes ``uint8`` clips for the network: ``(clip - mean) / std``."""
     return (clips.float() - config.data.mean) / config.data.std

@@ -1,4 +1,4 @@
-"""The console script ``rstg``: ``rstg train --cfg smt.yaml`` does what ``python train/run.py`` does."""
+"""The console script ``rstg``: ``rstg train --cfg smt.yaml`` is the same as ``python train/run.py``."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""How every command ends: with a message in a line or two and an exit code, never with a traceback.
+"""Turns errors and signals into a one-line message and an exit code, without a traceback.
 
-| exit code | what |
+| exit code | meaning |
 |---|---|
 | 1 | a loss or a gradient is NaN or infinite |
-| 2 | a mistake of the user's, a file or folder that cannot be used, or too little memory |
+| 2 | a user error, a file or folder that cannot be used, or too little memory |
 | 130, 143 | stopped with Ctrl-C (SIGINT), or with SIGTERM |
-| 141 | whatever read the output has gone |
+| 141 | the reader of the output closed the pipe |
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rstg_pyg.train.errors import Interrupted, NonFiniteError, UserError, printa
 
 _INTERRUPTED, _TERMINATED, _NO_READER = 130, 143, 141
 
-#: What torch, NumPy and Python say where a size is beyond memory, or beyond what a size can be.
+#: Messages of torch, NumPy and Python for sizes that exceed the memory or the range of an integer.
 _TOO_LARGE = re.compile(
     r"not enough memory|alloc_cpu|(can't|cannot|unable to) allocate|out of memory|calculation overflow"
     r"|multiplication overflow|overflow when unpacking|too large to convert|exceeds the limit"
@@ -36,9 +36,9 @@ _TOO_LARGE = re.compile(
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Makes a function a command: what it raises becomes a message and an exit code.
+    """Makes a function a command: exceptions become a message and an exit code.
 
-    SIGTERM ends it like Ctrl-C does, so that temporary files are removed on the way out.
+    SIGTERM raises an exception, like Ctrl-C, so that temporary files are removed before it exits.
     """
 
     @functools.wraps(main)
@@ -58,7 +58,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 if isinstance(e.__context__, KeyboardInterrupt):  # Lightning turns it into exit code 1
                     return _interrupted("")
                 raise
-            except BrokenPipeError:  # as of "| head"; what is left to say would fail again at the end
+            except BrokenPipeError:  # as with "| head"; flushing the output at exit would fail again
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return _NO_READER
             except OSError as e:
@@ -76,12 +76,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def is_too_large(error: Exception) -> bool:
-    """Whether an error says that something does not fit into memory, or that no number is so large."""
+    """Whether an error says that something does not fit into memory, or that a number is too large."""
     return isinstance(error, MemoryError | OverflowError) or bool(_TOO_LARGE.search(str(error)))
 
 
 def too_large(error: Exception) -> str:
-    """What such an error says, in a line."""
+    """A one-line message for such an error."""
     reason = str(error).strip().splitlines()
     text = reason[0][:150] if reason else type(error).__name__
     what = (

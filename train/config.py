@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import Config
 
-#: Keys that say which kind of section it is.
+#: Keys that select the type of their section.
 _KINDS = ("kind", "dataset")
-#: Values of a file, those that aliases repeat included.
+#: Maximum number of values in a file, including those repeated by aliases.
 _MOST_VALUES = 20_000
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
@@ -31,17 +31,17 @@ def available_configs() -> list[str]:
 def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = True) -> Config:
     """Reads a config, applies ``key.path=value`` overrides, and checks it.
 
-    A config may have a section ``demo``, laid over the rest where ``data.root`` is not given: it fits
-    the experiment to the built-in data. It may also come in several ``sizes``, sections that are laid
-    over the file they are in; ``size`` says which (``size=full`` on the command line).
+    A config may have a section ``demo``, which overrides other values if ``data.root`` is not given: it
+    adapts the experiment to the built-in data. It may also have ``sizes``, alternative sets of
+    overrides; ``size`` selects one (``size=full`` on the command line).
 
     Args:
         name: A path, or the name of a config that comes with the package.
-        overrides: Values to replace, YAML on the right side: ``data.num_digits=3``.
-        demo: Whether the section ``demo`` counts.
+        overrides: Values to override, with YAML on the right side: ``data.num_digits=3``.
+        demo: Whether to use the section ``demo``.
 
     Raises:
-        UserError: If the file is missing, is not YAML, or says something the schema does not know.
+        UserError: If the file is missing, is not YAML, or does not match the schema.
     """
     path = _find(name)
     files = [_read(path)]
@@ -66,11 +66,11 @@ def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = T
 
 
 def _of_size(files: list[dict[str, Any]], size: Any, path: Path) -> dict[str, Any]:
-    """Lays files over each other, each with its section for the size."""
+    """Merges files in order, each with its section for the size."""
     sections = [_take(file, "sizes", path) for file in files]
     known = list(dict.fromkeys(name for section in sections for name in section))
     if size is not None and size not in known:
-        have = "this config comes in one size only"
+        have = "this config has only one size"
         if known:
             have = f"expected one of {', '.join(map(str, known))}"
         raise UserError(f"{path}: size: {have} (got {size!r})")
@@ -81,7 +81,7 @@ def _of_size(files: list[dict[str, Any]], size: Any, path: Path) -> dict[str, An
 
 
 def _take(values: dict[str, Any], key: Any, path: Path) -> dict[str, Any]:
-    """Removes a section; an empty one if it is not there."""
+    """Removes and returns a section; returns an empty one if it does not exist."""
     section = values.pop(key, None)
     if section is not None and not isinstance(section, dict):
         raise UserError(f"{path}: {key}: expected a mapping of sections")
@@ -89,7 +89,7 @@ def _take(values: dict[str, Any], key: Any, path: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Lays values over others, section by section; a section of another kind replaces the whole."""
+    """Overrides values, section by section; a section of another type replaces the complete section."""
     out = dict(base)
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
@@ -99,7 +99,7 @@ def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_override(override: str) -> tuple[list[str], Any, str]:
-    """The parts of the key, the value, and the override in a line."""
+    """The components of the key, the value, and the override shortened to one line."""
     key, found, text = override.partition("=")
     where = f"'{_short(override)}'"
     if not found or not key:
@@ -108,7 +108,7 @@ def _parse_override(override: str) -> tuple[list[str], Any, str]:
 
 
 def _overridden(values: dict[str, Any], changes: list[tuple[list[str], Any, str]]) -> dict[str, Any]:
-    """A copy with values replaced."""
+    """A copy with a value replaced."""
     for keys, value, where in changes:
         sections = [values]
         for key in keys[:-1]:
@@ -138,8 +138,8 @@ def parse_config(values: Any, where: str) -> Config:
 
 
 def _explain(error: Any, values: Any) -> str:
-    """One problem in one line."""
-    if error["type"] == "value_error":  # of a section, which names the key itself
+    """A one-line message for one problem."""
+    if error["type"] == "value_error":  # from a section's own check, whose message names the key
         return str(error["ctx"]["error"])
     keys = []  # the path without the names of union members that pydantic puts in
     missing = error["loc"][-1] if error["type"] == "missing" else None
@@ -153,13 +153,13 @@ def _explain(error: Any, values: Any) -> str:
         return f"unknown key '{key}'{error['ctx']['hint']}"
     try:
         shown = _short(repr(error["input"]), 60)
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits; a thousand sections
+    except (ValueError, RecursionError):  # more than 4,300 digits, or a thousand nested sections
         shown = "a very long value"
     return f"{'.'.join(keys)}: {error['msg'][0].lower()}{error['msg'][1:]} (got {shown})"
 
 
 def _short(text: str, most: int = 80) -> str:
-    """A text in a line."""
+    """A text on one line, shortened."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -175,7 +175,7 @@ def to_yaml(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that change with any value."""
+    """Twelve hexadecimal digits that depend on all values."""
     text = json.dumps(to_dict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -197,7 +197,7 @@ def _find(name: str) -> Path:
         if os.path.isfile(path):
             return path
     raise UserError(
-        f"--cfg: there is no config '{name}'; those that come with the package are "
+        f"--cfg: there is no config '{name}'; configs that come with the package: "
         f"{', '.join(available_configs())}"
     )
 
@@ -213,14 +213,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values: text, numbers, truth values, dates, lists and mappings."""
+    """Plain values: strings, numbers, booleans, dates, lists and mappings."""
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes what :class:`_Loader` reads."""
 
 
-for _tool in (_Loader, _Dumper):  # numbers such as 1e-3, which YAML 1.1 takes for text
+for _tool in (_Loader, _Dumper):  # numbers such as 1e-3, which YAML 1.1 reads as strings
     _tool.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -232,7 +232,7 @@ def _load_yaml(text: str, where: str) -> Any:
     """Reads YAML of plain values.
 
     Raises:
-        UserError: If the text is not YAML, has a key twice, or repeats values by aliases without end.
+        UserError: If the text is not YAML, has a duplicate key, or too many values through aliases.
     """
     try:
         loader = _Loader(text)
@@ -247,19 +247,19 @@ def _load_yaml(text: str, where: str) -> Any:
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """How many values a node has, counted as often as aliases repeat them; no key is there twice."""
+    """The number of values in a node, including those of aliases. Also checks for duplicate keys."""
     if id(node) not in counts:
-        counts[id(node)] = _MOST_VALUES  # what an alias into itself finds
+        counts[id(node)] = _MOST_VALUES  # for an alias that contains itself
         inside = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):
             names = set()
             for key, value in node.value:
                 if str(key.value) in names:
                     line = key.start_mark.line + 1
-                    raise ValueError(f"line {line}: the key '{_short(key.value)}' is there twice")
+                    raise ValueError(f"line {line}: the key '{_short(key.value)}' occurs twice")
                 names.add(str(key.value))
                 inside.append(value)
         counts[id(node)] = 1 + sum(_count(part, counts) for part in inside)
     if counts[id(node)] > _MOST_VALUES:
-        raise ValueError(f"expected at most {_MOST_VALUES:,} values, with those that aliases repeat")
+        raise ValueError(f"expected at most {_MOST_VALUES:,} values, including those of aliases")
     return counts[id(node)]

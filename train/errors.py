@@ -12,9 +12,9 @@ _LONGEST = 2_000  # characters of a message
 class UserError(Exception):
     """A mistake in a config, a data set, a checkpoint or on the command line.
 
-    The message is one or two lines: what was expected, what was found, and the remedy. The commands
-    print it without a traceback and exit with code 2. What a terminal or a UTF-8 file cannot take
-    (names of files and labels may hold anything) is escaped.
+    The message is one or two lines: what was expected, what was found, and what to do. The commands
+    print it without a traceback and exit with code 2. Characters that a terminal or a UTF-8 file cannot
+    show (file names and labels may contain anything) are escaped.
     """
 
     def __init__(self, message: str):
@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; what was learned is saved. The message says how to go on."""
+    """The user pressed Ctrl-C, and a checkpoint is saved. The message says how to continue."""
 
 
 class NonFiniteError(Exception):
@@ -30,7 +30,7 @@ class NonFiniteError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text with control characters (but line ends) and lone surrogates escaped, and not too long."""
+    """Text with control characters (except newlines) and lone surrogates escaped, shortened if long."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     unfit = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -38,6 +38,6 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` if a choice resembles the word, else nothing."""
+    """``"; did you mean 'x'?"`` if a choice is similar to the word, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

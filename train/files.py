@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, flushed, renamed."""
+"""Atomic writes: a file is written under a temporary name, flushed, and renamed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 
 from rstg_pyg.train.errors import UserError
 
-#: Files of a run folder that other commands could write over.
+#: Files of a run folder that other commands could overwrite.
 _OF_A_RUN = ("results.json", "environment.json", "metrics.csv", "per_class.csv", "confusion.csv")
 _OF_A_RUN += ("confusion.png", "curves.png")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` with a temporary name beside ``path``, flushes the file, renames it, and flushes
-    the folder.
+    """Calls ``write`` with a temporary name in the same folder, flushes the file, renames it to
+    ``path``, and flushes the folder.
 
     Raises:
-        UserError: If the folder cannot be written or the disk is full; ``path`` is as before then.
+        UserError: If the folder is not writable or the disk is full; ``path`` is then unchanged.
     """
     path = target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -43,40 +43,40 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def target(path: Path) -> Path:
-    """The file to write where a user or program says ``path``: links stay links.
+    """The file to write for ``path``: the target if it is a link, so that links stay links.
 
     Raises:
-        UserError: If it is anything but a file (a device or a pipe would be gone afterwards).
+        UserError: If it is not a regular file (renaming would replace a device or a pipe).
     """
     file = Path(os.path.realpath(path))
     if os.path.lexists(file) and not os.path.isfile(file):
-        kind = "a folder" if os.path.isdir(file) else "no ordinary file"
-        raise UserError(f"{path}: cannot be written, since it is {kind}; choose another name")
+        kind = "a folder" if os.path.isdir(file) else "not a regular file"
+        raise UserError(f"{path}: cannot be written, because it is {kind}; choose another name")
     return file
 
 
 def cannot_be_written(path: Path, error: OSError) -> UserError:
-    """The message for a file or folder that cannot be written, with the remedy."""
+    """The error for a file or folder that cannot be written, with what to do."""
     reason, remedy = error.strerror or str(error), "choose another place"
     with contextlib.suppress(OSError):
         folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(folder).free
-        # torch's own writer does not say why it failed; on a full disk nothing is free.
+        # torch's own writer does not say why it failed; check for a full disk.
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and free < 1 << 20):
             reason = f"{os.strerror(errno.ENOSPC)}; {free / 1e6:.0f} MB are free there"
-            remedy = "free some space, then go on"
+            remedy = "free some space, then continue"
     if error.errno == errno.ENOENT:
-        reason, remedy = f"{path.parent} is gone", "leave it in its place while it is in use"
+        reason, remedy = f"{path.parent} was removed", "do not move it while it is in use"
     return UserError(f"{path}: cannot be written ({reason}); {remedy}")
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut."""
+    """Flushes a folder, so that its file names survive a power failure."""
     if os.name != "posix":
         return
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder may be writable and not readable
+    except PermissionError:  # a folder may be writable but not readable
         return
     try:
         os.fsync(handle)
@@ -88,7 +88,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of :func:`write_atomically` that a killed process left."""
+    """Removes temporary files of :func:`write_atomically` left by a killed process."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             path.unlink(missing_ok=True)
@@ -105,15 +105,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def output_file(option: str, name: str, suffixes: Sequence[str]) -> Path:
-    """A file that a command is going to write, looked at before the work that it is for.
+    """Checks the path of an output file before a command starts its work.
 
     Args:
-        option: What the user gave the name with.
-        name: The name.
-        suffixes: The endings that it may have. A file of another kind is never written over.
+        option: The command line option, for error messages.
+        name: The path.
+        suffixes: The allowed file name extensions. A file with another extension is never overwritten.
 
     Raises:
-        UserError: If nothing can be written there, or a run or another program has its file there.
+        UserError: If it is not writable, or is a file of a run or of another program.
     """
     path = Path(name)
     if path.suffix not in suffixes or name.endswith("/"):

@@ -1,8 +1,8 @@
-"""Predicts the classes of one's own videos: ``python train/predict.py VIDEO ... --ckpt CKPT``.
+"""Predicts the classes of your own videos: ``python train/predict.py VIDEO ... --ckpt CKPT``.
 
 A video is a file (mp4, webm, avi, gif, ...), a folder of numbered frames, or ``-``: a list of paths on
-standard input. How clips are sampled and scaled, the network and the names of the classes come from the
-checkpoint. Ends with exit code 2 if a video cannot be read; the others are predicted all the same.
+standard input. The network, the sampling and size of clips, and the class names come from the
+checkpoint. If a video cannot be read, the others are still predicted, and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -31,17 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
     videos = [path for name in arguments.videos for path in _paths(name)]
-    predictor = Predictor.load(
-        arguments.ckpt, arguments.device, arguments.protocol, arguments.labels
-    )
+    predictor = Predictor.load(arguments.ckpt, arguments.device, arguments.protocol, arguments.labels)
     print(predictor.describe(), flush=True)
     if arguments.overlay is not None:
         find_graph(predictor.model, arguments.place)
     if arguments.stream and not predictor.model.streams:
-        print(
-            "this network looks across frames: --stream keeps the sampled frames and predicts at "
-            "the end"
-        )
+        print("this network combines frames: --stream keeps the sampled frames and predicts at the end")
         arguments.stream = False
     answers = []
     for number, video in enumerate(videos, 1):
@@ -91,12 +86,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.json is not None:
         output_file("--json", arguments.json, (".json",))
     if arguments.place is not None and arguments.overlay is None:
-        raise UserError("--place: chooses the graph for --overlay; give that, too")
+        raise UserError("--place: selects the graph for --overlay; give --overlay too")
     return arguments
 
 
 def _paths(name: str) -> list[str]:
-    """The videos that an argument names: itself, or the lines of standard input."""
+    """The videos of an argument: a path, or the lines of standard input for ``-``."""
     if name != "-":
         return [name]
     paths = [line.strip() for line in sys.stdin if line.strip()]
@@ -108,7 +103,7 @@ def _paths(name: str) -> list[str]:
 def predict(
     predictor: Predictor, path: str, arguments: argparse.Namespace, out: Path | None
 ) -> dict[str, Any]:
-    """Predicts one video and prints what came out.
+    """Predicts one video and prints the result.
 
     Returns:
         The video, its number of frames and the best classes with their probabilities.
@@ -120,9 +115,9 @@ def predict(
     length = source.num_frames(name)
     note = ""
     if length < predictor.num_frames:
-        note = f", fewer than the clip's {predictor.num_frames}: some are seen more than once"
+        note = f", fewer than the clip's {predictor.num_frames}: some are used more than once"
     if source.varying_times(name) is not None:
-        note += ", whose rate varies: sampled by time"
+        note += ", variable frame rate: sampled by time"
     print(f"\n{path} ({length:,} {'frame' if length == 1 else 'frames'}{note})", flush=True)
     if arguments.stream:
         best = predictor.ranked(_stream(predictor, video), arguments.top)
@@ -139,13 +134,13 @@ def predict(
 
 
 def _stream(predictor: Predictor, video: Video) -> Tensor:
-    """Predicts while frames arrive and prints the best class now and then; returns the logits."""
+    """Predicts while frames arrive and prints the best class at intervals; returns the logits."""
     every = -(-len(set(predictor.times(video).reshape(-1).tolist())) // _MOST_LINES)
     for number, (frame, logits) in enumerate(predictor.stream(video), 1):
         if number % every == 0:
             [(_, name, probability)] = predictor.ranked(logits, 1)
             print(f"  frame {frame + 1:>6,}: {probability:6.1%}  {name}", flush=True)
-    print("  in the end:", flush=True)
+    print("  at the end:", flush=True)
     return logits
 
 

@@ -1,4 +1,4 @@
-"""A trained network with all that belongs to it: sampling, scaling, names of classes."""
+"""A trained network with everything needed to predict: sampling, preprocessing, class names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.run_folder.weights import load_weights, open_weights
 
-#: Shares of red, green and blue in gray (ITU-R 601).
+#: Weights of red, green and blue in gray (ITU-R 601).
 _GRAY = (0.299, 0.587, 0.114)
 
 #: A video: a file or a folder of numbered frames; or a source, and the video's name in it.
@@ -33,12 +33,12 @@ Video = str | Path | tuple[FrameSource, str]
 
 
 class Prediction(NamedTuple):
-    """A class and how likely it is.
+    """A class and its probability.
 
     Attributes:
-        label: The number of the class.
-        name: Its name.
-        probability: Its share of the softmax over all classes.
+        label: The class index.
+        name: The class name.
+        probability: The softmax probability over all classes.
     """
 
     label: int
@@ -47,13 +47,13 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Predicts videos as a network saw them in training.
+    """Predicts videos with a trained network and the preprocessing of its training.
 
     Args:
         model: The network, in evaluation mode.
-        config: The experiment that it comes from.
-        names: The names of the classes.
-        protocol: Which clips of a video are looked at.
+        config: The experiment in which it was trained.
+        names: The class names.
+        protocol: Which clips of a video are evaluated.
 
     Example:
         >>> predictor = Predictor.load("runs/smt_demo")
@@ -83,11 +83,10 @@ class Predictor:
         """Reads a run, a checkpoint of a run, or safetensors weights.
 
         Args:
-            path: The file, or a run folder: its best checkpoint, or else its last.
+            path: The file, or a run folder, of which the best checkpoint is used, or the last.
             device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
             protocol: A name of :data:`PROTOCOLS`. (default: the config's)
-            labels: A label file, for the names of the classes. (default: those in the checkpoint, or
-                numbers)
+            labels: A label file with the class names. (default: those in the checkpoint, or numbers)
 
         Raises:
             UserError: If a file cannot be used, or there is no GPU.
@@ -108,8 +107,8 @@ class Predictor:
             names = read_names(Path(labels))
         if len(names) != count:
             raise UserError(
-                f"{labels or path}: has {len(names)} classes, but {path} was made for {count}; give "
-                f"the label file that belongs to it"
+                f"{labels or path}: has {len(names)} classes, but {path} has {count}; give the label "
+                f"file that it was trained with"
             )
         model = build_model(config, count)
         load_weights(model, weights, path)
@@ -119,15 +118,15 @@ class Predictor:
         return cls(model, config, names, PROTOCOLS[name])
 
     def __call__(self, video: Video | Tensor, top: int | None = None) -> list[Prediction]:
-        """The classes of a video, the likeliest first.
+        """The classes of a video, most likely first.
 
         Args:
-            video: A file, a folder of numbered frames, or clips as :meth:`clips` gives them:
+            video: A file, a folder of numbered frames, or clips as returned by :meth:`clips`:
                 ``[L, C, T, H, W]`` uint8, or one ``[C, T, H, W]``.
-            top: How many classes. (default: all)
+            top: The number of classes. (default: all)
 
         Raises:
-            UserError: If the video is missing or damaged, or the clips are no bytes.
+            UserError: If the video is missing or damaged, or the clips are not ``uint8``.
         """
         if not isinstance(video, Tensor):
             clips = self.clips(video)
@@ -141,13 +140,13 @@ class Predictor:
         return self.ranked(self.logits(clips), top)
 
     def ranked(self, logits: Tensor, top: int | None = None) -> list[Prediction]:
-        """Logits ``[num_classes]`` as classes with their probabilities, the likeliest first."""
+        """Converts logits ``[num_classes]`` to classes with probabilities, most likely first."""
         count = len(logits) if top is None else min(top, len(logits))
         values, labels = logits.softmax(0).topk(count)
         return [Prediction(i, self.names[i], p) for i, p in zip(labels.tolist(), values.tolist())]
 
     def describe(self) -> str:
-        """One line with every number."""
+        """A one-line summary."""
         gray = " (gray)" if self.config.data.channels == 1 else ""
         return (
             f"{self.config.name}: {len(self.names)} classes; {self.protocol.describe()} of "
@@ -175,11 +174,11 @@ class Predictor:
         return self.channels(clips)
 
     def middle_clip(self, video: Video) -> Tensor:
-        """The clip in the middle of the frame, ``[C, T, H, W]`` uint8."""
+        """The center clip, ``[C, T, H, W]`` uint8."""
         return self.clips(video)[self.protocol.spatial // 2]
 
     def normalized(self, clips: Tensor) -> Tensor:
-        """Bytes to what the network sees, on its device."""
+        """Normalizes ``uint8`` clips for the network and moves them to its device."""
         return normalize(clips.to(self.device), self.config)
 
     def logits(self, clips: Tensor) -> Tensor:
@@ -187,18 +186,18 @@ class Predictor:
         try:
             with torch.no_grad():
                 out = [self.model(self.normalized(clip[None])) for clip in clips]
-        except ValueError as e:  # a backbone that wants the size it was trained with
+        except ValueError as e:  # a backbone that needs the size it was trained with
             raise UserError(f"--protocol {self.protocol.name}: {e}; use center1") from e
         return torch.cat(out).mean(dim=0).float().cpu()
 
     def stream(self, video: Video) -> Iterator[tuple[int, Tensor]]:
-        """Feeds the sampled frames to the network as they arrive, with its state carried on.
+        """Feeds the sampled frames to the network as they arrive.
 
-        Neither frames nor maps are kept, so memory does not grow with the video. Needs a network that
-        streams (``predictor.model.streams``).
+        Only the recurrent state is kept from frame to frame, so memory does not grow with the video.
+        The network must be able to stream (``predictor.model.streams``).
 
         Yields:
-            The frame's number and the logits of all frames so far; the last ones are those of
+            The frame index and the logits of all frames so far; the last ones equal those of
             :meth:`logits`.
 
         Raises:
@@ -219,11 +218,11 @@ class Predictor:
             yield index, torch.cat([x for x in logits if x is not None]).mean(dim=0).float().cpu()
 
     def attention(self, video: Video, place: str | None = None) -> Attention:
-        """What the nodes of a graph attend to, in the clip in the middle of the frame.
+        """The attention between the nodes of a graph, for the center clip.
 
         Args:
             video: The video.
-            place: Which graph, such as ``"res3"`` or ``"head"``. (default: the last)
+            place: The graph, such as ``"res3"`` or ``"head"``. (default: the last)
 
         Raises:
             UserError: If the video is missing or damaged, or the graph has no attention.
@@ -238,8 +237,8 @@ class Predictor:
         Args:
             video: The video.
             out: The file.
-            title: What stands above, such as the predicted class.
-            place: Which graph. (default: the last)
+            title: The title, such as the predicted class.
+            place: The graph. (default: the last)
 
         Raises:
             UserError: See :meth:`attention`; or if the file cannot be written.
@@ -261,7 +260,7 @@ class Predictor:
         return spread_crops(frames, self.size, self.protocol.spatial)
 
     def channels(self, clips: Tensor) -> Tensor:
-        """Gray for a network that sees gray, ``[L, 3, ...] -> [L, C, ...]`` uint8."""
+        """Converts to gray if the network takes gray clips, ``[L, 3, ...] -> [L, C, ...]`` uint8."""
         if self.config.data.channels == 3:
             return clips
         shares = clips.new_tensor(_GRAY, dtype=torch.float32).view(-1, *[1] * (clips.dim() - 2))
@@ -273,7 +272,7 @@ def _opened(video: Video) -> tuple[FrameSource, str]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A file as it is; in a run folder the best checkpoint, or else the last.
+    """The path itself if it is a file; for a run folder the best checkpoint, or the last.
 
     Raises:
         UserError: If the folder has none.
@@ -287,10 +286,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_names(path: Path) -> list[str]:
-    """The names of the classes from a label file, or from the one in a data set's folder.
+    """The class names from a label file, or from the label file in a data set's folder.
 
     Raises:
-        UserError: If there is none, or it is damaged.
+        UserError: If there is no label file, or it is damaged.
     """
     if path.is_dir():
         return read_classes(find_label_files(path))

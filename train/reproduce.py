@@ -1,10 +1,10 @@
 """Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|base|full ...``.
 
-Every row and seed is a run of ``run.py`` in a folder of its own. What is done is left alone and what
-was begun goes on, so the command can be stopped and given again at any time. After every run the table
-is written anew beside the paper's numbers: ``table.md``, ``table.csv``, ``table.png``.
+Every row and seed is a run of ``run.py`` in its own folder. Finished runs are skipped and unfinished
+ones resume, so the command can be stopped and run again at any time. After every run the table is
+rewritten, with the paper's numbers for comparison: ``table.md``, ``table.csv``, ``table.png``.
 
-``python train/reproduce.py figures RUN...`` draws what trained networks look at and where they fail.
+``python train/reproduce.py figures RUN...`` draws what trained networks attend to and where they fail.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(arguments.runs[0]) / "figures"
         if arguments.out is not None:
             out = named_folder(arguments.out)
-            check_free(out)  # curves.png would be written over
+            check_free(out)  # curves.png would be overwritten
         write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
         print(f"written to {out}")
         return 0
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, arguments.size))
         except KeyboardInterrupt:
-            raise Interrupted("the same command goes on") from None
+            raise Interrupted("run the same command again to continue") from None
     print(f"\n{write_table(out, arguments.size)}\nwritten to {out / 'table.md'}, .csv and .png")
     return 0 if done else 1
 
@@ -73,13 +73,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
     add("--ablate", nargs="*", metavar="CHANGE", help=f"ours with changes: {', '.join(ABLATIONS)}")
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
-    add("--jobs", type=int, default=1, help="runs at once; several have a thread each")
+    add("--jobs", type=int, default=1, help="parallel runs; several use one thread each")
     add("--out", default="runs/table_syncmnist", metavar="DIR")
-    add("--table-only", action="store_true", help="run nothing, write the table anew")
+    add("--table-only", action="store_true", help="only write the table, run nothing")
     add = commands.add_parser("figures", help="draw figures from finished runs").add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders")
     add("--out", metavar="DIR", help="(default: RUN/figures)")
-    add("--videos", type=int, default=1000, help="test videos to look at")
+    add("--videos", type=int, default=1000, help="number of test videos")
     argv = list(sys.argv[1:] if argv is None else argv)
     overrides = [a for a in argv if "=" in a and not a.startswith("-")] * (argv[:1] == ["syncmnist"])
     arguments = parser.parse_args([a for a in argv if a not in overrides])
@@ -88,7 +88,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_rows(rows: list[str] | None, changes: list[str] | None) -> list[Row]:
-    """The rows of the table, or some of them; ours and its ablation.
+    """The selected rows of the table, or "Ours" with the selected changes of the ablation.
 
     Raises:
         UserError: If there is no such row or change.
@@ -112,9 +112,9 @@ def make_jobs(
     seeds: Sequence[int],
     overrides: Sequence[str],
 ) -> list[Job]:
-    """The runs: every row with the first seed, then with the second, and so on.
+    """The runs: all rows with the first seed, then with the second, and so on.
 
-    A change of the ablation that changes nothing at this size is left out.
+    Ablations that have no effect at this size are skipped.
 
     Raises:
         UserError: If a config does not fit.

@@ -2,8 +2,8 @@
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
 ``checkpoints``, ``results.json``, ``per_class.csv``, ``confusion.csv``, ``confusion.png`` and
-``curves.png``. A user's mistake ends with exit code 2 and a message, NaN or Inf with exit code 1 and a
-message; Ctrl-C saves and exits with 130.
+``curves.png``. A user error ends with exit code 2 and a message, NaN or infinity with exit code 1 and a
+message. Ctrl-C saves a checkpoint and exits with 130.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg", nargs="?", metavar="NAME", help="a config: a path or a known name")
     parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME)")
     parser.add_argument(
-        "--resume", nargs="?", const="", metavar="CKPT", help="go on with a run (default: its last)"
+        "--resume", nargs="?", const="", metavar="CKPT", help="resume a run (default: its newest)"
     )
     parser.add_argument("--evaluate", metavar="CKPT", help="only evaluate this checkpoint")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.cfg:
         raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")
     if arguments.resume is not None and arguments.evaluate is not None:
-        raise UserError("--resume and --evaluate exclude each other; use one of them")
+        raise UserError("--resume and --evaluate cannot be combined; use one of them")
     return arguments
 
 
@@ -94,7 +94,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
     Args:
         config: The experiment.
         out: The run folder. (default: the first free ``runs/NAME``, ``runs/NAME-2``, ...)
-        resume: A checkpoint to go on from; ``""`` for the newest one of the run.
+        resume: A checkpoint to resume from; ``""`` for the newest one of the run.
     """
     folder, checkpoint, origin, step = None, None, None, 0
     if resume is not None:
@@ -144,8 +144,8 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         meter.pretraining = filters = pretrain(model, config, device)
         meter.seconds += filters["seconds"]
         print(
-            f"filters trained alone: {filters['steps']} steps in {filters['seconds']:.0f} s, they "
-            f"recognize {filters['accuracy']:.1%} of the digits in single frames",
+            f"pre-training of the backbone: {filters['steps']} steps in {filters['seconds']:.0f} s, it "
+            f"recognizes {filters['accuracy']:.1%} of the digits in single frames",
             flush=True,
         )
     for dataset in datasets.values():
@@ -164,7 +164,7 @@ def train(config: Config, out: str | None, resume: str | None) -> dict[str, Any]
         if "test" in datasets:
             write_classes(folder, task, results)
         write_curves(folder / "metrics.csv")
-        write_json(folder / "results.json", results)  # the last file: a run that has it is whole
+        write_json(folder / "results.json", results)  # the last file: a run that has it is complete
         print_tail(results, folder)
     return results
 
@@ -197,20 +197,20 @@ def evaluate(config: Config, checkpoint: Path, out: str | None) -> dict[str, Any
 
 
 def write_setting(folder: Path, config: Config, trainer: pl.Trainer) -> None:
-    """Writes what a run is made of: the config as resolved, machine and versions."""
+    """Writes ``config.yaml`` (the complete config) and ``environment.json`` (machine and versions)."""
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", to_yaml(config))
         write_json(folder / "environment.json", environment(trainer.strategy.root_device))
 
 
 def to_device(dataset, config: Config, device: torch.device) -> None:
-    """Lets SyncMNIST be generated where the model is, unless worker processes do it."""
+    """Generates SyncMNIST on the model's device, unless worker processes do it."""
     if isinstance(dataset, SyncMNIST):
         dataset.to("cpu" if config.data.num_workers else device)
 
 
 def note_skipped(datasets: dict[str, Any], folder: Path, trainer: pl.Trainer) -> None:
-    """Gives the data sets with ``data.on_error=skip`` a list for what they leave out."""
+    """With ``data.on_error=skip``, gives the data sets a list for the videos that they skip."""
     if getattr(next(iter(datasets.values())), "on_error", "raise") == "skip":
         skipped = Skipped(folder, trainer.global_rank)
         for part, dataset in datasets.items():
@@ -218,7 +218,7 @@ def note_skipped(datasets: dict[str, Any], folder: Path, trainer: pl.Trainer) ->
 
 
 def load_pretrained(model: torch.nn.Module, config: Config) -> None:
-    """Other people's weights in the backbone, if the config names a file.
+    """Loads pretrained weights into the backbone, if the config names a file.
 
     Raises:
         UserError: If they cannot be read or do not fit.
@@ -233,7 +233,7 @@ def load_pretrained(model: torch.nn.Module, config: Config) -> None:
 
 
 def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -> dict[str, Any]:
-    """Evaluates on the test split, if there is one; returns the common part of ``results.json``.
+    """Evaluates on the test split, if there is one; returns what every ``results.json`` has.
 
     Args:
         config: The experiment.
@@ -279,13 +279,13 @@ def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -
 
 
 def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> None:
-    """Accuracy and confusion of the classes, as tables and a picture."""
+    """Writes accuracy and confusion per class, as tables and a picture."""
     title = f"{task.config.name}: top-1 {results['top1']:.2%} of {results['num_videos']:,} videos"
     write_confusion(folder, task.test_confusion, task.label_names, title)
 
 
 def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:
-    """Says what is about to run."""
+    """Prints a summary of the run before it starts."""
     train = config.train
     count = sum(p.numel() for p in model.parameters())
     print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")
@@ -297,13 +297,13 @@ def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) ->
     print(f"data: {dataset.describe()}", flush=True)
     if config.lr != train.lr:
         print(
-            f"learning rate {train.lr:g} for {train.base_batch} videos a step, {config.lr:g} for "
+            f"learning rate {train.lr:g} for {train.base_batch} videos per step, {config.lr:g} for "
             f"{train.batch_size}"
         )
 
 
 def print_tail(results: dict[str, Any], folder: Path) -> None:
-    """Says what came out."""
+    """Prints the results."""
     speed = results.get("training") or {}
     if "data_share" in speed:
         print(

@@ -111,9 +111,9 @@ def test_differences():
 
 
 YAML = {
-    "a: 1\nb: 2\na: 3": "line 3: the key 'a' is there twice",
-    "a:\n  b: {c: 1, c: 1}": "line 2: the key 'c' is there twice",
-    "a: &x [1, *x]": "expected at most 20,000 values, with those that aliases repeat",
+    "a: 1\nb: 2\na: 3": "line 3: the key 'a' occurs twice",
+    "a:\n  b: {c: 1, c: 1}": "line 2: the key 'c' occurs twice",
+    "a: &x [1, *x]": "expected at most 20,000 values, including those of aliases",
     "a0: &a0 [x, x]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)):
         "expected at most 20,000 values",
@@ -250,7 +250,7 @@ def test_a_config_in_several_sizes(tmp_path):
     ("text", "overrides", "words"),
     [
         (SIZES, ["size=huge"], "size: expected one of small, large"),
-        ("seed: 0\n", ["size=large"], "this config comes in one size only"),
+        ("seed: 0\n", ["size=large"], "this config has only one size"),
         ("size: a\nsizes: [a]\n", [], "sizes: expected a mapping"),
         ("size: a\nsizes: {a: 3}\n", [], "yaml: a: expected a mapping"),
     ],

@@ -112,7 +112,7 @@ def test_while_training(disk, capsys, monkeypatch, moment):
         error = fails(capsys, *train(disk / "run"))
     assert re.search(rf"{disk}/run/\S*({noticed})", error), error
     if moment == "folder gone":
-        assert "is gone" in error and not (disk / "run/results.json").exists()
+        assert "was removed" in error and not (disk / "run/results.json").exists()
         return
     assert "; choose another place" in error if moment == "read-only" else "free some space" in error
 
@@ -161,7 +161,7 @@ def test_at_the_start(disk, capsys):
     os.unlink(disk / "ballast")
     mount("-o", "remount,ro", str(disk))
     assert "Read-only file system" in fails(capsys, *train(disk / "run2"))
-    assert "is gone" not in fails(capsys, *train(disk / "deep/run"))
+    assert "was removed" not in fails(capsys, *train(disk / "deep/run"))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_while_packing(disk, videos, capsys, monkeypatch, moment):
         assert "19 whole videos are in it" in error and "free some space" in error
         os.unlink(disk / "ballast")
     else:
-        assert "is gone" in error
+        assert "was removed" in error
     assert prepare.main([str(a) for a in pack]) == 0
     assert len(PackedVideos(out / STORE).videos()) == 60
     assert {p.name for p in disk.iterdir()} == {"store"}

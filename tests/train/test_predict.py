@@ -193,14 +193,14 @@ def test_stream_on_the_command_line(here, tmp_path, capsys):
     assert shown(printed) == whole and printed.count("  frame ") == 4
     write_frames(tmp_path / "one", 1)
     assert main([str(tmp_path / "one"), "--ckpt", "last.ckpt"]) == 0
-    assert "(1 frame, fewer than the clip's 4: some are seen more than once)" in capsys.readouterr().out
+    assert "(1 frame, fewer than the clip's 4: some are used more than once)" in capsys.readouterr().out
     # A network that looks across frames says so, and predicts at the end.
     write_checkpoint(tmp_path / "map.ckpt", rstg={"places": ["conv0", "head"]})
     assert main(["frames", "--ckpt", str(tmp_path / "map.ckpt")]) == 0
     whole = shown(capsys.readouterr().out)
     assert main(["frames", "--ckpt", str(tmp_path / "map.ckpt"), "--stream"]) == 0
     printed = capsys.readouterr().out
-    assert shown(printed) == whole and printed.count("looks across frames") == 1
+    assert shown(printed) == whole and printed.count("combines frames") == 1
 
 
 class LongVideo(FrameSource):

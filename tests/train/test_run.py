@@ -206,7 +206,7 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert "syncmnist_mini.yaml" in fails(capsys)
     assert "there is no config 'nope'" in fails(capsys, "--cfg", "nope")
     assert "did you mean 'lr'" in fails(capsys, *tiny, "train.lrr=3")
-    assert "exclude each other" in fails(capsys, *tiny, "--resume", "x", "--evaluate", "y")
+    assert "cannot be combined" in fails(capsys, *tiny, "--resume", "x", "--evaluate", "y")
     assert "expected 2 to 10 digits" in fails(capsys, *tiny, "data.num_digits=1")
     assert "expected 2 to 10 digits" in fails(capsys, *tiny, "data.num_digits=11")
     assert "does not exist" in fails(capsys, *tiny, "data.root=nowhere", "data.digits=mnist")
@@ -263,7 +263,7 @@ def test_accumulated_parts_give_the_same_weights(folder):
 def test_the_rate_follows_the_batch_and_is_printed(folder, capsys):
     quick = ("train.max_steps=1", "pretrain.steps=0", "train.lr=0.001")
     assert run(*quick, "train.base_batch=64") == 0
-    assert "learning rate 0.001 for 64 videos a step, 0.00025 for 16" in capsys.readouterr().out
+    assert "learning rate 0.001 for 64 videos per step, 0.00025 for 16" in capsys.readouterr().out
     checkpoint = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.00025
 
