@@ -1,6 +1,6 @@
 """The schema of a config: every key, its type and its default.
 
-A new data set is a section here, a member of :data:`Data`, and a function in ``build.py``.
+To add a data set, add a section here, add it to :data:`Data`, and add a function to ``build.py``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class SyncMNISTConfig(Section):
     dataset: Literal["syncmnist"] = "syncmnist"
     #: The folder with MNIST's four IDX files.
     root: str | None = None
-    #: MNIST, scikit-learn's digits, or (auto) MNIST where it is there or can be downloaded.
+    #: MNIST, scikit-learn's digits, or (auto) MNIST if it is found or can be downloaded.
     digits: Literal["auto", "mnist", "builtin"] = "auto"
-    #: Another seed, other videos.
+    #: Seed of the generated videos.
     seed: Seed = 0
-    #: Digits in a video, each of another class.
+    #: Digits in a video, all of different classes.
     num_digits: PositiveInt = 5
     #: Number of digit classes; the digits 0 to num_classes - 1 are used.
     num_classes: PositiveInt = 10
@@ -53,7 +53,7 @@ class SyncMNISTConfig(Section):
     digit_size: Few = 28
     #: Longest step of a digit from frame to frame along an axis, in pixels of the canvas.
     max_step: PositiveInt = 10
-    #: Share of videos in which no two digits move alike; null: as published, 1 / (2 pairs + 2).
+    #: Fraction of videos in which no two digits move together; null: as published, 1 / (2 pairs + 2).
     none_probability: Fraction | None = None
     train_videos: Many = 600_000
     val_videos: Many = 2_000
@@ -61,7 +61,7 @@ class SyncMNISTConfig(Section):
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
     mean: Number = 0.0
     std: Positive = 1.0
-    #: 0: whole batches on the model's device; otherwise DataLoader workers, video by video.
+    #: 0: complete batches on the model's device; otherwise the number of DataLoader workers.
     num_workers: FewOrNone = 0
 
     @property
@@ -84,11 +84,11 @@ class MiniSomethingConfig(Section):
     size: PositiveInt = 64
     num_frames: Frames = 12
     seed: Seed = 0
-    #: Largest displacement of the camera, in sides of the frame (up to 0.2).
+    #: Largest displacement of the camera, as a fraction of the frame's side (up to 0.2).
     shake: NonNegative = 0.03
     #: Largest noise of a pixel, in gray levels.
     noise: NonNegative = 12.0
-    #: Largest number of small objects that lie about.
+    #: Largest number of small distractor objects.
     distractors: NonNegativeInt = 1
 
 
@@ -98,36 +98,36 @@ class SomethingConfig(Section):
     dataset: Literal["something"]
     #: The folder with the label files and the videos' folder; none: the built-in mini-something.
     root: str | None = None
-    #: What the built-in data are like.
+    #: Settings of the built-in data.
     builtin: MiniSomethingConfig = MiniSomethingConfig()
-    #: Whose label files: of v1, v2, TSM or mmaction; auto finds out.
+    #: Format of the label files: v1, v2, TSM or mmaction; auto detects it.
     annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
-    #: Where frames come from: folders of images, video files, or a packed store; auto: what is there.
+    #: Where frames come from: folders of images, video files, or a packed store; auto detects it.
     source: Literal["auto", "frames", "video", "packed"] = "auto"
     seed: Seed = 0
     num_frames: Frames = 32
     #: Frames are resized to this short side, in pixels.
     short_side: Pixels = 256
-    #: Side of a clip, in pixels, cut out of the resized frames.
+    #: Side of a clip, in pixels, cropped from the resized frames.
     crop_size: Pixels = 224
-    #: Frames of a training clip: evenly spaced (published), or one of each segment at random (TSN).
+    #: Frames of a training clip: evenly spaced (published), or one random frame of each segment (TSN).
     sampling: Literal["uniform", "segments"] = "uniform"
-    #: Crops of training clips: at random places, or of several sizes as well (TSM).
+    #: Crops of training clips: random position, or also random size (TSM).
     crop: Literal["random", "multiscale"] = "random"
-    #: Largest shift of the brightness of a training clip, as a share of the whole range.
+    #: Largest shift of the brightness of a training clip, as a fraction of the full range.
     brightness: Fraction = 0.1
-    #: Mirrors half of the training clips, with the classes of directions exchanged.
+    #: Flips half of the training clips horizontally and swaps the labels of left/right classes.
     flip: bool = False
-    #: Gives the frames of every clip in random order: what is the order of time worth?
+    #: Shuffles the frames of every clip, to measure how much their order matters.
     shuffle_time: bool = False
     #: Clips of a video in evaluation.
     protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
     mean: Number = 114.75
     std: Positive = 57.375
-    #: Processes that read videos.
+    #: Number of DataLoader workers.
     num_workers: FewOrNone = 4
-    #: A video that cannot be read ends the run, or is left out, counted and listed (skipped.csv).
+    #: A video that cannot be read ends the run, or is skipped, counted and listed (skipped.csv).
     on_error: Literal["raise", "skip"] = "raise"
     #: Goes on without the videos of the lists that are not there.
     partial: bool = False
@@ -153,7 +153,7 @@ Data = Annotated[
 
 
 class PretrainConfig(Section):
-    """Training of the filters alone before the main training.
+    """Pre-training of the backbone on single frames, before the main training.
 
     See :mod:`rstg_pyg.train.training.pretrain`.
     """
@@ -167,13 +167,13 @@ class TrainConfig(Section):
     """Optimization."""
 
     epochs: Batch = 1
-    #: Ends the training after so many steps, if ``epochs`` has not done so before.
+    #: Ends the training after this many steps, or after ``epochs``, whichever comes first.
     max_steps: PositiveInt | None = None
-    #: Videos of a step, all processes and accumulated parts together.
+    #: Videos per optimizer step, over all processes and accumulated micro-batches.
     batch_size: Batch = 64
     #: The batch size that ``lr`` is meant for: another one scales the rate in proportion.
     base_batch: PositiveInt | None = None
-    #: Parts of a batch that go through the network one after the other.
+    #: Gradient accumulation: micro-batches per batch.
     accumulate: PositiveInt = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     #: The highest learning rate.
@@ -184,21 +184,21 @@ class TrainConfig(Section):
     #: Of ``adamw``.
     beta2: Decay = 0.999
     schedule: Literal["cosine", "constant"] = "cosine"
-    #: The share of all steps in which the rate rises from zero.
+    #: Fraction of all steps in which the learning rate rises from zero (warm-up).
     warmup: Fraction = 0.05
-    #: Largest norm of the gradients; null does not clip.
+    #: Gradient clipping: largest norm of the gradients; null: no clipping.
     clip: Positive | None = 1.0
     label_smoothing: Fraction = 0.0
     #: Steps between validations; each writes checkpoints. With 0 there are none, and a checkpoint is
     #: written every 1,000 steps.
     validate_every: NonNegativeInt = 1_000
-    #: Ends the training when validation top-1 has not risen in so many validations; null: never.
+    #: Early stopping after this many validations without a better top-1; null: never.
     early_stopping: PositiveInt | None = None
     log_every: PositiveInt = 20
 
 
 class TrainerConfig(Section):
-    """Where and how the training runs; goes to Lightning's ``Trainer``."""
+    """Hardware and runtime settings, passed to Lightning's ``Trainer``."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Few | Literal["auto"] = 1
@@ -206,19 +206,20 @@ class TrainerConfig(Section):
     strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     deterministic: bool = True
-    #: Keeps feature maps channels last (faster for 3-D convolutions on a GPU with mixed precision).
+    #: Channels-last memory format (faster for 3-D convolutions on a GPU with mixed precision).
     channels_last: bool = False
     #: Compiles the network with ``torch.compile``.
     compile: bool = False
-    #: CPU threads; torch's own choice if not given.
+    #: CPU threads; null: torch's default.
     threads: Annotated[PositiveInt, Field(le=4096)] | None = None
     progress_bar: bool = True
-    #: Beside metrics.csv: tensorboard, or any of Lightning's as {class_path: ..., init_args: {...}}.
+    #: Loggers besides metrics.csv: tensorboard, or any Lightning logger as
+    #: {class_path: ..., init_args: {...}}.
     logger: list[Literal["tensorboard"] | dict[str, Any]] = ["tensorboard"]
 
 
 class Config(Section):
-    """A whole experiment."""
+    """A complete experiment."""
 
     #: Also the name of the run folder.
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")
@@ -244,13 +245,13 @@ class Config(Section):
                 f"(got {train.accumulate})"
             )
         if self.pretrain.steps and self.data.dataset != "syncmnist":
-            raise ValueError("pretrain.steps: the filters can be trained alone on SyncMNIST only")
+            raise ValueError("pretrain.steps: pre-training works on SyncMNIST only")
         if self.pretrain.steps and self.model.backbone.kind != "simple_conv":
-            raise ValueError("pretrain.steps: only the filters of a simple_conv can be trained alone")
+            raise ValueError("pretrain.steps: pre-training works for a simple_conv only")
         one = train.batch_size == train.accumulate
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
             raise ValueError(
-                "model.rstg.out_norm: a batch norm of the head's vector needs more than one video at a "
-                "time; use a larger train.batch_size, fewer parts (train.accumulate), or out_norm=layer"
+                "model.rstg.out_norm: batch norm of the head's vector needs more than one video at a "
+                "time; use a larger train.batch_size, a smaller train.accumulate, or out_norm=layer"
             )
         return self

@@ -1,8 +1,8 @@
-"""The schema of a config's section ``model``, and what all sections are made of.
+"""The schema of a config's section ``model``, and the base class and types of all sections.
 
-A key that is an argument of a layer has the layer's default (:func:`default`); whether values fit each
-other is checked by the layer. A new backbone is a section here, a member of :data:`Backbone`, and a
-function in ``build.py``.
+A key that is an argument of a layer has the layer's default (:func:`default`); the layer checks whether
+values fit each other. To add a backbone, add a section here, make it a member of :data:`Backbone`, and
+add a function to ``build.py``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from rstg_pyg import RSTG, LSTMHead, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.backbones import SimpleConv, VideoResNet
 from rstg_pyg.train.errors import nearest
 
-_MOST = 2**31 - 1  # of a count: sizes of tensors are products of several
+_MOST = 2**31 - 1  # limit of a count; tensor sizes are products of several
 PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
-#: What all random generators take.
+#: Range that all random generators accept.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-#: Of averages over the past, which never begin at 1.
+#: Decay rates of moving averages, below 1.
 Decay = Annotated[float, Field(ge=0, lt=1)]
-_MOST_FLOAT = 1e30  # float32, which everything is computed in, ends at 3.4e38
+_MOST_FLOAT = 1e30  # everything is computed in float32, whose largest number is 3.4e38
 Number = Annotated[float, Field(ge=-_MOST_FLOAT, le=_MOST_FLOAT)]
 Positive = Annotated[float, Field(gt=0, le=_MOST_FLOAT)]
 NonNegative = Annotated[float, Field(ge=0, le=_MOST_FLOAT)]
@@ -38,12 +38,12 @@ Frames = Annotated[int, Field(gt=0, le=10_000)]
 Pixels = Annotated[int, Field(gt=0, le=65_536)]
 Batch = Annotated[int, Field(gt=0, le=1_000_000)]
 Many = Annotated[int, Field(gt=0, le=100_000_000)]
-#: YAML has no pairs, so a list of two stands for one.
+#: YAML has no tuples, so a pair is written as a list of two.
 Scale = Few | Annotated[tuple[Few, Few], Strict(False)]
 
 
 class Section(BaseModel):
-    """A part of a config: unknown keys and wrong types are errors."""
+    """Base class of sections: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -59,13 +59,13 @@ class Section(BaseModel):
 
 
 def default(layer: Callable[..., Any], argument: str) -> Any:
-    """The default that a layer (or function) itself has for an argument."""
+    """The default value of an argument of a layer or function."""
     value = inspect.signature(layer).parameters[argument].default
     return list(value) if isinstance(value, tuple) else value
 
 
 def chosen(key: str, usual: str, kinds: Mapping[str, str]) -> Discriminator:
-    """Which member of a union (by its tag) a section means, by the value of its ``key``."""
+    """Selects the member of a union of sections by the value of ``key``."""
 
     def choose(value: Any) -> str | None:
         found = value.get(key, usual) if isinstance(value, Mapping) else getattr(value, key, None)
@@ -99,7 +99,7 @@ class ResNetConfig(Section):
     width: PositiveInt = default(VideoResNet, "width")
     #: For small frames: a 3 x 3 convolution without pooling before ``res2``.
     small_stem: bool = default(VideoResNet, "small_stem")
-    #: ``frozen``: the statistics of the weights it starts from; ``batch``: those of the batch.
+    #: ``frozen``: fixed statistics, from the loaded weights; ``batch``: batch statistics.
     norm: Literal["frozen", "batch"] = "frozen"
     pool_padding: Literal[0, 1] = default(VideoResNet, "pool_padding")
     last_stride: Literal[1, 2] = default(VideoResNet, "last_stride")
@@ -136,7 +136,7 @@ class RSTGConfig(Section):
     hidden_channels: PositiveInt | None = default(RSTGBlock, "hidden_channels")
     scales: Annotated[list[Scale], Field(min_length=1)] = default(RSTGBlock, "scales")
     num_rounds: Few = default(RSTG, "num_rounds")
-    #: Time treated like space, :class:`rstg_pyg.HomogeneousRSTG`; goes with ``time_stages: none``.
+    #: Time treated like space, :class:`rstg_pyg.HomogeneousRSTG`; requires ``time_stages: none``.
     homogeneous: bool = False
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = default(RSTG, "time_stages")
     space_stages: bool = default(RSTG, "space_stages")
@@ -147,8 +147,8 @@ class RSTGConfig(Section):
     published: bool = False
     in_norm: Literal["batch"] | None = default(RSTG, "in_norm")
     norm: Literal["layer", "batch"] | None = default(RSTGConv, "norm")
-    #: Norm of what is added to the map or classified; ``default``: that of the block, ``layer`` for
-    #: RSTG-to-map and none for RSTG-to-vec.
+    #: Norm of the block's output; ``default``: the block's own default, ``layer`` for RSTG-to-map and
+    #: none for RSTG-to-vec.
     out_norm: Literal["default", "layer", "batch"] | None = "default"
     positions: bool = default(RSTGBlock, "positions")
     map_size: PositiveInt | None = default(RSTGBlock, "map_size")
@@ -204,14 +204,14 @@ class ModelConfig(Section):
 
     backbone: Backbone = SimpleConvConfig()
     rstg: RSTGConfig | None = RSTGConfig()
-    #: What makes the vector instead of a graph at ``head``.
+    #: Computes the vector to classify, instead of a graph at ``head``.
     head: LSTMHeadConfig | None = None
     #: Whether the head's vector replaces the pooled map (``serial``) or is added to it (``plus``).
     combine: Literal["serial", "plus"] = default(VideoClassifier, "combine")
     dropout: Fraction = default(VideoClassifier, "dropout")
-    #: Cells of the windows over which the last map is averaged (14 as published; none: the whole).
+    #: Window size of the average pooling of the last map (14 as published; null: the complete map).
     pool_window: PositiveInt | None = default(VideoClassifier, "pool_window")
-    #: Less memory for about a third more time, see :class:`rstg_pyg.VideoClassifier`.
+    #: Gradient checkpointing (less memory, more time), see :class:`rstg_pyg.VideoClassifier`.
     grad_checkpointing: bool = default(VideoClassifier, "grad_checkpointing")
 
     @model_validator(mode="after")

@@ -53,5 +53,5 @@ def test_one_frame_one_node_one_video_and_classes_without_videos(overrides):
 
 def test_a_vector_of_one_video_cannot_be_batch_normalized(capsys):
     assert main(["--cfg", "least.yaml", "model.rstg.out_norm=batch"]) == 2
-    assert "model.rstg.out_norm: a batch norm of the head's vector" in capsys.readouterr().err
+    assert "model.rstg.out_norm: batch norm of the head's vector" in capsys.readouterr().err
     assert not Path("runs").exists()

@@ -126,7 +126,7 @@ def test_a_reader_that_has_gone(folder):
 
 
 CHANGES = {
-    "it counts 0 steps, not 1": lambda checkpoint: checkpoint.pop("loops"),
+    "it has 0 steps, not 1": lambda checkpoint: checkpoint.pop("loops"),
     "param_groups": lambda checkpoint: checkpoint.update(optimizer_states=[{}, {}]),
     "RNG": lambda checkpoint: checkpoint["callbacks"]["Checkpoints"].update(rng=torch.ones(3)),
     "size mismatch": lambda checkpoint: checkpoint["state_dict"].update(
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_does_not_fit_ends_with_a_line(folder, capsys, message
     torch.save(checkpoint, "a.ckpt")
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
     error = fails(capsys, run, "--cfg", "tiny.yaml", "--resume", "a.ckpt", "--out", "other")
-    assert error.startswith("error: a.ckpt: a run cannot go on from it (") and message in error
+    assert error.startswith("error: a.ckpt: cannot resume from it (") and message in error
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

@@ -60,7 +60,7 @@ def test_any_logger_of_lightning_can_be_named(capsys):
     assert [row["step"] for row in rows if row["val/loss"]] == ["2"]
     capsys.readouterr()
     for entry, message in {
-        "{class_path: nowhere.Logger}": "nowhere.Logger: cannot be made (ModuleNotFoundError",
+        "{class_path: nowhere.Logger}": "nowhere.Logger: cannot be created (ModuleNotFoundError",
         "{class_path: pathlib.Path}": "pathlib.Path: expected a logger",
         "{class: x}": "expected tensorboard, or class_path",
     }.items():

@@ -128,7 +128,7 @@ def test_values_that_mean_nothing(model, message):
         ({"data": SMT, "pretrain": {"steps": 1}}, "pretrain.steps: .* on SyncMNIST only"),
         ({"model": {"backbone": {"kind": "i3d"}}, "pretrain": {"steps": 1}}, "only the filters of a"),
         ({"model": {"rstg": {"out_norm": "batch"}}, "train": {"batch_size": 1}},
-         "model.rstg.out_norm: a batch norm of the head's vector needs more than one video"),
+         "model.rstg.out_norm: batch norm of the head's vector needs more than one video"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(sections, message):

@@ -1,1 +1,1 @@
-"""One training: the task, Lightning's trainer, and what watches over both."""
+"""Training: the Lightning task, trainer, checkpoints, callbacks and loggers."""

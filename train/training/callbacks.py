@@ -1,4 +1,4 @@
-"""What a training says while it runs, what it writes down, and what stops it."""
+"""Callbacks: metrics and progress, stopping on signals, early stopping, and non-finite values."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.training.checkpoints import Checkpoints
 from rstg_pyg.train.training.task import batch_names
 
-_GO_ON = "what was learned is saved; the same command with --resume goes on"
+_GO_ON = "a checkpoint is saved; run the same command with --resume to continue"
 
 
 class Meter(pl.Callback):
-    """Measures, shows and writes down loss, accuracy, speed and the share of time spent on data.
+    """Measures, shows and records loss, accuracy, speed and the share of time spent waiting for data.
 
-    Writes one row of ``metrics.csv`` every ``log_every`` steps (means since the row before) and one
-    per validation. When a run is resumed, rows of steps that will be done again are removed.
+    Writes one row of ``metrics.csv`` every ``log_every`` steps (means since the previous row) and one
+    per validation. When a run is resumed, rows of steps that will be repeated are removed.
 
     Args:
         path: The CSV file.
         log_every: Steps between rows.
         batch_size: Videos per step, all processes together.
-        loader: Tells how long each batch was waited for.
+        loader: The loader, which measures the waiting time of each batch.
     """
 
     def __init__(self, path: Path, log_every: int, batch_size: int, loader: VideoLoader):
@@ -41,12 +41,12 @@ class Meter(pl.Callback):
         self.batch_size = batch_size
         self.loader = loader
         self.steps: list[tuple[float, float]] = []  # (seconds waiting, seconds in all) of each step
-        self.seconds = 0.0  # time of earlier parts of the run, filters trained alone included
+        self.seconds = 0.0  # time before the run was resumed, and of pre-training
         self.clock = 0.0
-        self.pretraining: dict[str, float] | None = None  # what came out of training the filters alone
+        self.pretraining: dict[str, float] | None = None  # its results
 
     def state_dict(self) -> dict[str, Any]:
-        """The training time so far, and what came before."""
+        """The training time so far, and the results of pre-training."""
         seconds = self.seconds + sum(total for _, total in self.steps)
         return {"seconds": seconds, "pretraining": self.pretraining}
 
@@ -56,13 +56,13 @@ class Meter(pl.Callback):
         self.pretraining = state_dict.get("pretraining")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins ``metrics.csv``, or cuts it off at the step where the run goes on."""
+        """Creates ``metrics.csv``, or truncates it to the step from which the run is resumed."""
         if trainer.is_global_zero:
             self.file.begin(trainer.global_step)
         self.clock = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Measures a step; every so often shows and writes."""
+        """Measures a step; every ``log_every`` steps, shows and writes metrics."""
         parts = trainer.accumulate_grad_batches
         if (batch_idx + 1) % parts != 0:
             return
@@ -103,10 +103,11 @@ class Meter(pl.Callback):
                 logger.log_metrics({f"{split}/{k}": v for k, v in values.items()}, trainer.global_step)
 
     def summary(self) -> dict[str, float]:
-        """Speed and waiting of the whole training.
+        """Speed and waiting time of the complete training.
 
-        ``data_share`` is time waited over time in all; ``worst_data_share`` that of the worst step;
-        ``slow_data_steps`` the share of steps that waited for more than a tenth of their time.
+        ``data_share`` is the waiting time divided by the total time, ``worst_data_share`` that of the
+        worst step, and ``slow_data_steps`` the share of steps that waited for more than a tenth of
+        their time.
         """
         if not self.steps:
             return {"train_seconds": self.seconds}
@@ -126,14 +127,14 @@ class Progress(TQDMProgressBar):
     """Lightning's progress bar without the logger's version."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """The metrics shown after the bar."""
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
         return items
 
 
 class StopOnSignal(pl.Callback):
-    """Ctrl-C or SIGTERM: finishes the step, saves, and stops with :class:`Interrupted`. Several
+    """On Ctrl-C or SIGTERM, finishes the step, saves, and stops with :class:`Interrupted`. Several
     processes stop together, after a step that is logged.
 
     A second signal stops at once.
@@ -148,7 +149,7 @@ class StopOnSignal(pl.Callback):
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes over the signals."""
+        """Installs the signal handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.before[number] = signal.signal(number, self._ask)
 
@@ -163,62 +164,62 @@ class StopOnSignal(pl.Callback):
         self.before = {}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Saves and stops if asked; if a validation comes next, that is the place to stop."""
+        """Saves and stops if requested; if a validation is next, stops after it."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
             return
         if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps != 0:
-            return  # asking the other processes takes time
+            return  # communication between processes takes time
         if (batch_idx + 1) % trainer.val_check_batch != 0 and self._is_asked(trainer):
             self.checkpoints.save(trainer, pl_module)
             raise Interrupted(_GO_ON)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves and stops if asked (Lightning would call the checkpoints after all other callbacks)."""
+        """Saves and stops if requested (Lightning calls checkpoint callbacks after all others)."""
         if self._is_asked(trainer):
             self.checkpoints.on_validation_end(trainer, pl_module)
             raise Interrupted(_GO_ON)
 
     def _is_asked(self, trainer: pl.Trainer) -> bool:
-        """Whether any process is: one alone must not leave the step in which the others wait for it."""
+        """Whether any process got a signal: all must stop after the same step."""
         if trainer.world_size == 1:
             return self.asked
         return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
+        """Restores the previous signal handlers."""
         self._restore()
 
 
 class StopEarly(EarlyStopping):
-    """Lightning's early stopping: ends the training when validation top-1 has not risen for a while.
+    """Lightning's early stopping on validation top-1.
 
     Args:
-        patience: So many validations in a row.
+        patience: Stops after this many consecutive validations without a better top-1.
     """
 
     def __init__(self, patience: int):
         super().__init__("val/top1", mode="max", patience=patience)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stays stopped in a run that is resumed."""
+        """Stays stopped if a stopped run is resumed."""
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class StopOnNonFinite(pl.Callback):
-    """Stops before a loss or gradient that is NaN or infinite changes the weights; the last checkpoint
-    is not touched. The message names the step, its videos and the first module whose output is not
-    finite when the same batch goes through the network once more.
+    """Stops before a NaN or infinite loss or gradient changes the weights; the last checkpoint stays
+    unchanged. The message names the step, its videos and the first module with a non-finite output when
+    the same batch is sent through the network once more.
 
     One number is read back from the device per step. Steps that the gradient scaler of float16 skips
-    are no fault unless its scale has fallen below 1e-4 (fairseq's limit).
+    are not an error unless its scale has fallen below 1e-4 (fairseq's limit).
     """
 
     def __init__(self):
-        self.batches: list[Any] = []  # of this step: several if gradients are accumulated
+        self.batches: list[Any] = []  # of this step, several if gradients are accumulated
         self.losses: list[Tensor] = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        """Keeps the batch until its step is made."""
+        """Keeps the batch until its optimizer step is done."""
         self.batches.append(batch)
 
     def on_before_backward(self, trainer, pl_module, loss) -> None:
@@ -226,7 +227,7 @@ class StopOnNonFinite(pl.Callback):
         self.losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        """Looks at losses and gradients (unscaled, not clipped).
+        """Checks losses and gradients (unscaled, before clipping).
 
         Raises:
             NonFiniteError: If one is not finite.
@@ -242,7 +243,7 @@ class StopOnNonFinite(pl.Callback):
 
     def _message(self, trainer: pl.Trainer, pl_module: pl.LightningModule, norm: Tensor) -> str:
         bad = [float(x) for x in self.losses if not x.isfinite()]
-        what = f"the loss is {bad[0]}" if bad else f"the norm of the gradients is {float(norm)}"
+        what = f"the loss is {bad[0]}" if bad else f"the gradient norm is {float(norm)}"
         with trainer.precision_plugin.forward_context():
             module = first_nonfinite(pl_module, [clips for clips, *_ in self.batches])
         where = f"the output of module '{module}' is the first that is not finite"
@@ -259,11 +260,11 @@ class StopOnNonFinite(pl.Callback):
 
 
 def first_nonfinite(network: torch.nn.Module, inputs: list[Tensor]) -> str | None:
-    """The first module whose output is not finite in a forward pass, the innermost one if several.
+    """The name of the first module (the innermost one) with a non-finite output in a forward pass.
 
     Args:
-        network: The network, in the mode that it was in.
-        inputs: What it is called with, one after the other.
+        network: The network, in its current mode.
+        inputs: The inputs, one forward pass for each.
     """
     found: list[str] = []
 

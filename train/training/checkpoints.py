@@ -24,7 +24,7 @@ from rstg_pyg.train.files import (
 from rstg_pyg.train.run_folder.folder import step_checkpoints
 from rstg_pyg.train.run_folder.weights import read_checkpoint
 
-_KEPT = 3  # checkpoints of a run, beside the best
+_KEPT = 3  # checkpoints of a run, besides the best
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -54,9 +54,8 @@ class Checkpoints(ModelCheckpoint):
     """Writes ``step-N.ckpt`` after every validation and at the end; keeps the last three and the best.
 
     ``last.ckpt`` and ``best.ckpt`` (highest validation top-1) are hard links to such files, or copies
-    where the file system has no links. Random generators are saved and restored, for dropout. A run
-    that is resumed removes checkpoints of steps that it will do again, as it does with rows of
-    ``metrics.csv``.
+    if the file system has no links. Random states are saved and restored, for dropout. A resumed run
+    removes checkpoints of steps that it will repeat, as well as their rows of ``metrics.csv``.
 
     Args:
         folder: Where to write.
@@ -70,7 +69,7 @@ class Checkpoints(ModelCheckpoint):
             folder,
             filename="step-{step}",
             auto_insert_metric_name=False,
-            save_top_k=-1,  # _name keeps the last three: the one resumed from is among them
+            save_top_k=-1,  # _name keeps the last three, including the one resumed from
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
@@ -84,26 +83,26 @@ class Checkpoints(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The name of its state in a checkpoint."""
+        """The key of its state in a checkpoint."""
         return "Checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far and its step, and the random generators. No paths: a run folder can
-        be moved.
+        """The best accuracy so far and its step, and the random states. No paths, so that a run folder
+        can be moved.
         """
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         best = {"best": self.best, "best_step": self.best_step}
         return {**best, "rng": torch.get_rng_state(), "cuda_rng": cuda}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best accuracy; the generators follow when training starts."""
+        """Restores the best accuracy; the random states are restored when training starts."""
         self.best = state_dict["best"]
         self.best_step = state_dict.get("best_step", -1)
         self._loaded = state_dict
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tidies the folder, before rows of ``metrics.csv`` are removed: a checkpoint must not be there
-        without its rows.
+        """Cleans up the folder before rows of ``metrics.csv`` are removed, so that every checkpoint has
+        its rows.
         """
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.is_global_zero:
@@ -113,8 +112,8 @@ class Checkpoints(ModelCheckpoint):
                 raise cannot_be_written(self.folder, e) from e
 
     def _tidy(self) -> None:
-        """Makes the checkpoint that the run is resumed from the newest one; removes what a killed
-        process left.
+        """Removes checkpoints newer than the one the run is resumed from, and leftovers of a killed
+        process.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder.parent):
@@ -128,15 +127,15 @@ class Checkpoints(ModelCheckpoint):
         flush_folder(self.folder)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Names the checkpoint, which a killed process may not have come to."""
+        """Updates ``last.ckpt`` and ``best.ckpt``, which a killed process may not have done."""
         if trainer.is_global_zero:
             self._name()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restores the random generators of a resumed run."""
+        """Restores the random states of a resumed run."""
         super().on_train_start(trainer, pl_module)
         if trainer.global_step != self.step:
-            raise ValueError(f"it counts {trainer.global_step} steps, not {self.step}")
+            raise ValueError(f"it has {trainer.global_step} steps, not {self.step}")
         if self._loaded is not None:
             torch.set_rng_state(self._loaded["rng"].cpu())
             if len(self._loaded["cuda_rng"]) == torch.cuda.device_count():
@@ -150,7 +149,7 @@ class Checkpoints(ModelCheckpoint):
             self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes whether it is the best, and saves."""
+        """Records whether it is the best so far, and saves."""
         top1 = float(trainer.callback_metrics["val/top1"])
         if top1 > self.best:
             self.best, self.best_step = top1, trainer.global_step
@@ -161,7 +160,7 @@ class Checkpoints(ModelCheckpoint):
         self.save(trainer, pl_module)
 
     def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes ``step-N.ckpt``, if it is not written yet, and its further names.
+        """Writes ``step-N.ckpt``, if it does not exist yet, and its other names.
 
         Raises:
             UserError: If it cannot be written.
@@ -170,14 +169,14 @@ class Checkpoints(ModelCheckpoint):
             return
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.save()  # else what it holds back is lost with the process, and not done again
+                logger.save()  # otherwise buffered events would be lost if the process is killed
         super().on_validation_end(trainer, pl_module)
         self.step = trainer.global_step
         if trainer.is_global_zero:
             self._name()
 
     def _name(self) -> None:
-        """Calls the newest checkpoint ``last`` and, if it is, ``best``; removes what is too old."""
+        """Links the newest checkpoint as ``last``, and as ``best`` if it is; removes old ones."""
         path = self.folder / f"step-{self.step}.ckpt"
         names = ["last.ckpt", "best.ckpt"] if self.step == self.best_step else ["last.ckpt"]
         for name in names if path.is_file() else ():
@@ -187,11 +186,11 @@ class Checkpoints(ModelCheckpoint):
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
-        """Around ``trainer.fit``: what Lightning and torch raise before the first step, because the
-        checkpoint does not fit the run, is the user's mistake.
+        """A context for ``trainer.fit``. Errors that Lightning and torch raise before the first step,
+        because the checkpoint does not fit the run, become user errors.
 
         Raises:
-            UserError: In the place of such an error.
+            UserError: Instead of such an error.
         """
         try:
             yield
@@ -200,7 +199,7 @@ class Checkpoints(ModelCheckpoint):
                 raise
             reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
             raise UserError(
-                f"{self.resumed}: a run cannot go on from it ({reason}); give another: --resume CKPT"
+                f"{self.resumed}: cannot resume from it ({reason}); give another one: --resume CKPT"
             ) from e
 
 

@@ -1,4 +1,4 @@
-"""Loggers beside ``metrics.csv``: TensorBoard, or any of Lightning's, as the config names them."""
+"""Loggers besides ``metrics.csv``: TensorBoard, or any Lightning logger named in the config."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def make_loggers(config: Config, folder: Path, step: int = 0) -> list[Logger]:
     Args:
         config: The experiment.
         folder: The run folder.
-        step: The step that the run goes on from.
+        step: The step from which the run is resumed.
 
     Raises:
-        UserError: If an entry names no logger, or it cannot be made.
+        UserError: If an entry does not name a logger, or the logger cannot be created.
     """
     return [
-        # What was logged after the step is hidden there, for it will be logged again.
+        # Events after this step are hidden in TensorBoard, because they will be logged again.
         TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step + 1)
         if entry == "tensorboard"
         else _make(entry)
@@ -49,16 +49,16 @@ def _make(entry: Any) -> Logger:
         logger = kind(**entry.get("init_args", {}))
     except Exception as e:  # loggers raise many kinds: not installed, no key, wrong arguments
         reason = " ".join(f"{type(e).__name__}: {e}".split())[:300]
-        raise UserError(f"trainer.logger: {entry['class_path']}: cannot be made ({reason})") from e
+        raise UserError(f"trainer.logger: {entry['class_path']}: cannot be created ({reason})") from e
     if not isinstance(logger, Logger):
-        raise UserError(f"trainer.logger: {entry['class_path']}: expected a logger of Lightning's")
+        raise UserError(f"trainer.logger: {entry['class_path']}: expected a Lightning logger")
     return logger
 
 
 @contextlib.contextmanager
 def writing_events(folder: Path) -> Iterator[None]:
-    """Around ``trainer.fit``. TensorBoard writes in a thread and raises what went wrong there at the
-    next call: the thread prints no traceback, and the error becomes the user's.
+    """A context for ``trainer.fit``. TensorBoard writes in a thread and raises the thread's error at
+    the next call. The thread prints no traceback, and the error becomes a user error.
 
     Raises:
         UserError: If TensorBoard cannot write.
@@ -73,7 +73,7 @@ def writing_events(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as e:
-        cause = e.__cause__ or e  # Lightning's ValueError says nothing
+        cause = e.__cause__ or e  # Lightning's ValueError does not say what failed
         if not isinstance(cause, OSError):
             raise
         raise cannot_be_written(folder / "tensorboard", cause) from e

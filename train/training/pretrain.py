@@ -1,4 +1,4 @@
-"""Training the filters alone, before the graph: which digit is where?"""
+"""Pre-training of the backbone on single frames, without the graph: which digit is where?"""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rstg_pyg.train.build import build_dataset, normalize
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.errors import NonFiniteError
 
-#: Weight of the cells without a digit, of which there are many more.
+#: Loss weight of the cells without a digit, of which there are many more.
 _BACKGROUND = 0.1
 
 
 def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> dict[str, float]:
-    """Trains the backbone to tell which digit is centered in which cell of its map, and where.
+    """Trains the backbone to predict which digit is centered in which cell of its map, and where.
 
-    Single frames of training digits; the labels of the main task are not used.
+    Uses single frames of training digits; the labels of the main task are not used.
 
     Args:
         model: The network.
@@ -52,8 +52,8 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
         loss = loss.detach()
         if not bool((loss + norm).isfinite()):
             raise NonFiniteError(
-                f"training of the filters alone, step {step + 1}: the loss is {float(loss)}, the norm "
-                f"of the gradients {float(norm)}; often a lower pretrain.lr (now {settings.lr:g}) helps"
+                f"pre-training, step {step + 1}: the loss is {float(loss)}, the gradient norm is "
+                f"{float(norm)}; often a lower pretrain.lr (now {settings.lr:g}) helps"
             )
         optimizer.step()
         scheduler.step()
@@ -66,11 +66,11 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
 
 
 class Filters(torch.nn.Module):
-    """A backbone with a linear readout per cell, thrown away afterwards: the class of the digit
-    centered there (or none) and how far the center is off the cell's.
+    """The backbone with a linear readout per cell, which is discarded afterwards. The readout predicts
+    the class of the digit centered in the cell (or none) and the offset of its center from the cell's.
 
-    Losses: cross-entropy, in which a digit counts for the cells around its center by their distance,
-    and the squared error of the offsets.
+    Losses: a cross-entropy in which a digit is the target of the cells around its center, weighted by
+    distance, and the squared error of the offsets.
 
     Args:
         backbone: The filters.
@@ -120,11 +120,11 @@ class Filters(torch.nn.Module):
 
 
 def map_cells(config: Config) -> tuple[int, float, float]:
-    """Where the cells of the last map of a ``simple_conv`` are.
+    """Positions of the cells of the last feature map of a ``simple_conv``.
 
     Returns:
-        Cells along a side, the center of the first one, and the distance from one to the next, both in
-        pixels (pixel ``i`` spans ``i .. i + 1``).
+        The number of cells per side, the center of the first one, and the distance between neighboring
+        cells, both in pixels (pixel ``i`` spans ``i .. i + 1``).
     """
     backbone = config.model.backbone
     stages = len(backbone.filters)

@@ -29,10 +29,10 @@ class VideoTask(pl.LightningModule):
         model: The network.
         config: The experiment.
         total_steps: Optimizer steps of the whole training, for the schedule.
-        origin: Which data this is, for the checkpoints.
-        label_names: The names of the classes, for the checkpoints.
+        origin: A description of the data, stored in checkpoints.
+        label_names: The class names, stored in checkpoints.
 
-    Batches are ``(clips, labels)``, of a :class:`VideoLoader` or any ``DataLoader``.
+    Batches are ``(clips, labels)``, from a :class:`VideoLoader` or any ``DataLoader``.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class VideoTask(pl.LightningModule):
         self.origin = origin
         self.label_names = label_names
         self.train_metrics = self._metrics()
-        self.train_metrics.persistent(True)  # half-filled at a checkpoint
+        self.train_metrics.persistent(True)  # partly accumulated at a checkpoint
         self.eval_metrics = self._metrics()
         self.confusion = MulticlassConfusionMatrix(model.num_classes, validate_args=False)
-        self.finite: list[Tensor] = []  # whether the losses of an evaluation are, batch by batch
+        self.finite: list[Tensor] = []  # whether the losses of an evaluation are finite, per batch
 
     def _metrics(self) -> MetricCollection:
         classes, five = self.model.num_classes, min(5, self.model.num_classes)
-        # Checking the arguments would read back from the device, too.
+        # validate_args would read back from the device.
         return MetricCollection(
             {
-                "loss": MeanMetric(nan_strategy="disable"),  # NaN must not be left out
+                "loss": MeanMetric(nan_strategy="disable"),  # NaN must not be ignored
                 "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
                 "top5": MulticlassAccuracy(classes, average="micro", top_k=five, validate_args=False),
             },
@@ -68,9 +68,9 @@ class VideoTask(pl.LightningModule):
         )
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits of byte clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``.
+        """Logits of ``uint8`` clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``.
 
-        The clips of a video go through the network a few at a time, as many as in training.
+        Clips go through the network in batches of the same size as in training.
         """
         if clips.dim() == 5:
             return self.model(normalize(clips, self.config))
@@ -138,7 +138,7 @@ class VideoTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics (in the progress bar, too)."""
         values = self._results("validation", self.trainer.val_dataloaders)
-        # Meter gives them to the loggers, with the number of the step.
+        # Meter passes them to the loggers, with the step number.
         self.log_dict({f"val/{k}": v for k, v in values.items()}, prog_bar=True, logger=False)
 
     def on_test_epoch_start(self) -> None:
@@ -148,12 +148,14 @@ class VideoTask(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Computes the metrics, of the videos of all processes."""
-        classes = self.model.num_classes  # of one class, torchmetrics gives a scalar
+        classes = self.model.num_classes  # torchmetrics returns a scalar for one class
         self.test_confusion = self.confusion.compute().reshape(classes, classes).cpu().numpy()
         self.test_results = self._results("test", self.trainer.test_dataloaders)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Weight decay on matrices only; warm-up, then cosine or constant."""
+        """The optimizer, with weight decay on matrices only, and the schedule: warm-up, then cosine or
+        constant.
+        """
         train = self.config.train
         parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [
@@ -174,7 +176,7 @@ class VideoTask(pl.LightningModule):
         }
 
     def _rate(self, step: int) -> float:
-        """The learning rate of a step, as a share of ``train.lr``."""
+        """The learning rate of a step, as a fraction of ``train.lr``."""
         train = self.config.train
         warmup = max(1, round(train.warmup * self.total_steps))
         rate = min(1.0, (step + 1) / warmup)
@@ -183,22 +185,22 @@ class VideoTask(pl.LightningModule):
         return rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts config, kind of data and names of the classes beside the weights."""
+        """Stores config, data description and class names in the checkpoint."""
         checkpoint["config"] = to_dict(self.config)
         checkpoint["origin"] = self.origin
         checkpoint["label_names"] = self.label_names
 
 
 def batch_names(loader: Any, count: int, number: int | None = None) -> str:
-    """What the videos of some batches are called, for messages.
+    """The names of the videos in some batches, for messages.
 
     Args:
-        loader: Where they come from. Only a :class:`VideoLoader` knows their names.
+        loader: The loader. Only a :class:`VideoLoader` knows the names.
         count: The number of batches.
-        number: The first one. (default: the last ones that were handed out)
+        number: The index of the first batch. (default: the most recent batches)
     """
     if not isinstance(loader, VideoLoader):
-        return "unknown, as the loader is no VideoLoader" if number is None else f"number {number}"
+        return "unknown (the loader is not a VideoLoader)" if number is None else f"number {number}"
     first = loader.step - count if number is None else number
     visits = torch.cat([loader.visits(first + i) for i in range(count)]).tolist()
     more = f" and {len(visits) - _MOST_NAMES} more" if len(visits) > _MOST_NAMES else ""
@@ -211,7 +213,7 @@ def _blank(labels: Tensor) -> bool:
 
 
 def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
-    """Adds a batch; its losses, one for every video that could be read."""
+    """Updates the metrics with a batch; returns the losses of the videos that could be read."""
     if _blank(labels):
         return logits.new_zeros(0)
     logits = logits.float()

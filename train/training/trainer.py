@@ -1,4 +1,4 @@
-"""Lightning's trainer, the loaders, and torch's settings, as a config asks for them."""
+"""Lightning's trainer, the loaders, and torch's settings, from a config."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rstg_pyg.train.training.checkpoints import AtomicCheckpointIO
 
 
 def prepare_torch(config: Config) -> None:
-    """Seeds, threads, and less talk from the libraries."""
+    """Sets seeds and threads, and reduces the libraries' log output."""
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator: there is no GPU here; use auto or cpu")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -32,7 +32,7 @@ def prepare_torch(config: Config) -> None:
 
 
 def prepare_model(model: torch.nn.Module, config: Config) -> None:
-    """Memory layout and compilation as the config asks for."""
+    """Applies the memory format and compilation of the config."""
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last_3d)
     if config.trainer.compile:
@@ -40,7 +40,7 @@ def prepare_model(model: torch.nn.Module, config: Config) -> None:
 
 
 def train_loader(config: Config, dataset) -> VideoLoader:
-    """Batches (parts of them where gradients are accumulated) for the whole training."""
+    """Batches (micro-batches if gradients are accumulated) for the complete training."""
     settings = config.train
     loader = VideoLoader(
         dataset,
@@ -59,21 +59,21 @@ def train_loader(config: Config, dataset) -> VideoLoader:
 
 
 def share_batches(loader: VideoLoader, trainer: pl.Trainer) -> None:
-    """Gives every process its part of each training batch.
+    """Gives every process its share of each training batch.
 
     Raises:
-        UserError: If the parts differ in size: then the gradient is not the mean over the batch.
+        UserError: If the shares differ in size: then the gradient is not the mean over the batch.
     """
     if loader.batch_size % trainer.world_size:
         raise UserError(
-            f"train.batch_size: expected steps that {trainer.world_size} processes share evenly (got "
-            f"{loader.batch_size} videos at once); else the gradient is not the mean over the batch"
+            f"train.batch_size: expected a batch divisible by {trainer.world_size} processes (got "
+            f"{loader.batch_size} videos); otherwise the gradient is not the mean over the batch"
         )
     loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
 
 
 def eval_loader(config: Config, dataset, trainer: pl.Trainer) -> VideoLoader:
-    """Batches that go through a data set once; of as many clips as fit in training, twice."""
+    """Batches for one pass over a data set, with twice as many clips as a training batch."""
     clips = 2 * config.train.batch_size // config.train.accumulate
     return VideoLoader(
         dataset,
@@ -91,17 +91,17 @@ def make_trainer(
     loggers: Sequence[Logger] = (),
     validate_every: int | None = None,
 ) -> pl.Trainer:
-    """Lightning's trainer as the config asks for.
+    """Builds Lightning's trainer.
 
     Args:
         config: The experiment.
         folder: The run folder.
-        callbacks: Lightning's and ours. The progress bar comes on top if the config asks for it.
-        loggers: Where metrics go beside ``metrics.csv``.
+        callbacks: The callbacks. The progress bar is added if the config enables it.
+        loggers: Loggers besides ``metrics.csv``.
         validate_every: Batches between validations.
 
     Raises:
-        UserError: If Lightning refuses a value.
+        UserError: If Lightning does not accept a value.
     """
     settings = config.trainer
     if settings.progress_bar:
@@ -116,7 +116,7 @@ def make_trainer(
             strategy=settings.strategy,
             precision=settings.precision,
             deterministic=settings.deterministic or None,
-            max_epochs=1,  # the loader itself runs through all epochs
+            max_epochs=1,  # the loader covers all epochs
             val_check_interval=validate_every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,

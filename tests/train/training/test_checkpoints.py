@@ -78,7 +78,7 @@ def test_a_run_that_is_resumed_does_later_steps_again(folder):
         def on_train_start(self, *args):
             raise KeyError
 
-    with pytest.raises(UserError, match="step-8.ckpt: a run cannot go on from it"):
+    with pytest.raises(UserError, match="step-8.ckpt: cannot resume from it"):
         fit(Checkpoints(folder, folder / "step-8.ckpt", 8), (), callbacks=[Stop()])
     assert contents(folder) == numbered(8, last=8, best=4)
 

@@ -67,7 +67,7 @@ def test_the_last_good_checkpoint_stays(folder, capsys, monkeypatch):
 def test_the_filters_alone(folder, capsys):
     assert main(["--cfg", "tiny.yaml", "pretrain.steps=20", "pretrain.lr=1e30"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: training of the filters alone, step 2: the loss is nan")
+    assert error.startswith("error: pre-training, step 2: the loss is nan")
     assert "often a lower pretrain.lr (now 1e+30)" in error
 
 
