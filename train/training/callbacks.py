@@ -254,7 +254,7 @@ class StopOnNonFinite(pl.Callback):
         train, names = pl_module.config.train, batch_names(trainer.train_dataloader, len(self.batches))
         return (
             f"step {trainer.global_step + 1}: {what}; {where}\nits videos: {names}\nthe step was not "
-            f"made, --resume goes on from the last checkpoint; often a lower train.lr (now "
+            f"applied; --resume continues from the last checkpoint; often a lower train.lr (now "
             f"{train.lr:g}) or a longer train.warmup (now {train.warmup:g}) helps"
         )
 
