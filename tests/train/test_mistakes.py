@@ -158,7 +158,7 @@ def test_rows_of_metrics_that_somebody_changed(folder, capsys):
     metrics.write_text(rows + "²,val\n1,train,not a number\n" + "9" * 5000 + ",val\n")
     damaged = metrics.read_text()
     assert run(["--cfg", "tiny.yaml", "--resume", "--out", "run"]) == 0
-    assert "3 rows are none of a run; it is kept as run/metrics.damaged.csv" in capsys.readouterr().out
+    assert "3 rows are not metrics; it is kept as run/metrics.damaged.csv" in capsys.readouterr().out
     assert Path("run/metrics.damaged.csv").read_text() == damaged
     assert [row["step"] for row in MetricsFile(metrics).rows()] == ["1", "1", "2", "2"]
 

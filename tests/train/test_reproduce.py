@@ -56,7 +56,7 @@ def test_a_table_from_nothing_killed_and_resumed(tmp_path, monkeypatch, capsys):
     result = found[first]
     (first / "results.json").unlink()
     assert main(COMMAND) == 0
-    assert "goes on" in capsys.readouterr().out
+    assert "resumes" in capsys.readouterr().out
     again = json.loads((first / "results.json").read_text())
     assert (again["top1"], again["loss"], again["steps"]) == (result["top1"], result["loss"], 6)
 

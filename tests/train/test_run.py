@@ -143,7 +143,7 @@ def test_the_last_three_checkpoints_are_kept_and_a_damaged_one_is_not_used(folde
     assert run("--out", "parts", "--resume") == 0
     printed = capsys.readouterr().out
     assert "step-20.ckpt: not a whole checkpoint of rstg_pyg (wrong checksum" in printed
-    assert "step-15.ckpt before it is used" in printed
+    assert "using the previous one, step-15.ckpt" in printed
     a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert {p.name for p in checkpoints.iterdir()} == names
@@ -175,7 +175,7 @@ def test_a_run_without_a_checkpoint_yet_begins_anew(folder, capsys):
         (Path(name) / "config.yaml").touch()
     quick = ("train.max_steps=2", "pretrain.steps=0", "--resume")
     assert run(*quick) == run(*quick[:2], "--out", "other", "--resume") == 0
-    assert "has no checkpoint yet, so the run begins anew" in capsys.readouterr().out
+    assert "has no checkpoint yet, so the run restarts" in capsys.readouterr().out
     assert results()["steps"] == results("other")["steps"] == 2
     assert "there is no run in nowhere" in fails(
         capsys, "--cfg", "tiny.yaml", "--out", "nowhere", "--resume"

@@ -1,1 +1,1 @@
-"""What makes the paper's tables: their rows, many runs, the table, its figures."""
+"""The paper's tables: rows, running many runs, the table and its figures."""

@@ -1,4 +1,4 @@
-"""What networks trained on SyncMNIST look at, how fast they learn, and where they fail."""
+"""Figures of networks trained on SyncMNIST: attention, learning curves, and where they fail."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ from rstg_pyg.train.training.pretrain import map_cells
 
 _BINS = 6
 _BATCH = 50
-_ATTENTION_VIDEOS = 300  # seen one by one
+_ATTENTION_VIDEOS = 300  # evaluated one by one
 _COLORS = ("#c8553d", "#4a6d8c", "#7a9e5f", "#b08a3e", "#8a6fa0", "#5b5b5b")
 
 
 def write_figures(runs: Sequence[Path], out: Path, count: int = 1000) -> dict[str, Any]:
     """Draws ``curves.png``, ``distance.png`` and ``attention.png``, and writes ``figures.json``.
 
-    ``attention.png`` is there if the first run's network has a graph whose nodes send messages.
-
-    Returns the numbers, of so many test videos.
+    ``attention.png`` is only drawn if the first run's network has a graph whose nodes send messages.
+    Uses the first ``count`` test videos. Returns the numbers in the figures.
 
     Raises:
         UserError: If a folder holds no run of SyncMNIST, or a file cannot be written.
@@ -63,7 +62,7 @@ def write_figures(runs: Sequence[Path], out: Path, count: int = 1000) -> dict[st
 
 
 def load_run(folder: Path) -> tuple[str, Predictor]:
-    """A run's name and its network.
+    """A run's title and its network.
 
     Raises:
         UserError: If there is none, or it was not trained on SyncMNIST.
@@ -104,14 +103,14 @@ def predict(trained: Predictor, videos: Videos) -> Tensor:
 
 
 def pair_distance(videos: Videos, config: Config) -> Tensor:
-    """The distance of the pair, mean over the frames, as a share of the canvas' side, ``[B]``."""
+    """The distance of the pair, mean over the frames, as a fraction of the canvas size, ``[B]``."""
     data: Any = config.data
     pair = videos.corners[:, :, :2].float()  # [B, T, 2, 2]
     return (pair[:, :, 0] - pair[:, :, 1]).norm(dim=-1).mean(dim=1) / data.canvas_size
 
 
 def by_distance(distance: Tensor, correct: Tensor, bins: int = _BINS) -> list[dict[str, float]]:
-    """Accuracy, and its standard error, in bins of the distance with as many videos each as can be."""
+    """Accuracy and its standard error, in distance bins with equal numbers of videos."""
     out = []
     for chosen in distance.argsort(stable=True).tensor_split(max(1, min(bins, len(distance)))):
         if len(chosen):
@@ -124,14 +123,14 @@ def by_distance(distance: Tensor, correct: Tensor, bins: int = _BINS) -> list[di
 
 
 def attention_over_time(trained: Predictor, videos: Videos) -> dict[str, Any] | None:
-    """Attention that regions with a digit of the pair get, and regions with another digit, by frame.
+    """Attention per frame of regions with a digit of the pair, with another digit, and without digits.
 
-    Regions are those of the finest scale, and the attention is a multiple of an even share (see
-    :meth:`~rstg_pyg.train.drawing.overlay.Attention.relative`). Regions that hold digits of both
-    kinds do not count. Synchronous videos only.
+    Regions are those of the finest scale, and the attention is a multiple of uniform attention (see
+    :meth:`~rstg_pyg.train.drawing.overlay.Attention.relative`). Regions that contain digits of both
+    kinds, and videos without a synchronous pair, are skipped.
 
     Returns:
-        ``pair``, ``others`` and ``empty``, each with ``mean`` and ``error`` (standard error) by frame;
+        ``pair``, ``others`` and ``empty``, each with ``mean`` and ``error`` (standard error) per frame;
         ``videos``; ``rounds``. None if no node of the network's graph sends messages.
     """
     try:
@@ -146,7 +145,7 @@ def attention_over_time(trained: Predictor, videos: Videos) -> dict[str, Any] | 
         found = attention(trained.model, trained.normalized(videos.clips[i]))
         shares = split_attention(found, places(videos.corners[i], trained.config))
         values.append(torch.stack(shares))
-    stacked = torch.stack(values).double()  # [videos, 3, T], NaN where nothing counts
+    stacked = torch.stack(values).double()  # [videos, 3, T], NaN if there is no such region
     number = (~stacked.isnan()).sum(0)
     mean = stacked.nanmean(0)
     squares = (stacked - mean).square().nansum(0) / (number - 1).clamp(min=1)
@@ -162,10 +161,10 @@ def _plain(values: Tensor) -> list[float | None]:
 
 
 def places(corners: Tensor, config: Config) -> Tensor:
-    """Where digits are on the last map of the filters, as shares of its side from 0 to 1: rows and
-    columns ``[T, D, 2]``, from those of their top-left pixels on the canvas.
+    """Positions of digits on the backbone's last feature map, from 0 to 1: rows and columns
+    ``[T, D, 2]``, from the top-left pixels on the canvas.
 
-    Without padding, a map's first cell looks at the inside of the frame.
+    Without padding, the center of the map's first cell is inside the frame, not at its border.
     """
     data: Any = config.data
     backbone = config.model.backbone
@@ -177,8 +176,8 @@ def places(corners: Tensor, config: Config) -> Tensor:
 
 
 def split_attention(found: Attention, centers: Tensor) -> tuple[Tensor, ...]:
-    """Mean attention of the regions with the pair, with other digits, and with none: three tensors
-    ``[T]``, NaN where there is no such region. Centers are :func:`places`, the pair first.
+    """Mean attention of the regions with the pair, with other digits, and without digits: three tensors
+    ``[T]``, NaN if there is no such region. Centers are those of :func:`places`, the pair first.
     """
     cells = [rows * columns for rows, columns in found.scales]
     nodes = (found.node_type == cells.index(max(cells))).nonzero().view(-1)
@@ -193,7 +192,7 @@ def split_attention(found: Attention, centers: Tensor) -> tuple[Tensor, ...]:
 
 
 def draw_curves(curves: dict[str, dict[str, list[float]]]) -> Figure:
-    """Validation accuracy against the number of videos seen."""
+    """Plots validation accuracy as a function of the number of videos seen."""
     lines = {
         name: (curve["videos"], [100 * x for x in curve["top1"]], None)
         for name, curve in curves.items()
@@ -202,30 +201,30 @@ def draw_curves(curves: dict[str, dict[str, list[float]]]) -> Figure:
 
 
 def draw_distance(found: dict[str, list[dict[str, float]]]) -> Figure:
-    """Accuracy against the distance of the pair."""
+    """Plots accuracy as a function of the distance of the pair."""
     lines = {}
     for name, bins in found.items():
         top1, error = ([100 * b[key] for b in bins] for key in ("top1", "error"))
         lines[name] = ([b["distance"] for b in bins], top1, error)
-    words = "distance of the pair, share of the canvas' side"
+    words = "distance of the pair / canvas size"
     return _draw(words, "test top-1, %", lines, ylim=(0, 101))
 
 
 def draw_attention(found: dict[str, Any], name: str) -> Figure:
-    """Attention on the pair, on the other digits and on empty regions, by frame."""
+    """Plots the attention on the pair, on other digits and on empty regions, per frame."""
     words = {"pair": "the synchronous pair", "others": "other digits", "empty": "regions without digit"}
     lines = {}
     for kind, label in words.items():
         mean, error = (np.array(found[kind][key], float) for key in ("mean", "error"))  # None is NaN
         lines[label] = (range(1, len(mean) + 1), mean, error)
     title = f"{name}; {found['videos']} test videos, mean of {found['rounds']} rounds"
-    figure = _draw("frame", "attention received, multiple of an even share", lines, title=title)
+    figure = _draw("frame", "attention received, multiple of uniform", lines, title=title)
     figure.axes[0].axhline(1, color="#bbbbbb", linewidth=0.8)
     return figure
 
 
 def _draw(x: str, y: str, lines: dict[str, tuple[Any, Any, Any]], **settings: Any) -> Figure:
-    """Lines by name: x, y and error, if there is one."""
+    """Plots lines by name: x, y and, optionally, the error."""
     figure = Figure((6.4, 4.2), dpi=130, facecolor="white", layout="constrained")
     axes = figure.subplots()
     axes.set_prop_cycle(color=_COLORS)

@@ -1,4 +1,4 @@
-"""Several runs of ``run.py``, one folder each: what is done is left alone, what was begun goes on."""
+"""Several runs of ``run.py``, one folder each: finished runs are skipped, unfinished ones resume."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rstg_pyg.train.run_folder.folder import newest_first
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing tells whether a run of another command is still going on
+except ImportError:  # Windows: no way to tell whether another command's run is still active
     fcntl = None  # type: ignore[assignment]
 
-#: What does not make another experiment.
+#: Differences that do not make a different experiment.
 _FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ")
 
 _POLL = 0.1  # seconds
@@ -31,7 +31,7 @@ _POLL = 0.1  # seconds
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its folder, its config, and what is changed in it."""
+    """A run: its folder, its config, and the overrides."""
 
     title: str
     folder: Path
@@ -39,10 +39,10 @@ class Job:
     overrides: tuple[str, ...]
 
     def done(self) -> bool:
-        """Whether its results are there.
+        """Whether it has results.
 
         Raises:
-            UserError: If they are those of another experiment.
+            UserError: If the results are of another experiment.
         """
         path = self.folder / "results.json"
         if not path.is_file():
@@ -57,20 +57,20 @@ class Job:
         )
         if changed:
             raise UserError(
-                f"--out: {self.folder} holds another experiment; there against here: "
+                f"--out: {self.folder} holds another experiment; there and here: "
                 f"{', '.join(changed[:4])}; choose another --out"
             )
         return True
 
     def command(self) -> list[str]:
-        """The command that goes on with it, or begins if there is no checkpoint."""
+        """The command that resumes it, or starts it if there is no checkpoint."""
         return [
             *(sys.executable, "-m", "rstg_pyg.train.run", "--cfg", self.cfg, *self.overrides),
             *("--out", str(self.folder), "--resume"),
         ]
 
     def lock(self) -> IO[str] | None:
-        """The folder's lock, which the run holds while it goes on; None if another process has it."""
+        """The folder's lock, which the run holds while it is active; None if another process has it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
@@ -85,9 +85,9 @@ class Job:
         return lock
 
     def start(self, lock: IO[str]) -> subprocess.Popen:
-        """Starts the run, which takes the lock over and writes what it says to ``log.txt``."""
+        """Starts the run, which inherits the lock and writes its output to ``log.txt``."""
         begun = newest_first(self.folder / "checkpoints")
-        print(f"{self.title}: {'goes on' if begun else 'begins'} in {self.folder}", flush=True)
+        print(f"{self.title}: {'resumes' if begun else 'starts'} in {self.folder}", flush=True)
         with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
             return subprocess.Popen(
                 self.command(),
@@ -99,15 +99,15 @@ class Job:
             )
 
     def ended(self, code: int) -> bool:
-        """Says how the run ended; returns whether it is done.
+        """Prints how the run ended; returns whether it is finished.
 
         Raises:
-            UserError: If it ended with a mistake of the user's.
+            UserError: If it ended with a user error.
         """
         log = self.folder / "log.txt"
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        last = (errors or lines or ["it said nothing"])[-1]
+        last = (errors or lines or ["no output"])[-1]
         if code == 2:
             raise UserError(last.removeprefix("error: "))
         done = code == 0 and self.done()
@@ -117,27 +117,27 @@ class Job:
 
 
 def experiment_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What makes two configs different experiments: keys with both values."""
+    """The differences that make two configs different experiments: keys with both values."""
     return [line for line in differences(a, b) if not line.startswith(_FREE)]
 
 
 def run_jobs(
     jobs: Sequence[Job], parallel: int = 1, after: Callable[[], object] = lambda: None
 ) -> bool:
-    """Runs what is not done yet, in the given order, so many at once.
+    """Runs all unfinished runs, in the given order and up to a number of them in parallel.
 
-    Every run is a process of its own. Ctrl-C or SIGTERM ends the runs after their step, with a
-    checkpoint from which the next call goes on. If this process is killed, its runs go on alone; the
-    next call waits for them. Without a checkpoint a run begins again.
+    Every run is a separate process. Ctrl-C or SIGTERM ends the runs after their step, with a
+    checkpoint from which the next call resumes. If this process is killed, its runs continue; the
+    next call waits for them. Without a checkpoint a run restarts.
 
-    Calls ``after`` after every run that ended well; returns whether all are done now.
+    Calls ``after`` after every successful run; returns whether all runs are finished.
 
     Raises:
-        UserError: If a run ends with a mistake of the user's, since the others would, too.
+        UserError: If a run ends with a user error, since the others probably would too.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all runs have ended.
     """
     for job in (done := [job for job in jobs if job.done()]):
-        print(f"{job.title}: done before", flush=True)
+        print(f"{job.title}: already done", flush=True)
     waiting = [job for job in jobs if job not in done]
     running: dict[Job, subprocess.Popen] = {}
     elsewhere: set[Job] = set()
@@ -153,7 +153,7 @@ def run_jobs(
                 lock = job.lock()
                 if lock is None:
                     if job not in elsewhere:
-                        print(f"{job.title}: going on in another process", flush=True)
+                        print(f"{job.title}: running in another process", flush=True)
                     elsewhere.add(job)
                     continue
                 waiting.remove(job)
@@ -172,7 +172,7 @@ def run_jobs(
 
 
 def _stop(processes: Iterable[subprocess.Popen]) -> None:
-    """Asks the runs to save and end, and waits; a second Ctrl-C does not wait."""
+    """Asks the runs to save and stop, and waits for them; a second Ctrl-C stops at once."""
     running = [process for process in processes if process.poll() is None]
     if running:
         print("stopping after this step; press Ctrl-C again to stop at once", flush=True)

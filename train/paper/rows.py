@@ -1,4 +1,4 @@
-"""The rows of the SyncMNIST table, what the paper says about them, and the ablation of ours."""
+"""The rows of the SyncMNIST table with the paper's results, and the ablation of "Ours"."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class Row(NamedTuple):
     """A row of the table.
 
     Attributes:
-        name: The config ``syncmnist/NAME.yaml`` is what it runs.
-        title: What the paper calls it.
-        paper: The paper's top-1 in percent by number of digits, where it has one.
-        what: What it is, in a few words.
-        overrides: What it changes in the config.
+        name: The name of its config, ``syncmnist/NAME.yaml``.
+        title: The paper's name for it.
+        paper: The paper's top-1 in percent, by number of digits.
+        what: A short description.
+        overrides: Overrides of the config.
     """
 
     name: str
@@ -39,15 +39,15 @@ _ROWS = [
     Row("time_only", "RSTG: Time-Only", {3: 89.7}, "time stages, no messages"),
     Row("homogeneous", "RSTG: Homogeneous", {3: 95.7, 5: 58.3}, "time treated like space, no LSTM"),
     Row("one_temporal_stage", "RSTG: 1-temp-stage", {3: 97.0, 5: 74.1}, "one time stage at the end"),
-    Row("all_temporal_stages", "RSTG: All-temp-stages", {3: 98.9, 5: 94.5}, "one in every round, too"),
+    Row("all_temporal_stages", "RSTG: All-temp-stages", {3: 98.9, 5: 94.5}, "also one in every round"),
     Row("positional", "RSTG: Positional All-temp", {5: 97.2}, "the same, positions in the messages"),
-    Row("ours", "Ours", {}, "positional, rounds with weights of their own; see the config"),
+    Row("ours", "Ours", {}, "positional, separate weights for each round; see the config"),
 ]
 
 #: The rows of the table by name, in the paper's order; ours is the last.
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 
-#: One change of ours each: what it is, and the overrides that make it.
+#: Single changes of "Ours": a description and the overrides.
 _CHANGES = {
     "no_residual": (
         "stages replace the nodes",
@@ -61,20 +61,20 @@ _CHANGES = {
     "padding": ("zero padding in the filters", ["model.backbone.padding=1"]),
     "residual": ("residual pre-norm stages", ["model.rstg.residual=true", "model.rstg.out_norm=layer"]),
     "one_time_stage": ("one time stage, at the end", ["model.rstg.time_stages=last"]),
-    "all_time_stages": ("a time stage in every round, too", ["model.rstg.time_stages=all"]),
-    "no_pretraining": ("filters not trained alone first", ["pretrain.steps=0"]),
+    "all_time_stages": ("also a time stage in every round", ["model.rstg.time_stages=all"]),
+    "no_pretraining": ("no pre-training", ["pretrain.steps=0"]),
     "dot_attention": ("dot attention", ["model.rstg.attention=dot"]),
     "mean": ("no attention, the mean", ["model.rstg.attention=null"]),
     "four_heads": ("four heads of attention", ["model.rstg.heads=4"]),
     "complete": ("messages between all nodes", ["model.rstg.topology=complete"]),
-    "finest_scale": ("the finest scale alone", ["model.rstg.scales=[3]"]),
+    "finest_scale": ("only the finest scale", ["model.rstg.scales=[3]"]),
     "gru": ("GRU cells", ["model.rstg.cell=gru"]),
     "no_in_norm": ("no batch norm before the graph", ["model.rstg.in_norm=null"]),
     "no_out_norm": ("no norm of the vector", ["model.rstg.out_norm=null"]),
-    "typed_update": ("update weights of every scale's own", ["model.rstg.typed_update=true"]),
+    "typed_update": ("separate update weights for each scale", ["model.rstg.typed_update=true"]),
 }
 
-#: Ours with one change, by the name of the change.
+#: "Ours" with one change, by the name of the change.
 ABLATIONS: dict[str, Row] = {
     name: Row(f"ours-{name}", what, {}, " ".join(overrides), tuple(overrides))
     for name, (what, overrides) in _CHANGES.items()

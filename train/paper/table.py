@@ -1,4 +1,4 @@
-"""The SyncMNIST table beside the paper's, from the ``results.json`` of runs and nothing else."""
+"""The SyncMNIST table with the paper's numbers, generated only from the ``results.json`` of runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLORS = {"here": "#c8553d", "paper": "#4a6d8c"}
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of a row with one number of digits, which differ in their seeds only."""
+    """The runs of a row with one number of digits, which differ only in their seeds."""
 
     row: Row
     runs: list[Run]
@@ -61,12 +61,12 @@ class Cell:
         return f"{self.mean:.1f} ± {self.spread:.1f} ({len(self.runs)} seeds)"
 
     def standard_error(self, spread: float | None) -> float:
-        r"""Of the mean, in points: that of :math:`n` test videos, and that of the seeds.
+        r"""The standard error of the mean, in points, from :math:`n` test videos and the seeds.
 
         .. math:: \sqrt{p (1 - p) / n + s^2 / k}
 
         with :math:`s` the standard deviation over seeds, pooled over the table, and :math:`k` seeds.
-        (All seeds see the same test videos.)
+        (All seeds use the same test videos.)
         """
         share = self.mean / 100
         squared = 1e4 * share * (1 - share) / self.runs[0].num_videos
@@ -78,7 +78,7 @@ Cells = dict[tuple[str, int], Cell]
 
 
 def run_folder(out: Path, digits: int, row: Row, seed: int) -> Path:
-    """Where a run of the table is written."""
+    """The folder of a run of the table."""
     return out / f"{digits}digits" / row.name / f"seed{seed}"
 
 
@@ -97,7 +97,7 @@ def read_cells(out: Path) -> Cells:
             changed = experiment_differences(*(_experiment(r) for r in (runs[0], run)))
             if changed:
                 raise UserError(
-                    f"{folder}: the runs of a row must differ in the seed only; they differ in "
+                    f"{folder}: the runs of a row must differ only in the seed; they differ in "
                     f"{', '.join(changed[:3])}"
                 )
         if runs:
@@ -125,7 +125,7 @@ def write_table(out: Path, size: str) -> str:
 
 
 def markdown(cells: Cells, size: str) -> str:
-    """The table, what its order says, the ablation, and how everything was measured."""
+    """The table, the comparison of its order with the paper's, the ablation, and the settings."""
     head = ["model"]
     for digits in DIGITS:
         head += [f"{digits} digits, paper", f"{digits} digits, here"]
@@ -155,7 +155,7 @@ def markdown(cells: Cells, size: str) -> str:
 
 
 def _comparable(cells: Cells) -> list[str]:
-    """Says so if the videos are not the paper's."""
+    """A note if the videos differ from the paper's."""
     for cell in cells.values():
         data = cell.runs[0].config.data
         changed = [
@@ -163,8 +163,8 @@ def _comparable(cells: Cells) -> list[str]:
         ]
         if changed:
             return [
-                f"The videos are not the paper's ({', '.join(changed)}): the order of the rows "
-                f"compares, the numbers do not."
+                f"The videos differ from the paper's ({', '.join(changed)}): compare the order of the "
+                f"rows, not the numbers."
             ]
     return []
 
@@ -177,7 +177,7 @@ def pooled_spread(cells: Sequence[Cell]) -> float | None:
 
 
 def order(cells: Cells, digits: int) -> list[str]:
-    """Whether neighbors in the paper's order keep it: one sentence for each pair.
+    """Whether adjacent rows in the paper's order have the same order here: one sentence per pair.
 
     A difference counts if it is more than two standard errors.
     """
@@ -193,19 +193,19 @@ def order(cells: Cells, digits: int) -> list[str]:
     for low, high in pairs:
         difference = high.mean - low.mean
         error = math.hypot(low.standard_error(spread), high.standard_error(spread))
-        verdict = "cannot be told" if abs(difference) <= 2 * error else "holds"
-        verdict = "is the other way round" if difference < -2 * error else verdict
+        verdict = "within the noise" if abs(difference) <= 2 * error else "holds"
+        verdict = "reversed" if difference < -2 * error else verdict
         lines.append(
             f"{high.row.title} above {low.row.title}: {verdict} ({difference:+.1f} points, standard "
             f"error {error:.1f})"
         )
     if lines and spread is None:
-        lines.append("One seed each: the standard errors are those of the test videos alone.")
+        lines.append("One seed each: the standard errors only account for the test videos.")
     return lines
 
 
 def ablation(cells: Cells, digits: int) -> list[str]:
-    """Ours with one change each, as lines of Markdown; nothing if none is measured."""
+    """The model "Ours" with one change each, as lines of Markdown; empty if none is measured."""
     ours = cells.get(("ours", digits))
     found = [c for row in ABLATIONS.values() if (c := cells.get((row.name, digits))) is not None]
     if not found:
@@ -224,7 +224,7 @@ def ablation(cells: Cells, digits: int) -> list[str]:
 
 
 def _measured(cells: Cells) -> list[str]:
-    """How the runs were measured, as lines of Markdown."""
+    """The settings of the runs, as lines of Markdown."""
     runs = [run for cell in cells.values() for run in cell.runs]
     if not runs:
         return [f"Nothing is measured yet: every cell is '{NOT_MEASURED}'."]
@@ -245,7 +245,7 @@ def _seen(config: Any) -> str:
 
 
 def as_csv(cells: Cells) -> str:
-    """One line for every row and number of digits, also of those that are not measured."""
+    """One line for every row and number of digits, including those not measured."""
     columns = ["row", "digits", "paper", "mean", "std", "seeds", "values", "test_videos"]
     columns += ["training_videos", "parameters", "steps", "seconds", "data", "device"]
     text = io.StringIO()
@@ -268,7 +268,7 @@ def as_csv(cells: Cells) -> str:
 
 
 def draw(cells: Cells, size: str) -> Figure:
-    """Every run as a dot, means as bars, the paper's numbers as diamonds."""
+    """Plots every run as a dot, means as bars, the paper's numbers as diamonds."""
     figure = Figure((11, 4.6), dpi=130, facecolor="white", layout="constrained")
     rows = list(ROWS.values())
     for axes, digits in zip(figure.subplots(1, len(DIGITS), sharey=True), DIGITS):

@@ -1,1 +1,1 @@
-"""What a run writes beside the checkpoints, and where; reading weights back."""
+"""The run folder and the files in it, except checkpoints; reading weights."""

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: two tables and a picture in the run folder, and curves."""
+"""Per-class accuracy and confusion (two tables and a picture in the run folder), and curves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rstg_pyg.train.files import write_atomically, write_text
 
 _DPI = 130
-_MOST_NUMBERS = 60  # classes whose cells have numbers
-_MOST_NAMES = 400  # classes whose rows have names
+_MOST_NUMBERS = 60  # with more classes, cells have no numbers
+_MOST_NAMES = 400  # with more classes, rows have no names
 _MOST_CHARACTERS = 60
 
 Counts = NDArray[np.int64]
@@ -27,9 +27,9 @@ def write_confusion(folder: Path, counts: Counts, names: list[str], title: str) 
 
     Args:
         folder: The run folder.
-        counts: How many videos of each class (row) were taken for each class (column), ``[n, n]``.
-        names: The names of the classes.
-        title: What stands above the picture.
+        counts: Number of videos by true class (row) and predicted class (column), ``[n, n]``.
+        names: The class names.
+        title: The title of the picture.
 
     Raises:
         UserError: If a file cannot be written.
@@ -43,10 +43,10 @@ def write_confusion(folder: Path, counts: Counts, names: list[str], title: str) 
 
 
 def per_class(counts: Counts, names: list[str]) -> list[list[str | int]]:
-    """One row for every class, after a row of headings.
+    """A header and one row for every class.
 
-    Where a class has no videos there is no accuracy; where all its videos are right there is no class
-    that it is confused with.
+    The accuracy is empty for a class without videos; "most confused with" is empty if all its videos
+    are classified correctly.
     """
     rows: list[list[str | int]] = [["class", "videos", "correct", "accuracy", "most confused with"]]
     for i, name in enumerate(names):
@@ -65,10 +65,10 @@ def _csv(rows: list[list]) -> str:
 
 
 def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:
-    """The confusion matrix, of any number of classes.
+    """Draws the confusion matrix, for any number of classes.
 
-    Every row is a class, its cells the shares of its videos in percent: right ones blue, wrong ones red
-    (with small shares made visible). A gray row has no videos.
+    Every row is a class; its cells are percentages of its videos: correct ones blue, wrong ones red
+    (small values are enhanced). A gray row has no videos.
     """
     count = len(names)
     videos = counts.sum(axis=1)
@@ -120,7 +120,7 @@ def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:
 
 
 def write_curves(metrics: Path) -> None:
-    """Draws ``curves.png`` beside ``metrics.csv``: loss, accuracy and learning rate over the steps.
+    """Draws ``curves.png`` from ``metrics.csv``: loss, accuracy and learning rate over the steps.
 
     Raises:
         UserError: If the picture cannot be written.

@@ -1,4 +1,4 @@
-"""Where a run is written, and which of its checkpoints it goes on from."""
+"""The folder of a run, and the checkpoint from which it is resumed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import cannot_be_written
 from rstg_pyg.train.run_folder.weights import read_checkpoint
 
-#: Tells the processes that Lightning starts where the run is written.
+#: Environment variable with the run folder, for the processes that Lightning starts.
 _FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
 
 
 def new_run_folder(out: str | None, name: str) -> Path:
     """The folder for a new run: ``out``, or the first free ``runs/NAME``, ``runs/NAME-2``, ...
 
-    The other processes of a training on several devices get the folder of the first one.
+    In a training on several devices, the other processes use the folder of the first one.
 
     Raises:
-        UserError: If ``out`` already holds a run, is no folder, or cannot be written.
+        UserError: If ``out`` already holds a run, is not a folder, or is not writable.
     """
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         folder = out or os.environ.get(_FOLDER_VARIABLE)
@@ -39,10 +39,10 @@ def new_run_folder(out: str | None, name: str) -> Path:
 
 
 def named_folder(name: str) -> Path:
-    """The folder that ``--out`` names.
+    """The folder given by ``--out``.
 
     Raises:
-        UserError: If it names none, or one that not every library can write.
+        UserError: If it is empty or not UTF-8, which not every library can write.
     """
     try:
         name.encode()
@@ -54,7 +54,7 @@ def named_folder(name: str) -> Path:
 
 
 def check_free(folder: Path) -> None:
-    """Makes sure that the folder holds no run.
+    """Checks that the folder holds no run.
 
     Raises:
         UserError: If it does.
@@ -66,7 +66,7 @@ def check_free(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder and makes sure that files can be written there.
+    """Creates the folder and checks that it is writable.
 
     Raises:
         UserError: If not.
@@ -81,12 +81,12 @@ def check_writable(folder: Path) -> None:
 
 
 def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Path | None]:
-    """The run to go on with: its folder, and the checkpoint, or None if none was written yet.
+    """The run to resume: its folder, and the checkpoint, or None if there is none yet.
 
     Args:
-        name: The config's name. The newest run with this name is looked for, unless told otherwise by
-        out: the run's folder, or
-        checkpoint: the checkpoint (``""``: the newest whole one).
+        name: The config's name. By default the newest run with this name is resumed.
+        out: The run's folder, if given.
+        checkpoint: The checkpoint, if given (``""``: the newest undamaged one).
 
     Raises:
         UserError: If there is no such run.
@@ -102,10 +102,10 @@ def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Pa
             out = out or os.environ.get(_FOLDER_VARIABLE)
         folder = _newest_run(name) if out is None else Path(out)
         if not folder.is_dir():
-            raise UserError(f"--resume: there is no run in {folder}; leave --resume out to begin one")
+            raise UserError(f"--resume: there is no run in {folder}; omit --resume to start one")
         path = newest_whole(folder / "checkpoints")
         if path is None:
-            print(f"{folder}: has no checkpoint yet, so the run begins anew", flush=True)
+            print(f"{folder}: has no checkpoint yet, so the run restarts", flush=True)
     os.environ[_FOLDER_VARIABLE] = str(folder)
     return folder, path
 
@@ -125,26 +125,26 @@ def _newest_run(name: str) -> Path:
 
 
 def step_checkpoints(folder: Path) -> dict[int, Path]:
-    """The files ``step-N.ckpt`` by their step, in order."""
+    """The files ``step-N.ckpt`` by step, in ascending order."""
     found = (re.fullmatch(r"step-(\d+)\.ckpt", path.name) for path in folder.glob("step-*.ckpt"))
     return {step: folder / f"step-{step}.ckpt" for step in sorted(int(m[1]) for m in found if m)}
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a run that it can go on with, those of the most steps first."""
+    """The checkpoints from which a run can be resumed, newest first."""
     found = [*reversed(step_checkpoints(folder).values()), folder / "last.ckpt"]
     return [path for path in found if path.is_file()]
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that is whole, or None if none was written yet. Says so if newer
+    """The newest undamaged checkpoint of a run, or None if there is none yet. Prints a message if newer
     ones are damaged.
 
     Args:
         folder: The run's folder of checkpoints.
 
     Raises:
-        UserError: If there are some, but none is whole.
+        UserError: If all checkpoints are damaged.
     """
     problems = []
     for path in newest_first(folder):
@@ -154,7 +154,7 @@ def newest_whole(folder: Path) -> Path | None:
             problems.append(str(e))
             continue
         for problem in problems:
-            print(f"{problem}; {path.name} before it is used", flush=True)
+            print(f"{problem}; using the previous one, {path.name}", flush=True)
         return path
     if problems:
         raise UserError(

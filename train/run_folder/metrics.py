@@ -15,7 +15,7 @@ COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "
 
 
 class MetricsFile:
-    """The table of a run, flushed to the disk row by row.
+    """The metrics of a run, flushed to disk after every row.
 
     Args:
         path: The file.
@@ -25,13 +25,13 @@ class MetricsFile:
         self.path = path
 
     def begin(self, step: int) -> None:
-        """Begins the file, or cuts it off at the step that the run is resumed from."""
+        """Creates the file, or truncates it to the step from which the run is resumed."""
         rows = [row for row in self.rows() if int(row["step"]) <= step] if step > 0 else []
         data = _bytes([dict(zip(COLUMNS, COLUMNS)), *rows])
         write_atomically(self.path, lambda path: path.write_bytes(data))
 
     def add(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Adds a row: all of it, or nothing.
+        """Adds a row, completely or not at all.
 
         Raises:
             UserError: If it cannot be written.
@@ -52,8 +52,8 @@ class MetricsFile:
             raise cannot_be_written(self.path, e) from e
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows, but not one of which only a part was written. If others are none of a run (people
-        save tables with other programs), the file is kept under another name, as it is written anew.
+        """The rows, except one that is incomplete. If others are invalid (the table was saved with
+        another program), the file is renamed, because it will be rewritten.
         """
         if not self.path.is_file():
             return []
@@ -63,7 +63,7 @@ class MetricsFile:
         if len(ours) < len(rows):
             kept = self.path.with_name("metrics.damaged.csv")
             os.replace(self.path, kept)
-            print(f"{self.path}: {len(rows) - len(ours)} rows are none of a run; it is kept as {kept}")
+            print(f"{self.path}: {len(rows) - len(ours)} rows are not metrics; it is kept as {kept}")
         return ours
 
 
@@ -74,7 +74,7 @@ def _bytes(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _is_ours(row: dict[str, Any]) -> bool:
-    """Whether a row can be read."""
+    """Whether a row is valid."""
     step, split, *values = (row.get(column) or "" for column in COLUMNS)
     try:
         numbers = [float(value or 0) for value in values]

@@ -1,4 +1,4 @@
-"""What a run says about the machine and the software it ran on."""
+"""The machine and software of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def package_version(name: str) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The processor in words."""
+    """The name of the processor or GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -62,7 +62,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory that this process has held so far, in GiB (on the CPU; on the GPU by tensors)."""
+    """Peak memory of this process so far, in GiB (on the CPU; on a GPU that of tensors)."""
     out = {}
     try:
         import resource

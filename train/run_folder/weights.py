@@ -1,5 +1,5 @@
-"""Weights and what they belong to: read from a checkpoint of a run or from a safetensors file, without
-running code and without Lightning.
+"""Reads weights with their config from a checkpoint of a run or a safetensors file, without running
+code from the file and without Lightning.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _KEYS = {"config": [dict], "origin": [str], "global_step": [int], "state_dict": 
 
 
 def open_weights(path: Path) -> dict[str, Any]:
-    """Reads weights with the config that they were made for.
+    """Reads weights with the config of their training.
 
     Args:
         path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
 
     Returns:
-        ``config``, ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` as
-        far as they are known.
+        ``config``, ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` if
+        they are known.
 
     Raises:
         UserError: If the file cannot be read.
@@ -49,28 +49,28 @@ def open_weights(path: Path) -> dict[str, Any]:
     if not all(isinstance(k, str) and _is_plain(v) for k, v in weights.items()):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (its weights are not all named tensors)")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: not a checkpoint of rstg_pyg (its label_names are not all texts)")
+        raise UserError(f"{path}: not a checkpoint of rstg_pyg (its label_names are not all strings)")
     weights = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
     return {**found, "state_dict": weights}
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether something is an ordinary tensor of real numbers."""
+    """Whether a value is an ordinary tensor of real numbers."""
     return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def read_weights(path: Path, config: Config) -> dict[str, Any]:
-    """Reads weights and makes sure that they were made for the config's model.
+    """Reads weights and checks that they fit the config's model.
 
     Args:
         path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
         config: The experiment.
 
     Returns:
-        What :func:`open_weights` returns.
+        As :func:`open_weights`.
 
     Raises:
-        UserError: If the file cannot be read or its model is another; the message names the keys.
+        UserError: If the file cannot be read or its model differs; the message names the keys.
     """
     found = open_weights(path)
     wanted = to_dict(config)
@@ -83,22 +83,22 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
     if changed:
         hint = ""
         if config.data.dataset == "something" and config.data.root is None:
-            hint = "\n(data.root is not given, so a config's section 'demo' counts)"
+            hint = "\n(data.root is not given, so a config's section 'demo' is used)"
         raise UserError(_other_config(path, changed) + hint)
     return found
 
 
 def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from: str) -> None:
-    """Writes the weights of a network as safetensors, with the config they belong to.
+    """Writes the weights of a network to a safetensors file, with their config.
 
     Args:
         path: The file, ``.safetensors``.
         model: The network.
-        config: The experiment; model and data settings are kept.
-        made_from: Where the weights come from, in words.
+        config: The experiment; its model and data settings are stored.
+        made_from: A description of where the weights come from.
 
     Raises:
-        UserError: If the name has another ending, or the file cannot be written.
+        UserError: If the name has another extension, or the file cannot be written.
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a name that ends with .safetensors")
@@ -112,10 +112,10 @@ def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from:
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Puts weights into the network, all of them.
+    """Loads all weights into the network.
 
     Raises:
-        UserError: If some are missing, left over, have another shape, or are not finite.
+        UserError: If some are missing, unused, have the wrong shape, or are not finite.
     """
     broken = [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
@@ -159,8 +159,8 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Reads a checkpoint of this project.
 
     Raises:
-        UserError: If the file is missing, damaged, holds anything but plain values and tensors, or
-            was written by another program.
+        UserError: If the file is missing or damaged, contains anything other than plain values and
+            tensors, or was written by another program.
     """
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.ckpt"))[:3]
@@ -183,10 +183,10 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def check_resumable(path: Path, config: Config) -> tuple[str, int]:
-    """Reads a checkpoint and makes sure that it continues this very run.
+    """Reads a checkpoint and checks that it belongs to this run.
 
     Returns:
-        The kind of data that the run began with, and the checkpoint's step.
+        The description of the data that the run started with, and the checkpoint's step.
 
     Raises:
         UserError: If it cannot be read or belongs to another config; the message names the keys.
@@ -203,18 +203,18 @@ def check_resumable(path: Path, config: Config) -> tuple[str, int]:
 
 
 def _saved_config(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The config in a checkpoint, with the defaults of keys that came after it.
+    """The config in a checkpoint, with defaults for keys that were added since.
 
     Raises:
-        UserError: If it says something that the schema does not know any more.
+        UserError: If it has a key or value that the schema no longer allows.
     """
     return to_dict(parse_config({"name": "weights", **values}, str(path)))
 
 
 def _other_config(path: Path, changed: list[str]) -> str:
-    """The message for a checkpoint whose config differs."""
+    """The error for a checkpoint whose config differs."""
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
     return (
-        f"{path}: the checkpoint was made with another config; checkpoint against now: "
+        f"{path}: the checkpoint has another config; checkpoint and now: "
         f"{', '.join(changed[:5])}{more}"
     )

@@ -78,8 +78,8 @@ def test_whether_the_order_of_the_paper_holds(record, tmp_path):
     record("time_only", 0.1)  # another number of digits
     found = order(read_cells(tmp_path), 5)
     assert [line.split(" (")[0] for line in found] == [
-        "RSTG: Homogeneous above Conv + LSTM: cannot be told",
-        "RSTG: 1-temp-stage above RSTG: Homogeneous: is the other way round",
+        "RSTG: Homogeneous above Conv + LSTM: within the noise",
+        "RSTG: 1-temp-stage above RSTG: Homogeneous: reversed",
         "RSTG: Positional All-temp above RSTG: 1-temp-stage: holds",
         "Ours above RSTG: Positional All-temp: holds",
     ]
@@ -116,7 +116,7 @@ def test_other_videos_than_the_papers_are_named(record, tmp_path):
 def test_runs_of_a_cell_must_be_of_one_experiment(record, tmp_path):
     record("ours", 0.9)
     record("ours", 0.9, 1, 3, "train.lr=0.5", "trainer.threads=3")
-    with pytest.raises(UserError, match=r"differ in the seed only; they differ in train.lr \(0.001"):
+    with pytest.raises(UserError, match=r"differ only in the seed; they differ in train.lr \(0.001"):
         write_table(tmp_path, "base")
 
 

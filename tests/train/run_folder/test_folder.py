@@ -102,7 +102,7 @@ def test_the_newest_whole_one_is_taken(tmp_path, capsys):
     assert newest_whole(tmp_path).name == "step-16.ckpt"
     printed = capsys.readouterr().out
     assert "step-128.ckpt: not a whole checkpoint" in printed
-    assert "step-16.ckpt before it is used" in printed
+    assert "using the previous one, step-16.ckpt" in printed
     for step in (8, 16):
         (tmp_path / f"step-{step}.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-128.ckpt: not a whole .*no other in .* begin again"):

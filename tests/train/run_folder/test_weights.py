@@ -80,7 +80,7 @@ def test_what_the_file_says(path):
     ],
 )
 def test_weights_of_another_model_are_refused_by_key(path, changes, message):
-    refused(path, config_of(**changes), f"another config; checkpoint against now: .*{message}")
+    refused(path, config_of(**changes), f"another config; checkpoint and now: .*{message}")
 
 
 def test_other_settings_may_differ(path):
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_a_run(tmp_path, model, config):
         torch.save({**content, "state_dict": {**weights, "model.x": value}}, path)
         refused(path, config, "its weights are not all named tensors")
     torch.save({**content, "label_names": ["a", 3]}, path)
-    refused(path, config, "its label_names are not all texts")
+    refused(path, config, "its label_names are not all strings")
     path.write_bytes(path.read_bytes()[:-100])
     refused(path, config, "not a whole checkpoint")
     refused(Path("nowhere.ckpt"), config, "there is no such checkpoint")
