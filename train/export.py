@@ -1,10 +1,11 @@
 """Writes a trained network as ONNX or ``.pt2``: ``python train/export.py CKPT --out MODEL.onnx``.
 
-The file takes clips as they are on screen (bytes, ``clip [B, C, T, H, W]``), normalizes them and gives
-``logits [B, classes]``. It runs without this package: ``.onnx`` by onnxruntime and others, ``.pt2`` by
-``torch.export.load``. Before it gets its name it is run and compared with the network that it was made
-of, on random and on rendered clips. With ``--stream`` the file is one step of a stream: the next frame
-and the state go in, the logits of all frames so far and the new state come out.
+The exported model takes ``uint8`` clips (``clip [B, C, T, H, W]``), normalizes them and returns
+``logits [B, classes]``. It runs without this package: ``.onnx`` with onnxruntime and others, ``.pt2``
+with ``torch.export.load``. Before the file gets its final name, its outputs are compared with those of
+the original network, on random and on rendered clips. With ``--stream`` the file is one step of a
+stream: its inputs are the next frame and the state, its outputs the logits of all frames so far and the
+new state.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from rstg_pyg.train.run_folder.results import environment, package_version
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PACKAGES = (*ONNX_PACKAGES, "onnxruntime")
-#: Largest difference in float32, as a share of the largest logit, that rounding can explain.
+#: Largest difference in float32, relative to the largest logit, that rounding can explain.
 _ROUNDING = 1e-3
 _SEED = 0
 _KINDS = {
@@ -77,7 +78,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("checkpoint", metavar="CKPT", help="a run folder, a checkpoint, or safetensors weights")
     add("--out", required=True, metavar="MODEL.onnx|MODEL.pt2", help="the file")
     add("--dtype", choices=tuple(_DTYPES), default="float32",
-        help="bfloat16: the whole network in .pt2, the stored weights in .onnx (default: float32)",
+        help="bfloat16: the complete network in .pt2, the stored weights in .onnx (default: float32)",
     )  # fmt: skip
     add("--stream", action="store_true",
         help="one step of a stream: a frame and the state in, logits and the new state out",
@@ -96,7 +97,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 class FromPixels(torch.nn.Module):
-    """Bytes to logits: normalization belongs to the file, so that nobody can forget it.
+    """``uint8`` clips to logits; includes the normalization, so that nobody can forget it.
 
     Args:
         model: The network.
@@ -114,13 +115,13 @@ class FromPixels(torch.nn.Module):
         return self.model(normalize(clip, self.config).to(self.dtype)).float()
 
     def stream(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same of the next frames of a stream, and its state."""
+        """The same for the next frames of a stream, and its state."""
         logits, state = self.model.stream(normalize(frames, self.config).to(self.dtype), state)
         return logits.float(), state
 
 
 def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) -> dict[str, Any]:
-    """Writes a network and checks the file before it gets its name.
+    """Writes a network, and checks the file before it gets its final name.
 
     Args:
         predictor: The network, on the CPU.
@@ -134,8 +135,8 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
         kind of clips, ``largest_logit``, ``same_top1``.
 
     Raises:
-        UserError: If the file cannot be written, or in float32 computes something else; or if the
-            network cannot be fed frame by frame.
+        UserError: If the file cannot be written, if its outputs differ from the network's (in float32),
+            or if the network cannot stream.
     """
     clips, onnx = example_clips(predictor), out.suffix == ".onnx"
     network = FromPixels(predictor.model, predictor.config, torch.float32 if onnx else _DTYPES[dtype])
@@ -169,7 +170,7 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
         worst, most = max(found["differences"].values()), found["largest_logit"]
         if dtype == "float32" and not worst <= _ROUNDING * max(1.0, most):
             raise UserError(
-                f"{out}: the file computes something else than the network (largest difference "
+                f"{out}: the outputs of the file differ from the network's (largest difference "
                 f"{worst:.1e}, logits up to {most:.2g}), so it is not kept; please report this, "
                 f"with the versions of torch, onnx and onnxruntime"
             )
@@ -195,10 +196,10 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
 def capture(
     network: FromPixels, example: Tensor, stream: bool
 ) -> tuple[torch.export.ExportedProgram, bool]:
-    """The program, and whether it takes any number of frames, which not every network allows.
+    """The program, and whether it accepts any number of frames (not every network does).
 
     Raises:
-        UserError: With ``stream``, if the network looks across frames otherwise than by its cells.
+        UserError: With ``stream``, if modules other than the recurrent cells combine frames.
     """
     if stream:
         try:
@@ -222,7 +223,7 @@ def follow(step: Callable[[Tensor, Any], tuple[Tensor, Any]], clip: Tensor) -> T
 
 
 def example_clips(predictor: Predictor) -> dict[str, Tensor]:
-    """Clips to compare with, bytes: random ones, longer random ones, and rendered ones."""
+    """``uint8`` clips for the comparison: random, longer random, and rendered ones."""
     frames, size, channels = predictor.num_frames, predictor.size, predictor.config.data.channels
     generator = torch.Generator().manual_seed(_SEED)
     shape = (3, channels, frames, size, size)
@@ -238,7 +239,7 @@ def example_clips(predictor: Predictor) -> dict[str, Tensor]:
 
 
 def open_file(path: Path, onnx: bool, stream: bool) -> Callable[[Tensor], Tensor]:
-    """What the file computes, as another program would run it; of a stream, frame by frame."""
+    """The outputs of the file, run without this package; frame by frame for a stream."""
     if onnx:
         import onnxruntime
 
@@ -282,7 +283,7 @@ def compare(
 
 
 def _about(predictor: Predictor) -> dict[str, Any]:
-    """What a program that runs the file wants to know."""
+    """Metadata for programs that run the file."""
     return {
         "network": predictor.config.name,
         "classes": predictor.names,
@@ -310,9 +311,9 @@ def _report(found: dict[str, Any], out: str) -> None:
     same = "is the same for all clips" if found["same_top1"] else "differs for some clip"
     print(f"logits are up to {found['largest_logit']:.2g}; the best class {same}")
     if found["stream"]:
-        print("compared after every frame of a clip; a stream begins with a state of zeros")
+        print("compared after every frame of a clip; the initial state of a stream is zeros")
     elif not found["any_frames"]:
-        print(f"for clips of {found['input'][2]} frames: this network takes no other number")
+        print(f"for clips of {found['input'][2]} frames: this network needs this number")
 
 
 if __name__ == "__main__":

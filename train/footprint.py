@@ -1,11 +1,11 @@
 """How much memory a training step needs: ``python train/footprint.py --cfg NAME [key.path=value ...]``.
 
-Counts what autograd keeps for the backward pass of one clip (measured on the CPU, by storage), and adds
-weights, gradients and optimizer state. Mixed precision is counted by autocast's own casts. What a GPU
-needs beyond that (workspaces of cuDNN, fragments) is not in it: leave a tenth or two.
+Counts the tensors that autograd saves for the backward pass of one clip (measured on the CPU, by
+storage), and adds weights, gradients and optimizer state. Mixed precision uses autocast's own casts.
+Additional GPU memory (cuDNN workspaces, fragmentation) is not included: leave 10 to 20 percent free.
 
-With ``--stream FRAMES`` it feeds so many frames to the network one by one instead, and measures what is
-held on the way.
+With ``--stream FRAMES`` it instead feeds this number of frames to the network one by one, and
+measures the memory in use.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
 from rstg_pyg.train.run_folder.results import environment
 
-#: Frames of the whole clip that a stream is compared with, at most.
+#: Maximum length of the clip with which a stream is compared.
 _COMPARED = 200
 
 
 def footprint(config: Config, num_classes: int) -> dict[str, float]:
-    """GiB of a training step by what they hold, for the config's batch (divided by ``accumulate``).
+    """Memory of a training step in GiB by category, for the config's batch (divided by ``accumulate``).
 
-    ``activations`` are kept from the forward to the backward pass; ``recomputed`` is what the most
-    expensive stage holds while gradient checkpointing computes it again.
+    ``activations`` are kept from the forward to the backward pass; ``recomputed`` is the memory of the
+    most expensive stage while gradient checkpointing recomputes it.
     """
     model, data = build_model(config, num_classes).train(), config.data
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
@@ -53,7 +53,7 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
-            out = function(*inputs)  # as long as it lives, no storage is used twice
+            out = function(*inputs)  # kept alive, so that no storage is reused
         return out, sum(kept.values())
 
     clip = torch.zeros(1, data.channels, data.num_frames, data.size, data.size, dtype=torch.uint8)
@@ -78,10 +78,10 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
     """Feeds random frames to the (untrained) network of a config, one by one.
 
     Returns:
-        ``rows`` with ``frame``, ``state_bytes`` (what the stream carries on), ``tensor_bytes`` (all
-        tensors that are alive, weights included) and ``resident_bytes`` (of the process, where the
-        system tells); ``compared_frames``, ``largest_difference`` and ``largest_logit``: the logits
-        after the first frames against those of the same frames as one clip; ``seed``.
+        ``rows`` with ``frame``, ``state_bytes`` (the recurrent state), ``tensor_bytes`` (all live
+        tensors, weights included) and ``resident_bytes`` (of the process, if the system reports it);
+        ``compared_frames``, ``largest_difference`` and ``largest_logit``: the logits after the first
+        frames compared with those of the same frames as one clip; ``seed``.
 
     Raises:
         UserError: If the network cannot stream.
@@ -92,10 +92,10 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
     model = build_model(config, num_classes).eval()
     if not model.streams:
         raise UserError(
-            f"--stream: the network of {config.name} looks across frames, so it needs the whole clip; "
+            f"--stream: the network of {config.name} combines frames, so it needs the complete clip; "
             f"try --cfg syncmnist_mini.yaml"
         )
-    for weight in model.parameters():  # some begin at zero
+    for weight in model.parameters():  # some are initialized to zero
         weight += 0.1 * torch.randn_like(weight)
 
     def random_frames(count: int) -> Iterator[Tensor]:
@@ -115,7 +115,7 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
             gc.collect()
             held = {"state_bytes": tree_leaves(state), "tensor_bytes": gc.get_objects()}
             sizes = {name: _bytes(values) for name, values in held.items()}
-            del held  # else it keeps this state alive until the next mark
+            del held  # otherwise it keeps this state alive until the next measurement
             rows.append({"frame": number, **sizes, "resident_bytes": _resident()})
     whole = model(torch.cat(list(random_frames(compared)), dim=2))
     return {
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--cfg", required=True, metavar="NAME", help="a config: a path or a known name")
     add("--classes", type=int, default=174, help="number of classes (default: 174)")
     add("--stream", type=int, metavar="FRAMES", help="measure a stream of frames")
-    add("--json", metavar="OUT", help="also write the figures to a file")
+    add("--json", metavar="OUT", help="also write the results to a file")
     arguments = parser.parse_intermixed_args(argv)
     config = load_config(arguments.cfg, arguments.overrides, demo=False)
     if arguments.classes < 1:
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         for frame, state, tensors, resident in (row.values() for row in found["rows"]):
             print(f"{frame:10,d} {state:14,d} {tensors:20,d} {resident / 2**20:15.1f}")
         print(
-            f"logits after {found['compared_frames']:,} frames against the whole clip: largest "
+            f"logits after {found['compared_frames']:,} frames and of the complete clip: largest "
             f"difference {found['largest_difference']:.1e} (logits up to {found['largest_logit']:.2g})"
         )
     else:

@@ -1,4 +1,4 @@
-"""Looks at data and prepares it: ``python train/prepare.py check|pack|bench-data|show ...``.
+"""Checks and prepares data: ``python train/prepare.py check|pack|bench-data|show ...``.
 
 ``check`` and ``pack`` take the folder of a data set of videos (``--root``); ``show`` takes a config
 (``--cfg``); ``bench-data`` takes either.
@@ -43,7 +43,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     Raises:
         UserError: If there is no config where one is needed.
     """
-    parser = argparse.ArgumentParser(prog="prepare.py", description="Look at data and prepare it.")
+    parser = argparse.ArgumentParser(prog="prepare.py", description="Check and prepare data.")
     commands = parser.add_subparsers(required=True, metavar="check|pack|bench-data|show")
 
     def subcommand(name: str, function: Callable, words: str) -> argparse.ArgumentParser:
@@ -51,14 +51,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         found.set_defaults(command=function)
         return found
 
-    check_parser = subcommand("check", check_data, "report what is there, missing and wrong")
+    check_parser = subcommand("check", check_data, "report problems of a data set")
     check_parser.add_argument("--deep", action="store_true", help="read every frame of every video")
 
     pack_parser = subcommand("pack", pack_data, "store resized frames in one large file")
     pack_parser.add_argument("--out", required=True, metavar="FOLDER")
     pack_parser.add_argument("--source", default="auto", choices=("auto", "frames", "video"))
     pack_parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
-    pack_parser.add_argument("--quality", type=int, default=90, help="of the JPEGs (default: 90)")
+    pack_parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default: 90)")
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for sub in (check_parser, pack_parser):
@@ -73,9 +73,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     bench_parser = subcommand("bench-data", bench_data, "measure how fast clips are made or read")
     bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
-    bench_parser.add_argument("--seconds", type=float, default=5.0, help="per way (default: 5)")
+    bench_parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
     bench_parser.add_argument("--device", default="cpu", help="with --cfg (default: cpu)")
-    bench_parser.add_argument("--out", metavar="FILE.json", help="also write the figures to a file")
+    bench_parser.add_argument("--out", metavar="FILE.json", help="also write the results to a file")
 
     for sub in (show_parser, bench_parser):
         sub.add_argument("overrides", nargs="*", metavar="key.path=value")
@@ -88,7 +88,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--workers: expected at least 1 (got {arguments.workers})")
     if getattr(arguments, "root", None) is not None:
         if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
-            raise UserError("--root: takes no config and no key.path=value; leave one of them out")
+            raise UserError("--root: cannot be combined with a config or key.path=value")
         return arguments
     arguments.overrides += rest  # overrides after an option
     if not arguments.cfg:
@@ -106,7 +106,7 @@ def check_data(arguments: argparse.Namespace) -> int:
 
 
 def pack_data(arguments: argparse.Namespace) -> None:
-    """Makes a packed store."""
+    """Creates a packed store."""
     packed = pack(
         arguments.root, arguments.out, arguments.annotations, arguments.source, arguments.short_side,
         arguments.quality, arguments.workers, _show_progress,
@@ -138,7 +138,7 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def bench_data(arguments: argparse.Namespace) -> None:
-    """Prints how many clips per second a process reads or makes."""
+    """Prints how many clips per second a process reads or generates."""
     if not 0 < arguments.seconds < float("inf"):
         raise UserError(f"--seconds: expected a positive number (got {arguments.seconds})")
     out = None if arguments.out is None else output_file("--out", arguments.out, (".json",))
@@ -171,7 +171,7 @@ def _bench_making(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--cfg: expected generated videos (SyncMNIST); for others give --root FOLDER")
     try:
         device = torch.device(arguments.device)
-        torch.empty(1, device=device).item()  # "meta" has shapes and no values
+        torch.empty(1, device=device).item()  # fails on "meta", which has no data
     except (RuntimeError, AssertionError) as e:
         raise UserError(
             f"--device: {arguments.device} cannot be used ({str(e).splitlines()[0]})"

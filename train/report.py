@@ -33,7 +33,7 @@ _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
 
 
 class Run(BaseModel):
-    """The results of a run: what a table says of it."""
+    """The results of a run that the table shows."""
 
     top1: _Number
     top5: _Number
@@ -99,7 +99,7 @@ def read_run(folder: Path) -> Run:
     except ValidationError as e:
         first = e.errors()[0]
         if first["type"] == "json_invalid":
-            raise UserError(f"{path}: not whole JSON ({first['ctx']['error']})") from e
+            raise UserError(f"{path}: not complete JSON ({first['ctx']['error']})") from e
         key = str(first["loc"][0]) if first["loc"] else "top1"
         what = f"its '{key}' is {first['input']!r:.60}"
         what = f"it has no '{key}'" if first["type"] == "missing" or not first["loc"] else what
@@ -113,14 +113,14 @@ def table(runs: Sequence[Run], flops: bool = True) -> list[dict[str, str]]:
     """The rows of the table, best top-1 first.
 
     Args:
-        runs: What :func:`read_run` gives.
+        runs: The runs, from :func:`read_run`.
         flops: Whether to count FLOPs, which builds and runs every model once.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         values = {k: v for k, v in to_dict(run.config).items() if k != "seed"}
         key = (json.dumps(values, sort_keys=True), run.protocol, run.steps)
-        again = 0  # the same seed once more is not another seed
+        again = 0  # repeated runs with the same seed do not share a row
         while any(other.seed == run.seed for other in groups.get((*key, again), [])):
             again += 1
         groups.setdefault((*key, again), []).append(run)
@@ -156,7 +156,7 @@ def _spread(values: list[float], how: str) -> str:
 
 
 def describe_model(config: Config) -> str:
-    """``i3d + RSTG at res3, res4``: the network in a few words."""
+    """A short description of the network: ``i3d + RSTG at res3, res4``."""
     model = config.model
     words = [getattr(model.backbone, "network", model.backbone.kind)]
     words += [] if model.rstg is None else [f"RSTG at {', '.join(model.rstg.places)}"]
@@ -165,11 +165,11 @@ def describe_model(config: Config) -> str:
 
 
 def count_flops(config: Config, parameters: int) -> int:
-    """FLOPs of one clip forward at the size of the protocol's clips, counted without computing them.
+    """FLOPs of the forward pass of one clip of the protocol's size, counted on the ``meta`` device.
 
     Args:
         config: The experiment.
-        parameters: The network's, which tell the number of classes.
+        parameters: The network's number of parameters, from which the number of classes follows.
     """
     model = build_model(config, 1)
     one = sum(p.numel() for p in model.parameters())

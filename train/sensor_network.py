@@ -1,7 +1,7 @@
 """A network of sensors and models that forecast it: ``python train/sensor_network.py --out FILE``.
 
-A small spatio-temporal signal of the classic kind, generated: what happens at a sensor reaches its
-neighbors some steps later, as congestion moves along roads. See docs/sensor_network.md.
+A small synthetic spatio-temporal signal: an event at a sensor reaches its neighbors some steps later,
+the way congestion moves along roads. See docs/sensor_network.md.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rstg_pyg.train.command import command
 from rstg_pyg.train.files import output_file, write_json
 from rstg_pyg.train.run_folder.results import environment
 
-#: How much of a sensor's reading stays for the next step, how much its neighbors send on, and the
+#: Fraction of a sensor's level kept for the next step, fraction passed on by neighbors, and the
 #: standard deviation of the noise of a reading.
 KEPT, SENT, NOISE = 0.2, 0.65, 0.05
-#: Readings before the forecasts count: a model first has to see something.
+#: Readings at the start that are not evaluated, because a model needs some history.
 WARM_UP = 8
 #: Windows in a training step, and their readings; channels of the models; readings of the signal.
 BATCH, WINDOW, CHANNELS, LENGTH = 8, 24, 32, 2000
 
 
 def sensor_network(num_sensors: int = 20, neighbors: int = 3, seed: int = 0) -> Data:
-    """Sensors at random places, each hearing of its nearest ones.
+    """Sensors at random positions, each with edges from its nearest ones.
 
     Returns:
         ``pos [N, 2]``, ``edge_index [2, E]`` (from, to), ``edge_attr [E, 1]`` (distance) and
@@ -50,14 +50,14 @@ def sensor_network(num_sensors: int = 20, neighbors: int = 3, seed: int = 0) -> 
 
 
 def readings(network: Data, steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """What the sensors read over time.
+    """The readings of the sensors over time.
 
-    Every step, one sensor in fifty has an event of its own. A sensor keeps a part of its
-    level and gets a part of the strongest of its neighbors' levels, each as old as its edge's delay.
+    In every step, one sensor in fifty has a random event. A sensor keeps a fraction of its level and
+    receives a fraction of the strongest of its neighbors' levels, each delayed by its edge's delay.
 
     Returns:
-        The readings ``[steps, N]``, and what the level would be without the events of that very step,
-        which nobody can know: the best possible forecast.
+        The readings ``[steps, N]``, and the levels without the random events of the current step, which
+        cannot be predicted: the best possible forecast.
     """
     generator = torch.Generator().manual_seed(seed)
     sensors, (source, target) = network.num_nodes, network.edge_index
@@ -89,8 +89,8 @@ class Forecaster(torch.nn.Module):
     """Reads the sensors ``[B, T, N, 1]`` and forecasts the next reading of each, ``[B, T, N]``.
 
     Args:
-        layers: What runs on ``[B, T, N, C]``, one after the other.
-        edge_attr: Features of the edges for them. (default: none)
+        layers: Layers on ``[B, T, N, C]``, applied in order.
+        edge_attr: Edge features for the layers. (default: none)
     """
 
     def __init__(self, *layers: torch.nn.Module, edge_attr: Tensor | None = None):
@@ -109,7 +109,7 @@ class Forecaster(torch.nn.Module):
 
 
 def models(network: Data) -> dict[str, Callable[[], Forecaster]]:
-    """What is compared: makers by name."""
+    """The compared models: functions that build them, by name."""
     rstg = partial(RSTG, CHANNELS, CHANNELS, num_rounds=2, residual=True)
     graph_lstm = partial(GraphLSTM, CHANNELS)
     return {
@@ -149,8 +149,8 @@ def error(forecast: Tensor, values: Tensor) -> float:
 
 
 def least_squares(network: Data, values: Tensor, test: Tensor) -> float:
-    """The error of a linear forecast from the last readings of a sensor and of those it hears of, with
-    weights for each sensor by itself.
+    """The error of a linear forecast from the last readings of a sensor and its neighbors, with
+    separate weights for each sensor.
     """
     squares = []
     for sensor in range(network.num_nodes):
@@ -166,7 +166,7 @@ def least_squares(network: Data, values: Tensor, test: Tensor) -> float:
 
 
 def compare(steps: int, seeds: int) -> dict:
-    """Trains everything; returns what was measured."""
+    """Trains all models; returns the results."""
     network = sensor_network()
     values, _ = readings(network, LENGTH, seed=1)
     test, expected = readings(network, LENGTH // 2, seed=2)
@@ -184,7 +184,7 @@ def compare(steps: int, seeds: int) -> dict:
             with torch.no_grad():
                 forecast = model.eval()(test[None, :-1, :, None], network.edge_index)[0]
             errors.append(error(forecast, test))
-            print(f"{name}, seed {seed}: {errors[-1]:.3f}, {times[-1]:.0f} ms a step", flush=True)
+            print(f"{name}, seed {seed}: {errors[-1]:.3f}, {times[-1]:.0f} ms per step", flush=True)
         parameters = sum(p.numel() for p in model.parameters())
         rows[name] = {"errors": errors, "ms_per_step": times, "parameters": parameters}
     settings = dict(steps=steps, seeds=seeds, channels=CHANNELS, length=LENGTH)

@@ -84,7 +84,7 @@ def test_a_step_of_a_stream(run, tmp_path, capsys, name):
     assert main([str(run), "--out", str(out), "--stream", "--json", str(figures)]) == 0
     printed = capsys.readouterr().out
     assert "frames uint8 [1, 1, 1, 16, 16] and state to logits float32 [1, 4] and state" in printed
-    assert "a stream begins with a state of zeros" in printed
+    assert "the initial state of a stream is zeros" in printed
     found = json.loads(figures.read_text())
     assert found["stream"] and set(found["differences"]) == {"random", "longer", "rendered"}
     assert max(found["differences"].values()) < 1e-5 * found["largest_logit"]
@@ -105,7 +105,7 @@ def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, 
     out = tmp_path / "x.pt2"
     out.write_text("what was there")
     assert main([str(run), "--out", str(out)]) == 2
-    assert "computes something else than the network" in capsys.readouterr().err
+    assert "outputs of the file differ from the network's" in capsys.readouterr().err
     assert out.read_text() == "what was there"
     assert {path.name for path in tmp_path.iterdir()} == {"run", "x.pt2"}
 

@@ -18,14 +18,14 @@ def test_a_stream_holds_the_same_at_every_frame(tmp_path, capsys):
     assert found["rows"][0]["tensor_bytes"] > found["rows"][0]["state_bytes"] > 0
     assert found["compared_frames"] == 60 and found["largest_logit"] > 0.01
     assert found["largest_difference"] <= 1e-5 * max(1.0, found["largest_logit"])
-    assert "logits after 60 frames against the whole clip" in capsys.readouterr().out
+    assert "logits after 60 frames and of the complete clip" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--cfg", "syncmnist_mini.yaml", "--stream", "0"], "--stream: expected at least one frame"),
-        (["--cfg", "smt/i3d.yaml", "--stream", "9"], "looks across frames"),
+        (["--cfg", "smt/i3d.yaml", "--stream", "9"], "combines frames"),
     ],
 )
 def test_mistakes_are_named(arguments, message, capsys):

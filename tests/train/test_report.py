@@ -111,7 +111,7 @@ def test_bad_input_is_named(tmp_path, make_run, capsys):
     for arguments, message in (
         (["nowhere"], "nowhere: expected a run folder with results.json (there is no such folder)"),
         (["empty"], "empty: expected a run folder with results.json (not a run folder)"),
-        (["broken"], "not whole JSON"),
+        (["broken"], "not complete JSON"),
         (["other"], "it has no 'top5'"),
         (["--out", "report.pdf"], "--out: expected a name ending in .md or .csv"),
     ):

@@ -1,1 +1,1 @@
-"""Pictures: clips, and what the nodes of a graph attend to."""
+"""Pictures of clips and of attention."""

@@ -19,8 +19,8 @@ def draw_clips(clips: Sequence[Tensor], captions: Sequence[str], kind: str) -> C
 
     Args:
         clips: Clips ``[C, T, H, W]`` uint8, one or three channels, all of one size.
-        captions: A line of text for each.
-        kind: ``".png"``: a row of frames per clip. ``".gif"``: the clips move beside each other.
+        captions: A line of text for each clip.
+        kind: ``".png"``: a row of frames per clip. ``".gif"``: the clips play side by side.
 
     Returns:
         A function that writes the picture to a path (of any name).
@@ -42,8 +42,8 @@ def save_pages(
 
     Args:
         pages: The pictures.
-        milliseconds: How long each is shown. (default: no GIF)
-        last: How much longer the last one is.
+        milliseconds: The duration of each page. (default: no GIF)
+        last: The factor by which the last page is shown longer.
     """
     if milliseconds is None:
         return lambda path: pages[0].save(path, format="PNG")
@@ -60,7 +60,7 @@ def _frames(clip: Tensor) -> list[Image.Image]:
 
 
 def _strip(frames: Sequence[Image.Image], caption: str) -> Image.Image:
-    """Frames beside each other, with the caption below."""
+    """Frames side by side, with the caption below."""
     width, height = frames[0].size
     out = Image.new("RGB", (_GAP + len(frames) * (width + _GAP), height + _GAP + _TEXT), "white")
     for i, frame in enumerate(frames):
@@ -70,7 +70,7 @@ def _strip(frames: Sequence[Image.Image], caption: str) -> Image.Image:
 
 
 def _sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Tiles of one size in rows of at most so many."""
+    """Arranges tiles of equal size in rows."""
     (width, height), columns = tiles[0].size, min(len(tiles), columns)
     out = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
     for i, tile in enumerate(tiles):

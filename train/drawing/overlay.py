@@ -1,4 +1,4 @@
-"""Draws what the nodes of a graph attend to, on the frames of a clip."""
+"""Draws the attention of a graph on the frames of a clip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rstg_pyg.graphs.plot import COLORS, LISTENS, SENDS, TIMES, TINT, plot_atten
 from rstg_pyg.train.drawing.clips import save_pages
 from rstg_pyg.train.errors import UserError
 
-_COLUMNS = 8  # frames beside each other on a sheet
+_COLUMNS = 8  # frames side by side on a sheet
 _LEAST_SIDE = 224  # pixels; smaller frames are enlarged
 _LEAST_WIDTH = 640  # for the legend
 _TOP, _BOTTOM, _LEFT, _GAP = 66, 62, 30, 24  # pixels: title, legend, names of the rows, between frames
@@ -59,19 +59,19 @@ class Attention:
     rounds: int
 
     def received(self) -> Tensor:
-        """What every node gets, the sum of its coefficients over receivers, ``[T, N]``."""
+        """The attention that every node receives, the sum of its coefficients, ``[T, N]``."""
         out = self.alpha.new_zeros(len(self.alpha), len(self.region))
         return out.index_add_(1, self.edge_index[0], self.alpha)
 
     def relative(self) -> Tensor:
-        """:meth:`received` as a multiple of an even share, ``[T, N]``; see
+        """:meth:`received` as a multiple of uniform attention, ``[T, N]``; see
         :func:`~rstg_pyg.graphs.relative_attention`.
         """
         return relative_attention(self.edge_index, self.alpha, len(self.region))
 
 
 def graphs(model: VideoClassifier) -> dict[str, RSTGBlock]:
-    """The graphs of a network by their places, in the order in which they run."""
+    """The graphs of a network by place, in the order in which they run."""
     backbone: Any = model.backbone
     names = [model.block_after[stage] for stage in backbone.channels if stage in model.block_after]
     found: dict[str, Any] = {name: model.blocks[name] for name in names}
@@ -93,7 +93,7 @@ def find_graph(model: VideoClassifier, place: str | None = None) -> tuple[str, R
     block = found[place]
     if isinstance(block.rstg, HomogeneousRSTG):
         raise UserError(
-            f"--overlay: the graph at {place} joins all frames; a single frame has no attention to draw"
+            f"--overlay: the graph at {place} connects all frames; no attention to draw per frame"
         )
     if not _convs(block) or block.edge_index.size(1) == 0:
         raise UserError(
@@ -109,13 +109,13 @@ def _convs(block: RSTGBlock) -> list[RSTGConv]:
 def attention(model: VideoClassifier, clip: Tensor, place: str | None = None) -> Attention:
     """Runs a clip through a network and reads the attention of one of its graphs.
 
-    The coefficients are the layer's own: what enters each :class:`~rstg_pyg.RSTGConv` is kept, and the
-    layer is asked again with ``return_attention_weights``.
+    The coefficients are the layer's own: the inputs of each :class:`~rstg_pyg.RSTGConv` are recorded,
+    and the layer is called again with ``return_attention_weights``.
 
     Args:
         model: The network, in evaluation mode.
         clip: A normalized clip ``[C, T, H, W]``.
-        place: Which graph; see :func:`graphs`. (default: the last)
+        place: The graph; see :func:`graphs`. (default: the last)
 
     Raises:
         UserError: If there is no such graph, or no attention in it.
@@ -164,8 +164,8 @@ def overlay(
         frames: The clip, ``[C, T, H, W]`` uint8, as the network sees it; small ones are enlarged.
         attention: The attention of the clip. If the graph has fewer time steps than the clip has
             frames, neighboring frames show the same one.
-        title: What stands above, such as the predicted class.
-        captions: A few words for every frame.
+        title: The title, such as the predicted class.
+        captions: A short caption for every frame.
         kind: ``".png"``: a sheet, scales below each other, frames from left to right. ``".gif"``:
             scales beside each other, frames one after the other.
 
@@ -250,7 +250,7 @@ def _page(
     colors = ScalarMappable(Normalize(0, most), ListedColormap(tinted))
     figure.colorbar(colors, bar, orientation="horizontal", ticks=[0, 1, most], format=f"%g{TIMES}")
     bar.tick_params(labelsize=8, length=0)
-    bar.set_xlabel(f"attention received (1{TIMES}: an even share)", fontsize=8, labelpad=1)
+    bar.set_xlabel(f"attention received (1{TIMES}: uniform)", fontsize=8, labelpad=1)
     outline = [Stroke(linewidth=3.6, foreground=_INK), Normal()]
     words = ("outlined region \N{RIGHTWARDS ARROW} those that listen to it most",
              "those that it listens to most \N{RIGHTWARDS ARROW} outlined region")  # fmt: skip
