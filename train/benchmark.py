@@ -1,9 +1,10 @@
 """What message passing costs: ``python train/benchmark.py [--quick] [--device cuda] [--out DIR]``.
 
-Times RSTG's space stage, the whole RSTG and networks with it against other ways to the same numbers and
-against what one would use instead. Every variant's result is compared with the first one's before it is
-timed; variants take turns, and only ratios within one run mean something. Writes ``benchmark.csv``,
-``benchmark.md`` and plots; sections that a folder has from an earlier call on the same machine stay.
+Times RSTG's space stage, the complete RSTG and networks with it, and compares them with other
+implementations of the same function and with alternative layers. Before timing, every variant's result
+is compared with the first one's. Variants are timed in alternation; only ratios within one run are
+meaningful. Writes ``benchmark.csv``, ``benchmark.md`` and plots; keeps sections of earlier calls on the
+same machine.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _NOTE = (
 
 
 def call_of(variant: Variant, x: Tensor, backward: bool) -> Callable[[], object]:
-    """One run of a variant; with ``backward`` also the gradients of input and weights."""
+    """Runs a variant once; with ``backward``, also computes the gradients of input and weights."""
     inputs = x.clone().requires_grad_(backward)
 
     def call() -> object:
@@ -63,7 +64,7 @@ def check_equal(variants: list[Variant], x: Tensor) -> dict[str, float]:
     """The largest difference of each variant from the first, relative to the largest number.
 
     Raises:
-        SystemExit: If one computes another function.
+        SystemExit: If a variant computes a different function.
     """
     found: dict[str, float] = {}
     expected: Any = None
@@ -171,7 +172,7 @@ def network_rows(quick: bool, device: torch.device = CPU) -> list[Row]:
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says each time that it counts
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler
     warnings.filterwarnings("ignore", message=".*TF32 acceleration.*")
     parser = argparse.ArgumentParser(
         prog="benchmark.py", description="What message passing costs.", allow_abbrev=False
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
             write(rows, header, out)
         for case in SECTIONS[section][0 if arguments.quick else 1]:
             rows += measure(section, case, rates, arguments.quick, device)
-            write(rows, header, out)  # an interrupted run leaves what it has
+            write(rows, header, out)  # an interrupted run keeps its results so far
             nodes, topology = rows[-1]["nodes"], rows[-1]["topology"]
             print(f"{section}: {nodes} nodes, D = {case.channels}, {topology}", flush=True)
     if out is not None:
@@ -215,10 +216,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def earlier_rows(out: Path, sections: Sequence[str], machine: str) -> list[Row]:
-    """The rows of other sections that a folder holds already.
+    """The rows of other sections that are already in a folder.
 
     Raises:
-        UserError: If they were measured elsewhere.
+        UserError: If they were measured on another machine.
     """
     path = out / "benchmark.csv"
     if not path.is_file():
@@ -230,7 +231,7 @@ def earlier_rows(out: Path, sections: Sequence[str], machine: str) -> list[Row]:
 
 
 def write(rows: list[Row], header: list[str], out: Path | None) -> None:
-    """Writes the rows and their page into a folder, if there is one."""
+    """Writes the rows as CSV, Markdown and plots to a folder, if one is given."""
     if out is not None:
         write_text(out / "benchmark.csv", as_csv([{**row, "machine": header[0]} for row in rows]))
         write_text(out / "benchmark.md", as_markdown(rows, header))

@@ -1,1 +1,1 @@
-"""What ``train/benchmark.py`` measures, how, and the pages it writes."""
+"""The parts of ``train/benchmark.py``: cases, variants, measuring, and the pages it writes."""

@@ -1,6 +1,6 @@
-"""What message passing is compared with: other ways to the same numbers, and what one would use.
+"""Baselines: other implementations of the same function, and alternative layers.
 
-The first group takes its weights from a layer of ours, so that it computes the same function.
+The first group uses the weights of one of our layers, so that it computes the same function.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Formulas(torch.nn.Module):
         self.kernel = torch.nn.Parameter(torch.cat(halves, dim=1).detach())  # on [v_j | v_i]
 
     def query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the logits are products of."""
+        """Queries and keys of the attention logits."""
         query, key = self.conv.attend.lin_query, self.conv.attend.lin_key
         return F.linear(x, query.weight, query.bias), F.linear(x, key.weight, key.bias)
 
@@ -39,7 +39,7 @@ class Formulas(torch.nn.Module):
         return F.linear(hidden, send.lins[0].weight, send.lins[0].bias).relu()
 
     def update(self, x: Tensor, gathered: Tensor) -> Tensor:
-        """Layers on the node and what it gathered."""
+        """The update MLP, on the node and its aggregated messages."""
         out = torch.cat([x, gathered], dim=-1)
         for typed in self.conv.update_mlp.lins:
             out = F.linear(out, typed.lins[0].weight, typed.lins[0].bias).relu()
@@ -76,7 +76,7 @@ class AllPairs(torch.nn.Module):
 
 
 class Textbook(MessagePassing):
-    """The space stage as one writes it with PyG: gather, concatenate, MLP, softmax, scatter.
+    """The usual PyG implementation of the space stage: gather, concatenate, MLP, softmax, scatter.
 
     Args:
         conv: Whose weights to use.
@@ -99,7 +99,7 @@ class Textbook(MessagePassing):
 
 
 class FrameByFrame(torch.nn.Module):
-    """The whole RSTG as published: a loop over frames, all pairs, a cell's step per time stage.
+    """The complete RSTG as published: a loop over frames, all pairs, one cell step per time stage.
 
     Args:
         model: Whose weights to use (``x [B, T, N, C]``; shared rounds, LSTM, not residual).

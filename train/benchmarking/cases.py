@@ -1,4 +1,4 @@
-"""What the benchmark measures: graphs, widths, frames, and in which section."""
+"""The cases of the benchmark: graphs, widths and frames of each section."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Case:
     frames: int
     channels: int
     topology: str = "grid"
-    batch: int = 1  # clips, of the whole RSTG
-    density: float | None = None  # share of all pairs, for random graphs
+    batch: int = 1  # clips, for the complete RSTG
+    density: float | None = None  # fraction of all pairs, for random graphs
 
     def graph(self) -> tuple[Tensor, int]:
         """Edges (sorted by target) and the number of nodes."""
@@ -36,10 +36,10 @@ class Case:
         return grid.edge_index, n
 
     def flops(self, stage: bool) -> float:
-        """Floating-point operations of one forward pass that matrix products need at least.
+        """Minimum floating-point operations of the matrix products in one forward pass.
 
         A space stage: per node four projections and an update of three, per edge one product (all of
-        ``C x C``). The whole: 3 rounds and 4 time stages of eight products per node.
+        ``C x C``). The complete RSTG: 3 rounds, and 4 time stages of eight products per node.
         """
         edge_index, nodes = self.graph()
         space = 7 * nodes + edge_index.size(1)
@@ -49,7 +49,7 @@ class Case:
 
 _14, _30, _85, _285 = (3, 2, 1), (4, 3, 2, 1), (1, 2, 4, 8), tuple(range(1, 10))
 
-#: The cases that the project promises ratios for.
+#: The cases with target ratios.
 PROMISED = [
     Case(_14, frames=64, channels=512),
     Case(_14, frames=640, channels=64),
@@ -65,7 +65,7 @@ _STAGE = [
 ]
 _DOUBLED = [tuple(2**k for k in range(n)) for n in range(2, 7)]
 
-#: The cases of each section: those of ``--quick``, and all. ``network`` has none but whole networks.
+#: The cases of each section: those of ``--quick``, and all. ``network`` only times complete networks.
 SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
     "stage": (PROMISED, PROMISED + [case for case in _STAGE if case not in PROMISED]),
     "scaling": (

@@ -19,9 +19,10 @@ Call = Callable[[], object]
 def interleaved(
     calls: dict[str, Call], repeats: int, seconds: float, device: torch.device = CPU
 ) -> dict[str, list[float]]:
-    """Times calls in turns (A B C A B C ...), so that all see the same machine; warmed up once.
+    """Times calls in alternation (A B C A B C ...), so that all run under the same conditions.
 
-    No further round begins after so many seconds; three are always made. Returns the seconds.
+    Every call is warmed up once. No new round starts after the given number of seconds, but at least
+    three are run. Returns the seconds.
     """
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -41,17 +42,17 @@ def interleaved(
 
 
 def median_and_spread(times: list[float]) -> tuple[float, float]:
-    """The median, and the distance between the quartiles as a share of it."""
+    """The median, and the interquartile range divided by it."""
     median = statistics.median(times)
     low, _, high = statistics.quantiles(times, n=4)
     return median, (high - low) / median
 
 
 def peak_bytes(call: Call, device: torch.device = CPU) -> int:
-    """The most memory that is held at once during a call, above what is held before it.
+    """Peak memory during a call, above the memory in use before it.
 
-    Counts what PyTorch's allocator hands out and takes back, temporaries inside operations
-    included; scratch space that libraries take for themselves is not in it.
+    Counts memory from PyTorch's allocator, including temporaries inside operations, but not the
+    workspaces that libraries allocate themselves.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""The benchmark's rows as CSV, as a page and as plots, and the ratios that the project promises."""
+"""The benchmark's rows as CSV, as a page and as plots, and the target ratios."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 #: Whose speed is 1.
 _REFERENCES = (TEXTBOOK, "I3D, ")
-#: Columns of the page: title, key, form. Those that no row has are left out.
+#: Columns of the page: title, key, format. Empty columns are omitted.
 _COLUMNS = [
     ("ms", "ms", ".1f"), ("spread", "spread", ".0%"), ("speed", "speed", ".2f"),
     ("peak MiB", "peak_mib", ".0f"), ("GFLOP at least", "gflop_least", ".1f"),
@@ -57,9 +57,9 @@ def _value(cell: str) -> int | float | str | bool | None:
 
 
 def as_markdown(rows: list[Row], header: list[str]) -> str:
-    """The rows as a page: the promised ratios, then one table per case.
+    """The rows as a page: the target ratios, then one table per case.
 
-    The speed of textbook message passing is 1, or that of I3D, or of the first variant.
+    Speed is relative to textbook message passing, or to I3D, or to the first variant.
     """
     lines = ["# Benchmark", "", *(f"- {line}" for line in header), ""]
     met = promises(rows)
@@ -95,7 +95,7 @@ def _title(row: Row) -> str:
 
 
 def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
-    """The promised ratios that these rows hold: name, bound, value, value with ``torch.mm`` only."""
+    """The target ratios in these rows: name, bound, value, value with ``torch.mm`` only."""
     found: list[tuple[str, str, float, float | None]] = []
 
     def of(variant: str | None, which: str = "forward + backward", **wanted: Any) -> Row | None:
@@ -136,7 +136,7 @@ def promises(rows: list[Row]) -> list[tuple[str, str, float, float | None]]:
 
 
 def plots(rows: list[Row], folder: Path) -> None:
-    """Cost against nodes and density, share of the rate against width."""
+    """Plots cost by nodes and by density, and the share of the rate by width."""
     from matplotlib.figure import Figure
 
     for name, section, x, words, y, log in _PLOTS:

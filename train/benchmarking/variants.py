@@ -1,4 +1,4 @@
-"""The ways to compute each case of the benchmark, and the networks whose training steps it times."""
+"""The variants of each case of the benchmark, and the networks whose training steps it times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OURS, OURS_MM = "RSTGConv, static", "RSTGConv, one function, products by mm"
 LOOP, WHOLE = "published: loop over frames, all pairs", "RSTG"
 _OTHER = "(another function)"
 
-#: Largest tensor of pairs that the dense forms may build, in numbers (1 GiB of float32).
+#: Largest tensor of pairs that the dense forms may create, in elements (1 GiB of float32).
 MOST_PAIRS = 2**28
 
 
@@ -41,7 +41,7 @@ class Variant:
     context: Callable[[], AbstractContextManager] = nullcontext  # around forward and backward
 
 
-#: Products by ``torch.mm``: tells what the blocks do from what oneDNN does.
+#: Products by ``torch.mm``, to separate the effect of the blocks from that of oneDNN.
 _mm = partial(torch.backends.mkldnn.flags, enabled=False)
 
 
@@ -110,7 +110,7 @@ def stage_variants(
 def whole_variants(
     case: Case, compiled: bool = False, device: torch.device = CPU
 ) -> tuple[Tensor, list[Variant]]:
-    """The input ``[B, T, N, C]`` of the whole RSTG, and the variants."""
+    """The input ``[B, T, N, C]`` of the complete RSTG, and the variants."""
     if compiled:
         torch.compiler.reset()
     torch.manual_seed(0)
@@ -151,7 +151,7 @@ def whole_variants(
 
 
 def networks(quick: bool, device: torch.device = CPU) -> dict[str, tuple[torch.nn.Module, Tensor]]:
-    """Whole networks and their clips: RSTG on a small network, I3D, and I3D with RSTG."""
+    """Complete networks and their clips: RSTG on a small network, I3D, and I3D with RSTG."""
     frames, size = (8, 64) if quick else (32, 224)
     clips = 8 if device.type == "cuda" else 1
 
