@@ -119,7 +119,7 @@ def _read_arrays(path: Path) -> Any:
 
 def _unsafe(path: Path, name: str) -> WeightsError:
     return WeightsError(
-        f"{path}: not read, because loading it would call '{name}', which could run code (nothing was "
+        f"{path}: refused, because loading it would call '{name}', which could run code (nothing was "
         "run); expected tensors or numeric arrays: save the weights again in this form"
     )
 

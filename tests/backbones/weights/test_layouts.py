@@ -129,6 +129,6 @@ def test_layouts_that_are_not_known():
     assert_refused(backbone, synthetic("caffe2"), "layout slowfast", layout="slowfast")
     assert_refused(backbone, synthetic("caffe2"), "'layout' to be one of", layout="caffe")
     both = {**synthetic("caffe2"), "layer1.0.conv1.weight": torch.zeros(1)}
-    assert_refused(backbone, both, r"left over \(layer1.0.conv1.weight\)")
+    assert_refused(backbone, both, r"unused \(layer1.0.conv1.weight\)")
     two_pathways = {**synthetic("slowfast"), "s1.pathway1_stem.conv.weight": torch.zeros(1)}
-    assert_refused(backbone, two_pathways, "left over")
+    assert_refused(backbone, two_pathways, "unused")

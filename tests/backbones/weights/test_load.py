@@ -119,7 +119,7 @@ def test_missing_and_extra_tensors(layout):
     assert error.report.unused == [names.conv(5, 3, 0)]
     state = synthetic(layout)
     state["something.else"] = torch.zeros(2)
-    assert_refused(network(), state, r"left over \(something.else\)")
+    assert_refused(network(), state, r"unused \(something.else\)")
     backbone = network()
     assert load_backbone_weights(backbone, state, allow_unused=True).unused == ["something.else"]
     assert_same(backbone(random_clip()), reference(state, layout, random_clip()))

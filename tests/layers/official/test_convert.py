@@ -76,9 +76,9 @@ def test_two_forms_that_differ(flags, variables, name):
         ((2, 32, 64), (64,), "the canonical LSTM kernel has shape"),
         ((32, 64), (63,), r"the canonical LSTM bias has shape \[63\]"),
         ((32, 64), None, r"the canonical LSTM bias has shape \[0\]"),
-        ((16, 32), (32,), r"expected shape \[2176\], got \[576\]|hold 2176 and 576"),
-        ((3, 6), (6,), r"expected shape \[2176\]|hold 2176 and"),
-        ((0, 0), (0,), r"expected shape \[2176\]|hold 2176 and"),
+        ((16, 32), (32,), r"expected shape \[2176\], got \[576\]|have 2176 and 576"),
+        ((3, 6), (6,), r"expected shape \[2176\]|have 2176 and"),
+        ((0, 0), (0,), r"expected shape \[2176\]|have 2176 and"),
     ],
     ids=str,
 )
