@@ -317,7 +317,7 @@ def test_mistakes_are_named(here, tmp_path, capsys):
     for arguments, message in (
         (["--top", "0"], "--top: expected at least 1 (got 0)"),
         (["--overlay", "x.jpg"], "--overlay: expected a name ending in .gif or .png (got x.jpg)"),
-        (["--place", "head"], "--place: chooses the graph for --overlay"),
+        (["--place", "head"], "--place: selects the graph for --overlay"),
         (["--overlay", "x.png", "--place", "res3"], "--place: expected one of head (got 'res3')"),
         (["--overlay", "a.mp4/x.png"], "cannot be written"),
         (["--labels", "labels.cvs"], "--labels: labels.cvs does not exist"),

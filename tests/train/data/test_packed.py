@@ -276,7 +276,7 @@ def test_throughput_command(v1, tmp_path, capsys, files):
     assert [rate["source"] for rate in rates] == ["frames", "video"]
     assert all(rate["clips_per_second"] > 0 for rate in rates)
     assert main(["bench-data", "--root", str(v1), "--cfg", "syncmnist_mini.yaml"]) == 2
-    assert "--root: takes no config" in capsys.readouterr().err
+    assert "--root: cannot be combined" in capsys.readouterr().err
     pack(v1, tmp_path / "p", **SMALL)
     assert main(["bench-data", "--root", str(tmp_path / "p"), *bench]) == 0
     assert "packed: " in capsys.readouterr().out
