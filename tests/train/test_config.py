@@ -259,3 +259,12 @@ def test_mistakes_with_sizes(tmp_path, text, overrides, words):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=words):
         load_config(str(tmp_path / "mine.yaml"), overrides)
+
+
+def test_the_demo_is_for_the_built_in_data_alone():
+    given, own, demo = (
+        load_config("smt.yaml", ["data.root=there"], demo=False),
+        load_config("smt.yaml", ["data.root=there"]),
+        load_config("smt.yaml"),
+    )
+    assert own == given and own.data.short_side > demo.data.short_side
