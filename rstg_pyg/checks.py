@@ -28,6 +28,16 @@ def check_keywords(module: torch.nn.Module, layer: type, kwargs: Dict[str, Any])
             raise ValueError(f"'{name}' does not support '{key}'={kwargs[key]}")
 
 
+def check_form(form: str) -> None:
+    """Checks the name of a form.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if form not in ("skip", "paper"):
+        raise ValueError(f"Expected 'form' to be 'skip' or 'paper' (got {form!r})")
+
+
 def check_numbers(least: int, **values: int) -> None:
     """Checks that arguments are whole numbers.
 

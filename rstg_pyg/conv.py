@@ -32,19 +32,31 @@ class RSTGConv(SpaceStage, MessagePassing):
     Every node gets messages from its neighbors, weighs them by attention and updates itself:
 
     .. math::
-        \mathbf{m}_{ji} &= \mathrm{MLP}_s \left( [ \mathbf{v}_j \, \Vert \, \mathbf{p}_j \, \Vert \,
-        \mathbf{v}_i \, \Vert \, \mathbf{p}_i \, \Vert \, \mathbf{e}_{ji} ] \right)
+        \mathbf{m}_{ji} &= \mathbf{W}_s \left[ \mathbf{v}_j \, \Vert \, \mathbf{p}_j \, \Vert \,
+        \mathbf{e}_{ji} \right] + 0.1 \cdot \mathrm{MLP}_s \left( \left[ \mathbf{v}_j \, \Vert \,
+        \mathbf{p}_j \, \Vert \, \mathbf{v}_i \, \Vert \, \mathbf{p}_i \, \Vert \, \mathbf{e}_{ji}
+        \right] \right)
 
         \alpha_{ji} &= \mathrm{softmax}_{j \in \mathcal{N}(i)} \left( s \,
         \langle \mathbf{W}_q \mathbf{v}_i, \mathbf{W}_k \mathbf{v}_j \rangle \right)
 
         \mathbf{g}_i &= \sum_{j \in \mathcal{N}(i)} \alpha_{ji} \, \mathbf{m}_{ji}
 
-        \mathbf{v}^{\prime}_i &= \mathrm{MLP}_u \left( [ \mathbf{v}_i \, \Vert \, \mathbf{g}_i ] \right)
+        \mathbf{v}^{\prime}_i &= \mathbf{W}_v \mathbf{v}_i + \mathbf{W}_g \mathbf{g}_i + 0.1 \cdot
+        \mathrm{MLP}_u \left( \left[ \mathbf{v}_i \, \Vert \, \mathbf{g}_i \right] \right)
 
-    with ReLU after every layer of both MLPs. With edge weights,
-    :math:`\alpha_{ji} \propto w_{ji} \exp(\cdot)`. The first layer of :math:`\mathrm{MLP}_s` is
-    computed per node and added per edge, which gives the same numbers for about half the work.
+    with ReLU between the layers of both MLPs, whose last layers start at zero: a new layer is attention
+    over linear messages, and learns its MLPs from there. With edge weights,
+    :math:`\alpha_{ji} \propto w_{ji} \exp(\cdot)`. With :obj:`form="paper"`, the paper's form, there
+    are no linear paths:
+
+    .. math::
+        \mathbf{m}_{ji} = \mathrm{MLP}_s ( \ldots ), \qquad
+        \mathbf{v}^{\prime}_i = \mathrm{MLP}_u ( \ldots )
+
+    with ReLU after every layer of both MLPs, :math:`s = 1`, and :obj:`hidden_channels` equal to
+    :obj:`out_channels` by default. The first layer of :math:`\mathrm{MLP}_s` is computed per node and
+    added per edge, which gives the same numbers for about half the work.
 
     Args:
         in_channels (int or tuple): Size of each input sample, or :obj:`-1` to derive the size from
@@ -52,17 +64,18 @@ class RSTGConv(SpaceStage, MessagePassing):
             target dimensionalities.
         out_channels (int): Size of each output sample.
         hidden_channels (int, optional): Width of messages, of query and key, and between the
-            layers. (default: :obj:`None`, that is :obj:`out_channels`)
+            layers. (default: :obj:`None`, that is :obj:`out_channels`, but at least 32, and a multiple
+            of :obj:`heads`; in the paper's form :obj:`out_channels`)
         num_send_layers (int, optional): Layers of :math:`\mathrm{MLP}_s`. (default: :obj:`2`)
         num_update_layers (int, optional): Layers of :math:`\mathrm{MLP}_u`. (default: :obj:`2`)
         attention (str, optional): :obj:`"dot"` (above), :obj:`"additive"`
             (:math:`\mathrm{LeakyReLU}(a_q \mathbf{v}_i + a_k \mathbf{v}_j)`, slope 0.2), or
             :obj:`None` for the mean over the neighbors. (default: :obj:`"dot"`)
-        heads (int, optional): Number of attention heads. With more than one, messages are projected
-            once more, each head weighs its share of the channels, and the heads are concatenated.
+        heads (int, optional): Number of attention heads. Each weighs its share of the channels, and the
+            heads are concatenated. (In the paper's form, messages are projected once more before.)
             (default: :obj:`1`)
-        attention_scale (float, optional): The factor :math:`s` of the dot product.
-            (default: :obj:`1.0`, as in the paper)
+        attention_scale (float, optional): The factor :math:`s` of the dot product. (default:
+            :obj:`None`, that is one over the square root of a head's channels; in the paper's form 1)
         pos_channels (int, optional): Channels of the node positions :math:`\mathbf{p}`; 0 for none.
             (default: :obj:`0`)
         num_node_types (int, optional): If larger than 1, every node type (the scale, in a grid) has
@@ -89,11 +102,14 @@ class RSTGConv(SpaceStage, MessagePassing):
         act (str or callable, optional): The activation, as PyG's models take it.
             (default: :obj:`"relu"`)
         act_kwargs (dict, optional): Its arguments, if it is given by name. (default: :obj:`None`)
-        act_last (bool, optional): If set to :obj:`False`, no activation follows the last update layer,
-            as suits a residual branch. (default: :obj:`True`)
+        act_last (bool, optional): Whether an activation follows at the end. (default: :obj:`None`, only
+            in the paper's form)
         residual (bool, optional): If set to :obj:`True`, adds the (if need be projected) target
             nodes to the output. (default: :obj:`False`)
         bias (bool, optional): If set to :obj:`False`, no layer has a bias. (default: :obj:`True`)
+        form (str, optional): :obj:`"skip"`, with linear paths beside both MLPs, or :obj:`"paper"`, both
+            as above. An MLP of one layer is linear in the first, and has a ReLU in the second.
+            (default: :obj:`"skip"`)
         **kwargs (optional): Additional arguments of
             :class:`torch_geometric.nn.conv.MessagePassing`.
 
@@ -197,7 +213,7 @@ class RSTGConv(SpaceStage, MessagePassing):
         if self.after_aggr is not None:
             out = _rows_first(self.after_aggr(_rows_last(out, lead), batch))
 
-        out = self.update_mlp(torch.cat([nodes, out], dim=-1), node_type)
+        out = self.update_mlp(nodes, out, node_type)
         if self.residual:
             out = out + (nodes if self.lin_res is None else self.lin_res(nodes))
         out = _rows_last(out, lead)
@@ -241,9 +257,10 @@ class RSTGConv(SpaceStage, MessagePassing):
             edges, src=src, dst=dst, alpha=alpha, edge_attr=edge_attr, batch=batch, lead=lead,
             copies=copies, size=size,
         )  # fmt: skip
-        if out.size(-1) != src.size(-1):
+        width = copies * self.hidden_channels
+        if out.size(-1) != width:
             raise ValueError(
-                f"Expected 'aggr' to keep the {src.size(-1)} channels (got {out.size(-1)} from "
+                f"Expected 'aggr' to keep the {width} channels (got {out.size(-1)} from "
                 f"{self.aggr_module})"
             )
         return out.view(nodes.size(0), copies, self.hidden_channels), alpha
@@ -282,10 +299,10 @@ class RSTGConv(SpaceStage, MessagePassing):
     ) -> Tensor:
         """Weighted messages of all edges, ``[E, copies * hidden_channels]``."""
         edges = alpha.size(0)
-        hidden = (src_j + dst_i).view(edges, copies, self.hidden_channels)
+        first = (src_j + dst_i).view(edges, copies, self.send.width)
         if self.send.lin_edge is not None:
-            hidden = hidden + self.send.lin_edge(edge_attr)
-        out = self.send(hidden)
+            first = first + self.send.edge(edge_attr)
+        out = self.send(first)
         if self.message_norm is not None:
             graph = None if batch is None else batch.index_select(0, index)
             out = _rows_first(self.message_norm(_rows_last(out, lead), graph))

@@ -27,7 +27,7 @@ class DenseRSTGConv(SpaceStage):
         attention (str, optional): ``"dot"``, ``"additive"`` or :obj:`None`.
             (default: :obj:`"dot"`)
         heads (int, optional): Number of heads. (default: :obj:`1`)
-        attention_scale (float, optional): Factor of the dot product. (default: :obj:`1.0`)
+        attention_scale (float, optional): Factor of the dot product. (default: :obj:`None`)
         pos_channels (int, optional): Channels of the positions. (default: :obj:`0`)
         num_node_types (int, optional): Number of node types. (default: :obj:`1`)
         edge_weight_on (str, optional): ``"attention"`` or ``"logits"``.
@@ -41,9 +41,10 @@ class DenseRSTGConv(SpaceStage):
         edge_dim (int, optional): Edge feature dimensionality. (default: :obj:`None`)
         act (str or callable, optional): The activation. (default: :obj:`"relu"`)
         act_kwargs (dict, optional): Its arguments. (default: :obj:`None`)
-        act_last (bool, optional): An activation after the last update layer. (default: :obj:`True`)
+        act_last (bool, optional): An activation at the end. (default: :obj:`None`)
         residual (bool, optional): Adds the nodes to the output. (default: :obj:`False`)
         bias (bool, optional): Whether layers have a bias. (default: :obj:`True`)
+        form (str, optional): ``"skip"`` or ``"paper"``. (default: :obj:`"skip"`)
 
     Shapes:
         - **input:** node features :math:`(*, N, F_{in})`, adjacency :math:`(N, N)` or
@@ -93,7 +94,7 @@ class DenseRSTGConv(SpaceStage):
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
         if edge_attr is not None and self.send.lin_edge is not None:
             edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 2 else edge_attr
-            hidden = hidden + self.send.lin_edge(edge_attr)
+            hidden = hidden + self.send.edge(edge_attr)
         message = self.send(hidden)  # [*, N, N, C]: receiver, sender
         joined = adj != 0
         if self.message_norm is not None:
@@ -115,8 +116,7 @@ class DenseRSTGConv(SpaceStage):
         present = None if mask is None else mask.bool()
         if self.after_aggr is not None:
             out = self.after_aggr.of_present(out, present)
-        out = torch.cat([x, out], dim=-1).movedim(-2, 0)
-        out = self.update_mlp(out, node_type).movedim(0, -2)
+        out = self.update_mlp(x.movedim(-2, 0), out.movedim(-2, 0), node_type).movedim(0, -2)
         if self.residual:
             out = out + (x if self.lin_res is None else self.lin_res(x))
         if self.update_norm is not None:

@@ -37,7 +37,7 @@ class HomogeneousRSTG(torch.nn.Module):
         in_norm (callable or str, optional): A norm of the (projected) nodes before the first round, of
             each frame by itself, as ``in_norm`` of :class:`RSTG`. Inside the rounds, the graph of a
             ``norm`` is that of all frames. (default: :obj:`None`)
-        **kwargs (optional): Additional arguments of :class:`RSTGConv`.
+        **kwargs (optional): Additional arguments of :class:`RSTGConv` (``form``, ``attention``, ...).
 
     Shapes:
         - **input:** nodes :math:`(B, T, N, C)`, edge indices of one frame :math:`(2, E)`
@@ -88,7 +88,8 @@ class HomogeneousRSTG(torch.nn.Module):
         self.in_norm = None if in_norm is None else make_norm(in_norm, dim)
         self.in_norm_how = None if self.in_norm is None else convention(self.in_norm)
         self.convs = torch.nn.ModuleList(
-            RSTGConv(dim, dim, **{"act_last": not residual, **kwargs}) for _ in range(own)
+            RSTGConv(dim, dim, **{"act_last": False if residual else None, **kwargs})
+            for _ in range(own)
         )
         if residual:
             self.conv_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.convs)

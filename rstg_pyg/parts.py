@@ -17,6 +17,9 @@ from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import edge_dots
 
+#: The factor of an MLP beside a linear path. Its last layer starts at zero; with this, it also learns
+#: more slowly than the path, which few labels need (docs/howto/few_labels_deep_stacks_forecasts.md).
+MLP_FACTOR = 0.1
 #: An activation: its name in torch, a module, a function, or none.
 Activation = Union[str, Callable[[Tensor], Tensor], None]
 
@@ -86,7 +89,8 @@ def weighted_softmax(
 
 
 class SendMLP(torch.nn.Module):
-    r"""The send function :math:`m_{ji} = \mathrm{MLP}_s([v_j | p_j | v_i | p_i | e_{ji}])`.
+    r"""The send function :math:`m_{ji} = \mathrm{MLP}_s([v_j | p_j | v_i | p_i | e_{ji}])`, in the
+    ``"skip"`` form :math:`W_s [v_j | p_j | e_{ji}] + 0.1 \, \mathrm{MLP}_s(\ldots)`.
 
     The first layer is linear in the concatenation, so it is kept as one block per part: the node
     blocks are computed once per node instead of once per edge, which is exact and about half the
@@ -97,11 +101,13 @@ class SendMLP(torch.nn.Module):
         in_channels (tuple): Channels of source and target nodes.
         channels (int): Channels of the message.
         hidden_channels (int): Width between the layers.
-        num_layers (int): Number of layers, the activation after each.
+        num_layers (int): Number of layers, with the activation between them.
         pos_channels (int): Channels of a node's position; 0 for none.
         edge_dim (int, optional): Channels of the edge attributes.
         bias (bool): Whether the layers add a bias.
         act (callable, optional): The activation. (default: :obj:`None`, ReLU)
+        skip (bool): Whether there is a linear path, or else an activation after the last layer. A
+            single layer is linear by itself.
     """
 
     def __init__(
@@ -114,10 +120,15 @@ class SendMLP(torch.nn.Module):
         edge_dim: Optional[int] = None,
         bias: bool = True,
         act: Optional[Callable[[Tensor], Tensor]] = None,
+        skip: bool = True,
     ):
         super().__init__()
         self.act = torch.nn.ReLU() if act is None else act
         widths = [hidden_channels] * (num_layers - 1) + [channels]
+        self.skip = skip
+        self.channels = channels
+        #: Size of what :meth:`source`, :meth:`target` and :meth:`edge` give and :meth:`forward` takes.
+        self.width = widths[0] + (channels if skip and num_layers > 1 else 0)
         kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
         self.lin_src = Linear(in_channels[0], widths[0], bias=False, **kwargs)
         self.lin_dst = Linear(in_channels[1], widths[0], bias=bias, **kwargs)
@@ -129,37 +140,69 @@ class SendMLP(torch.nn.Module):
             self.lin_pos_dst = Linear(pos_channels, widths[0], bias=False, **kwargs)
         if edge_dim is not None:
             self.lin_edge = Linear(edge_dim, widths[0], bias=False, **kwargs)
+        self.skip_src: Optional[Linear] = None
+        self.skip_pos: Optional[Linear] = None
+        self.skip_edge: Optional[Linear] = None
+        if skip and num_layers > 1:
+            self.skip_src = Linear(in_channels[0], channels, bias=bias, **kwargs)
+            if pos_channels > 0:
+                self.skip_pos = Linear(pos_channels, channels, bias=False, **kwargs)
+            if edge_dim is not None:
+                self.skip_edge = Linear(edge_dim, channels, bias=False, **kwargs)
         self.lins = torch.nn.ModuleList(
             Linear(a, b, bias=bias, **kwargs) for a, b in zip(widths, widths[1:])
         )
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
+        """Draws all weights anew (Glorot uniform; biases zero). Beside a linear path, the last layer's
+        are zero.
+        """
         for module in self.children():
             reset(module)
+        if self.skip_src is not None:
+            torch.nn.init.zeros_(self.lins[-1].weight)
 
     def source(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
-        """The part of the first layer that depends on the sender."""
+        """The part of the first layer that depends on the sender, and of the linear path beside it."""
         out = self.lin_src(x)
-        return out if self.lin_pos_src is None else out + self.lin_pos_src(pos)
+        out = out if self.lin_pos_src is None else out + self.lin_pos_src(pos)
+        if self.skip_src is None:
+            return out
+        skip = self.skip_src(x)
+        return torch.cat([out, skip if self.skip_pos is None else skip + self.skip_pos(pos)], dim=-1)
 
     def target(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
-        """The part of the first layer that depends on the receiver."""
+        """The part of the first layer that depends on the receiver (the linear path has none)."""
         out = self.lin_dst(x)
-        return out if self.lin_pos_dst is None else out + self.lin_pos_dst(pos)
+        out = out if self.lin_pos_dst is None else out + self.lin_pos_dst(pos)
+        return out if self.skip_src is None else torch.nn.functional.pad(out, (0, self.channels))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def edge(self, edge_attr: Tensor) -> Tensor:
+        """The part of the first layer, and of the linear path, that depends on the edge."""
+        assert self.lin_edge is not None  # the layer has checked it
+        out = self.lin_edge(edge_attr)
+        return out if self.skip_edge is None else torch.cat([out, self.skip_edge(edge_attr)], dim=-1)
+
+    def forward(self, first: Tensor) -> Tensor:
         """From the sum of the first layer's parts to the message. What is as large as all edges is
         overwritten, unless somebody looks at it: hooks have to see what a module gave.
         """
+        if self.skip and self.skip_src is None:
+            return first
         act = self.act
         if type(act) is torch.nn.ReLU:
             if torch.compiler.is_compiling() or untouched(self, act, *self.lins):
                 act = torch.relu_
-        hidden = act(hidden)
-        for lin in self.lins:
+        if self.skip_src is None:
+            hidden = act(first)
+            for lin in self.lins:
+                hidden = act(lin(hidden))
+            return hidden
+        hidden, skip = first.split([self.width - self.channels, self.channels], dim=-1)
+        hidden = self.act(hidden)
+        for lin in self.lins[:-1]:
             hidden = act(lin(hidden))
-        return hidden
+        return skip + MLP_FACTOR * self.lins[-1](hidden)
 
 
 class Attention(torch.nn.Module):
@@ -313,17 +356,19 @@ class TypedLinear(torch.nn.Module):
 
 
 class UpdateMLP(torch.nn.Module):
-    r"""The update function :math:`v_i \leftarrow \mathrm{MLP}_u([v_i | g_i])`.
+    r"""The update function :math:`v_i \leftarrow \mathrm{MLP}_u([v_i | g_i])`, in the ``"skip"`` form
+    :math:`W_v v_i + W_g g_i + 0.1 \, \mathrm{MLP}_u([v_i | g_i])`.
 
     Args:
-        in_channels (int): Channels of node and aggregated message together.
+        in_channels (int): Channels of the nodes.
         channels (int): Channels of the result.
-        hidden_channels (int): Width between the layers.
-        num_layers (int): Number of layers, the activation after each.
+        hidden_channels (int): Width of the aggregated messages and between the layers.
+        num_layers (int): Number of layers, with the activation between them.
         num_types (int): Number of node types with weights of their own.
-        act_last (bool): Whether the activation also follows the last layer.
+        act_last (bool): Whether the activation also follows at the end.
         bias (bool): Whether the layers add a bias.
         act (callable, optional): The activation. (default: :obj:`None`, ReLU)
+        skip (bool): Whether there is a linear path. A single layer is linear by itself.
     """
 
     def __init__(
@@ -333,26 +378,40 @@ class UpdateMLP(torch.nn.Module):
         hidden_channels: int,
         num_layers: int = 2,
         num_types: int = 1,
-        act_last: bool = True,
+        act_last: bool = False,
         bias: bool = True,
         act: Optional[Callable[[Tensor], Tensor]] = None,
+        skip: bool = True,
     ):
         super().__init__()
         self.act = torch.nn.ReLU() if act is None else act
         self.act_last = act_last
-        widths = [in_channels] + [hidden_channels] * (num_layers - 1) + [channels]
+        width = -1 if in_channels == -1 else in_channels + hidden_channels
+        widths = [width] + [hidden_channels] * (num_layers - 1) + [channels]
         self.lins = torch.nn.ModuleList(
             TypedLinear(a, b, num_types, bias) for a, b in zip(widths, widths[1:])
         )
+        self.skip_node: Optional[TypedLinear] = None
+        self.skip_message: Optional[TypedLinear] = None
+        if skip and num_layers > 1:
+            self.skip_node = TypedLinear(in_channels, channels, num_types, bias)
+            self.skip_message = TypedLinear(hidden_channels, channels, num_types, bias=False)
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
-        reset(self.lins)
+        """Draws all weights anew (Glorot uniform; biases zero). Beside a linear path, the last layer's
+        are zero.
+        """
+        for module in self.children():
+            reset(module)
+        if self.skip_node is not None:
+            for lin in self.lins[-1].lins:
+                torch.nn.init.zeros_(lin.weight)
 
-    def forward(self, x: Tensor, node_type: Optional[Tensor]) -> Tensor:
-        """Updates ``[v_i | g_i]``, shape ``[N, *, C]``."""
+    def forward(self, x: Tensor, g: Tensor, node_type: Optional[Tensor]) -> Tensor:
+        """Updates nodes ``[N, *, C]`` by what they got, ``[N, *, D]``."""
+        out = torch.cat([x, g], dim=-1)
         for i, lin in enumerate(self.lins):
-            x = lin(x, node_type)
-            if self.act_last or i + 1 < len(self.lins):
-                x = self.act(x)
-        return x
+            out = lin(out if i == 0 else self.act(out), node_type)
+        if self.skip_node is not None and self.skip_message is not None:
+            out = self.skip_node(x, node_type) + self.skip_message(g, node_type) + MLP_FACTOR * out
+        return self.act(out) if self.act_last else out

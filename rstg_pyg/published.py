@@ -98,6 +98,7 @@ def published_arguments(
         None: None,
     }[out_norm]
     return dict(
+        form="paper",
         topology="complete",
         attention=attention,
         edge_weight_on="logits",

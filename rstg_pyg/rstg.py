@@ -8,7 +8,7 @@ from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj
 
 from rstg_pyg.cells import Cell, CellState, reset_cell
-from rstg_pyg.checks import check_keywords, check_numbers, nodes_of_state
+from rstg_pyg.checks import check_form, check_keywords, check_numbers, nodes_of_state
 from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.frames import DenseFrames, FlatFrames, MaskedFrames
@@ -34,7 +34,8 @@ class RSTG(torch.nn.Module):
     A time stage is one call of a cell over the sequences of all nodes (cuDNN on a GPU), a space
     stage one call of :class:`RSTGConv` over all frames. Both replace the nodes, as published; with
     ``residual=True`` they are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN}
-    (\mathbf{v}))`, for many stages trained from scratch.
+    (\mathbf{v}))`, for many stages trained from scratch. With ``form="paper"`` there are three rounds,
+    and the space stage is the paper's.
 
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole. (Norms of PyG see one frame each. Only batch
@@ -51,7 +52,8 @@ class RSTG(torch.nn.Module):
         in_channels (int): Channels of the nodes, or :obj:`-1` to take them from the first input;
             projected if they differ from ``hidden_channels`` (if lazy, always).
         hidden_channels (int): Channels :math:`D` inside and at the output.
-        num_rounds (int, optional): Rounds :math:`K`. (default: :obj:`3`)
+        num_rounds (int, optional): Rounds :math:`K`. (default: :obj:`None`, that is 1, or 3 in the
+            paper's form)
         time_stages (str or list, optional): ``"all"``: a time stage before the space stage of every
             round and one at the end; ``"last"``: only the one at the end; ``"none"``: no time
             stage (space-only); or a list of the rounds (from 0) that begin with a time stage, with
@@ -65,6 +67,7 @@ class RSTG(torch.nn.Module):
             last time stage always has its own. (default: :obj:`True`)
         in_norm (callable or str, optional): A norm of the (projected) nodes before the first round, as
             ``norm`` of :class:`RSTGConv`; each frame is a graph. (default: :obj:`None`)
+        form (str, optional): ``"skip"`` or ``"paper"``, see :class:`RSTGConv`. (default: ``"skip"``)
         **kwargs (optional): Additional arguments of :class:`RSTGConv` (``attention``, ``heads``,
             ``pos_channels``, ``num_node_types``, ...).
 
@@ -90,7 +93,7 @@ class RSTG(torch.nn.Module):
         self,
         in_channels: int,
         hidden_channels: int,
-        num_rounds: int = 3,
+        num_rounds: Optional[int] = None,
         time_stages: Union[str, Sequence[int]] = "all",
         *,
         space_stages: bool = True,
@@ -98,9 +101,13 @@ class RSTG(torch.nn.Module):
         residual: bool = False,
         shared_rounds: bool = True,
         in_norm: Optional[NormLike] = None,
+        form: str = "skip",
         **kwargs,
     ):
         super().__init__()
+        check_form(form)
+        if num_rounds is None:
+            num_rounds = 3 if form == "paper" else 1
         check_numbers(1, hidden_channels=hidden_channels, num_rounds=num_rounds)
         if in_channels != -1:  # lazy
             check_numbers(1, in_channels=in_channels)
@@ -118,6 +125,7 @@ class RSTG(torch.nn.Module):
         self.time_stages = time_stages
         self.space_stages = space_stages
         self.cell = cell
+        self.form = form
         self.residual = residual
         self.shared_rounds = shared_rounds
         self.time_rounds = _time_rounds(time_stages, num_rounds)
@@ -137,7 +145,7 @@ class RSTG(torch.nn.Module):
             Cell(_CELLS[cell], dim, dim) for _ in range(min(own, len(self.time_rounds)))
         )
         self.convs = torch.nn.ModuleList(
-            RSTGConv(dim, dim, **{"act_last": not residual, **kwargs})
+            RSTGConv(dim, dim, form=form, **{"act_last": False if residual else None, **kwargs})
             for _ in range(own if space_stages else 0)
         )
         self.last_cell = None if time_stages == "none" else Cell(_CELLS[cell], dim, dim)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.inits import reset
 
-from rstg_pyg.checks import check_keywords, check_numbers
+from rstg_pyg.checks import check_form, check_keywords, check_numbers
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.normalize import NormLike, PerGraph
 from rstg_pyg.parts import (
@@ -41,7 +41,7 @@ class SpaceStage(torch.nn.Module):
         num_update_layers: int = 2,
         attention: Optional[str] = "dot",
         heads: int = 1,
-        attention_scale: float = 1.0,
+        attention_scale: Optional[float] = None,
         pos_channels: int = 0,
         num_node_types: int = 1,
         edge_weight_on: str = "attention",
@@ -52,15 +52,24 @@ class SpaceStage(torch.nn.Module):
         edge_dim: Optional[int] = None,
         act: Activation = "relu",
         act_kwargs: Optional[Dict[str, Any]] = None,
-        act_last: bool = True,
+        act_last: Optional[bool] = None,
         residual: bool = False,
         bias: bool = True,
+        form: str = "skip",
         **kwargs,
     ):
         if isinstance(self, MessagePassing):
             check_keywords(self, MessagePassing, kwargs)
         super().__init__(**kwargs)
-        hidden = out_channels if hidden_channels is None else hidden_channels
+        check_form(form)
+        skip = form == "skip"
+        check_numbers(1, out_channels=out_channels, heads=heads)
+        hidden = hidden_channels
+        if hidden is None:
+            hidden = heads * -(-max(out_channels, 32) // heads) if skip else out_channels
+        if attention_scale is None:
+            attention_scale = (heads / max(hidden, 1)) ** 0.5 if skip else 1.0
+        act_last = not skip if act_last is None else act_last
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.hidden_channels = hidden
@@ -76,26 +85,26 @@ class SpaceStage(torch.nn.Module):
         self.edge_dim = edge_dim
         self.act_last = act_last
         self.residual = residual
+        self.form = form
         ends = self._checked_channels()
 
         self.send = SendMLP(
             ends, hidden, hidden, num_send_layers, pos_channels, edge_dim, bias,
-            make_act(act, act_kwargs),
+            make_act(act, act_kwargs), skip,
         )  # fmt: skip
         self.attend: Optional[Attention] = None
         if attention == "dot":
             self.attend = DotAttention(ends, hidden, heads, attention_scale, bias)
         elif attention == "additive":
             self.attend = AdditiveAttention(ends, heads, bias)
-        width = -1 if ends[1] == -1 else ends[1] + hidden
         self.update_mlp = UpdateMLP(
-            width, out_channels, hidden, num_update_layers, num_node_types, act_last, bias,
-            make_act(act, act_kwargs),
+            ends[1], out_channels, hidden, num_update_layers, num_node_types, act_last, bias,
+            make_act(act, act_kwargs), skip,
         )  # fmt: skip
         init = dict(weight_initializer="glorot", bias_initializer="zeros")
         self.lin_value: Optional[Linear] = None
         self.lin_res: Optional[Linear] = None
-        if heads > 1:
+        if heads > 1 and not skip:
             self.lin_value = Linear(hidden, hidden, bias=bias, **init)
         if residual and ends[1] != out_channels:
             self.lin_res = Linear(ends[1], out_channels, bias=False, **init)

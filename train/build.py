@@ -279,7 +279,7 @@ def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
     with _named("model.rstg.scales"):  # first: the graph's size grows with the scales' fourth power
         AreaPool(config.scales)(feature_map.to("meta"))
     names = ["num_rounds", "residual", "shared_rounds", "heads", "attention_scale", "dropout"]
-    names += ["num_update_layers"]
+    names += ["num_update_layers", "form"]
     if not config.homogeneous:
         names += ["time_stages", "space_stages", "cell"]
     arguments = {name: getattr(config, name) for name in names}

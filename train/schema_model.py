@@ -135,7 +135,8 @@ class RSTGConfig(Section):
     #: Channels of the graph; null: those of the map.
     hidden_channels: PositiveInt | None = default(RSTGBlock, "hidden_channels")
     scales: Annotated[list[Scale], Field(min_length=1)] = default(RSTGBlock, "scales")
-    num_rounds: Few = default(RSTG, "num_rounds")
+    form: Literal["skip", "paper"] = default(RSTG, "form")
+    num_rounds: Few | None = default(RSTG, "num_rounds")
     #: Time treated like space, :class:`rstg_pyg.HomogeneousRSTG`; requires ``time_stages: none``.
     homogeneous: bool = False
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = default(RSTG, "time_stages")
@@ -158,7 +159,7 @@ class RSTGConfig(Section):
     num_update_layers: Few = default(RSTGConv, "num_update_layers")
     attention: Literal["dot", "additive"] | None = default(RSTGConv, "attention")
     heads: PositiveInt = default(RSTGConv, "heads")
-    attention_scale: Positive = default(RSTGConv, "attention_scale")
+    attention_scale: Positive | None = default(RSTGConv, "attention_scale")
     dropout: Fraction = default(RSTGConv, "dropout")
 
     @model_validator(mode="before")
@@ -170,6 +171,14 @@ class RSTGConfig(Section):
             vector = None if places == ["head"] else "default"
             layer = values.get("residual") is True or "head" not in places
             return {**values, "out_norm": "layer" if layer else vector}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_form(cls, values: Any) -> Any:
+        """Runs keep all keys of their configs. Those before there was a ``form`` had the paper's."""
+        if isinstance(values, dict) and set(cls.model_fields) - set(values) == {"form"}:
+            return {**values, "form": "paper"}
         return values
 
     @model_validator(mode="after")

@@ -110,7 +110,7 @@ class Forecaster(torch.nn.Module):
 
 def models(network: Data) -> dict[str, Callable[[], Forecaster]]:
     """The compared models: functions that build them, by name."""
-    rstg = partial(RSTG, CHANNELS, CHANNELS, num_rounds=2, residual=True)
+    rstg = partial(RSTG, CHANNELS, CHANNELS, num_rounds=2, residual=True, form="paper")
     graph_lstm = partial(GraphLSTM, CHANNELS)
     return {
         "LSTM of each sensor": lambda: Forecaster(rstg(space_stages=False)),

@@ -152,6 +152,85 @@ def weighted_messages(
     return _WeightedMessages.apply(src, dst, alpha, weight, bias, source, target)
 
 
+def weighted_hidden_formula(
+    src: Tensor, dst: Tensor, alpha: Tensor, source: Tensor, target: Tensor
+) -> Tensor:
+    r"""Sums, for every target and head, weighted hidden features, and what goes around them:
+
+    .. math::
+        \mathbf{g}_{hi} = \sum_{j \in \mathcal{N}(i)} \alpha_{jih} \left[ \mathrm{ReLU} ( \mathbf{s}_j +
+        \mathbf{d}_i ) \, \Vert \, \mathbf{r}_j \right]
+
+    Args:
+        src: Both parts of the senders, ``[S, M, C + R]``.
+        dst: The receivers' part of the first layer, ``[N, M, C]``.
+        alpha: Attention coefficients, ``[E, M, H]``.
+        source: The sender of every edge, ``[E]``.
+        target: The receiver of every edge, ``[E]``.
+
+    Returns:
+        ``[H, N, M, C + R]``.
+    """
+    hidden, rest = src.index_select(0, source).split([dst.size(-1), src.size(-1) - dst.size(-1)], -1)
+    hidden = torch.cat([(hidden + dst.index_select(0, target)).relu(), rest], dim=-1)
+    weighted = hidden.unsqueeze(0) * alpha.movedim(-1, 0).unsqueeze(-1)  # [H, E, M, C + R]
+    out = weighted.new_zeros(weighted.size(0), *dst.shape[:2], src.size(-1))
+    return out.index_add(1, target, weighted)
+
+
+class _WeightedHidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, src, dst, alpha, source, target):
+        out = src.new_zeros(alpha.size(2), *dst.shape[:2], src.size(-1))
+        for block in _blocks(src, source):
+            j, i = source[block], target[block]
+            hidden = _beside(src, dst, j, i)
+            for h in range(alpha.size(2)):
+                out[h].index_add_(0, i, hidden * alpha[block, :, h, None])
+        ctx.save_for_backward(src, dst, alpha, source, target)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        src, dst, alpha, source, target = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grads = derivative(
+                lambda *inputs: weighted_hidden_formula(*inputs, source, target),
+                (src, dst, alpha),
+                ctx.needs_input_grad,
+                grad,
+            )
+            return (*grads, None, None)
+        d_src, d_dst, d_alpha = torch.zeros_like(src), torch.zeros_like(dst), torch.empty_like(alpha)
+        for block in _blocks(src, source):
+            j, i = source[block], target[block]
+            hidden = _beside(src, dst, j, i)
+            d_hidden = None
+            for h in range(alpha.size(2)):
+                d_out = grad[h].index_select(0, i)
+                d_alpha[block, :, h] = torch.linalg.vecdot(hidden, d_out)
+                d_out.mul_(alpha[block, :, h, None])
+                d_hidden = d_out if d_hidden is None else d_hidden.add_(d_out)
+            first = d_hidden[..., : dst.size(-1)]
+            first.mul_(hidden[..., : dst.size(-1)] > 0)  # through the ReLU
+            d_src.index_add_(0, j, d_hidden)
+            d_dst.index_add_(0, i, first)
+        return d_src, d_dst, d_alpha, None, None
+
+
+def _beside(src: Tensor, dst: Tensor, j: Tensor, i: Tensor) -> Tensor:
+    """Hidden features of some edges and what goes around them, ``[e, M, C + R]``."""
+    out = src.index_select(0, j)
+    out[..., : dst.size(-1)].add_(dst.index_select(0, i)).relu_()
+    return out
+
+
+def weighted_hidden(src: Tensor, dst: Tensor, alpha: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """See :func:`weighted_hidden_formula`."""
+    kind = autocast_to(src) or src.dtype
+    return _WeightedHidden.apply(src.to(kind), dst.to(kind), alpha.to(kind), source, target)
+
+
 def edge_dots_formula(query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Dot products of the receiver's query and the sender's key.
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch_geometric.nn import SumAggregation
 
 from rstg_pyg.fast.autograd import eager, untouched
-from rstg_pyg.fast.messages import split_edges, weighted_messages
-from rstg_pyg.parts import edge_softmax
+from rstg_pyg.fast.linear import Linear
+from rstg_pyg.fast.messages import split_edges, weighted_hidden, weighted_messages
+from rstg_pyg.parts import MLP_FACTOR, edge_softmax
 
 #: Multiply-adds of the edges' product from which on this pays on the CPU. Below (a few nodes, a frame
 #: at a time) the plain path's fewer calls are faster.
@@ -30,8 +31,8 @@ def gather_messages(
 ) -> Optional[Tuple[Tensor, Tensor]]:
     r"""What ``edge_updater`` and ``propagate`` of :class:`~rstg_pyg.RSTGConv` compute together.
 
-    The value projection of several heads is linear, so it is applied to each node's sums instead of
-    to every message.
+    What is linear at the end of a message (the last layer beside a linear path, the value projection
+    of several heads) is applied to each node's sums instead of to every message.
 
     Args:
         conv: The layer, a :class:`~rstg_pyg.RSTGConv`.
@@ -73,12 +74,19 @@ def gather_messages(
 
     src, dst = conv.send.source(x_src, pos_src), conv.send.target(x_dst, pos_dst)
     lin = conv.send.lins[0]
+    if conv.send.skip:
+        hidden = conv.send.width - conv.send.channels
+        out = weighted_hidden(src, dst[..., :hidden], alpha.view(logit.shape), source, target)
+        out, skip = out.split([hidden, conv.send.channels], dim=-1)  # [H, N, M, *]
+        share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)  # [N, M, C / H, H]
+        out = MLP_FACTOR * _values(lin, out, alpha.view(logit.shape), target)
+        return out + share.transpose(2, 3).flatten(2), alpha
     out = weighted_messages(
         src, dst, alpha.view(logit.shape), lin.weight, lin.bias, source, target
     )  # [H, N, M, D]
     if conv.lin_value is None:
         return out.squeeze(0), alpha
-    return _values(conv, out, alpha.view(logit.shape), target), alpha
+    return _values(conv.lin_value, out, alpha.view(logit.shape), target), alpha
 
 
 def _applies(conv: Any) -> bool:
@@ -103,13 +111,13 @@ def _is_message_hook(name: str) -> bool:
     )
 
 
-def _values(conv: Any, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
+def _values(lin: Linear, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
     """Projects every head's sums ``[H, N, M, D]`` with its share of the weights: ``[N, M, D]``."""
     heads, nodes, copies, width = out.shape
-    weight = conv.lin_value.weight.view(heads, -1, width).transpose(1, 2).to(out.dtype)
+    weight = lin.weight.view(heads, -1, width).transpose(1, 2).to(out.dtype)
     out = torch.bmm(out.flatten(1, 2), weight).view(heads, nodes, copies, -1)
-    if conv.lin_value.bias is not None:
+    if lin.bias is not None:
         total = alpha.new_zeros(nodes, copies, heads).index_add(0, target, alpha).to(out.dtype)
-        bias = conv.lin_value.bias.view(heads, 1, 1, -1).to(out.dtype)
+        bias = lin.bias.view(heads, 1, 1, -1).to(out.dtype)
         out = out + total.movedim(-1, 0).unsqueeze(-1) * bias
     return out.permute(1, 2, 0, 3).flatten(2)

@@ -114,7 +114,7 @@ def graph_variables(block: RSTGBlock, key: str, scope: str) -> list[Variable]:
     rstg: Any = block.rstg
     after_aggr = rstg.convs[0].after_aggr if len(rstg.convs) == 1 else None
     if (
-        (block.topology, rstg.residual, rstg.cell) != ("complete", False, "lstm")
+        (block.topology, rstg.form, rstg.residual, rstg.cell) != ("complete", "paper", False, "lstm")
         or after_aggr is None
         or rstg.last_cell is None
     ):

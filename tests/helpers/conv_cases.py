@@ -53,13 +53,14 @@ SETTINGS = dict(
     num_node_types=st.sampled_from([1, 3]),
     edge_dim=st.sampled_from([None, None, 1, 3]),
     residual=st.booleans(),
-    act_last=st.booleans(),
+    act_last=st.sampled_from([None, True, False]),
     bias=st.booleans(),
-    attention_scale=st.sampled_from([1.0, 0.5]),
+    attention_scale=st.sampled_from([None, 0.5]),
     edge_weight_on=st.sampled_from(["attention", "attention", "logits"]),
     norm=st.sampled_from([None, None, JointLayerNorm, LayerNorm, torch.nn.LayerNorm]),
     after_aggr=st.sampled_from([None, None, GraphNorm]),
     act=st.sampled_from(["relu", "relu", "gelu"]),
+    form=st.sampled_from(["skip", "paper"]),
 )
 PATHS = ("plain", "fast", "fast in small blocks")
 
@@ -143,11 +144,19 @@ def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), 
             parts = [x_src[j], pos[0][j], x_dst[i], pos[1][i]]
         if edge_attr is not None:
             parts.append(edge_attr[k])
-        hidden = send.act(F.linear(torch.cat(parts), kernel, send.lin_dst.bias))
-        messages.append(mlp(send.lins, hidden, act=send.act))
+        first = F.linear(torch.cat(parts), kernel, send.lin_dst.bias)
+        if conv.form == "paper":
+            message = mlp(send.lins, send.act(first), act=send.act)
+        elif len(send.lins) == 0:
+            message = first
+        else:
+            message = send.skip_src(x_src[j]) + 0.1 * mlp(send.lins, send.act(first), False, send.act)
+            message = message if pos[0] is None else message + send.skip_pos(pos[0][j])
+            message = message if edge_attr is None else message + send.skip_edge(edge_attr[k])
+        messages.append(message)
 
         if conv.attention is None:
-            logits.append(hidden.new_zeros(heads))
+            logits.append(message.new_zeros(heads))
             continue
         query, key = conv.attend.lin_query, conv.attend.lin_key
         query = F.linear(x_dst[i], query.weight, query.bias)
@@ -161,7 +170,7 @@ def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), 
 
     messages = torch.stack(messages) if messages else x_dst.new_zeros(0, dim)
     messages = normed(conv.message_norm, messages)
-    if heads > 1:
+    if conv.lin_value is not None:
         messages = F.linear(messages, conv.lin_value.weight, conv.lin_value.bias)
     gathered, alphas = [], [None] * edge_index.size(1)
     for i in range(x_dst.size(0)):
@@ -180,7 +189,13 @@ def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), 
     for i in range(x_dst.size(0)):
         kind = 0 if node_type is None else int(node_type[i])
         lins = [lin.lins[kind] for lin in conv.update_mlp.lins]
-        new = mlp(lins, torch.cat([x_dst[i], gathered[i]]), conv.act_last, conv.update_mlp.act)
+        update, pair = conv.update_mlp, torch.cat([x_dst[i], gathered[i]])
+        if conv.form == "paper" or len(lins) == 1:
+            new = mlp(lins, pair, conv.act_last, update.act)
+        else:
+            new = 0.1 * mlp(lins, pair, False, update.act) + update.skip_node.lins[kind](x_dst[i])
+            new = new + update.skip_message.lins[kind](gathered[i])
+            new = update.act(new) if conv.act_last else new
         if conv.residual:
             new = new + (x_dst[i] if conv.lin_res is None else conv.lin_res.weight @ x_dst[i])
         out.append(new)

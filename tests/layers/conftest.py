@@ -36,7 +36,7 @@ def make():
 
     def make_rstg(**kwargs):
         torch.manual_seed(0)
-        model = RSTG(4, 6, **kwargs).double().eval()
+        model = RSTG(4, 6, **{"num_rounds": 3, **kwargs}).double().eval()
         with torch.no_grad():
             for p in model.parameters():
                 p.copy_(torch.randn_like(p) * 0.5)

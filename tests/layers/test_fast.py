@@ -164,6 +164,7 @@ def test_when_the_fast_path_is_taken(monkeypatch):
     x, edge_index = torch.randn(2, 5, 4), GRID.edge_index
     for kwargs in (
         {},
+        {"form": "paper"},
         {"heads": 2},
         {"attention": None},
         {"attention": "additive"},
@@ -172,7 +173,7 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     assert taken(RSTGConv(4, 8), x[0], edge_index, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(space, "LEAST_WORK", 2 * edge_index.size(1) * 64)
+        patch.setattr(space, "LEAST_WORK", 2 * edge_index.size(1) * 32**2)
         assert taken(RSTGConv(4, 8), x, edge_index, monkeypatch)
         assert not taken(RSTGConv(4, 8), x[:1], edge_index, monkeypatch)
     for kwargs in (
@@ -214,10 +215,11 @@ class Adapter(torch.nn.Module):
         return self.lin(x) + 1
 
 
-@pytest.mark.parametrize("place", ["send.lins.0", "lin_value", "attend.lin_query"])
+@pytest.mark.parametrize("place", ["send.lins.0", "send.skip_src", "lin_value", "attend.lin_query"])
 @pytest.mark.parametrize("only_forward", [False, True])
 def test_modules_in_the_place_of_ours_are_called(place, only_forward, path):
-    x, conv = torch.randn(2, 5, 4), RSTGConv(4, 8, heads=2)
+    form = "paper" if place == "lin_value" else "skip"
+    x, conv = torch.randn(2, 5, 4), RSTGConv(4, 8, heads=2, form=form)
     before = conv(x, GRID.edge_index)
     parent, _, name = place.rpartition(".")
     lin = conv.get_submodule(place)

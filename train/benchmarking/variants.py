@@ -55,16 +55,16 @@ def stage_variants(
     edge_index, nodes = case.graph()
     edge_index = edge_index.to(device)
     width, scale = case.channels, case.channels**-0.5
-    conv = RSTGConv(width, width, attention_scale=scale).to(device)
+    conv = RSTGConv(width, width, attention_scale=scale, form="paper").to(device)
     x = torch.randn(case.frames, nodes, width).to(device)
     shift = nodes * torch.arange(case.frames, device=device)
     batch = (edge_index.unsqueeze(1) + shift.view(1, -1, 1)).flatten(1)  # block-diagonal
-    dense = DenseRSTGConv(width, width, attention_scale=scale).to(device)
+    dense = DenseRSTGConv(width, width, attention_scale=scale, form="paper").to(device)
     dense.load_state_dict(conv.state_dict())
     adjacency = torch.zeros(nodes, nodes, device=device)
     adjacency[edge_index[1], edge_index[0]] = 1.0
     # The baselines have no factor on the logits: it goes into their queries.
-    own: Any = RSTGConv(width, width).to(device)
+    own: Any = RSTGConv(width, width, form="paper").to(device)
     own.load_state_dict(conv.state_dict())
     with torch.no_grad():
         own.attend.lin_query.weight.mul_(scale)
@@ -116,7 +116,7 @@ def whole_variants(
     torch.manual_seed(0)
     edge_index, nodes = case.graph()
     edge_index, width = edge_index.to(device), case.channels
-    model = RSTG(width, width).to(device)
+    model = RSTG(width, width, form="paper").to(device)
     x = torch.randn(case.batch, case.frames, nodes, width).to(device)
     published = baselines.FrameByFrame(model, edge_index, nodes).to(device)
 
@@ -159,9 +159,10 @@ def networks(quick: bool, device: torch.device = CPU) -> dict[str, tuple[torch.n
         torch.manual_seed(0)
         return i3d_resnet50()
 
-    blocks = {"res3": RSTGBlock(512), "res4": RSTGBlock(1024, hidden_channels=512)}
+    paper = partial(RSTGBlock, form="paper")
+    blocks = {"res3": paper(512), "res4": paper(1024, hidden_channels=512)}
     filters = (32, 64, 64)
-    small = VideoClassifier(SimpleConv(1, filters), 46, head=RSTGBlock(filters[-1], to="vec"))
+    small = VideoClassifier(SimpleConv(1, filters), 46, head=paper(filters[-1], to="vec"))
     clip, digits = torch.randn(clips, 3, frames, size, size), torch.randn(4 * clips, 1, 10, 64, 64)
     found = {
         "SimpleConv + RSTG": (small, digits),

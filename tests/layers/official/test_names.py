@@ -45,7 +45,8 @@ def test_round_trip_of_every_variable(name):
 
 
 def ours(**kwargs):
-    arguments = {"topology": "complete", "attention": "dot", "after_aggr": BiasReLU, **kwargs}
+    arguments = {"form": "paper", "topology": "complete", "attention": "dot", "after_aggr": BiasReLU}
+    arguments |= kwargs
     return RSTGBlock(4, scales=(2, 1), to="vec", **arguments)
 
 
@@ -53,6 +54,7 @@ def ours(**kwargs):
     "kwargs, message",
     [
         ({"topology": "grid"}, "in the published form .*model.rstg.published: true"),
+        ({"form": "skip"}, "in the published form"),
         ({"after_aggr": None}, "in the published form"),
         ({"residual": True}, "in the published form"),
         ({"cell": "gru"}, "in the published form"),

@@ -84,14 +84,21 @@ def test_rstg_conv_number_of_parameters():
     c, d, o, p = 4, 6, 8, 3
     update = (c + d) * d + d + d * o + o
     send = 2 * (c + p) * d + d + d * d + d
-    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p)
-    assert count(conv) == send + 2 * (c * d + d) + update
-    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p, attention="additive")
-    assert count(conv) == send + 2 * (c + 1) + update
-    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p, attention=None, num_node_types=3)
-    assert count(conv) == send + 3 * update
-    conv = RSTGConv(c, o, hidden_channels=d, pos_channels=p, attention=None, residual=True, heads=2)
-    assert count(conv) == send + update + c * o + (d * d + d)
+    kwargs = dict(hidden_channels=d, pos_channels=p)
+    paper = dict(form="paper", **kwargs)
+    assert count(RSTGConv(c, o, **paper)) == send + 2 * (c * d + d) + update
+    assert count(RSTGConv(c, o, attention="additive", **paper)) == send + 2 * (c + 1) + update
+    paper["attention"] = None
+    assert count(RSTGConv(c, o, num_node_types=3, **paper)) == send + 3 * update
+    assert count(RSTGConv(c, o, residual=True, heads=2, **paper)) == (
+        send + update + c * o + (d * d + d)
+    )
+    # Linear paths: send (C + P) D + D, update C O + O and D O.
+    send, update = send + (c + p) * d + d, update + c * o + o + d * o
+    assert count(RSTGConv(c, o, **kwargs)) == send + 2 * (c * d + d) + update
+    assert count(RSTGConv(c, o, num_node_types=3, heads=2, attention=None, **kwargs)) == (
+        send + 3 * update
+    )
     bias_free = RSTGConv(c, o, hidden_channels=d, bias=False, heads=2, edge_dim=2, residual=True)
     assert not [name for name, _ in bias_free.named_parameters() if "bias" in name]
 

@@ -1,0 +1,89 @@
+"""The two forms of a space stage; the default one is never dead, and stacks of it train."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rstg_pyg import RSTG, DenseRSTGConv, HomogeneousRSTG, RSTGConv, published_arguments
+
+
+def ring(nodes):
+    """Everybody joined with the next one, both ways."""
+    i = torch.arange(nodes)
+    return torch.cat([torch.stack([i, (i + 1) % nodes]), torch.stack([(i + 1) % nodes, i])], dim=1)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"attention": "additive"}, {"heads": 4}, {"num_send_layers": 1}]
+)
+def test_narrow_layers_are_alive_for_every_seed(kwargs):
+    for seed in range(200):
+        torch.manual_seed(seed)
+        conv = RSTGConv(64, 1, **kwargs)
+        out = conv(torch.randn(12, 64), ring(12))
+        out.square().sum().backward()
+        assert (out != 0).any()
+        # Before the first step, nothing goes back through last layers of zeros; all else is alive.
+        waiting = [*conv.send.children(), *conv.update_mlp.lins[:-1]]
+        waiting = {id(p) for m in waiting[:2] + waiting[-1:] for p in m.parameters()}
+        for name, p in conv.named_parameters():
+            assert id(p) in waiting or (p.grad != 0).any() or "lin_query.bias" in name, name
+
+
+def test_all_parameters_learn_from_the_second_step_on():
+    torch.manual_seed(0)
+    conv = RSTGConv(8, 3, heads=2)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=0.1)
+    x = torch.randn(12, 8)
+    for _ in range(2):
+        optimizer.zero_grad()
+        conv(x, ring(12)).square().sum().backward()
+        optimizer.step()
+    assert all((p.grad != 0).any() for p in conv.parameters())
+
+
+def test_twenty_layers_train():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 16), torch.randint(4, (40,))
+    layers = torch.nn.ModuleList([RSTGConv(16, 16) for _ in range(19)] + [RSTGConv(16, 4)])
+    optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(60):
+        out = x
+        for i, layer in enumerate(layers):
+            out = layer(out if i == 0 else out.relu(), ring(40))
+        loss = F.cross_entropy(out, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_new_layer_is_attention_over_linear_messages():
+    torch.manual_seed(0)
+    x, edge_index = torch.randn(6, 4), ring(6)
+    conv = RSTGConv(4, 5)
+    out, (_, alpha) = conv(x, edge_index, return_attention_weights=True)
+    message = conv.send.skip_src(x)[edge_index[0]]
+    gathered = torch.zeros(6, 32).index_add(0, edge_index[1], alpha * message)
+    update = conv.update_mlp
+    expected = update.skip_node(x, None) + update.skip_message(gathered, None)
+    assert torch.allclose(out, expected, atol=1e-6)
+
+
+def test_defaults_of_both_forms():
+    skip, paper = RSTGConv(8, 12, heads=5), RSTGConv(8, 12, form="paper")
+    assert (skip.hidden_channels, skip.act_last, skip.attention_scale) == (35, False, (1 / 7) ** 0.5)
+    assert (paper.hidden_channels, paper.act_last, paper.attention_scale) == (12, True, 1.0)
+    assert RSTGConv(8, 48).hidden_channels == 48
+    assert RSTG(8, 12).num_rounds == 1 and RSTG(8, 12).convs[0].form == "skip"
+    assert RSTG(8, 12, form="paper").num_rounds == 3
+    assert RSTG(8, 12, form="paper").convs[0].form == "paper"
+    assert published_arguments()["form"] == "paper"
+
+
+@pytest.mark.parametrize("layer", [RSTGConv, DenseRSTGConv, RSTG, HomogeneousRSTG])
+def test_unknown_form(layer):
+    with pytest.raises(ValueError, match="Expected 'form' to be 'skip' or 'paper'"):
+        layer(4, 8, form="published")

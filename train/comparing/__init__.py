@@ -1,0 +1,1 @@
+"""Four small tasks, and what RSTG is compared with on them."""
