@@ -173,7 +173,7 @@ class SpaceStage(torch.nn.Module):
     def __repr__(self) -> str:
         usual = inspect.signature(SpaceStage).parameters
         more = ("num_send_layers", "num_update_layers", "attention", "pos_channels", "num_node_types",
-                "edge_dim", "residual")  # fmt: skip
+                "edge_dim", "residual", "form")  # fmt: skip
         parts = [f"{self.in_channels}, {self.out_channels}", f"hidden_channels={self.hidden_channels}"]
         parts.append(f"heads={self.heads}")
         for name in more:

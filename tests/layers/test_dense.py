@@ -119,7 +119,9 @@ def test_dense_float_and_bfloat16():
 
 
 def test_dense_repr():
-    assert str(DenseRSTGConv(-1, 8, heads=4)) == "DenseRSTGConv(-1, 8, hidden_channels=8, heads=4)"
+    assert str(DenseRSTGConv(-1, 8, heads=4)) == "DenseRSTGConv(-1, 8, hidden_channels=32, heads=4)"
+    paper = DenseRSTGConv(4, 8, form="paper")
+    assert str(paper) == "DenseRSTGConv(4, 8, hidden_channels=8, heads=1, form='paper')"
 
 
 @pytest.mark.parametrize(
