@@ -198,7 +198,7 @@ def test_block_moves_to_other_types(to):
 def test_block_repr():
     block = RSTGBlock(4, scales=(2, 1), to="vec", positions=False)
     assert "channels=4, to='vec', positions=False" in str(block)
-    assert "RSTG(4, 4, num_rounds=3, time_stages='all')" in str(block)
+    assert "RSTG(4, 4, num_rounds=1, time_stages='all')" in str(block)
 
 
 def test_block_errors():
