@@ -37,7 +37,7 @@ def test_equals_an_explicit_loop_over_nodes_and_their_neighbors():
                 logits.append(conv.attend(query, key, None).view(()))
             alpha = torch.stack(logits).softmax(0)
             gathered = (alpha[:, None] * torch.stack(messages)).sum(0)
-            new[t, i] = conv.update_mlp(torch.cat([here, gathered])[None], None)[0]
+            new[t, i] = conv.update_mlp(here[None], gathered[None], None)[0]
         v = new
     expected = torch.stack([torch.stack([v[t, i] for i in range(5)]) for t in range(frames)])
     torch.testing.assert_close(model(x, grid.edge_index, pos=pos)[0], expected)

@@ -13,7 +13,7 @@ from rstg_pyg import RSTG, DenseRSTGConv, HomogeneousRSTG, RSTGConv
     "kwargs, message",
     [
         ({"decomposed_layers": 2}, "'RSTGConv' does not support 'decomposed_layers'"),
-        ({"heads": 3}, r"'hidden_channels' \(got 8\) must be divisible by the number of heads "
+        ({"hidden_channels": 8, "heads": 3}, r"'hidden_channels' \(got 8\) must be divisible by the number of heads "
                        r"\(got 3\)"),
         ({"attention": "cosine"}, "'attention' to be 'dot', 'additive' or None"),
         ({"num_send_layers": 0}, r"'num_send_layers' to be at least 1 \(got 0\)"),
@@ -250,5 +250,5 @@ def test_rstg_conv_sparse_layout_errors():
 
 def test_rstg_conv_aggregation_error():
     conv = RSTGConv(4, 8, aggr=["sum", "max"])
-    with pytest.raises(ValueError, match=r"'aggr' to keep the 8 channels \(got 16 from"):
+    with pytest.raises(ValueError, match=r"'aggr' to keep the 32 channels \(got 64 from"):
         conv(torch.randn(6, 4), EDGES)

@@ -70,7 +70,7 @@ def test_rstg_conv_message_hook():
     conv(x, EDGES)
     handle.remove()
     conv(x, EDGES)
-    assert seen == [(NUM_EDGES, 8)]
+    assert seen == [(NUM_EDGES, 32)]
 
 
 @pytest.mark.parametrize("options", [{}, {"heads": 2, "residual": True}, {"num_send_layers": 3}])
