@@ -104,7 +104,7 @@ def classify(size=32, **kwargs):
         (lambda: RSTGBlock(8, num_rounds=0), r"'num_rounds' to be at least 1 \(got 0\)"),
         (lambda: RSTGBlock(8, dropout=1.5), r"'dropout' to be between 0 and 1 \(got 1.5\)"),
         (lambda: RSTGBlock(8, topology="star"), "'topology' to be 'grid' or 'complete'"),
-        (lambda: RSTGBlock(8, num_rounds=3, time_stages=[0, 5]), "'time_stages' to list rounds from 0 to 2"),
+        (lambda: RSTGBlock(8, num_rounds=3, time_stages=[0, 5]), "to list rounds from 0 to 2"),
         (lambda: RSTGBlock(8, time_stages="none", space_stages=False), "at least one kind of stage"),
         (lambda: RSTGBlock(8, scales=(4,), map_size=3), "'map_size' to be at least 4"),
         (lambda: RSTGBlock(8, out_channels=0), r"'out_channels' to be at least 1 \(got 0\)"),

@@ -36,7 +36,7 @@ def test_shipped_configs_build(name):
     ("rstg", "message"),
     [
         ({"heads": 3, "form": "paper"}, "model.rstg: 'hidden_channels' .* must be divisible"),
-        ({"num_rounds": 3, "time_stages": [3]}, "model.rstg: .*'time_stages' to list rounds from 0 to 2"),
+        ({"num_rounds": 3, "time_stages": [3]}, "model.rstg: .*to list rounds from 0 to 2"),
         (
             {"time_stages": "none", "space_stages": False},
             "model.rstg: Expected at least one kind of stage",

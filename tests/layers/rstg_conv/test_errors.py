@@ -13,8 +13,8 @@ from rstg_pyg import RSTG, DenseRSTGConv, HomogeneousRSTG, RSTGConv
     "kwargs, message",
     [
         ({"decomposed_layers": 2}, "'RSTGConv' does not support 'decomposed_layers'"),
-        ({"hidden_channels": 8, "heads": 3}, r"'hidden_channels' \(got 8\) must be divisible by the number of heads "
-                       r"\(got 3\)"),
+        ({"hidden_channels": 8, "heads": 3},
+         r"'hidden_channels' \(got 8\) must be divisible by the number of heads \(got 3\)"),
         ({"attention": "cosine"}, "'attention' to be 'dot', 'additive' or None"),
         ({"num_send_layers": 0}, r"'num_send_layers' to be at least 1 \(got 0\)"),
         ({"num_update_layers": 0}, "'num_update_layers' to be at least 1"),
