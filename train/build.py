@@ -35,12 +35,14 @@ from rstg_pyg.backbones import (
 )
 from rstg_pyg.graphs import AreaPool
 from rstg_pyg.train.config import Config
+from rstg_pyg.train.data.clips import VideoClips
+from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.data.label_files import find_label_files
 from rstg_pyg.train.data.mini import VERSION, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema import Data, SomethingConfig, SyncMNISTConfig
+from rstg_pyg.train.schema import ClipsConfig, Data, FolderConfig, SomethingConfig, SyncMNISTConfig
 from rstg_pyg.train.schema_model import (
     LSTMHeadConfig,
     ResNetConfig,
@@ -52,7 +54,7 @@ from rstg_pyg.train.schema_model import (
 _LENGTHS = {"train": "train_videos", "val": "val_videos", "test": "test_videos"}
 
 
-def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | SomethingSomething:
+def build_dataset(config: Config, split: str, **changes) -> SyncMNIST | VideoClips:
     """The data set of a split (``train``, ``val``, ``test``).
 
     Args:
@@ -73,7 +75,11 @@ def has_split(config: Config, split: str) -> bool:
     data = config.data
     if split == "train" or data.dataset == "syncmnist" or data.root is None or data.val_fraction:
         return split != "val" or config.train.validate_every > 0
-    there = "val" in find_label_files(data.root, data.annotations).splits
+    if data.dataset == "folder":
+        splits = read_folder(data.root).splits
+        there = "val" in splits or (split == "test" and "test" in splits)
+    else:
+        there = "val" in find_label_files(data.root, data.annotations).splits
     return there and (split == "test" or config.train.validate_every > 0)
 
 
@@ -82,21 +88,8 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
     both evaluations use the validation split: one center clip per video during training, the config's
     protocol at the end.
     """
-    arguments = dict(
-        protocol={"train": None, "val": "center1", "test": data.protocol}[split],
-        num_frames=data.num_frames,
-        short_side=data.short_side,
-        crop_size=data.crop_size,
-        sampling=data.sampling,
-        crop=data.crop,
-        brightness=data.brightness,
-        flip=data.flip,
-        source=data.source,
+    arguments = _clips(data, split) | dict(
         annotations=data.annotations,
-        seed=data.seed,
-        shuffle_time=data.shuffle_time,
-        on_error=data.on_error,
-        partial=data.partial,
         val_fraction=data.val_fraction,
         name="mini-something" if data.root is None else None,
     )
@@ -104,6 +97,25 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
     if split == "test" and "val" in find_label_files(root, data.annotations).splits:
         arguments["val_fraction"] = 0.0  # the videos of the list, which training never sees
     return SomethingSomething(root, "train" if split == "train" else "val", **{**arguments, **changes})
+
+
+def _folder(data: FolderConfig, split: str, changes: dict) -> VideoFolder:
+    """Results are those of the test split where there is one, else of the validation split."""
+    if data.root is None:
+        raise UserError("data.root: expected the folder with your videos, for example data.root=clips")
+    part = split
+    if split == "test" and "test" not in read_folder(data.root).splits:
+        part = "val"
+    arguments = _clips(data, split) | dict(val_fraction=data.val_fraction)
+    return VideoFolder(data.root, part, **{**arguments, **changes})
+
+
+def _clips(data: ClipsConfig, split: str) -> dict:
+    """The arguments that all data sets of videos share."""
+    names = ["num_frames", "short_side", "crop_size", "sampling", "crop", "brightness", "flip"]
+    names += ["source", "seed", "shuffle_time", "on_error", "partial"]
+    protocol = {"train": None, "val": "center1", "test": data.protocol}[split]
+    return {name: getattr(data, name) for name in names} | {"protocol": protocol}
 
 
 def builtin_folder(data: SomethingConfig) -> Path:
@@ -136,7 +148,7 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
 
 
 #: Functions that build a data set, by ``data.dataset``.
-_DATASETS = {"syncmnist": _syncmnist, "something": _something}
+_DATASETS = {"syncmnist": _syncmnist, "something": _something, "folder": _folder}
 
 
 def check_model(config: Config) -> None:

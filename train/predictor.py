@@ -24,6 +24,7 @@ from rstg_pyg.train.drawing.overlay import Attention, attention, overlay
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.run_folder.weights import load_weights, open_weights
+from rstg_pyg.train.schema import ClipsConfig
 
 #: Weights of red, green and blue in gray (ITU-R 601).
 _GRAY = (0.299, 0.587, 0.114)
@@ -65,7 +66,7 @@ class Predictor:
         data = config.data
         self.model, self.config, self.names, self.protocol = model, config, names, protocol
         self.num_frames = data.num_frames
-        if data.dataset == "something":
+        if isinstance(data, ClipsConfig):
             self.sampling, self.short_side = data.sampling, data.short_side
         else:  # generated videos have neither
             self.sampling, self.short_side = "uniform", data.size

@@ -63,7 +63,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for sub in (check_parser, pack_parser):
         sub.add_argument("--root", required=True, metavar="FOLDER", help="the data set")
-        sub.add_argument("--annotations", default="auto", choices=("auto", *KINDS))
+        sub.add_argument("--annotations", default="auto", choices=("auto", "folder", *KINDS))
         sub.add_argument("--workers", type=int, default=cores, help=f"processes (default: {cores})")
 
     show_parser = subcommand("show", show, "save sample clips with their labels")

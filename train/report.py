@@ -27,6 +27,7 @@ from rstg_pyg.train.config import Config, parse_config, to_dict
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_text
+from rstg_pyg.train.schema import ClipsConfig
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
@@ -176,7 +177,7 @@ def count_flops(config: Config, parameters: int) -> int:
     classes = 1 + (parameters - one) // (model.lin.in_features + 1)
     model = build_model(config, max(classes, 1)).eval().to("meta")
     data: Any = config.data
-    whole = data.dataset == "something" and PROTOCOLS[data.protocol].whole
+    whole = isinstance(data, ClipsConfig) and PROTOCOLS[data.protocol].whole
     size = data.short_side if whole else data.size
     with torch.no_grad(), plain_paths(), FlopCounterMode(display=False) as counter:
         model(torch.empty(1, data.channels, data.num_frames, size, size, device="meta"))

@@ -28,6 +28,7 @@ from rstg_pyg.train.config import (
     to_dict,
     to_yaml,
 )
+from rstg_pyg.train.data.folder import VideoFolder
 from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
@@ -176,6 +177,12 @@ def evaluate(config: Config, checkpoint: Path, out: str | None) -> dict[str, Any
     if not has_split(config, "test"):
         raise UserError("data.root: there is no list of validation videos; nothing can be evaluated")
     dataset = build_dataset(config, "test")
+    names = weights.get("label_names") or dataset.label_names
+    if isinstance(dataset, VideoFolder) and names != dataset.label_names:
+        raise UserError(
+            f"{checkpoint}: was trained on other classes ({', '.join(names)}; {config.data.root} has "
+            f"{', '.join(dataset.label_names)}); give the data set that belongs to it"
+        )
     model = build_model(config, len(dataset.label_names))
     load_weights(model, weights["state_dict"], checkpoint)
     folder = new_run_folder(out, f"{config.name}-evaluate")
@@ -286,6 +293,8 @@ def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> Non
 
 def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:
     """Prints a summary of the run before it starts."""
+    if isinstance(dataset, VideoFolder):
+        print(dataset.summary())
     train = config.train
     count = sum(p.numel() for p in model.parameters())
     print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")

@@ -92,16 +92,9 @@ class MiniSomethingConfig(Section):
     distractors: NonNegativeInt = 1
 
 
-class SomethingConfig(Section):
-    """Videos of Something-Something; see :class:`rstg_pyg.train.data.something.SomethingSomething`."""
+class ClipsConfig(Section):
+    """Clips of videos; see :class:`rstg_pyg.train.data.clips.VideoClips`."""
 
-    dataset: Literal["something"]
-    #: The folder with the label files and the videos' folder; none: the built-in mini-something.
-    root: str | None = None
-    #: Settings of the built-in data.
-    builtin: MiniSomethingConfig = MiniSomethingConfig()
-    #: Format of the label files: v1, v2, TSM or mmaction; auto detects it.
-    annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
     #: Where frames come from: folders of images, video files, or a packed store; auto detects it.
     source: Literal["auto", "frames", "video", "packed"] = "auto"
     seed: Seed = 0
@@ -131,9 +124,6 @@ class SomethingConfig(Section):
     on_error: Literal["raise", "skip"] = "raise"
     #: Goes on without the videos of the lists that are not there.
     partial: bool = False
-    #: The share of the training list that is kept for validation, chosen by a hash of the ids. With 0,
-    #: validation videos are those of their own list.
-    val_fraction: Fraction = 0.0
 
     @property
     def channels(self) -> int:
@@ -146,9 +136,41 @@ class SomethingConfig(Section):
         return self.crop_size
 
 
+class SomethingConfig(ClipsConfig):
+    """Videos of Something-Something; see :class:`rstg_pyg.train.data.something.SomethingSomething`."""
+
+    dataset: Literal["something"]
+    #: The folder with the label files and the videos' folder; none: the built-in mini-something.
+    root: str | None = None
+    #: What the built-in data are like.
+    builtin: MiniSomethingConfig = MiniSomethingConfig()
+    #: Whose label files: of v1, v2, TSM or mmaction; auto finds out.
+    annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
+    #: The share of the training list that is kept for validation, chosen by a hash of the ids. With 0,
+    #: validation videos are those of their own list.
+    val_fraction: Fraction = 0.0
+
+
+class FolderConfig(ClipsConfig):
+    """One's own videos; see :class:`rstg_pyg.train.data.folder.VideoFolder`."""
+
+    dataset: Literal["folder"]
+    #: The folder with ``train/CLASS/clip.mp4``, or one of the other layouts.
+    root: str | None = None
+    #: Where there is no validation split: the share of each class's training videos that is kept for
+    #: it, chosen by a hash of their names.
+    val_fraction: Fraction = 0.2
+
+
 Data = Annotated[
-    Annotated[SyncMNISTConfig, Tag("syncmnist")] | Annotated[SomethingConfig, Tag("something")],
-    chosen("dataset", "syncmnist", {"syncmnist": "syncmnist", "something": "something"}),
+    Annotated[SyncMNISTConfig, Tag("syncmnist")]
+    | Annotated[SomethingConfig, Tag("something")]
+    | Annotated[FolderConfig, Tag("folder")],
+    chosen(
+        "dataset",
+        "syncmnist",
+        {"syncmnist": "syncmnist", "something": "something", "folder": "folder"},
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
+from rstg_pyg.train.data.folder import is_class_folder, read_folder
 from rstg_pyg.train.data.label_files import SPLITS, LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import Video, class_order, read_classes, read_split
 from rstg_pyg.train.data.parallel import in_processes
@@ -72,7 +73,8 @@ class Report:
     def text(self) -> str:
         """The report for people."""
         files = ", ".join(str(path.relative_to(self.files.root)) for path in self.files.all)
-        lines = [f"{self.files.root}: {self.files.kind} label files ({files})"]
+        kind = "own videos" if self.files.kind == "folder" else f"{self.files.kind} label files"
+        lines = [f"{self.files.root}: {kind} ({files})"]
         if self.classes:
             order = "sorted" if self.class_order == "sorted" else "the file's, which is not sorted"
             lines.append(f"classes: {len(self.classes)}, order: {order}")
@@ -117,7 +119,8 @@ def check(
 
     Args:
         root: The data set's folder.
-        annotations: Kind of the label files, see :func:`read_annotations`.
+        annotations: Kind of the label files, see :func:`read_annotations`; or ``"folder"``, see
+            :func:`read_folder`, which ``"auto"`` also takes where it surely fits.
         deep: Whether to read every frame of every video.
         workers: Processes that read.
         progress: Called with the numbers of videos that were read and of all.
@@ -125,29 +128,12 @@ def check(
     Raises:
         UserError: If there are no label files.
     """
-    report = Report(find_label_files(root, annotations), deep=deep)
-    try:
-        report.classes = read_classes(report.files)
-    except UserError as e:
-        report.problems.append(str(e))
-        return report
-    report.class_order = class_order(report.classes)
-    splits: dict[str, list[Video]] = {}
-    for split in report.files.splits:
-        try:
-            splits[split] = read_split(report.files, split, report.classes)
-        except UserError as e:
-            report.problems.append(str(e))
-            continue
-        counts = Counter(video.label for video in splits[split])
-        unlabeled = counts.pop(None, 0)
-        report.splits[split] = SplitReport(
-            report.files.splits[split],
-            len(splits[split]),
-            len(splits[split]) - unlabeled,
-            [counts[label] for label in range(len(report.classes))],
-        )
-    _look_at_labels(report, splits)
+    if annotations == "folder" or (annotations == "auto" and is_class_folder(root)):
+        report, splits = _read_folder(root)
+    else:
+        report = Report(find_label_files(root, annotations))
+        splits = _read_lists(report)
+    report.deep = deep
     videos = list(dict.fromkeys(video.id for split in splits.values() for video in split))
     sources = find_sources(report.files.root, videos) if videos else []
     if videos and not sources:
@@ -158,6 +144,52 @@ def check(
             _read_all(report, source, videos, workers, progress)
             _count_frames(report, source, splits)
     return report
+
+
+def _read_folder(root: str | Path) -> tuple[Report, dict[str, list[Video]]]:
+    """The report on a folder of one's own videos, and the videos."""
+    listing = read_folder(root)
+    problems, notes = list(listing.problems), list(listing.notes)
+    report = Report(listing.files, listing.classes, problems=problems, notes=notes)
+    report.class_order = class_order(listing.classes)
+    for split, videos in listing.splits.items():
+        _count(report, split, videos)
+    if "train" not in listing.splits:
+        problems.append(f"{listing.root}: there are no videos of the split 'train'")
+    if "val" not in listing.splits:
+        notes.append(f"{listing.root}: no videos of 'val'; data.val_fraction=0.2 takes part of train")
+    return report, listing.splits
+
+
+def _read_lists(report: Report) -> dict[str, list[Video]]:
+    """Reads the label files; returns the videos of the splits whose lists can be read."""
+    splits: dict[str, list[Video]] = {}
+    try:
+        report.classes = read_classes(report.files)
+    except UserError as e:
+        report.problems.append(str(e))
+        return splits
+    report.class_order = class_order(report.classes)
+    for split in report.files.splits:
+        try:
+            splits[split] = read_split(report.files, split, report.classes)
+        except UserError as e:
+            report.problems.append(str(e))
+            continue
+        _count(report, split, splits[split])
+    _look_at_labels(report, splits)
+    return splits
+
+
+def _count(report: Report, split: str, videos: list[Video]) -> None:
+    counts = Counter(video.label for video in videos)
+    unlabeled = counts.pop(None, 0)
+    report.splits[split] = SplitReport(
+        report.files.splits[split],
+        len(videos),
+        len(videos) - unlabeled,
+        [counts[label] for label in range(len(report.classes))],
+    )
 
 
 def _look_at_labels(report: Report, splits: dict[str, list[Video]]) -> None:

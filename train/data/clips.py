@@ -20,6 +20,7 @@ from rstg_pyg.train.errors import UserError
 CROPS = ("random", "multiscale")
 ON_ERROR = ("raise", "skip")
 UNLABELLED = -1
+_NAMED = 3  # missing videos that an error names
 
 
 class VideoClips(Dataset):
@@ -119,10 +120,11 @@ class VideoClips(Dataset):
         self.source = source
         missing = set(self.source.missing([video.id for video in videos]))
         if missing and not partial and on_error != "skip":
-            first = self.source.location(next(v.id for v in videos if v.id in missing))
+            first = [str(self.source.location(v.id)) for v in videos if v.id in missing][:_NAMED]
+            more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
             raise UserError(
                 f"data.root: {len(videos) - len(missing):,} of the {len(videos):,} videos of {split} "
-                f"are there ({first} is not); data.partial=true goes on with those"
+                f"are there (missing are {', '.join(first)}{more}); data.partial=true goes on with those"
             )
         videos = [video for video in videos if video.id not in missing]
         self.ids = [video.id for video in videos]

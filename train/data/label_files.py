@@ -36,7 +36,7 @@ class LabelFiles:
 
     Attributes:
         root: The data set's folder.
-        kind: One of :data:`KINDS`.
+        kind: One of :data:`KINDS`, or ``"folder"`` where places of videos stand for files.
         classes: The list of classes.
         splits: The list of videos per split that is there.
         answers: The labels of the test split, which v2 has in a file of their own.
@@ -50,8 +50,9 @@ class LabelFiles:
 
     @property
     def all(self) -> list[Path]:
-        """Every file."""
-        return [self.classes, *self.splits.values(), *([self.answers] if self.answers else [])]
+        """Every file, once."""
+        files = [self.classes, *self.splits.values(), *([self.answers] if self.answers else [])]
+        return list(dict.fromkeys(files))
 
 
 def expected_list(kind: str, split: str) -> str:
@@ -88,6 +89,11 @@ def find_label_files(root: str | Path, kind: str = "auto") -> LabelFiles:
         )
     answers = _find(root, _ANSWERS) if kind == "v2" else None
     return LabelFiles(root, kind, classes, _splits(root, kind), answers)
+
+
+def has_lists(root: Path) -> bool:
+    """Whether there are lists of videos of any kind."""
+    return any(_splits(root, kind) for kind in KINDS)
 
 
 def _kinds(root: Path) -> list[str]:

@@ -78,7 +78,7 @@ def read_classes(files: LabelFiles) -> list[str]:
     if path.suffix == ".json":
         names = _numbered(path, _read_json(path, dict))
     else:
-        names = [_plain(line) for _, line in _lines(path)]
+        names = [_plain(line) for _, line in read_lines(path)]
     if not names:
         raise UserError(f"{path}: expected the list of classes, one per line (got an empty file)")
     if "" in names:
@@ -129,7 +129,7 @@ def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]
     seen: dict[str, str] = {}
     for place, name, label, *frames in read(path, split == "test"):
         where = f"{path}, {place}"
-        _check_id(where, name)
+        check_id(where, name)
         if name in seen:
             raise UserError(f"{where}: the video {name} is there twice (first in {seen[name]})")
         seen[name] = place
@@ -157,7 +157,7 @@ _Row = tuple  # where in the file, id, label, and the number of frames where the
 
 def _read_csv(path: Path, unlabeled: bool) -> Iterator[_Row]:
     """Lines ``id;template``, or ``id`` alone where labels may be missing."""
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         name, separator, template = line.partition(";")
         alone = unlabeled and not separator and not re.search(r"[,\t|]", line)
         if not alone and not (separator and template.strip()):
@@ -190,7 +190,7 @@ def _read_list(path: Path, unlabeled: bool) -> Iterator[_Row]:
     videos = "videos" in path.stem.split("_")  # mmaction's name for lists of files
     what = "file.ext label" if videos else "folder num_frames label"
     full = 1 if videos else 2  # numbers in a labeled line
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         for count in (full, full - 1) if unlabeled else (full,):
             name, *numbers = line.rsplit(None, count)
             if len(numbers) == count and all(re.fullmatch(r"-?[0-9]{1,9}", n) for n in numbers):
@@ -222,7 +222,7 @@ def _number(where: str, label: str | int | None, numbers: dict[str, int], classe
     return numbers[label]
 
 
-def _check_id(where: str, name: str) -> None:
+def check_id(where: str, name: str) -> None:
     """Ids are paths below the videos' folder; they must not lead out of it, and files can have them."""
     if _USUAL_ID.fullmatch(name):  # lists are long, and paths slow
         return
@@ -250,16 +250,16 @@ def _first_twice(names: list[str]) -> str | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers."""
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield number, line.strip()
 
 
 def _read_json(path: Path, kind: type) -> Any:
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(read_text(path))
     except (ValueError, RecursionError) as e:  # also for very long numbers, and for deep nesting
         raise UserError(f"{path}: not whole JSON ({e}); download it again") from e
     if not isinstance(content, kind):
@@ -268,7 +268,12 @@ def _read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A label file's text, with line feeds.
+
+    Raises:
+        UserError: If it cannot be read, is very large, or is not UTF-8.
+    """
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:

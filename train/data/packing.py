@@ -20,8 +20,9 @@ import lmdb
 import PIL
 import torch
 
-from rstg_pyg.train.data.label_files import LabelFiles
-from rstg_pyg.train.data.labels import read_annotations
+from rstg_pyg.train.data.folder import Listing, is_class_folder, read_folder
+from rstg_pyg.train.data.folder.tables import write_tables
+from rstg_pyg.train.data.labels import Annotations, read_annotations
 from rstg_pyg.train.data.parallel import in_processes
 from rstg_pyg.train.data.sources import FrameSource, open_source
 from rstg_pyg.train.data.sources.packed import (
@@ -81,7 +82,7 @@ def pack(
     Args:
         root: The data set's folder.
         out: The store's folder, which becomes a root too. It appears when it is whole.
-        annotations: Kind of the label files, see :func:`read_annotations`.
+        annotations: Kind of the label files, see :func:`check`.
         source: Kind of the frames, see :func:`open_source`.
         short_side: Short side of the frames.
         quality: JPEG quality.
@@ -101,7 +102,11 @@ def pack(
         raise UserError("--out: expected the name of a new folder (got nothing)")
     if os.path.lexists(out):
         raise UserError(f"{out}: exists already; choose another name, or remove it to pack again")
-    labels = read_annotations(root, annotations)
+    labels: Annotations | Listing
+    if annotations == "folder" or (annotations == "auto" and is_class_folder(root)):
+        labels = read_folder(root).checked()
+    else:
+        labels = read_annotations(root, annotations)
     videos = list(dict.fromkeys(video.id for split in labels.splits.values() for video in split))
     frames = open_source(root, videos, source)
     if isinstance(frames, PackedVideos):
@@ -125,7 +130,7 @@ def pack(
             f"{len(broken)} of {len(videos)} videos cannot be packed. The others are in "
             f"{writer.folder}; mend these and run it again:\n" + "\n".join(broken[:_NAMED])
         )
-    _finish(writer.folder, out, labels.files)
+    _finish(writer.folder, out, labels)
     store = out / STORE
     return Packed(out, len(videos), len(todo), store.stat().st_size, PackedVideos(store).made)
 
@@ -244,10 +249,13 @@ def _copy(path: Path, to: Path) -> None:
     shutil.copyfile(path, to)
 
 
-def _finish(unfinished: Path, out: Path, files: LabelFiles) -> None:
+def _finish(unfinished: Path, out: Path, labels: Annotations | Listing) -> None:
     """Puts the label files beside the frames and gives the store its name."""
-    for path in files.all:
-        copy = unfinished / path.relative_to(files.root)
+    if isinstance(labels, Listing):
+        write_tables(unfinished, labels.classes, labels.splits)
+        remove_leftovers(unfinished)
+    for path in () if isinstance(labels, Listing) else labels.files.all:
+        copy = unfinished / path.relative_to(labels.files.root)
         write_atomically(copy, partial(_copy, path))
         remove_leftovers(copy.parent)
     try:

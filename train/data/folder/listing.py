@@ -1,0 +1,371 @@
+"""What is in a folder of videos: classes, splits, and what is wrong; kept in the cache folder."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rstg_pyg.train.data.folder import tables
+from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, Walk, split_of
+from rstg_pyg.train.data.label_files import LabelFiles, has_lists
+from rstg_pyg.train.data.labels import Video
+from rstg_pyg.train.data.paths import home
+from rstg_pyg.train.data.sources.places import is_video_name, normal
+from rstg_pyg.train.data.syncmnist import cache_folder
+from rstg_pyg.train.errors import UserError, nearest
+from rstg_pyg.train.files import write_text
+
+#: Changes whenever the same folder gives another listing.
+_VERSION = 1
+_SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
+_START = 1 << 16  # bytes of two files that are compared first
+_LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
+_NAMED = 3
+
+
+@dataclass
+class Listing:
+    """The videos of a data set.
+
+    Attributes:
+        root: The data set's folder.
+        layout: What they were found by, for people.
+        classes: The names of the classes: in the order of a class list, or sorted.
+        splits: The videos of ``"train"``, ``"val"`` and ``"test"``, as far as they are there.
+        places: The folder or table of each split.
+        problems: What is wrong, a line each.
+        notes: What one should know, a line each.
+    """
+
+    root: Path
+    layout: str
+    classes: list[str]
+    splits: dict[str, list[Video]]
+    places: dict[str, Path]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> LabelFiles:
+        """Where the labels are from, as for other data sets."""
+        return LabelFiles(self.root, "folder", next(iter(self.places.values())), self.places)
+
+    def checked(self) -> Listing:
+        """The listing, if nothing is wrong.
+
+        Raises:
+            UserError: With the first problem.
+        """
+        if self.problems:
+            others = len(self.problems) - 1
+            more = f" ({others} more problems, see prepare.py check)" if others else ""
+            raise UserError(f"data.root: {self.problems[0]}{more}")
+        return self
+
+    def part(self, split: str, val_fraction: float) -> list[Video]:
+        """The videos of a split. Without a validation split, it is a part of the training videos:
+        of each class the share ``val_fraction``, those with the least hashes of their ids.
+
+        Raises:
+            UserError: If there is no such split, or none is left.
+        """
+        if split in self.splits and (split != "train" or "val" in self.splits or not val_fraction):
+            return self.splits[split]
+        if split == "test" or not val_fraction or "train" not in self.splits:
+            hint = "; data.val_fraction=0.2 takes part of train" if split == "val" else ""
+            have = ", ".join(self.splits)
+            raise UserError(f"{self.root}: there are no videos of {split} (it has {have}){hint}")
+        by_class = defaultdict(list)
+        for video in self.splits["train"]:
+            by_class[video.label].append(video)
+        val: set[str] = set()
+        for videos in by_class.values():
+            order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
+            count = max(1, round(val_fraction * len(videos)))
+            val |= {video.id for video in order[: min(count, len(videos) - 1)]}
+        if not val:
+            raise UserError(
+                f"data.val_fraction: every class of {self.root} has one video only, so none is left "
+                f"for validation; give more, or data.val_fraction=0"
+            )
+        return [v for v in self.splits["train"] if (v.id in val) == (split == "val")]
+
+
+def is_class_folder(root: str | Path) -> bool:
+    """Whether a folder is surely laid out as :func:`read_folder` reads it: no lists of Something-Something,
+    but a table, lists, a folder ``train``, or two folders with video files.
+    """
+    root = home(root)
+    if not os.path.isdir(root) or has_lists(root):
+        return False
+    if tables.find_metadata(root) or any(map(tables.find_lists, _list_folders(root))):
+        return True
+    walk = Walk()
+    top = walk.subfolders(root)
+    return (
+        any(split_of(path.name) == "train" for path in top) or sum(map(bool, map(walk.loose, top))) > 1
+    )
+
+
+def read_folder(root: str | Path) -> Listing:
+    """Finds the videos of a data set and their classes.
+
+    The first of these that is there: ``metadata.csv`` or ``metadata.jsonl``; lists ``train.csv``,
+    ``val.csv``, ...; folders ``train``, ``val``, ``test`` with a metadata file or a folder per class;
+    a folder per class. The listing is kept in the cache folder, and used again while no folder or table
+    has changed.
+
+    Raises:
+        UserError: If there is no such thing.
+    """
+    root = home(root)
+    if not os.path.isdir(root):
+        raise UserError(f"data.root: {root} is no folder; give the one that has your videos")
+    key = hashlib.sha256(os.path.realpath(root).encode(errors="surrogateescape")).hexdigest()[:16]
+    cache = cache_folder() / f"listing-{key}.json"
+    if (listing := _from_cache(cache, root)) is None:
+        listing, looked_at = _find(root)
+        _to_cache(cache, listing, looked_at)
+    return listing
+
+
+def _find(root: Path) -> tuple[Listing, list[Path]]:
+    """The listing, and the folders and tables that it depends on."""
+    walk = Walk()
+    top = walk.subfolders(root)
+    lists: dict[str, Path] = {}
+    classes = None
+    for folder in _list_folders(root):
+        walk.folders.append(folder)
+        lists = lists or tables.find_lists(folder)
+        classes = classes or tables.read_class_list(folder)
+    splits = [(split_of(path.name), path) for path in top if split_of(path.name)]
+    metadata = tables.find_metadata(root)
+    if metadata:
+        rows = tables.read_metadata(metadata, root)
+        there = [s for s in SPLIT_WORDS if s in {row.split or "train" for row in rows}]
+        places = dict.fromkeys(there, metadata)
+        found = {s: [row for row in rows if (row.split or "train") == s] for s in there}
+        layout, problems, notes = metadata.name, [], []
+    elif lists:
+        places = lists
+        found = {split: tables.read_list(path, root) for split, path in lists.items()}
+        layout, problems, notes = "lists", [], []
+    else:
+        places = {split: path for split, path in splits}
+        if len(places) < len(splits):
+            twice = next(path for split, path in splits if places[split] != path)
+            raise UserError(
+                f"data.root: {twice} and {places[split_of(twice.name)]} are both folders of one split; "
+                f"put them together"
+            )
+        places = places or {"train": root}
+        _not_too_high(root, top, walk)
+        found, problems, notes = {}, [], []
+        layout = "class folders"
+        for split in SPLIT_WORDS:
+            if split in places:
+                if table := tables.find_metadata(places[split]):
+                    walk.folders.append(places[split])
+                    places[split], layout = table, table.name
+                    found[split] = tables.read_metadata(table, root)
+                else:
+                    found[split] = _class_folders(places[split], root, walk, problems, notes)
+        files = [row.id for rows in found.values() for row in rows if is_video_name(row.id)]
+        frames = [row.id for rows in found.values() for row in rows if not is_video_name(row.id)]
+        if files and frames and layout == "class folders":
+            problems.append(
+                f"{root}: {len(files):,} videos are files ({files[0]}) and {len(frames):,} are folders of "
+                f"frames ({frames[0]}); expected all of one kind"
+            )
+    looked_at = [*walk.folders, *(path for path in places.values()), *([classes[0]] if classes else [])]
+    names, videos = _numbered(found, classes, problems, notes)
+    videos = {split: rows for split, rows in videos.items() if rows}
+    if not videos and not problems:
+        raise UserError(
+            f"data.root: {root} has no videos; expected train/CLASS/clip.mp4 and val/CLASS/clip.mp4, "
+            f"CLASS/clip.mp4, metadata.csv with file_name and label, or train.csv with path and label"
+        )
+    places = {split: path for split, path in places.items() if split in videos} or {"train": root}
+    _same_files(root, videos, problems)
+    return Listing(root, layout, names, videos, places, problems, notes), looked_at
+
+
+def _list_folders(root: Path) -> list[Path]:
+    return [root / name for name in _LIST_FOLDERS if os.path.isdir(root / name)]
+
+
+def _not_too_high(root: Path, top: list[Path], walk: Walk) -> None:
+    """Class folders that have split folders are data sets."""
+    if any(split_of(path.name) for path in top):
+        return
+    for path in top:
+        if any(split_of(below.name) == "train" for below in walk.subfolders(path)):
+            raise UserError(f"data.root: {root} is one level too high; give {path}")
+
+
+def _class_folders(
+    folder: Path, root: Path, walk: Walk, problems: list[str], notes: list[str]
+) -> list[tables.Row]:
+    """The videos in class folders, whatever folders lie in these."""
+    rows, empty = [], []
+    for path in walk.subfolders(folder):
+        videos = walk.videos(path)
+        if videos == [path]:
+            problems.append(
+                f"{path}: has images and no videos; frames need a folder per video in the class folder"
+            )
+        elif not videos:
+            empty.append(str(path))
+        else:
+            label = normal(path.name)
+            rows += [
+                tables.Row(video.relative_to(root).as_posix(), label, str(video)) for video in videos
+            ]
+    if empty and (rows or folder != root):
+        problems.append(
+            f"{folder}: {len(empty)} class folders have no videos ({_some(empty)}); fill or remove them"
+        )
+    if loose := [str(path) for path in walk.loose(folder)]:
+        notes.append(
+            f"{folder}: {len(loose)} videos are in no class folder and not used ({_some(loose)})"
+        )
+    return rows
+
+
+def _numbered(
+    found: dict[str, list[tables.Row]],
+    class_list: tuple[Path, dict[int, str]] | None,
+    problems: list[str],
+    notes: list[str],
+) -> tuple[list[str], dict[str, list[Video]]]:
+    """The classes, and the videos with their numbers."""
+    rows = [row for rows in found.values() for row in rows]
+    if class_list is None:
+        names = {row.label for row in rows}
+        digits = all(name.isascii() and name.isdigit() for name in names)
+        classes = sorted(names, key=int) if digits else sorted(names)
+        by_label = {name: number for number, name in enumerate(classes)}
+    else:
+        path, listed = class_list
+        classes = [listed[number] for number in sorted(listed)]
+        by_label = {str(number): classes.index(name) for number, name in listed.items()}
+        by_label |= {name: number for number, name in enumerate(classes)}
+        if wrong := [row for row in rows if row.label not in by_label]:
+            labels = list(dict.fromkeys(row.label for row in wrong))
+            problems.append(
+                f"{wrong[0].where}: the label {labels[0]!r} is not in {path.name}"
+                f"{nearest(labels[0], by_label)}"
+                + (f" ({len(labels) - 1} more labels are not)" if len(labels) > 1 else "")
+            )
+    videos: dict[str, list[Video]] = {}
+    for split, rows in found.items():
+        first: dict[str, str] = {}
+        videos[split] = []
+        for row in rows:
+            if row.id in first:
+                problems.append(f"{row.where}: {row.id} is there twice (first in {first[row.id]})")
+            elif row.label in by_label:
+                videos[split].append(Video(row.id, by_label[row.label]))
+            first[row.id] = row.where
+    if videos.get("train"):
+        counts = {split: Counter(v.label for v in rows) for split, rows in videos.items()}
+        for split in ("val", "test"):
+            only = [n for n in sorted(counts.get(split, {})) if not counts["train"][n]]
+            if only:
+                there = [name for n, name in enumerate(classes) if counts["train"][n]]
+                problems.append(
+                    f"{len(only)} classes are in {split} and not in train "
+                    f"({_some([classes[n] for n in only])}){nearest(classes[only[0]], there)}"
+                )
+        unused = [n for i, n in enumerate(classes) if not any(c[i] for c in counts.values())]
+        if unused:
+            notes.append(f"{len(unused)} classes of the list have no videos ({_some(unused)})")
+    return classes, videos
+
+
+def _same_files(root: Path, splits: dict[str, list[Video]], problems: list[str]) -> None:
+    """A video that is in two splits, by name, by a link, or as a copy of the file."""
+    by_file: dict[tuple[int, int], dict[str, str]] = defaultdict(dict)
+    by_size: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for split, videos in splits.items():
+        for video in videos:
+            with suppress(OSError, ValueError):
+                status = os.stat(root / video.id)
+                by_file[status.st_dev, status.st_ino].setdefault(split, video.id)
+                if os.path.isfile(root / video.id) and status.st_size:
+                    by_size[status.st_size][split].append(video.id)
+    pairs = [list(ids.items())[:2] for ids in by_file.values() if len(ids) > 1]
+    for groups in by_size.values():
+        starts: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+        for split, ids in groups.items() if len(groups) > 1 else ():
+            for video in ids:
+                with suppress(OSError), open(root / video, "rb") as file:
+                    starts[file.read(_START)].append((split, video))
+        for group in starts.values():
+            first = group[0]
+            for other in group[1:]:
+                paths = [root / video for _, video in (first, other)]
+                if first[0] != other[0] and not os.path.samefile(*paths):
+                    if filecmp.cmp(*paths, shallow=False):
+                        pairs.append([first, other])
+    if pairs:
+        (a, one), (b, two) = pairs[0]
+        more = f", and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
+        problems.append(
+            f"{len(pairs):,} videos are in two splits: {one} ({a}) and {two} ({b}) are the same file"
+            f"{more}; remove them from one"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _times(paths: list[str]) -> list[int]:
+    return [os.stat(path).st_mtime_ns for path in paths]
+
+
+def _to_cache(cache: Path, listing: Listing, looked_at: list[Path]) -> None:
+    """Writes a listing, unless something changed just now and could change again unnoticed."""
+    paths = sorted({str(path) for path in looked_at})
+    with suppress(OSError, UserError, ValueError):  # nothing depends on it
+        times = _times(paths)
+        if max(times) > (time.time() - _SETTLED) * 1e9:
+            return
+        values = dict(version=_VERSION, root=str(listing.root), times=dict(zip(paths, times)))
+        values |= dict(layout=listing.layout, classes=listing.classes)
+        values |= dict(splits={s: [v[:2] for v in videos] for s, videos in listing.splits.items()})
+        values |= dict(places={split: str(path) for split, path in listing.places.items()})
+        values |= dict(problems=listing.problems, notes=listing.notes)
+        write_text(cache, json.dumps(values))
+
+
+def _from_cache(cache: Path, root: Path) -> Listing | None:
+    """The listing, if it is there and nothing has changed."""
+    try:
+        values = json.loads(cache.read_bytes())
+        times = values["times"]
+        if (values["version"], values["root"]) != (_VERSION, str(root)):
+            return None
+        if _times(list(times)) != list(times.values()):
+            return None
+        return Listing(
+            root,
+            values["layout"],
+            values["classes"],
+            {s: [Video(*video) for video in videos] for s, videos in values["splits"].items()},
+            {split: Path(path) for split, path in values["places"].items()},
+            values["problems"],
+            values["notes"],
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

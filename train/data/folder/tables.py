@@ -1,0 +1,198 @@
+"""Reads tables of videos and their labels: ``metadata.csv``, ``metadata.jsonl``, lists of Kinetics and UCF."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, split_of
+from rstg_pyg.train.data.labels import Video, check_id, read_lines, read_text
+from rstg_pyg.train.data.sources.places import VIDEO_SUFFIXES, normal
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_text
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+CLASS_LISTS = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")
+
+_PATHS = ("path", "file_name", "filename", "file", "video")
+_LABELS = ("label", "class")
+_NUMBERED = re.compile(r"([0-9]{1,9})[\s,]+(\S.*)")
+#: A path up to its suffix, and what follows; both may hold spaces.
+_WITH_SUFFIX = re.compile(
+    r"(.+?(?:" + "|".join(map(re.escape, VIDEO_SUFFIXES)) + r"))(?:\s+(.*))?", re.IGNORECASE
+)
+
+
+class Row(NamedTuple):
+    """A video of a table.
+
+    Attributes:
+        id: Its path below the data set's folder.
+        label: Its label as written.
+        where: The file and the line.
+        split: The split that the table says, if it does.
+    """
+
+    id: str
+    label: str
+    where: str
+    split: str | None = None
+
+
+def find_metadata(folder: Path) -> Path | None:
+    """``metadata.csv`` or ``metadata.jsonl`` in a folder."""
+    return next((folder / name for name in METADATA if os.path.isfile(folder / name)), None)
+
+
+def find_lists(folder: Path) -> dict[str, Path]:
+    """The lists of the splits in a folder: ``train.csv``, ``val.txt``, ``trainlist01.txt``, ..."""
+    found = {}
+    for split, words in SPLIT_WORDS.items():
+        pattern = re.compile(rf"({'|'.join(words)})(_?list(_?0?1)?)?\.(csv|txt|tsv)", re.IGNORECASE)
+        names = sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
+        if len(names) > 1:
+            raise UserError(
+                f"{folder}: {names[0]} and {names[1]} are both lists of {split}; remove one"
+            )
+        if names:
+            found[split] = folder / names[0]
+    return found
+
+
+def read_class_list(folder: Path) -> tuple[Path, dict[int, str]] | None:
+    """The class list in a folder with the names by their numbers, if there is one: a name per line, or
+    a number and a name.
+    """
+    path = next((folder / name for name in CLASS_LISTS if os.path.isfile(folder / name)), None)
+    if path is None:
+        return None
+    lines = [normal(line) for _, line in read_lines(path)]
+    matches = [_NUMBERED.fullmatch(line) for line in lines]
+    names = dict(enumerate(lines))
+    if all(matches):
+        names = {int(match[1]): match[2] for match in matches if match}
+    if not lines or len(set(names.values())) < len(lines):
+        raise UserError(f"{path}: expected every class once, one a line, or a number and a class")
+    return path, names
+
+
+def read_metadata(path: Path, root: Path) -> list[Row]:
+    """The rows of ``metadata.csv`` or ``metadata.jsonl``: ``file_name``, from the table's folder, and
+    ``label``. A column ``split`` or the first folder of the name says which split it is.
+
+    Raises:
+        UserError: If columns are missing, or a line is damaged.
+    """
+    inside = path.parent.relative_to(root).as_posix()
+    prefix = "" if inside == "." else f"{inside}/"
+    rows = []
+    for where, values in _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path):
+        name, label = _text(where, values, "file_name"), _text(where, values, "label")
+        split = split_of(str(values["split"])) if values.get("split") else None
+        split = split or (split_of(name.partition("/")[0]) if not prefix else None)
+        rows.append(_row(prefix + name, label, where, root, split))
+    return rows
+
+
+def read_list(path: Path, root: Path) -> list[Row]:
+    """The rows of a list: with the columns ``path`` and ``label``, or lines of a path and a label with
+    a comma, semicolon, tab or blanks between. Without a label it is the name of the video's folder.
+
+    Raises:
+        UserError: If a line has no path.
+    """
+    lines = list(read_lines(path))
+    first = lines[0][1] if lines else ""
+    separator = next((s for s in ",;\t" if s in first), None)
+    header = [cell.strip().lower() for cell in first.split(separator)]
+    if set(header) & set(_PATHS) and set(header) & set(_LABELS):
+        columns = [next(c for c in names if c in header) for names in (_PATHS, _LABELS)]
+        return [
+            _row(_text(where, values, columns[0]), _text(where, values, columns[1]), where, root)
+            for where, values in _csv_lines(path)
+        ]
+    rows = []
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        name, label = _split_line(line, separator)
+        if not label:
+            label = name.rpartition("/")[0].rpartition("/")[2]
+        if not label:
+            raise UserError(f"{where}: expected a path and a label (got {line[:60]!r})")
+        rows.append(_row(name, label, where, root))
+    return rows
+
+
+def write_tables(folder: Path, classes: list[str], splits: dict[str, list[Video]]) -> None:
+    """Writes ``classes.txt``, ``train.csv``, ... as :func:`read_class_list` and :func:`read_list` read
+    them.
+    """
+    lines = [f"{number} {name}\n" for number, name in enumerate(classes)]
+    write_text(folder / "classes.txt", "".join(lines))
+    for split, videos in splits.items():
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("path", "label"))
+        table.writerows((v.id, classes[v.label or 0]) for v in videos)
+        write_text(folder / f"{split}.csv", text.getvalue())
+
+
+def _split_line(line: str, separator: str | None) -> tuple[str, str]:
+    """Path and label of a line, without a label if it has none."""
+    if separator is not None:
+        name, *rest = next(csv.reader([line], delimiter=separator))
+        return name.strip(), rest[0].strip() if rest else ""
+    if match := _WITH_SUFFIX.fullmatch(line):
+        return match[1], match[2] or ""
+    name, *rest = line.rsplit(None, 1)
+    return name, rest[0] if rest else ""
+
+
+def _row(name: str, label: str, where: str, root: Path, split: str | None = None) -> Row:
+    name = name.strip().removeprefix("./")
+    for top in (f"{root}/", f"{os.path.abspath(root)}/"):
+        name = name.removeprefix(top)
+    check_id(where, name)
+    return Row(name, normal(label), where, split)
+
+
+def _text(where: str, values: dict[str, Any], column: str) -> str:
+    """A value as text."""
+    value = values.get(column)
+    if isinstance(value, list) and column == "label":
+        raise UserError(f"{where}: expected one label (several labels per video are not supported yet)")
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        have = ", ".join(map(str, values))
+        raise UserError(f"{where}: expected a value for {column!r} (the columns are {have})")
+    return str(value).strip()
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = [line for line in read_text(path).split("\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{path}: expected a line with the names of the columns (got an empty file)")
+    separator = next((s for s in ",;\t" if s in lines[0]), ",")
+    reader = csv.DictReader(lines, delimiter=separator)
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    try:
+        for values in reader:
+            yield f"{path}, line {reader.line_num}", values
+    except csv.Error as e:
+        raise UserError(f"{path}: not a table ({e})") from e
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in read_lines(path):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}, line {number}: expected an object of JSON (got {line[:60]!r})")
+        yield f"{path}, line {number}", values
