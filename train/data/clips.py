@@ -124,7 +124,8 @@ class VideoClips(Dataset):
             more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
             raise UserError(
                 f"data.root: {len(videos) - len(missing):,} of the {len(videos):,} videos of {split} "
-                f"are there (missing are {', '.join(first)}{more}); data.partial=true goes on with those"
+                f"are there (missing are {', '.join(first)}{more}); data.partial=true goes on with "
+                f"those"
             )
         videos = [video for video in videos if video.id not in missing]
         self.ids = [video.id for video in videos]

@@ -88,8 +88,8 @@ class VideoFolder(VideoClips):
         lines += self._sizes()
         if "val" in parts and "val" not in self.listing.splits:
             lines.append(
-                f"no validation videos: {self.val_fraction:.0%} of the training videos of every class are "
-                f"kept for it (data.val_fraction)"
+                f"no validation videos: {self.val_fraction:.0%} of the training videos of every class "
+                f"are kept for it (data.val_fraction)"
             )
         if "test" not in parts:
             lines.append("no test videos: results are those of the validation videos")
@@ -109,7 +109,9 @@ class VideoFolder(VideoClips):
         of = f"in {len(lengths)} videos of {self.split}" + (" that were looked at" if step > 1 else "")
         low, high = min(sizes), max(sizes)
         size = f"{low[0]} x {low[1]}" + (f" to {high[0]} x {high[1]}" if low != high else "")
-        lines = [f"{size} pixels, {min(lengths):,} to {max(lengths):,} frames {of}"]
+        least, most = min(lengths), max(lengths)
+        length = f"{least:,}" + (f" to {most:,}" if least != most else "")
+        lines = [f"{size} pixels, {length} frames {of}"]
         if short := sum(length < self.num_frames for length in lengths):
             lines.append(
                 f"{short} of {len(lengths)} have fewer than the {self.num_frames} frames of a clip: "
