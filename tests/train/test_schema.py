@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from rstg_pyg.train import schema, schema_model
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import differences, load_config, parse_config, to_dict
+from rstg_pyg.train.data.clips import VideoClips
+from rstg_pyg.train.data.folder import VideoFolder
 from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST
@@ -48,7 +50,8 @@ def test_kinds():
 def test_an_unknown_kind_is_named_with_the_known_ones(kind):
     known = "simple_conv, c2d, i3d, torchvision"
     mistake(f"model.backbone: expected 'kind' to be one of {known}", model={"backbone": {"kind": kind}})
-    mistake("data: expected 'dataset' to be one of syncmnist, something", data={"dataset": kind})
+    known = "syncmnist, something, folder"
+    mistake(f"data: expected 'dataset' to be one of {known}", data={"dataset": kind})
 
 
 @pytest.mark.parametrize("value", [3, None])
@@ -149,13 +152,15 @@ def test_the_defaults_are_those_of_the_constructors():
         schema_model.ResNetConfig: (VideoResNet,),
         schema_model.ModelConfig: (VideoClassifier,),
         schema.SyncMNISTConfig: (SyncMNIST,),
-        schema.SomethingConfig: (SomethingSomething,),
+        schema.SomethingConfig: (SomethingSomething, VideoClips),
+        schema.FolderConfig: (VideoFolder, VideoClips),
         schema.MiniSomethingConfig: (write_mini_something,),
     }
     # Given by another word in a config: classes, norms and the kinds of data by their names.
     otherwise = {"norm of ResNetConfig", "out_norm of RSTGConfig", "in_norm of LSTMHeadConfig",
                  "backbone of ModelConfig", "head of ModelConfig", "protocol of SomethingConfig",
-                 "digits of SyncMNISTConfig", "root of SomethingConfig"}  # fmt: skip
+                 "digits of SyncMNISTConfig", "root of SomethingConfig", "protocol of FolderConfig",
+                 "root of FolderConfig"}  # fmt: skip
     compared = 0
     for section, layers in mirrored.items():
         for name, field in section.model_fields.items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rstg_pyg.train.data.folder import tables
-from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, Walk, split_of
+from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, Walk, identity, split_of
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.labels import Video
 from rstg_pyg.train.data.paths import home
@@ -99,8 +99,8 @@ class Listing:
 
 
 def is_class_folder(root: str | Path) -> bool:
-    """Whether a folder is surely laid out as :func:`read_folder` reads it: no lists of Something-Something,
-    but a table, lists, a folder ``train``, or two folders with video files.
+    """Whether a folder is surely laid out as :func:`read_folder` reads it: with a table, lists, a
+    folder ``train``, or two folders with video files, and without lists of Something-Something.
     """
     root = home(root)
     if not os.path.isdir(root) or has_lists(root):
@@ -109,9 +109,9 @@ def is_class_folder(root: str | Path) -> bool:
         return True
     walk = Walk()
     top = walk.subfolders(root)
-    return (
-        any(split_of(path.name) == "train" for path in top) or sum(map(bool, map(walk.loose, top))) > 1
-    )
+    if any(split_of(path.name) == "train" for path in top):
+        return True
+    return sum(bool(walk.loose(path)) for path in top) > 1
 
 
 def read_folder(root: str | Path) -> Listing:
@@ -182,8 +182,8 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
         frames = [row.id for rows in found.values() for row in rows if not is_video_name(row.id)]
         if files and frames and layout == "class folders":
             problems.append(
-                f"{root}: {len(files):,} videos are files ({files[0]}) and {len(frames):,} are folders of "
-                f"frames ({frames[0]}); expected all of one kind"
+                f"{root}: {len(files):,} videos are files ({files[0]}) and {len(frames):,} are folders "
+                f"of frames ({frames[0]}); expected all of one kind"
             )
     looked_at = [*walk.folders, *(path for path in places.values()), *([classes[0]] if classes else [])]
     names, videos = _numbered(found, classes, problems, notes)
@@ -216,8 +216,9 @@ def _class_folders(
 ) -> list[tables.Row]:
     """The videos in class folders, whatever folders lie in these."""
     rows, empty = [], []
+    above = (identity(root), identity(folder))
     for path in walk.subfolders(folder):
-        videos = walk.videos(path)
+        videos = walk.videos(path, above)
         if videos == [path]:
             problems.append(
                 f"{path}: has images and no videos; frames need a folder per video in the class folder"

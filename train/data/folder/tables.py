@@ -1,4 +1,4 @@
-"""Reads tables of videos and their labels: ``metadata.csv``, ``metadata.jsonl``, lists of Kinetics and UCF."""
+"""Reads tables of videos: ``metadata.csv``, ``metadata.jsonl``, and lists of Kinetics and UCF."""
 
 from __future__ import annotations
 

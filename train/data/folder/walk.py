@@ -23,6 +23,12 @@ def split_of(name: str) -> str | None:
     return next((s for s, words in SPLIT_WORDS.items() if name.lower() in words), None)
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """What tells a file or folder from others, whatever links lead to it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
 class Walk:
     """Looks into folders.
 
@@ -46,9 +52,12 @@ class Walk:
 
         A frame folder that lies beside a file of its name is the same video and left out. A folder with
         images and nothing else is itself the video.
+
+        Args:
+            folder: Where to look.
+            above: The :func:`identity` of the folders above.
         """
-        status = os.stat(folder)
-        here = (status.st_dev, status.st_ino)
+        here = identity(folder)
         if here in above:
             return []
         files, folders, frames = self._list(folder)
