@@ -142,9 +142,9 @@ class SomethingConfig(ClipsConfig):
     dataset: Literal["something"]
     #: The folder with the label files and the videos' folder; none: the built-in mini-something.
     root: str | None = None
-    #: What the built-in data are like.
+    #: Settings of the built-in data.
     builtin: MiniSomethingConfig = MiniSomethingConfig()
-    #: Whose label files: of v1, v2, TSM or mmaction; auto finds out.
+    #: Format of the label files: v1, v2, TSM or mmaction; auto detects it.
     annotations: Literal["auto", "v1", "v2", "tsm", "mmaction"] = "auto"
     #: The share of the training list that is kept for validation, chosen by a hash of the ids. With 0,
     #: validation videos are those of their own list.

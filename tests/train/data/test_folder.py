@@ -336,3 +336,8 @@ def test_check_and_pack(root, tmp_path):
     (root / "train/c").mkdir()
     with pytest.raises(UserError, match="have no videos"):
         pack(root, tmp_path / "again")
+
+
+def test_names_that_cannot_be_written_down(tmp_path):
+    touch(tmp_path, "train/a/ä b.mp4", os.fsdecode(b"train/a/\xff.mp4"))
+    problem(tmp_path, "expected the name of a video below the data folder")

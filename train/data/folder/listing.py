@@ -15,7 +15,7 @@ from pathlib import Path
 from rstg_pyg.train.data.folder import tables
 from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, Walk, identity, split_of
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
-from rstg_pyg.train.data.labels import Video
+from rstg_pyg.train.data.labels import Video, check_id
 from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.sources.places import is_video_name, normal
 from rstg_pyg.train.data.syncmnist import cache_folder
@@ -132,7 +132,8 @@ def read_folder(root: str | Path) -> Listing:
     cache = cache_folder() / f"listing-{key}.json"
     if (listing := _from_cache(cache, root)) is None:
         listing, looked_at = _find(root)
-        _to_cache(cache, listing, looked_at)
+        if not listing.problems:  # a mended file changes no folder
+            _to_cache(cache, listing, looked_at)
     return listing
 
 
@@ -226,10 +227,10 @@ def _class_folders(
         elif not videos:
             empty.append(str(path))
         else:
-            label = normal(path.name)
-            rows += [
-                tables.Row(video.relative_to(root).as_posix(), label, str(video)) for video in videos
-            ]
+            for video in videos:
+                name = video.relative_to(root).as_posix()
+                check_id(str(video), name)
+                rows.append(tables.Row(name, normal(path.name), str(video)))
     if empty and (rows or folder != root):
         problems.append(
             f"{folder}: {len(empty)} class folders have no videos ({_some(empty)}); fill or remove them"
@@ -346,7 +347,7 @@ def _to_cache(cache: Path, listing: Listing, looked_at: list[Path]) -> None:
         values |= dict(layout=listing.layout, classes=listing.classes)
         values |= dict(splits={s: [v[:2] for v in videos] for s, videos in listing.splits.items()})
         values |= dict(places={split: str(path) for split, path in listing.places.items()})
-        values |= dict(problems=listing.problems, notes=listing.notes)
+        values |= dict(notes=listing.notes)
         write_text(cache, json.dumps(values))
 
 
@@ -365,8 +366,7 @@ def _from_cache(cache: Path, root: Path) -> Listing | None:
             values["classes"],
             {s: [Video(*video) for video in videos] for s, videos in values["splits"].items()},
             {split: Path(path) for split, path in values["places"].items()},
-            values["problems"],
-            values["notes"],
+            notes=values["notes"],
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

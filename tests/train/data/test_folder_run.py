@@ -1,0 +1,98 @@
+"""A run on class folders: two commands from videos to an accuracy; what is printed first; mistakes."""
+
+import json
+import os
+import time
+
+import pytest
+import torch
+
+from rstg_pyg.train.data.folder import VideoFolder, read_folder
+from rstg_pyg.train.predict import main as predict
+from rstg_pyg.train.run import main
+
+SMALL = ["data.num_frames=3", "data.short_side=16", "data.crop_size=16", "data.num_workers=0"]
+SMALL += ["model.backbone.filters=[4]", "model.rstg.scales=[2,1]", "model.rstg.hidden_channels=4"]
+SMALL += ["train.epochs=2", "train.batch_size=4", "train.validate_every=2"]
+SMALL += ["trainer.accelerator=cpu", "trainer.progress_bar=false"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, files):
+    """Twelve training videos of two classes; runs and returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in range(12):
+        files.video(tmp_path / f"clips/train/{'ab'[number % 2]}/{number}.mp4", number, 4)
+    return lambda *arguments: main(["--cfg", "folder.yaml", *SMALL, *arguments])
+
+
+def test_from_class_folders_to_a_prediction(run, tmp_path, capsys, files):
+    assert run("data.root=clips") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("clips (class folders): 2 classes, videos: train 10, val 2\n")
+    assert "no validation videos: 20% of the training videos of every class" in printed
+    results = json.loads((tmp_path / "runs/folder/results.json").read_text())
+    assert (results["num_videos"], results["steps"]) == (2, 4)
+    assert results["data_detail"].startswith("folder val: 2 videos, 2 classes")
+    assert (tmp_path / "runs/folder/confusion.csv").read_text().splitlines()[0].endswith("a,b")
+    checkpoint = "runs/folder/checkpoints/last.ckpt"
+    assert predict(["clips/train/a/0.mp4", "--ckpt", checkpoint, "--device", "cpu"]) == 0
+    assert "of 3 frames (segments)" in capsys.readouterr().out
+
+    files.video(tmp_path / "clips/test/a/20.mp4", 20, 4)
+    assert run("data.root=clips", "--evaluate", checkpoint) == 0
+    assert "on 1 videos" in capsys.readouterr().out
+    (tmp_path / "clips/test/a").rename(tmp_path / "clips/test/c")
+    (tmp_path / "clips/train/a").rename(tmp_path / "clips/train/c")
+    assert run("data.root=clips", "--evaluate", checkpoint) == 2
+    assert "was trained on other classes (a, b; clips has b, c)" in capsys.readouterr().err
+    assert run("data.root=clips", "--out", "runs/folder", "--resume") == 2
+    assert "the run began with folder 2 classes" in capsys.readouterr().err
+
+
+def test_without_validation(run, tmp_path, capsys):
+    assert run("data.root=clips", "data.val_fraction=0") == 0
+    assert "no validation while training: no accuracy is measured" in capsys.readouterr().out
+    assert json.loads((tmp_path / "runs/folder/results.json").read_text())["top1"] is None
+
+
+def test_a_damaged_video_is_skipped(run, tmp_path, capsys):
+    (tmp_path / "clips/train/a/0.mp4").write_bytes(b"nothing")
+    assert run("data.root=clips", "data.on_error=skip") == 0
+    assert "clips/train/a/0.mp4" in (tmp_path / "runs/folder/skipped.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "data.root: expected the folder with your videos, for example data.root=clips"),
+        (["data.root=clip"], "data.root: clip is no folder; give the one that has your videos"),
+        (["data.root=clips", "data.val_fraction=1"], "data.val_fraction: expected 0 to below 1"),
+    ],
+)
+def test_mistakes(run, capsys, arguments, message):
+    assert run(*arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_10000_clips_are_listed_in_seconds(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "clips"
+    for label in range(100):
+        folder = root / f"train/{label}"
+        folder.mkdir(parents=True)
+        for number in range(100):
+            (folder / f"{number}.mp4").write_bytes(bytes([label, number]))
+        os.utime(folder, (time.time() - 9,) * 2)
+    for folder in (root, root / "train"):
+        os.utime(folder, (time.time() - 9,) * 2)
+    begin = time.process_time()
+    datasets = [VideoFolder(root, split) for split in ("train", "val")]
+    assert time.process_time() - begin < 20
+    assert [len(dataset) for dataset in datasets] == [8000, 2000]
+    assert torch.equal(datasets[1].labels.bincount(), torch.full((100,), 20))
+    begin = time.process_time()
+    read_folder(root)
+    assert time.process_time() - begin < 2
