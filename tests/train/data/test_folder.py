@@ -45,7 +45,7 @@ def found(root):
 def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
+        (root / name).write_bytes(os.fsencode(name))
 
 
 def problem(root, *words):
