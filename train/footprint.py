@@ -96,7 +96,7 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
             f"try --cfg syncmnist_mini.yaml"
         )
     for weight in model.parameters():  # some are initialized to zero
-        weight += 0.1 * torch.randn_like(weight)
+        weight.add_(0.1 * torch.randn_like(weight))
 
     def random_frames(count: int) -> Iterator[Tensor]:
         """The same ``[1, C, 1, H, W]`` for every call."""
