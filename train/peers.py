@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch_geometric import seed_everything
 
 from rstg_pyg.train.command import command
 from rstg_pyg.train.comparing.models import CELLS, CONVS, OURS, WIDTH, make_model
@@ -29,7 +30,7 @@ FIRST_SEED = 100
 
 def train(task: Task, layer: Callable, rate: float, seed: int) -> tuple[float, float]:
     """Trains a model with a layer; returns its scores on the validation and on the test part."""
-    torch.manual_seed(seed)
+    seed_everything(seed)
     model = make_model(task.kind, layer, task.in_channels, task.out_channels)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for _ in range(task.epochs):

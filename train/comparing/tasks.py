@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric import seed_everything
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import coalesce, negative_sampling, to_undirected
@@ -173,7 +174,7 @@ class Links(Task):
         val, test, train = edges.split([count // 10, count // 5, count - count // 10 - count // 5], 1)
         self.positive = {"train": train, "val": val, "test": test}
         self.edge_index = coalesce(torch.cat([train, train.flip(0)], dim=1))
-        torch.manual_seed(seed)
+        seed_everything(seed)  # PyG draws them with Python's generator
         self.negative = {
             split: negative_sampling(data.edge_index, 600, self.positive[split].size(1))
             for split in ("val", "test")
