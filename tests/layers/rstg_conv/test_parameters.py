@@ -154,5 +154,6 @@ def test_rstg_conv_takes_parametrizations_and_adapters_of_linear_layers():
     assert "send.lins.0.weight" not in conv.state_dict()
     other.load_state_dict(conv.state_dict())
     torch.testing.assert_close(other(x, EDGES), conv(x, EDGES))
-    lins = [m for m in RSTGConv(-1, 8, heads=2, form="paper").modules() if isinstance(m, torch.nn.Linear)]
+    lazy = RSTGConv(-1, 8, heads=2, form="paper")
+    lins = [m for m in lazy.modules() if isinstance(m, torch.nn.Linear)]
     assert len(lins) == 8 and lins[0].in_features == -1 and lins[0].out_features == 8
