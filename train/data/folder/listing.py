@@ -147,24 +147,26 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
         walk.folders.append(folder)
         lists = lists or tables.find_lists(folder)
         classes = classes or tables.read_class_list(folder)
-    splits = [(split_of(path.name), path) for path in top if split_of(path.name)]
+    splits = [(split, path) for path in top if (split := split_of(path.name))]
+    problems: list[str] = []
+    notes: list[str] = []
     metadata = tables.find_metadata(root)
     if metadata:
         rows = tables.read_metadata(metadata, root)
         there = [s for s in SPLIT_WORDS if s in {row.split or "train" for row in rows}]
         places = dict.fromkeys(there, metadata)
         found = {s: [row for row in rows if (row.split or "train") == s] for s in there}
-        layout, problems, notes = metadata.name, [], []
+        layout = metadata.name
     elif lists:
         places = lists
         found = {split: tables.read_list(path, root) for split, path in lists.items()}
-        layout, problems, notes = "lists", [], []
+        layout = "lists"
     else:
         places = {split: path for split, path in splits}
         if len(places) < len(splits):
-            twice = next(path for split, path in splits if places[split] != path)
+            split, twice = next((split, path) for split, path in splits if places[split] != path)
             raise UserError(
-                f"data.root: {twice} and {places[split_of(twice.name)]} are both folders of one split; "
+                f"data.root: {twice} and {places[split]} are both folders of one split; "
                 f"put them together"
             )
         places = places or {"train": root}
@@ -278,7 +280,10 @@ def _numbered(
                 videos[split].append(Video(row.id, by_label[row.label]))
             first[row.id] = row.where
     if videos.get("train"):
-        counts = {split: Counter(v.label for v in rows) for split, rows in videos.items()}
+        counts = {
+            split: Counter(v.label for v in rows if v.label is not None)
+            for split, rows in videos.items()
+        }
         for split in ("val", "test"):
             only = [n for n in sorted(counts.get(split, {})) if not counts["train"][n]]
             if only:
@@ -308,21 +313,21 @@ def _same_files(root: Path, splits: dict[str, list[Video]], problems: list[str])
     for groups in by_size.values():
         starts: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
         for split, ids in groups.items() if len(groups) > 1 else ():
-            for video in ids:
-                with suppress(OSError), open(root / video, "rb") as file:
-                    starts[file.read(_START)].append((split, video))
+            for name in ids:
+                with suppress(OSError), open(root / name, "rb") as file:
+                    starts[file.read(_START)].append((split, name))
         for group in starts.values():
             first = group[0]
             for other in group[1:]:
-                paths = [root / video for _, video in (first, other)]
-                if first[0] != other[0] and not os.path.samefile(*paths):
-                    if filecmp.cmp(*paths, shallow=False):
+                one, two = root / first[1], root / other[1]
+                if first[0] != other[0] and not os.path.samefile(one, two):
+                    if filecmp.cmp(one, two, shallow=False):
                         pairs.append([first, other])
     if pairs:
-        (a, one), (b, two) = pairs[0]
+        (a, name), (b, copy) = pairs[0]
         more = f", and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
         problems.append(
-            f"{len(pairs):,} videos are in two splits: {one} ({a}) and {two} ({b}) are the same file"
+            f"{len(pairs):,} videos are in two splits: {name} ({a}) and {copy} ({b}) are the same file"
             f"{more}; remove them from one"
         )
 
