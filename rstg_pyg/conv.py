@@ -15,7 +15,7 @@ from torch_geometric.utils.sparse import set_sparse_value
 
 from rstg_pyg.checks import as_pair, check_inputs, count_edges, plain_edges
 from rstg_pyg.fast.space import gather_messages
-from rstg_pyg.parts import edge_softmax
+from rstg_pyg.softmax import edge_softmax
 from rstg_pyg.stage import SpaceStage
 
 #: Aggregations that treat every channel by itself.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rstg_pyg.checks import check_inputs
 from rstg_pyg.normalize import PerGraph
-from rstg_pyg.parts import weighted_softmax
+from rstg_pyg.softmax import weighted_softmax
 from rstg_pyg.stage import SpaceStage
 
 

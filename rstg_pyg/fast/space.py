@@ -9,7 +9,8 @@ from torch_geometric.nn import SumAggregation
 from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import split_edges, weighted_hidden, weighted_messages
-from rstg_pyg.parts import MLP_FACTOR, edge_softmax
+from rstg_pyg.parts import MLP_FACTOR
+from rstg_pyg.softmax import edge_softmax
 
 #: Multiply-adds of the edges' product from which on this pays on the CPU. Below (a few nodes, a frame
 #: at a time) the plain path's fewer calls are faster.
