@@ -45,7 +45,7 @@ class RSTGConv(SpaceStage, MessagePassing):
         \mathbf{v}^{\prime}_i &= \mathbf{W}_v \mathbf{v}_i + \mathbf{W}_g \mathbf{g}_i + 0.1 \cdot
         \mathrm{MLP}_u \left( \left[ \mathbf{v}_i \, \Vert \, \mathbf{g}_i \right] \right)
 
-    with ReLU between the layers of both MLPs, whose last layers start near zero: a new layer is attention
+    with ReLU between the layers of both MLPs, whose last layers start near zero: it starts as attention
     over linear messages, and learns its MLPs from there. With edge weights,
     :math:`\alpha_{ji} \propto w_{ji} \exp(\cdot)`. With :obj:`form="paper"`, the paper's form, there
     are no linear paths:
