@@ -30,7 +30,9 @@ class JointLayerNorm(torch.nn.Module):
         channels (int): Size of the last dimension.
         num_joint_dims (int): How many of the last dimensions are normalized together.
             (default: :obj:`2`: rows and channels)
-        eps (float): Added to the variance. (default: :obj:`1e-12`, as published)
+        eps (float): Added to the variance. Outside of the paper's form take :obj:`1e-5`: with the
+            published value, frames that are constant can give very large gradients.
+            (default: :obj:`1e-12`, as published)
 
     Shapes:
         - **input:** :math:`(*, K, C)`, or :math:`(K, C)` with ``batch`` :math:`(K)` that assigns

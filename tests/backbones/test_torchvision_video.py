@@ -91,7 +91,7 @@ def test_every_node_is_visited_in_order():
 def test_errors():
     with pytest.raises(ValueError, match="r2plus1d_18.* \\(got 'resnet50'\\)"):
         TorchvisionVideo("resnet50")
-    with pytest.raises(ValueError, match=r"fit mvit_v2_s \(got 8 x 224 x 224: its positions"):
+    with pytest.raises(ValueError, match=r"fit mvit_v2_s \(got 8 x 224 x 224: its position encodings"):
         TorchvisionVideo("mvit_v2_s", (8, 224, 224))
     with pytest.raises(ValueError, match="fit s3d"):
         TorchvisionVideo("s3d", (4, 16, 16))

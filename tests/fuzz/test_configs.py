@@ -57,6 +57,8 @@ def fitting(annotation: Any) -> st.SearchStrategy:
         return fitting(inside[0])
     if origin in (Union, type(int | None)):
         return st.one_of([fitting(part) for part in inside])
+    if origin is dict:
+        return st.dictionaries(texts, anything, max_size=3)
     if origin is list:
         return st.lists(fitting(inside[0]), max_size=4)
     if origin is tuple:

@@ -89,6 +89,8 @@ def test_layers(layer, case):
         x = torch.randn(videos, frames, grid.num_nodes, 4)
         x = x if value is None else torch.full_like(x, value)
         more = {"num_rounds": 2, "in_norm": norm} if "Conv" not in layer else {}
+        if norm is not None:  # the published norms and their epsilons belong to the paper's form
+            more["form"] = "paper"
         model = LAYERS[layer](4, 4, attention=attention, norm=norm, residual=residual, **more)
         trains(model, lambda model=model, x=x: (model(x, edge_index) - 1).square().mean())
 

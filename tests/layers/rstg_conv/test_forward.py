@@ -25,7 +25,7 @@ from rstg_pyg.graphs import multiscale_grid
 
 
 def test_rstg_conv_repr():
-    assert str(RSTGConv(-1, 8)) == "RSTGConv(-1, 8, hidden_channels=8, heads=1)"
+    assert str(RSTGConv(-1, 8)) == "RSTGConv(-1, 8, hidden_channels=32, heads=1)"
     conv = RSTGConv((4, 6), 8, hidden_channels=12, heads=2, attention=None, num_node_types=3)
     assert str(conv) == (
         "RSTGConv((4, 6), 8, hidden_channels=12, heads=2, attention=None, num_node_types=3)"
@@ -42,7 +42,7 @@ def test_rstg_conv_uses_the_generated_templates():
 def test_rstg_conv_published_mask_is_the_adjacency_as_weights():
     # Published: logits of all pairs, multiplied by the 0/1 adjacency, so others keep exp(0) / Z.
     grid = multiscale_grid((2, 1))
-    conv = make_conv(4, 8, edge_weight_on="logits")
+    conv = make_conv(4, 8, edge_weight_on="logits", attention_scale=1.0)
     x = torch.randn(5, 4, dtype=torch.double)
     pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5)).t().flip(0)
     joined = torch.zeros(5, 5, dtype=torch.double)
@@ -100,7 +100,7 @@ AGGREGATIONS = [
 
 @pytest.mark.parametrize("aggr", AGGREGATIONS, ids=str)
 def test_rstg_conv_aggregations_of_pyg_treat_samples_by_themselves(aggr):
-    conv = RSTGConv(4, 8, aggr=aggr).double().eval()
+    conv = RSTGConv(4, 8, hidden_channels=8, aggr=aggr).double().eval()
     x, edges = torch.randn(3, NUM_NODES, 4, dtype=torch.double), coalesce(EDGES, sort_by_row=False)
     alone = torch.stack([conv(sample, edges) for sample in x])
     assert alone.shape == (3, NUM_NODES, 8) and alone.isfinite().all()

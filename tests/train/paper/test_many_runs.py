@@ -87,7 +87,7 @@ def test_what_was_begun_goes_on_if_there_is_a_checkpoint(tmp_path, capsys):
     (job.folder / "checkpoints/step-5.ckpt").touch()
     assert run_jobs([job, script(tmp_path, "b")])
     printed = capsys.readouterr().out
-    assert f"goes on in {tmp_path / 'a'}" in printed and f"begins in {tmp_path / 'b'}" in printed
+    assert f"resumes in {tmp_path / 'a'}" in printed and f"starts in {tmp_path / 'b'}" in printed
 
 
 STOPPABLE = """
