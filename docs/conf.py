@@ -20,7 +20,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "results/peers/peers.md"]  # a page shows its table
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "results/peers/peers.md"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
