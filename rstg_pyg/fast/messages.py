@@ -69,8 +69,7 @@ class _WeightedMessages(torch.autograd.Function):
                 hidden = _hidden(src, dst, j, i)
                 message = product(hidden.flatten(0, 1), weight, bias, relu=True)
                 message = message.view(*hidden.shape[:2], -1)
-                for h in range(alpha.size(2)):
-                    out[h].index_add_(0, i, message * alpha[block, :, h, None])
+                _add_weighted(out, message, alpha[block], i)
                 if keep:
                     messages.append(message)
         if keep:
@@ -101,12 +100,7 @@ def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
     d_bias = None if bias is None else torch.zeros_like(bias)
     for block, message in zip(_blocks(src, source), messages):
         j, i = source[block], target[block]
-        d_message = None
-        for h in range(alpha.size(2)):
-            d_out = grad[h].index_select(0, i)
-            d_alpha[block, :, h] = torch.linalg.vecdot(message, d_out)
-            d_out.mul_(alpha[block, :, h, None])
-            d_message = d_out if d_message is None else d_message.add_(d_out)
+        d_message, d_alpha[block] = _weighted_backward(grad, message, alpha[block], i)
         # Through the ReLU, to the rows of a matrix product.
         d_message = torch.ops.aten.threshold_backward(d_message, message, 0).flatten(0, 1)
         hidden = _hidden(src, dst, j, i)
@@ -117,7 +111,7 @@ def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
         d_hidden = torch.ops.aten.threshold_backward(d_hidden, hidden, 0)
         d_src.index_add_(0, j, d_hidden)
         d_dst.index_add_(0, i, d_hidden)
-        del d_out, d_message, d_hidden, hidden  # before the next block takes its own
+        del d_message, d_hidden, hidden  # before the next block takes its own
     return d_src, d_dst, d_alpha, d_weight, d_bias
 
 
@@ -132,8 +126,31 @@ def _blocks(x: Tensor, source: Tensor) -> Iterator[slice]:
 
 
 def _hidden(src: Tensor, dst: Tensor, j: Tensor, i: Tensor) -> Tensor:
-    """The first layer of the send function for some edges, ``[e, M, C]``."""
-    return src.index_select(0, j).add_(dst.index_select(0, i)).relu_()
+    """The first layer of the send function for some edges, ``[e, M, C]``, and beside it what else the
+    senders have, ``[e, M, C + R]``.
+    """
+    out = src.index_select(0, j)
+    out[..., : dst.size(-1)].add_(dst.index_select(0, i)).relu_()
+    return out
+
+
+def _add_weighted(out: Tensor, features: Tensor, alpha: Tensor, i: Tensor) -> None:
+    """Adds features ``[e, M, D]`` of some edges, times ``alpha [e, M, H]``, to their targets' sums,
+    ``out [H, N, M, D]``.
+    """
+    for h in range(alpha.size(2)):
+        out[h].index_add_(0, i, features * alpha[:, :, h, None])
+
+
+def _weighted_backward(grad, features, alpha, i):
+    """Gradients of the features and weights of :func:`_add_weighted` from those of the sums."""
+    d_features, d_alpha = None, torch.empty_like(alpha)
+    for h in range(alpha.size(2)):
+        d_out = grad[h].index_select(0, i)
+        d_alpha[:, :, h] = torch.linalg.vecdot(features, d_out)
+        d_out.mul_(alpha[:, :, h, None])
+        d_features = d_out if d_features is None else d_features.add_(d_out)
+    return d_features, d_alpha
 
 
 def weighted_messages(
@@ -184,9 +201,7 @@ class _WeightedHidden(torch.autograd.Function):
         out = src.new_zeros(alpha.size(2), *dst.shape[:2], src.size(-1))
         for block in _blocks(src, source):
             j, i = source[block], target[block]
-            hidden = _beside(src, dst, j, i)
-            for h in range(alpha.size(2)):
-                out[h].index_add_(0, i, hidden * alpha[block, :, h, None])
+            _add_weighted(out, _hidden(src, dst, j, i), alpha[block], i)
         ctx.save_for_backward(src, dst, alpha, source, target)
         return out
 
@@ -204,25 +219,13 @@ class _WeightedHidden(torch.autograd.Function):
         d_src, d_dst, d_alpha = torch.zeros_like(src), torch.zeros_like(dst), torch.empty_like(alpha)
         for block in _blocks(src, source):
             j, i = source[block], target[block]
-            hidden = _beside(src, dst, j, i)
-            d_hidden = None
-            for h in range(alpha.size(2)):
-                d_out = grad[h].index_select(0, i)
-                d_alpha[block, :, h] = torch.linalg.vecdot(hidden, d_out)
-                d_out.mul_(alpha[block, :, h, None])
-                d_hidden = d_out if d_hidden is None else d_hidden.add_(d_out)
+            hidden = _hidden(src, dst, j, i)
+            d_hidden, d_alpha[block] = _weighted_backward(grad, hidden, alpha[block], i)
             first = d_hidden[..., : dst.size(-1)]
             first.mul_(hidden[..., : dst.size(-1)] > 0)  # through the ReLU
             d_src.index_add_(0, j, d_hidden)
             d_dst.index_add_(0, i, first)
         return d_src, d_dst, d_alpha, None, None
-
-
-def _beside(src: Tensor, dst: Tensor, j: Tensor, i: Tensor) -> Tensor:
-    """Hidden features of some edges and what goes around them, ``[e, M, C + R]``."""
-    out = src.index_select(0, j)
-    out[..., : dst.size(-1)].add_(dst.index_select(0, i)).relu_()
-    return out
 
 
 def weighted_hidden(src: Tensor, dst: Tensor, alpha: Tensor, source: Tensor, target: Tensor) -> Tensor:
