@@ -158,8 +158,9 @@ def check_model(config: Config) -> None:
     Raises:
         UserError: As :func:`build_model`.
     """
+    maps = stage_maps(config)
     with torch.device("meta"), torch.no_grad(), _named("model"):
-        model, maps = build_model(config, 2).eval(), stage_maps(config)
+        model = _assemble(config, 2, maps).eval()
         for stage, block in model.block_after.items():
             model.blocks[block](maps[stage][:, :, :1])
         if model.head is not None:
@@ -172,7 +173,12 @@ def build_model(config: Config, num_classes: int) -> VideoClassifier:
     Raises:
         UserError: If arguments do not fit each other or the clips; the message names the section.
     """
-    model, maps = config.model, stage_maps(config)
+    return _assemble(config, num_classes, stage_maps(config))
+
+
+def _assemble(config: Config, num_classes: int, maps: dict[str, Tensor]) -> VideoClassifier:
+    """The network of a config, whose backbone gives these maps."""
+    model = config.model
     with _named("model.backbone"):
         backbone = build_backbone(config)
     stages = {name: name for name in maps} | getattr(backbone, "places", {})
