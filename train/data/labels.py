@@ -6,10 +6,11 @@ That is v1, v2, or the lists of TSM and mmaction. :func:`read_classes` reads the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -26,6 +27,24 @@ class Video(NamedTuple):
     id: str
     label: int | None
     frames: int | None = None
+
+
+def held_out(videos: Sequence[Video], share: float) -> list[Video]:
+    """The share of a training list that is kept for validation, at least one video: those with the
+    least hashes of their ids.
+    """
+    order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
+    return order[: max(1, round(share * len(videos)))]
+
+
+def check_val_fraction(share: float) -> None:
+    """Checks the share for :func:`held_out`.
+
+    Raises:
+        UserError: If nothing would be left for training.
+    """
+    if not 0 <= share < 1:
+        raise UserError(f"data.val_fraction: expected 0 to below 1 (got {share})")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.label_files import find_label_files
-from rstg_pyg.train.data.labels import Video, read_classes, read_split
+from rstg_pyg.train.data.labels import (
+    Video,
+    check_val_fraction,
+    held_out,
+    read_classes,
+    read_split,
+)
 from rstg_pyg.train.data.sources import open_source
 from rstg_pyg.train.errors import UserError
 
@@ -51,8 +56,7 @@ class SomethingSomething(VideoClips):
         val_fraction: float = 0.0,
         **options,
     ):
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"data.val_fraction: expected 0 to below 1 (got {val_fraction})")
+        check_val_fraction(val_fraction)
         files = find_label_files(root, annotations)
         classes = read_classes(files)
         if num_classes is not None and num_classes != len(classes):
@@ -61,10 +65,10 @@ class SomethingSomething(VideoClips):
                 f"checkpoint) has {num_classes}; give the data set that belongs to it, or correct "
                 f"data.num_classes"
             )
-        held_out = val_fraction if split in ("train", "val") else 0
-        videos = read_split(files, "train" if held_out else split, classes)
-        if held_out:
-            videos = _part(videos, split, held_out)
+        share = val_fraction if split in ("train", "val") else 0
+        videos = read_split(files, "train" if share else split, classes)
+        if share:
+            videos = _part(videos, split, share)
         frames = open_source(root, [video.id for video in videos], source)
         kind = files.kind if name is None else name
         clips = (protocol, num_frames, short_side, crop_size, sampling)
@@ -72,9 +76,8 @@ class SomethingSomething(VideoClips):
 
 
 def _part(videos: list[Video], split: str, share: float) -> list[Video]:
-    """The videos of a split where the training list is divided: those with the least hashes are val."""
-    order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
-    val = {video.id for video in order[: max(1, round(share * len(videos)))]}
+    """The videos of a split where the training list is divided."""
+    val = {video.id for video in held_out(videos, share)}
     part = [video for video in videos if (video.id in val) == (split == "val")]
     if not part:
         raise UserError(f"data.val_fraction: {share:g} of {len(videos)} videos leaves none for {split}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder.listing import read_folder
+from rstg_pyg.train.data.labels import check_val_fraction
 from rstg_pyg.train.data.sources import open_source
 from rstg_pyg.train.errors import UserError
 
@@ -48,8 +49,7 @@ class VideoFolder(VideoClips):
         val_fraction: float = 0.2,
         **options,
     ):
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"data.val_fraction: expected 0 to below 1 (got {val_fraction})")
+        check_val_fraction(val_fraction)
         self.listing = listing = read_folder(root).checked()
         self.val_fraction = val_fraction
         videos = listing.part(split, val_fraction)

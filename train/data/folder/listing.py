@@ -15,7 +15,7 @@ from pathlib import Path
 from rstg_pyg.train.data.folder import tables
 from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, Walk, identity, split_of
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
-from rstg_pyg.train.data.labels import Video, check_id
+from rstg_pyg.train.data.labels import Video, check_id, held_out
 from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.sources.places import is_video_name, normal
 from rstg_pyg.train.data.syncmnist import cache_folder
@@ -87,9 +87,7 @@ class Listing:
             by_class[video.label].append(video)
         val: set[str] = set()
         for videos in by_class.values():
-            order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
-            count = max(1, round(val_fraction * len(videos)))
-            val |= {video.id for video in order[: min(count, len(videos) - 1)]}
+            val |= {video.id for video in held_out(videos, val_fraction)[: len(videos) - 1]}
         if not val:
             raise UserError(
                 f"data.val_fraction: every class of {self.root} has one video only, so none is left "
@@ -162,7 +160,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
         found = {split: tables.read_list(path, root) for split, path in lists.items()}
         layout = "lists"
     else:
-        places = {split: path for split, path in splits}
+        places = dict(splits)
         if len(places) < len(splits):
             split, twice = next((split, path) for split, path in splits if places[split] != path)
             raise UserError(
@@ -171,7 +169,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
             )
         places = places or {"train": root}
         _not_too_high(root, top, walk)
-        found, problems, notes = {}, [], []
+        found = {}
         layout = "class folders"
         for split in SPLIT_WORDS:
             if split in places:
@@ -188,7 +186,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
                 f"{root}: {len(files):,} videos are files ({files[0]}) and {len(frames):,} are folders "
                 f"of frames ({frames[0]}); expected all of one kind"
             )
-    looked_at = [*walk.folders, *(path for path in places.values()), *([classes[0]] if classes else [])]
+    looked_at = [*walk.folders, *places.values(), *([classes[0]] if classes else [])]
     names, videos = _numbered(found, classes, problems, notes)
     videos = {split: rows for split, rows in videos.items() if rows}
     if not videos and not problems:
