@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def available_configs() -> list[str]:
     return sorted(str(p.relative_to(CONFIG_FOLDER)) for p in CONFIG_FOLDER.rglob("*.yaml"))
 
 
-def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = True) -> Config:
+def load_config(name: str, overrides: Sequence[str] = (), *, demo: bool = True) -> Config:
     """Reads a config, applies ``key.path=value`` overrides, and checks it.
 
     A config may have a section ``demo``, which overrides other values if ``data.root`` is not given: it
@@ -52,7 +53,7 @@ def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = T
         if "base" in files[0]:
             raise UserError(f"{path}: base: {base} has a base itself; only one level is allowed")
     sizes = [file.pop("size", None) for file in files]
-    changes = [_parse_override(override) for override in overrides or []]
+    changes = [_parse_override(override) for override in overrides]
     sizes += [value for keys, value, _ in changes if keys == ["size"]]
     changes = [change for change in changes if change[0] != ["size"]]
 
@@ -63,6 +64,16 @@ def load_config(name: str, overrides: list[str] | None = None, *, demo: bool = T
     if demo and (not isinstance(data, dict) or data.get("root") is None):
         result = _overridden(_merge(values, small), changes)
     return parse_config(result, str(path))
+
+
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with ``key.path=value`` overrides applied.
+
+    Raises:
+        UserError: If the result does not match the schema.
+    """
+    changes = [_parse_override(override) for override in overrides]
+    return parse_config(_overridden(to_dict(config), changes), config.name)
 
 
 def _of_size(files: list[dict[str, Any]], size: Any, path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.build import build_model, normalize
-from rstg_pyg.train.config import Config, parse_config
+from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.paths import beside
@@ -23,7 +23,7 @@ from rstg_pyg.train.data.transforms import center_crop, spread_crops
 from rstg_pyg.train.drawing.overlay import Attention, attention, overlay
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
-from rstg_pyg.train.run_folder.weights import load_weights, open_weights
+from rstg_pyg.train.run_folder.weights import load_weights, open_weights, saved_config
 from rstg_pyg.train.schema import ClipsConfig
 
 #: Weights of red, green and blue in gray (ITU-R 601).
@@ -96,7 +96,7 @@ class Predictor:
             raise UserError("--device: there is no GPU here; use auto or cpu")
         path = find_checkpoint(Path(path))
         found = open_weights(path)
-        config = parse_config({"name": "weights", **found["config"]}, str(path))
+        config = saved_config(found["config"], path)
         weights = found["state_dict"]
         if "lin.weight" not in weights or weights["lin.weight"].dim() != 2:
             raise UserError(

@@ -91,7 +91,8 @@ MOMENTS = {
     "no room for a checkpoint": (lambda disk, trainer: fill(disk, 60_000), "step-8.ckpt"),
     "read-only": (read_only, "metrics.csv|tensorboard"),
     "folder gone": (
-        lambda disk, trainer: shutil.rmtree(disk / "run"), "metrics.csv|tensorboard|step-8.ckpt"
+        lambda disk, trainer: shutil.rmtree(disk / "run"),
+        "metrics.csv|tensorboard|step-8.ckpt",
     ),
 }
 

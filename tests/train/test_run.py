@@ -8,7 +8,7 @@ import torch
 from helpers.signals import signal_when
 from helpers.tiny_run import write_tiny
 
-import rstg_pyg.train.run
+from rstg_pyg.train import fitting
 from rstg_pyg.train.run import main
 from rstg_pyg.train.run_folder.folder import run_to_resume
 
@@ -104,9 +104,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
             self.asked = True
         original(self, trainer, *args)
 
-    original = rstg_pyg.train.run.StopOnSignal.on_train_batch_end
+    original = fitting.StopOnSignal.on_train_batch_end
     with monkeypatch.context() as patch:
-        patch.setattr(rstg_pyg.train.run.StopOnSignal, "on_train_batch_end", stop)
+        patch.setattr(fitting.StopOnSignal, "on_train_batch_end", stop)
         assert run("--out", "parts") == 130
     assert not Path("parts/results.json").exists()
     saved = torch.load("parts/checkpoints/last.ckpt", weights_only=True)
@@ -158,7 +158,7 @@ def test_going_back_to_an_earlier_checkpoint_takes_the_later_ones_away(folder, m
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(rstg_pyg.train.run.Meter, "on_train_batch_end", stop)
+        patch.setattr(fitting.Meter, "on_train_batch_end", stop)
         with pytest.raises(Stop):
             run("--out", "a", "--resume", "a/checkpoints/step-10.ckpt")
     assert run_to_resume("tiny", "a", "")[1] == Path("a/checkpoints/step-10.ckpt")

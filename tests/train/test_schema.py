@@ -22,6 +22,7 @@ SMT = {"dataset": "something"}
 #: Configs as the version before wrote them into checkpoints, every key with its value.
 RECORDED = json.loads(Path(__file__).with_name("recorded_configs.json").read_text())
 
+
 def parse(model=None, data=None, **sections):
     sections = {"name": "x", "model": model or {}, "data": data or {}, **sections}
     return parse_config(sections, "x.yaml")

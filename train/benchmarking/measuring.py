@@ -73,9 +73,7 @@ def peak_bytes(call: Call, device: torch.device = CPU) -> int:
     return most
 
 
-def product_rates(
-    device: torch.device = CPU, size: int = 2048, repeats: int = 5
-) -> dict[str, float]:
+def product_rates(device: torch.device = CPU, size: int = 2048, repeats: int = 5) -> dict[str, float]:
     """FLOP/s of a large matrix product: by ``torch.mm``, and on a CPU by oneDNN."""
     size *= 4 if device.type == "cuda" else 1
     a, b = torch.randn(2, size, size, device=device)

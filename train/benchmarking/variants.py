@@ -95,9 +95,7 @@ def stage_variants(
     found.append(Variant("RSTGConv, block-diagonal batch", flat(conv), conv))
     found.append(Variant(OURS, static, conv))
     if compiled:
-        found.append(
-            Variant("RSTGConv, torch.compile", torch.compile(static, fullgraph=True), conv)
-        )
+        found.append(Variant("RSTGConv, torch.compile", torch.compile(static, fullgraph=True), conv))
         if device.type == "cuda":
             captured = torch.compile(static, fullgraph=True, mode="reduce-overhead")
             found.append(Variant("RSTGConv, torch.compile, captured", captured, conv))

@@ -74,7 +74,7 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
     """
     found = open_weights(path)
     wanted = to_dict(config)
-    saved = _saved_config(found["config"], path)
+    saved = to_dict(saved_config(found["config"], path))
     changed = differences(saved["model"], wanted["model"], "model.")
     for key in _DATA:
         pair = saved["data"].get(key), wanted["data"].get(key)
@@ -194,7 +194,7 @@ def check_resumable(path: Path, config: Config) -> tuple[str, int]:
     checkpoint = read_checkpoint(path)
     changed = [
         line
-        for line in differences(_saved_config(checkpoint["config"], path), to_dict(config))
+        for line in differences(to_dict(saved_config(checkpoint["config"], path)), to_dict(config))
         if not line.startswith(_MAY_CHANGE)
     ]
     if changed:
@@ -202,19 +202,18 @@ def check_resumable(path: Path, config: Config) -> tuple[str, int]:
     return checkpoint["origin"], checkpoint["global_step"]
 
 
-def _saved_config(values: dict[str, Any], path: Path) -> dict[str, Any]:
+def saved_config(values: dict[str, Any], path: Path) -> Config:
     """The config in a checkpoint, with defaults for keys that were added since.
 
     Raises:
         UserError: If it has a key or value that the schema no longer allows.
     """
-    return to_dict(parse_config({"name": "weights", **values}, str(path)))
+    return parse_config({"name": "weights", **values}, str(path))
 
 
 def _other_config(path: Path, changed: list[str]) -> str:
     """The error for a checkpoint whose config differs."""
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
     return (
-        f"{path}: the checkpoint has another config; checkpoint and now: "
-        f"{', '.join(changed[:5])}{more}"
+        f"{path}: the checkpoint has another config; checkpoint and now: {', '.join(changed[:5])}{more}"
     )

@@ -1,0 +1,417 @@
+"""Trains and evaluates: :func:`fit` and :func:`evaluate`, of which ``run.py`` is the command line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from rstg_pyg import VideoClassifier
+from rstg_pyg.backbones import WeightsError, load_backbone_weights
+from rstg_pyg.train.build import build_dataset, build_model, check_model, has_split
+from rstg_pyg.train.config import (
+    Config,
+    change_config,
+    config_hash,
+    load_config,
+    to_dict,
+    to_yaml,
+)
+from rstg_pyg.train.data.folder import VideoFolder
+from rstg_pyg.train.data.skipped import Skipped
+from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.errors import UserError, nearest
+from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.predictor import Predictor, find_checkpoint
+from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves
+from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, run_to_resume
+from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
+from rstg_pyg.train.run_folder.weights import (
+    check_resumable,
+    load_weights,
+    open_weights,
+    read_weights,
+    saved_config,
+)
+from rstg_pyg.train.schema import (
+    FolderConfig,
+    SomethingConfig,
+    SyncMNISTConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+from rstg_pyg.train.training.callbacks import Meter, StopEarly, StopOnNonFinite, StopOnSignal
+from rstg_pyg.train.training.checkpoints import Checkpoints
+from rstg_pyg.train.training.loggers import make_loggers, writing_events
+from rstg_pyg.train.training.pretrain import pretrain
+from rstg_pyg.train.training.task import VideoTask
+from rstg_pyg.train.training.trainer import (
+    eval_loader,
+    make_trainer,
+    prepare_model,
+    prepare_torch,
+    share_batches,
+    train_loader,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What :func:`fit` leaves.
+
+    Attributes:
+        folder (Path): The run folder.
+        results (dict): What ``results.json`` holds.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best checkpoint, or the last where nothing was validated."""
+        return find_checkpoint(self.folder)
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The network of :attr:`checkpoint`, with which videos are predicted."""
+        return Predictor.load(self.folder)
+
+    @property
+    def model(self) -> VideoClassifier:
+        """The network of :attr:`checkpoint`, in evaluation mode."""
+        return self.predictor.model
+
+
+def fit(
+    config: Config | str | Path,
+    *overrides: str,
+    out: str | Path | None = None,
+    resume: bool | str | Path = False,
+    **settings: Any,
+) -> Run:
+    """Trains a network, evaluates it on the test split, and writes a run folder.
+
+    Args:
+        config: A config: a file, the name of one that comes with the package, or a :class:`Config`.
+        *overrides: Values to change, as on the command line: ``"train.lr=0.01"``.
+        out: The run folder. (default: the first free of ``runs/NAME``, ``runs/NAME-2``, ...)
+        resume: Whether to go on with the run in ``out`` (by default the newest of this name), or the
+            checkpoint to go on from. (default: ``False``)
+        **settings: Values to change: keys of the config itself or of its sections ``data``, ``train``
+            and ``trainer``. Keys of other sections are dotted.
+
+    Raises:
+        UserError: If a value, the data or a checkpoint cannot be used.
+        NonFiniteError: If the loss is not finite.
+        Interrupted: After Ctrl-C, when a checkpoint has been saved.
+
+    Example:
+        >>> run = fit("folder.yaml", root="clips", epochs=10)
+        >>> run.results["top1"], run.predictor("clip.mp4", top=1)
+    """
+    config = _changed(config, overrides, settings)
+    check_model(config)
+    out = None if out is None else os.fspath(out)
+    folder, checkpoint, origin, step = None, None, None, 0
+    if resume is not False:
+        newest = "" if resume is True else os.fspath(resume)
+        folder, checkpoint = run_to_resume(config.name, out, newest)
+        if checkpoint is not None:
+            origin, step = check_resumable(checkpoint, config)
+        check_writable(folder)
+
+    prepare_torch(config)
+    splits = [split for split in ("train", "val", "test") if has_split(config, split)]
+    datasets = {split: build_dataset(config, split) for split in splits}
+    if config.train.early_stopping is not None and "val" not in datasets:
+        raise UserError("train.early_stopping: expected validation videos (got none); leave it out")
+    if origin not in (None, datasets["train"].origin):
+        raise UserError(
+            f"{checkpoint}: the run began with {origin}, but the config's data now are "
+            f"{datasets['train'].origin}; give the data it began with"
+        )
+    names = datasets["train"].label_names
+    model = build_model(config, len(names))
+    if checkpoint is None:
+        load_pretrained(model, config)
+    folder = folder or new_run_folder(out, config.name)
+    print_head(config, folder, datasets["train"], model)
+    if "val" not in datasets:
+        tested = "the test comes at the end" if "test" in datasets else "no accuracy is measured"
+        print(f"no validation while training: {tested}", flush=True)
+    prepare_model(model, config)
+
+    loader = train_loader(config, datasets["train"])
+    parts = config.train.accumulate
+    task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names)
+    save_every = 0 if "val" in datasets else 1_000
+    checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step, save_every)
+    meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
+    callbacks: list[pl.Callback] = [meter, checkpoints, StopOnSignal(checkpoints), StopOnNonFinite()]
+    if config.train.early_stopping is not None:
+        callbacks.append(StopEarly(config.train.early_stopping))
+    validate_every = min((config.train.validate_every or loader.steps) * parts, loader.steps)
+    loggers = make_loggers(config, folder, step)
+    trainer = make_trainer(config, folder, callbacks, loggers, validate_every)
+    share_batches(loader, trainer)
+    write_setting(folder, config, trainer)
+
+    device = trainer.strategy.root_device
+    if config.pretrain.steps and checkpoint is None:
+        meter.pretraining = filters = pretrain(model, config, device)
+        meter.seconds += filters["seconds"]
+        print(
+            f"pre-training of the backbone: {filters['steps']} steps in {filters['seconds']:.0f} s, it "
+            f"recognizes {filters['accuracy']:.1%} of the digits in single frames",
+            flush=True,
+        )
+    for dataset in datasets.values():
+        to_device(dataset, config, device)
+    note_skipped(datasets, folder, trainer)
+    with checkpoints.restoring(), writing_events(folder):
+        val_loader = eval_loader(config, datasets["val"], trainer) if "val" in datasets else None
+        trainer.fit(task, loader, val_loader, ckpt_path=checkpoint)
+
+    speed = meter.summary()
+    results = test(config, task, datasets.get("test"), datasets["train"], trainer)
+    results |= {"steps": trainer.global_step, "checkpoint": str(folder / "checkpoints" / "last.ckpt")}
+    results |= {"seconds": speed["train_seconds"]}
+    results |= {"training": speed, "pretraining": meter.pretraining}
+    if trainer.is_global_zero:
+        if "test" in datasets:
+            write_classes(folder, task, results)
+        write_curves(folder / "metrics.csv")
+        write_json(folder / "results.json", results)  # the last file: a run that has it is complete
+        print_tail(results, folder)
+    return Run(folder, results)
+
+
+def evaluate(
+    checkpoint: Run | str | Path,
+    config: Config | str | Path | None = None,
+    *overrides: str,
+    out: str | Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Evaluates a network on the test split; returns what ``results.json`` holds.
+
+    Args:
+        checkpoint: A run or its folder, of which the best checkpoint is used; a checkpoint; or
+            safetensors weights.
+        config: A config, as in :func:`fit`. (default: the one of the training)
+        *overrides: Values to change, as in :func:`fit`.
+        out: The folder for the results. (default: the first free of ``runs/NAME-evaluate``, ...)
+        **settings: Values to change, as in :func:`fit`.
+
+    Raises:
+        UserError: If a value, the data or the checkpoint cannot be used.
+        NonFiniteError: If the loss is not finite.
+
+    Example:
+        >>> evaluate("runs/folder", root="other_clips")["top1"]
+    """
+    checkpoint = find_checkpoint(checkpoint.folder if isinstance(checkpoint, Run) else Path(checkpoint))
+    if config is None:
+        config = saved_config(open_weights(checkpoint)["config"], checkpoint)
+    config = _changed(config, overrides, settings)
+    check_model(config)
+    weights = read_weights(checkpoint, config)
+    prepare_torch(config)
+    if not has_split(config, "test"):
+        raise UserError("data.root: there is no list of validation videos; nothing can be evaluated")
+    dataset = build_dataset(config, "test")
+    names = weights.get("label_names") or dataset.label_names
+    if isinstance(dataset, VideoFolder) and names != dataset.label_names:
+        raise UserError(
+            f"{checkpoint}: was trained on other classes ({', '.join(names)}; {config.data.root} has "
+            f"{', '.join(dataset.label_names)}); give the data set that belongs to it"
+        )
+    model = build_model(config, len(dataset.label_names))
+    load_weights(model, weights["state_dict"], checkpoint)
+    folder = new_run_folder(None if out is None else os.fspath(out), f"{config.name}-evaluate")
+    print_head(config, folder, dataset, model)
+    prepare_model(model, config)
+    task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
+    trainer = make_trainer(config, folder, [])
+    to_device(dataset, config, trainer.strategy.root_device)
+    note_skipped({"test": dataset}, folder, trainer)
+    results = test(config, task, dataset, dataset, trainer)
+    results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint)}
+    results |= {"seconds": results["test_seconds"]}
+    write_setting(folder, config, trainer)
+    if trainer.is_global_zero:
+        write_classes(folder, task, results)
+        write_json(folder / "results.json", results)
+        print_tail(results, folder)
+    return results
+
+
+def _changed(config: Config | str | Path, overrides: tuple[str, ...], settings: dict) -> Config:
+    """The config with values changed."""
+    changes = list(overrides)
+    for key, value in settings.items():
+        changes.append(f"{_dotted(key)}={json.dumps(value, default=os.fspath)}")
+    if isinstance(config, Config):
+        return change_config(config, changes)
+    return load_config(os.fspath(config), changes)
+
+
+def _dotted(key: str) -> str:
+    """The complete key of a setting.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    if "." in key or key in Config.model_fields:
+        return key
+    data = (SyncMNISTConfig, SomethingConfig, FolderConfig)
+    sections = [("data", section) for section in data]
+    sections += [("train", TrainConfig), ("trainer", TrainerConfig)]
+    for name, section in sections:
+        if key in section.model_fields:
+            return f"{name}.{key}"
+    known = [*Config.model_fields, *(key for _, section in sections for key in section.model_fields)]
+    raise UserError(f"unknown setting '{key}'{nearest(key, known) or '; give it as SECTION.KEY=VALUE'}")
+
+
+def write_setting(folder: Path, config: Config, trainer: pl.Trainer) -> None:
+    """Writes ``config.yaml`` (the complete config) and ``environment.json`` (machine and versions)."""
+    if trainer.is_global_zero:
+        write_text(folder / "config.yaml", to_yaml(config))
+        write_json(folder / "environment.json", environment(trainer.strategy.root_device))
+
+
+def to_device(dataset, config: Config, device: torch.device) -> None:
+    """Generates SyncMNIST on the model's device, unless worker processes do it."""
+    if isinstance(dataset, SyncMNIST):
+        dataset.to("cpu" if config.data.num_workers else device)
+
+
+def note_skipped(datasets: dict[str, Any], folder: Path, trainer: pl.Trainer) -> None:
+    """With ``data.on_error=skip``, gives the data sets a list for the videos that they skip."""
+    if getattr(next(iter(datasets.values())), "on_error", "raise") == "skip":
+        skipped = Skipped(folder, trainer.global_rank)
+        for part, dataset in datasets.items():
+            dataset.skipped = skipped.part(part, len(dataset))
+
+
+def load_pretrained(model: torch.nn.Module, config: Config) -> None:
+    """Loads pretrained weights into the backbone, if the config names a file.
+
+    Raises:
+        UserError: If they cannot be read or do not fit.
+    """
+    path = getattr(config.model.backbone, "weights", None)
+    if path is None:
+        return
+    try:
+        print(load_backbone_weights(model.backbone, path, keep_nonlocal=True), flush=True)
+    except WeightsError as e:
+        raise UserError(f"model.backbone.weights: {e}") from e
+
+
+def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -> dict[str, Any]:
+    """Evaluates on the test split, if there is one; returns what every ``results.json`` has.
+
+    Args:
+        config: The experiment.
+        task: The network.
+        dataset: The test split. With ``None`` no accuracy is measured, and there are nulls.
+        known: A split that is there.
+        trainer: Lightning's.
+    """
+    part = getattr(known if dataset is None else dataset, "skipped", None)
+    scores: dict[str, Any] = dict.fromkeys(("loss", "top1", "top5"))
+    count = unread = 0
+    begin = time.perf_counter()
+    if dataset is not None:
+        if part is not None:
+            part.begin()
+        trainer.test(task, eval_loader(config, dataset, trainer), verbose=False)
+        scores = task.test_results
+        unread = 0 if part is None else part.end()
+        count = len(dataset) - unread
+    elif part is not None:
+        part.skipped.gather()
+    seconds = time.perf_counter() - begin
+    device = trainer.strategy.root_device
+    return {
+        **scores,
+        "num_videos": count,
+        "num_unread": unread,
+        "skipped": None if part is None else part.skipped.results(),
+        "protocol": "none, no videos to evaluate" if dataset is None else dataset.protocol_text,
+        "data": known.origin,
+        "data_detail": (known if dataset is None else dataset).describe(),
+        "test_seconds": seconds,
+        "videos_per_second": count / seconds,
+        "seed": config.seed,
+        "config": to_dict(config),
+        "config_hash": config_hash(config),
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "peak_memory_gib": peak_memory(),
+        "versions": versions(),
+    }
+
+
+def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> None:
+    """Writes accuracy and confusion per class, as tables and a picture."""
+    title = f"{task.config.name}: top-1 {results['top1']:.2%} of {results['num_videos']:,} videos"
+    write_confusion(folder, task.test_confusion, task.label_names, title)
+
+
+def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:
+    """Prints a summary of the run before it starts."""
+    if isinstance(dataset, VideoFolder):
+        print(dataset.summary())
+    train = config.train
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")
+    if config.data.dataset == "something" and config.data.root is None:
+        print(
+            "data.root is not given: this uses the built-in mini-something, and the section 'demo' of "
+            "the config"
+        )
+    print(f"data: {dataset.describe()}", flush=True)
+    if config.lr != train.lr:
+        print(
+            f"learning rate {train.lr:g} for {train.base_batch} videos per step, {config.lr:g} for "
+            f"{train.batch_size}"
+        )
+
+
+def print_tail(results: dict[str, Any], folder: Path) -> None:
+    """Prints the results."""
+    speed = results.get("training") or {}
+    if "data_share" in speed:
+        print(
+            f"a step took {speed['step_ms']:.0f} ms, {speed['data_ms']:.1f} ms of it waiting for data "
+            f"({speed['data_share']:.1%} in all; {speed['slow_data_steps']:.2%} of the steps waited "
+            f"for more than a tenth of their time, the worst {speed['worst_data_share']:.1%}); "
+            f"{speed['videos_per_second']:.0f} videos/s"
+        )
+    if results["top1"] is None:
+        print(f"not evaluated, since there are no validation videos; written to {folder}", flush=True)
+        return
+    print(
+        f"test: top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}, loss "
+        f"{results['loss']:.4f} on {results['num_videos']} videos ({results['data']}) after "
+        f"{results['steps']} steps and {results['seconds']:.0f} s"
+    )
+    if results["skipped"] is not None:
+        left_out = ", ".join(f"{len(v)} of {k}" for k, v in results["skipped"]["videos"].items())
+        print(
+            f"{results['num_unread']} videos of the test could not be read and were not evaluated; "
+            f"skipped in all: {left_out or 'none'}, see {folder / results['skipped']['file']}"
+        )
+    print(f"protocol: {results['protocol']}\nwritten to {folder}", flush=True)
