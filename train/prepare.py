@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -150,17 +149,17 @@ def bench_data(arguments: argparse.Namespace) -> None:
 def _bench_reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """Training clips per second from every kind of source in a folder."""
     torch.set_num_threads(1)  # as in a worker
-    rates = measure(arguments.root, "train", arguments.seconds, num_frames=32, annotations="auto")
+    rates = measure(arguments.root, arguments.seconds)
     print(
         f"training clips of 32 frames, crop 224 of short side 256; one process, one thread, "
         f"{device_name(torch.device('cpu'))}, torch {torch.__version__}"
     )
     for rate in rates:
         print(
-            f"{rate.source}: {rate.clips_per_second:.1f} clips/s per worker, median "
-            f"{rate.milliseconds:.1f} ms ({rate.detail})"
+            f"{rate['source']}: {rate['clips_per_second']:.1f} clips/s per worker, median "
+            f"{rate['milliseconds']:.1f} ms ({rate['detail']})"
         )
-    return {"rates": [asdict(rate) for rate in rates]}
+    return {"rates": rates}
 
 
 def _bench_making(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import FrameSource, open_video
-from rstg_pyg.train.data.sources.videos import VideoFile
+from rstg_pyg.train.data.sources.video_file import VideoFile
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.predict import main
 from rstg_pyg.train.predictor import Predictor

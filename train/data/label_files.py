@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rstg_pyg.train.data.paths import home, nearest_names, subfolders
+from rstg_pyg.train.data.paths import beside, home, subfolders
 from rstg_pyg.train.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -127,8 +127,7 @@ def _find(root: Path, names: Iterable[str]) -> Path | None:
 def _no_folder(root: Path) -> str:
     if os.path.exists(root):
         return f"{root} is a file; give the folder that holds it"
-    near = nearest_names(root.name, root.parent)
-    return f"the folder {root} does not exist" + (f"; beside it are {', '.join(near)}" if near else "")
+    return f"the folder {root} does not exist{beside(root.name, root.parent)}"
 
 
 def _no_files(root: Path, kind: str) -> str:

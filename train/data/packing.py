@@ -164,7 +164,7 @@ class _Writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "w")
             if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path = self.folder / STORE
             free = shutil.disk_usage(self.folder).free + (path.stat().st_size if path.exists() else 0)
             self._environment = lmdb.open(

@@ -1,9 +1,10 @@
-"""Folders, what is missing in them, and what has a similar name."""
+"""Folders, what is in them, and what has a similar name."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -11,44 +12,37 @@ from pathlib import Path
 from rstg_pyg.train.errors import UserError
 
 _MOST_FOLDERS = 100
-_MOST_DIGITS = 1_000  # Python turns at most 4,300 into a number
 
 
-def nearest_names(name: str, among: Path | Iterable[str], count: int = 3) -> list[str]:
-    """The names that resemble ``name`` most: by their number where both are numbers, else by spelling.
+def beside(name: str, among: Path | Iterable[str]) -> str:
+    """``"; nearest: a, b, c"``: the names that resemble ``name`` most, by their number where both have
+    one, else by spelling; or nothing where no name is at hand.
 
     Args:
         name: The missing name.
         among: The names that are there, or the folder that has them.
-        count: How many to return.
     """
     if isinstance(among, Path):
         try:
             among = os.listdir(among)
         except (OSError, ValueError):  # it is missing or no folder, or the name cannot be one
-            among = []
-    names = [n for n in among if not n.startswith(".")]
-    wanted = _number(name)
-    if wanted is not None:
-        numbered = [(abs(number - wanted), n) for n in names if (number := _number(n)) is not None]
-        if numbered:
-            return [n for _, n in sorted(numbered)][:count]
-    return difflib.get_close_matches(name, names, n=count, cutoff=0.3) or sorted(names)[:count]
+            return ""
+    names = [other for other in among if not other.startswith(".")]
+    wanted = _digits(name)
+    numbered = [other for other in names if _digits(other)] if wanted else []
+    if numbered:
+        near = sorted(numbered, key=lambda other: (abs(int(_digits(other)) - int(wanted)), other))
+    else:
+        near = difflib.get_close_matches(name, names, cutoff=0.3) or sorted(names)
+    return f"; nearest: {', '.join(near[:3])}" if near else ""
 
 
-def _number(name: str) -> int | None:
-    digits = "".join(c for c in name.partition(".")[0] if c in "0123456789")[:_MOST_DIGITS]
-    return int(digits) if digits else None
-
-
-def beside(name: str, among: Path | Iterable[str]) -> str:
-    """``"; nearest: a, b, c"``, or nothing where no name is at hand."""
-    near = nearest_names(name, among)
-    return f"; nearest: {', '.join(near)}" if near else ""
+def _digits(name: str) -> str:
+    return re.sub("[^0-9]", "", name.partition(".")[0])
 
 
 def home(path: str | Path) -> Path:
-    """A path with ``~`` put out.
+    """A path with ``~`` expanded.
 
     Raises:
         UserError: If it is another user's home and there is no such user.
@@ -67,3 +61,9 @@ def subfolders(folder: Path) -> list[Path]:
         return []
     paths = [folder / name for name in names if not name.startswith(".")]
     return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """``"a, b, c and 7 more"``."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,40 +12,24 @@ from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import find_sources
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Training clips per second that one process reads.
+def measure(root: str | Path, seconds: float, **options) -> list[dict[str, Any]]:
+    """Reads random training clips from every source below ``root`` in this process.
 
-    Attributes:
-        source: Kind of the source.
-        detail: Which one.
-        clips_per_second: The rate.
-        milliseconds: Median time of a clip.
-        clips: Clips read.
-    """
-
-    source: str
-    detail: str
-    clips_per_second: float
-    milliseconds: float
-    clips: int
-
-
-def measure(root: str | Path, split: str, seconds: float, **options) -> list[Rate]:
-    """Reads random training clips of a split from every source below ``root``, one process at a time.
-
-    The files may be in the system's cache; what is measured is decoding, resizing and cropping.
+    The files may be in the system's cache: this measures decoding, resizing and cropping.
 
     Args:
         root: The data set's folder.
-        split: The split.
         seconds: How long, for each source.
         options: More arguments of :class:`SomethingSomething`.
+
+    Returns:
+        For each source ``source``, ``detail``, ``clips_per_second``, ``milliseconds`` (median time of a
+        clip) and ``clips`` (how many were read).
 
     Raises:
         UserError: If the data set is wrong.
     """
-    dataset = SomethingSomething(root, split, partial=True, **options)
+    dataset = SomethingSomething(root, "train", partial=True, **options)
     rates = []
     for source in find_sources(root, dataset.ids):
         dataset.source = source
@@ -60,7 +44,9 @@ def measure(root: str | Path, split: str, seconds: float, **options) -> list[Rat
             epoch, place = divmod(len(times), len(order))
             dataset[epoch * len(dataset) + order[place]]
             times.append(time.perf_counter() - start)
-        total = time.perf_counter() - begin
-        median = 1000 * float(np.median(times))
-        rates.append(Rate(source.kind, source.detail, len(times) / total, median, len(times)))
+        rate = len(times) / (time.perf_counter() - begin)
+        rates.append({
+            "source": source.kind, "detail": source.detail, "clips_per_second": rate,
+            "milliseconds": 1000 * float(np.median(times)), "clips": len(times),
+        })  # fmt: skip
     return rates

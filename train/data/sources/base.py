@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,18 +33,6 @@ class FrameSource(ABC):
     detail: str
 
     @abstractmethod
-    def num_frames(self, video: str) -> int:
-        """The number of frames, at least 1.
-
-        Raises:
-            UserError: If the video is missing or damaged; the message names the file.
-        """
-
-    @abstractmethod
-    def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
-        """Yields the frames ``[H, W, 3]`` of the given numbers, which increase."""
-
-    @abstractmethod
     def location(self, video: str) -> Path:
         """The file or folder that holds the video."""
 
@@ -51,13 +40,31 @@ class FrameSource(ABC):
     def missing(self, videos: list[str]) -> list[str]:
         """Those of the given videos that are not there, found without opening the others."""
 
+    def _open(self, video: str) -> Any:
+        """A video: its ``num_frames`` (at least 1), average frame rate ``fps`` and ``times`` in seconds
+        from the first frame (both ``None`` if unknown), and ``frames(indices)``.
+        """
+        raise NotImplementedError
+
+    def num_frames(self, video: str) -> int:
+        """The number of frames, at least 1.
+
+        Raises:
+            UserError: If the video is missing or damaged; the message names the file.
+        """
+        return self._open(video).num_frames
+
+    def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yields the frames ``[H, W, 3]`` of the given numbers, which increase."""
+        return self._open(video).frames(indices)
+
     def frames_per_second(self, video: str) -> float | None:
         """The video's average frame rate, if it is known."""
-        return None
+        return self._open(video).fps
 
     def times(self, video: str) -> Times | None:
         """When the frames are shown, in seconds from the first, ``[num_frames]``, if it is known."""
-        return None
+        return self._open(video).times
 
     def varying_times(self, video: str) -> Times | None:
         """:meth:`times` of a video whose frame rate varies: where a frame is shown more than one

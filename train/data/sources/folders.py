@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
 
 from rstg_pyg.train.data.paths import beside
-from rstg_pyg.train.data.sources.base import FrameSource
 from rstg_pyg.train.data.sources.images import SUFFIXES, decode_image, read_file
-from rstg_pyg.train.data.sources.places import Place, find_place, names_of_folders
+from rstg_pyg.train.data.sources.places import Place, PlacedVideos, find_place, names_of_folders
 from rstg_pyg.train.errors import UserError
 
 _NAME = re.compile(r"(.*?)([0-9]+)(\.\w+)")
@@ -50,78 +50,62 @@ def frame_numbers(folder: Path) -> tuple[list[str], dict[int, str]]:
     return names, max(kinds.values(), key=len, default={})
 
 
-class FrameFolders(FrameSource):
-    """Videos as folders of images. How frames are named and where they begin is found per folder.
+class FrameFolder:
+    """A video as a folder of images, which are numbered without a gap.
 
     Args:
-        place: Where the folders are.
+        folder: The folder. How frames are named is found in it.
         starts: The numbers that a first frame may have.
+
+    Attributes:
+        num_frames (int): The number of frames.
+
+    Raises:
+        UserError: If the folder or a frame is missing.
     """
 
-    kind = "frames"
+    fps = times = None
 
-    def __init__(self, place: Place, starts: Collection[int] = (0, 1)):
-        self.place = place
-        self.starts = starts
-        self.detail = f"frame folders in {place.folder}"
-        self._last: tuple[str, list[str]] | None = None  # counting comes right before reading
-
-    @classmethod
-    def find(cls, root: Path, videos: Sequence[str]) -> FrameFolders | None:
-        """The frame folders of the videos below ``root``, if there are any."""
-        place = find_place(root, videos, names_of_folders, lambda place: _first(place) is not None)
-        return None if place is None else cls(place, {0, 1, _first(place) or 0})
-
-    def location(self, video: str) -> Path:
-        """The video's folder."""
-        return self.place.path(video)
-
-    def missing(self, videos: list[str]) -> list[str]:
-        """The videos without a folder."""
-        return [video for video in videos if video not in self.place.paths]
-
-    def num_frames(self, video: str) -> int:
-        """The number of images, which must be numbered without a gap."""
-        return len(self._names(video, anew=True))
-
-    def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
-        names = self._names(video)
-        for index in indices:
-            path = self.location(video) / names[index]
-            try:
-                data = read_file(path)
-            except FileNotFoundError:
-                raise UserError(f"{path}: the frame is missing; extract the video again") from None
-            yield decode_image(data, path)
-
-    def _names(self, video: str, anew: bool = False) -> list[str]:
-        """The names of a video's frames, in order."""
-        if anew or self._last is None or self._last[0] != video:
-            folder = self.location(video)
-            names, frames = frame_numbers(folder)
-            if not frames:
-                have = f"{len(names)} files, such as {names[0]}" if names else "nothing"
-                raise UserError(
-                    f"{folder}: expected frames like 00001.jpg (the folder has {have}); extract the "
-                    f"video again"
-                )
-            numbers = sorted(frames)
-            first = (
-                numbers[0]
-                if numbers[0] in self.starts
-                else max(n for n in self.starts if n < numbers[0])
+    def __init__(self, folder: Path, starts: Collection[int] = (0, 1)):
+        self.folder = folder
+        names, frames = frame_numbers(folder)
+        if not frames:
+            have = f"{len(names)} files, such as {names[0]}" if names else "nothing"
+            raise UserError(
+                f"{folder}: expected frames like 00001.jpg (the folder has {have}); extract the video "
+                f"again"
             )
-            for number, wanted in zip(numbers, range(first, numbers[-1] + 1)):
-                if number != wanted:
-                    raise _missing_frame(folder, wanted, frames[number], names)
-            self._last = video, [frames[number] for number in numbers]
-        return self._last[1]
+        numbers = sorted(frames)
+        first = max(number for number in starts if number <= numbers[0])
+        for number, wanted in zip(numbers, range(first, numbers[-1] + 1)):
+            if number != wanted:
+                raise _missing_frame(folder, wanted, frames[number], names)
+        self.names = [frames[number] for number in numbers]
+        self.num_frames = len(numbers)
+
+    def frames(self, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Yields frames ``[H, W, 3]`` uint8 of the given numbers (by default all)."""
+        for index in range(self.num_frames) if indices is None else indices:
+            path = self.folder / self.names[index]
+            yield decode_image(read_file(path), path)
 
 
 def _missing_frame(folder: Path, number: int, next_name: str, names: list[str]) -> UserError:
     name = _NAME.sub(lambda match: f"{match[1]}{number:0{len(match[2])}d}{match[3]}", next_name)
     near = beside(name, names)
     return UserError(f"{folder / name}: the frame is missing, expected numbers without a gap{near}")
+
+
+def find_frame_folders(root: Path, videos: Sequence[str]) -> PlacedVideos | None:
+    """The frame folders of the videos below ``root``, if there are any."""
+    place = find_place(root, videos, names_of_folders, lambda place: _first(place) is not None)
+    return None if place is None else frame_folders(place, _first(place) or 0)
+
+
+def frame_folders(place: Place, first: int) -> PlacedVideos:
+    """The frame folders at a place. The first frame has the number 0, 1 or ``first``."""
+    open_one = partial(FrameFolder, starts={0, 1, first})
+    return PlacedVideos(place, "frames", f"frame folders in {place.folder}", open_one)
 
 
 def _first(place: Place) -> int | None:

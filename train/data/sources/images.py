@@ -30,8 +30,7 @@ def read_file(path: Path) -> bytes:
     """The content of an image file.
 
     Raises:
-        FileNotFoundError: If there is none.
-        UserError: If it is no ordinary file (one that ends), or larger than an image can be.
+        UserError: If it is missing, no regular file (a pipe never ends), or too large for an image.
     """
     try:
         status = os.stat(path)
@@ -39,7 +38,7 @@ def read_file(path: Path) -> bytes:
             raise UserError(f"{path}: expected an image, a file of at most {_MOST_BYTES >> 20} MiB")
         return path.read_bytes()
     except FileNotFoundError:
-        raise
+        raise UserError(f"{path}: the frame is missing; extract the video again") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
 

@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from rstg_pyg.train.data.paths import beside
-from rstg_pyg.train.data.sources.base import FrameSource, Times
+from rstg_pyg.train.data.sources.base import FrameSource
 from rstg_pyg.train.data.sources.images import decode_image, encode_jpeg
 from rstg_pyg.train.data.sources.places import without_suffix
 from rstg_pyg.train.errors import UserError
@@ -176,62 +176,63 @@ class PackedVideos(FrameSource):
 
     def videos(self) -> list[str]:
         """The ids of all videos."""
-        return list_videos(self._open().transaction)
+        return list_videos(self._transaction())
 
-    def num_frames(self, video: str) -> int:
-        """The number of frames."""
-        return len(self._record(video)[1])
+    def _open(self, video: str) -> _StoredVideo:
+        for name in (video, without_suffix(video)):
+            if (record := self._get(video_key(name))) is not None:
+                times = self._get(times_key(name))
+                return _StoredVideo(record, times, self.path, video)
+        near = beside(video, self.videos())
+        raise UserError(f"{self.path}: the video {video} is not in the packed store{near}")
 
-    def frames_per_second(self, video: str) -> float | None:
-        """The rate of the file that the video was packed from."""
-        return _HEADER.unpack_from(self._record(video)[0])[1] or None
+    def _transaction(self) -> lmdb.Transaction:
+        if self._opened is None or self._opened.process != os.getpid():
+            self._opened = _open(self.path)
+        return self._opened.transaction
 
-    def varying_times(self, video: str) -> Times | None:
-        """The times of a video whose frame rate varied in the file that it was packed from."""
-        found = self._get(times_key(video))
-        return None if found is None else np.frombuffer(bytes(found), np.float64)
-
-    def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
-        record, table = self._record(video)
-        ends = _HEADER.size + table.nbytes + table["size"].cumsum(dtype=np.int64)
-        for index in indices:
-            data = record[int(ends[index] - table["size"][index]) : int(ends[index])]
-            if zlib.crc32(data) != table["crc"][index]:
-                raise self._damaged(f"frame {index} of the video {video}")
-            yield decode_image(data, f"{self.location(video)}, frame {index}")
-
-    def _record(self, video: str) -> tuple[memoryview, np.ndarray]:
-        """A video's record, and the verified table in it."""
-        record = self._get(video_key(video)) or self._get(video_key(without_suffix(video)))
-        if record is None:
-            near = beside(video, self.videos())
-            raise UserError(f"{self.path}: the video {video} is not in the packed store{near}")
+    def _get(self, key: bytes) -> memoryview | None:
         try:
-            count, _, crc = _HEADER.unpack_from(record)
-            table = np.frombuffer(record, _ENTRY, count, _HEADER.size)
+            return self._transaction().get(key)
+        except lmdb.Error as e:
+            raise UserError(
+                f"{self.path}: the packed store is damaged ({e}); copy it again, or pack it again"
+            ) from e
+
+
+class _StoredVideo:
+    """A video of a packed store. Its times are there if the frame rate varies.
+
+    Raises:
+        UserError: If its table of frames is damaged.
+    """
+
+    def __init__(self, record: memoryview, times: memoryview | None, path: Path, video: str):
+        self.record, self.path, self.video = record, path, video
+        self.times = None if times is None else np.frombuffer(bytes(times), np.float64)
+        try:
+            self.num_frames, fps, crc = _HEADER.unpack_from(record)
+            self.table = np.frombuffer(record, _ENTRY, self.num_frames, _HEADER.size)
         except (struct.error, ValueError):
             raise self._damaged(f"the video {video}") from None
-        if count == 0 or zlib.crc32(table.tobytes()) != crc:
+        if self.num_frames == 0 or zlib.crc32(self.table.tobytes()) != crc:
             raise self._damaged(f"the video {video}")
-        return record, table
+        self.fps = fps or None
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yields the frames of the given numbers."""
+        table = self.table
+        ends = _HEADER.size + table.nbytes + table["size"].cumsum(dtype=np.int64)
+        for index in indices:
+            data = self.record[int(ends[index] - table["size"][index]) : int(ends[index])]
+            if zlib.crc32(data) != table["crc"][index]:
+                raise self._damaged(f"frame {index} of the video {self.video}")
+            yield decode_image(data, f"{self.path / self.video}, frame {index}")
 
     def _damaged(self, what: str) -> UserError:
         return UserError(
             f"{self.path}: {what} is damaged (wrong checksum); copy the store again, or pack it again"
         )
-
-    def _open(self) -> _Opened:
-        if self._opened is None or self._opened.process != os.getpid():
-            self._opened = _open(self.path)
-        return self._opened
-
-    def _get(self, key: bytes) -> memoryview | None:
-        try:
-            return self._open().transaction.get(key)
-        except lmdb.Error as e:
-            raise UserError(
-                f"{self.path}: the packed store is damaged ({e}); copy it again, or pack it again"
-            ) from e
 
 
 class _Opened:

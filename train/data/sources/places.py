@@ -1,4 +1,7 @@
-"""Finds where the videos of a list lie below a folder. Every folder is listed once."""
+"""Finds where the videos of a list lie below a folder, and reads them there.
+
+Every folder is listed once.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rstg_pyg.train.data.paths import subfolders
+from rstg_pyg.train.data.sources.base import FrameSource
 
 #: What a video file is called, in any case. Where two files have one name, the earlier suffix counts.
 VIDEO_SUFFIXES = (
@@ -40,9 +45,45 @@ class Place:
     paths: dict[str, Path] = field(default_factory=dict)
     prefix: str = ""
 
-    def path(self, video: str) -> Path:
-        """Where the video is, or where it would be expected, without a suffix."""
-        return self.paths.get(video) or self.folder / video.removeprefix(self.prefix)
+
+class PlacedVideos(FrameSource):
+    """Videos as files, or as folders of images.
+
+    Args:
+        place: Where they are.
+        kind: ``"video"`` or ``"frames"``.
+        detail: One line for people.
+        open_one: Opens a video by its path, see :meth:`FrameSource._open`.
+        suffix: That of a video that is missing.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        kind: str,
+        detail: str,
+        open_one: Callable[[Path], Any],
+        suffix: str = "",
+    ):
+        self.place, self.kind, self.detail, self.suffix = place, kind, detail, suffix
+        self._open_one = open_one
+        self._last: tuple[str, Any] | None = None  # counting comes right before reading
+
+    def location(self, video: str) -> Path:
+        """The video's file or folder, or where it would be expected."""
+        if video in self.place.paths:
+            return self.place.paths[video]
+        suffix = "" if is_video_name(video) else self.suffix
+        return self.place.folder / f"{video.removeprefix(self.place.prefix)}{suffix}"
+
+    def missing(self, videos: list[str]) -> list[str]:
+        """The videos that are not there."""
+        return [video for video in videos if video not in self.place.paths]
+
+    def _open(self, video: str) -> Any:
+        if self._last is None or self._last[0] != video:
+            self._last = video, self._open_one(self.location(video))
+        return self._last[1]
 
 
 def normal(name: str) -> str:
