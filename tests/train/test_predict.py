@@ -214,6 +214,9 @@ class LongVideo(FrameSource):
     def num_frames(self, video):
         return 10_000
 
+    def times(self, video):
+        return None
+
     def _frames(self, video, indices):
         for _ in indices:
             frame = torch.zeros(60, 80, 3, dtype=torch.uint8)

@@ -185,7 +185,7 @@ def test_labels_folder_given_as_root(v2):
 
 
 def test_no_root(v1, tmp_path):
-    with pytest.raises(UserError, match="does not exist; beside it are v1"):
+    with pytest.raises(UserError, match="does not exist; nearest: v1"):
         find_label_files(tmp_path / "v2")
     with pytest.raises(UserError, match="is a file"):
         find_label_files(v1 / V1.format("train"))
