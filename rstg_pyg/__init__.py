@@ -6,7 +6,7 @@ with warnings.catch_warnings():  # PyG's own, about torch.jit.script, when it is
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     import torch_geometric.nn  # noqa: F401
 
-from rstg_pyg import graphs
+from rstg_pyg import graphs, models
 from rstg_pyg.block import RSTGBlock
 from rstg_pyg.classifier import VideoClassifier
 from rstg_pyg.conv import RSTGConv
@@ -32,5 +32,6 @@ __all__ = [
     "VideoClassifier",
     "ZeroInitNorm",
     "graphs",
+    "models",
     "published_arguments",
 ]

@@ -12,12 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rstg_pyg.block import RSTGBlock, State
 from rstg_pyg.checks import check_numbers
 from rstg_pyg.means import MeanState, mean_over_frames, running_mean
+from rstg_pyg.pretrained import Pretrained
 
 #: What a stream carries on: the states of the blocks, of the head, and the mean of the last map.
 StreamState = Tuple[Dict[str, State], Any, Optional[MeanState]]
 
 
-class VideoClassifier(torch.nn.Module):
+class VideoClassifier(torch.nn.Module, Pretrained):
     r"""Runs a backbone stage by stage, adds RSTG blocks where asked, and classifies.
 
     A backbone is any module with

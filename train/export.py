@@ -1,5 +1,8 @@
 """Writes a trained network as ONNX or ``.pt2``: ``python train/export.py CKPT --out MODEL.onnx``.
 
+A name without an ending is a folder: it gets the weights, config and class names for
+``VideoClassifier.from_pretrained``, and a model card. Everything else here is about the other two.
+
 The exported model takes ``uint8`` clips (``clip [B, C, T, H, W]``), normalizes them and returns
 ``logits [B, classes]``. It runs without this package: ``.onnx`` with onnxruntime and others, ``.pt2``
 with ``torch.export.load``. Before the file gets its final name, its outputs are compared with those of
@@ -39,6 +42,7 @@ from rstg_pyg.train.data.mini import MiniSomething
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.pretrained import load_network, measured_weights
 from rstg_pyg.train.run_folder.results import environment, package_version
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,8 +61,13 @@ _KINDS = {
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
+    out = Path(arguments.out)
+    if not out.suffix:
+        load_network(measured_weights(arguments.checkpoint)).save_pretrained(out)
+        print(f"{out}: model.safetensors and its card, for VideoClassifier.from_pretrained")
+        return 0
     predictor = Predictor.load(arguments.checkpoint, "cpu")
-    found = export(predictor, Path(arguments.out), arguments.dtype, arguments.stream)
+    found = export(predictor, out, arguments.dtype, arguments.stream)
     _report(found, arguments.out)
     if arguments.json is not None:
         write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
@@ -76,7 +85,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="a run folder, a checkpoint, or safetensors weights")
-    add("--out", required=True, metavar="MODEL.onnx|MODEL.pt2", help="the file")
+    add("--out", required=True, metavar="MODEL.onnx|MODEL.pt2|FOLDER", help="the file, or a folder")
     add("--dtype", choices=tuple(_DTYPES), default="float32",
         help="bfloat16: the complete network in .pt2, the stored weights in .onnx (default: float32)",
     )  # fmt: skip
@@ -85,7 +94,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add("--json", metavar="OUT", help="also write what was measured to a file")
     arguments = parser.parse_args(argv)
-    output_file("--out", arguments.out, (".onnx", ".pt2"))
+    if Path(arguments.out).suffix:
+        output_file("--out", arguments.out, (".onnx", ".pt2"))
     if arguments.json is not None:
         output_file("--json", arguments.json, (".json",))
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]

@@ -29,7 +29,8 @@ from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.files import write_json, write_text
-from rstg_pyg.train.predictor import Predictor, find_checkpoint
+from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves
 from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, run_to_resume
 from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
@@ -77,7 +78,7 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """The best checkpoint, or the last where nothing was validated."""
-        return find_checkpoint(self.folder)
+        return find_weights(self.folder)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
@@ -218,7 +219,7 @@ def evaluate(
     Example:
         >>> evaluate("runs/folder", root="other_clips")["top1"]
     """
-    checkpoint = find_checkpoint(checkpoint.folder if isinstance(checkpoint, Run) else Path(checkpoint))
+    checkpoint = find_weights(checkpoint.folder if isinstance(checkpoint, Run) else checkpoint)
     if config is None:
         config = saved_config(open_weights(checkpoint)["config"], checkpoint)
     config = _changed(config, overrides, settings)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.build import build_model, normalize
-from rstg_pyg.train.config import Config
+from rstg_pyg.train.build import normalize
+from rstg_pyg.train.config import Config, parse_config
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.paths import beside
@@ -23,7 +23,7 @@ from rstg_pyg.train.data.transforms import center_crop, spread_crops
 from rstg_pyg.train.drawing.overlay import Attention, attention, overlay
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
-from rstg_pyg.train.run_folder.weights import load_weights, open_weights, saved_config
+from rstg_pyg.train.pretrained import find_weights, load_network
 from rstg_pyg.train.schema import ClipsConfig
 
 #: Weights of red, green and blue in gray (ITU-R 601).
@@ -81,10 +81,12 @@ class Predictor:
         protocol: str | None = None,
         labels: str | Path | None = None,
     ) -> Predictor:
-        """Reads a run, a checkpoint of a run, or safetensors weights.
+        """Reads a trained network.
 
         Args:
-            path: The file, or a run folder, of which the best checkpoint is used, or the last.
+            path: A run folder, of which the best checkpoint is used, or the last; a checkpoint;
+                safetensors weights; a folder of :meth:`rstg_pyg.VideoClassifier.save_pretrained`; or a
+                name of ``rstg_pyg.models.list()``.
             device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
             protocol: A name of :data:`PROTOCOLS`. (default: the config's)
             labels: A label file with the class names. (default: those in the checkpoint, or numbers)
@@ -94,27 +96,17 @@ class Predictor:
         """
         if device == "gpu" and not torch.cuda.is_available():
             raise UserError("--device: there is no GPU here; use auto or cpu")
-        path = find_checkpoint(Path(path))
-        found = open_weights(path)
-        config = saved_config(found["config"], path)
-        weights = found["state_dict"]
-        if "lin.weight" not in weights or weights["lin.weight"].dim() != 2:
-            raise UserError(
-                f"{path}: expected the weights of a video classifier (it has no lin.weight)"
-            )
-        count = weights["lin.weight"].size(0)
-        names = found.get("label_names") or [f"class {i}" for i in range(count)]
+        model = load_network(find_weights(path))
+        config, names = parse_config(model.config, str(path)), model.classes or []
         if labels is not None:
             names = read_names(Path(labels))
-        if len(names) != count:
+        if len(names) != model.num_classes:
             raise UserError(
-                f"{labels or path}: has {len(names)} classes, but {path} has {count}; give the label "
-                f"file that it was trained with"
+                f"{labels}: has {len(names)} classes, but {path} has {model.num_classes}; give the "
+                f"label file that it was trained with"
             )
-        model = build_model(config, count)
-        load_weights(model, weights, path)
         gpu = device != "cpu" and torch.cuda.is_available()
-        model.eval().to("cuda" if gpu else "cpu")
+        model.to("cuda" if gpu else "cpu")
         name: Any = protocol or getattr(config.data, "protocol", "center1")
         return cls(model, config, names, PROTOCOLS[name])
 
@@ -270,20 +262,6 @@ class Predictor:
 
 def _opened(video: Video) -> tuple[FrameSource, str]:
     return video if isinstance(video, tuple) else open_video(video)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The path itself if it is a file; for a run folder the best checkpoint, or the last.
-
-    Raises:
-        UserError: If the folder has none.
-    """
-    if not path.is_dir():
-        return path
-    for name in ("best.ckpt", "last.ckpt"):
-        if (file := path / "checkpoints" / name).is_file():
-            return file
-    raise UserError(f"{path}: expected a run folder (it has no checkpoints/best.ckpt or last.ckpt)")
 
 
 def read_names(path: Path) -> list[str]:

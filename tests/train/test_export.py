@@ -116,7 +116,7 @@ def test_mistakes_are_named(run, tmp_path, capsys, monkeypatch):
         ([str(run), "--out", "x.pth"], "--out: expected a name ending in .onnx or .pt2 (got x.pth)"),
         ([str(tmp_path / "empty"), "--out", "x.pt2"], "expected a run folder (it has no checkpoints/"),
         ([str(tmp_path / "lost.ckpt"), "--out", "x.pt2"], "there is no such checkpoint"),
-        ([str(run), "--out", str(run / "config" / "checkpoints")], "--out: expected a name ending"),
+        ([str(run), "--out", str(run / "checkpoints/best.ckpt/model")], "cannot be written"),
         ([str(run), "--out", str(run / "checkpoints" / "best.ckpt" / "x.pt2")], "cannot be written"),
     ):
         assert main(arguments) == 2

@@ -5,6 +5,7 @@ code from the file and without Lightning.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -36,21 +37,21 @@ def open_weights(path: Path) -> dict[str, Any]:
         path: A checkpoint of a run, or a ``.safetensors`` file of :func:`write_weights`.
 
     Returns:
-        ``config``, ``state_dict`` of the network; ``global_step``, ``origin`` and ``label_names`` if
-        they are known.
+        ``config``, ``state_dict`` of the network; ``global_step``, ``origin``, ``label_names`` and
+        ``results`` if they are known.
 
     Raises:
         UserError: If the file cannot be read.
     """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    found = read_checkpoint(path)
+    plain = path.suffix == ".safetensors"
+    found = _read_safetensors(path) if plain else read_checkpoint(path)
     weights, names = found["state_dict"], found.get("label_names", [])
     if not all(isinstance(k, str) and _is_plain(v) for k, v in weights.items()):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (its weights are not all named tensors)")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: not a checkpoint of rstg_pyg (its label_names are not all strings)")
-    weights = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
+    if not plain:
+        weights = {k[6:]: v for k, v in weights.items() if k.startswith("model.")}
     return {**found, "state_dict": weights}
 
 
@@ -88,14 +89,17 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
     return found
 
 
-def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from: str) -> None:
+def write_weights(
+    path: Path, model: torch.nn.Module, config: Config, made_from: str, **about: Any
+) -> None:
     """Writes the weights of a network to a safetensors file, with their config.
 
     Args:
         path: The file, ``.safetensors``.
         model: The network.
-        config: The experiment; its model and data settings are stored.
+        config: The experiment. Paths in it are left out.
         made_from: A description of where the weights come from.
+        **about: What else to store, such as ``label_names``.
 
     Raises:
         UserError: If the name has another extension, or the file cannot be written.
@@ -105,10 +109,14 @@ def write_weights(path: Path, model: torch.nn.Module, config: Config, made_from:
     from safetensors.torch import save
 
     values = to_dict(config)
-    metadata = {"config": {"model": values["model"], "data": values["data"]}, "made_from": made_from}
+    values["data"]["root"] = None
+    backbone = values["model"]["backbone"]
+    if os.path.isfile(backbone.get("weights") or ""):
+        backbone["weights"] = None
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": "pt", _METADATA: json.dumps(metadata)}
-    write_atomically(path, lambda p: p.write_bytes(save(tensors, metadata)))
+    metadata = json.dumps({"config": values, "made_from": made_from, **about})
+    data = save(tensors, {"format": "pt", _METADATA: metadata})
+    write_atomically(path, lambda p: p.write_bytes(data))
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -141,11 +149,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {})[_METADATA])["config"]
+            about = json.loads((file.metadata() or {})[_METADATA])
+            config = about["config"]
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not all(isinstance(config[key], dict) for key in ("model", "data")):
             raise KeyError("model")
-        return {"state_dict": weights, "global_step": 0, "config": config}
+        return {"global_step": 0, **about, "state_dict": weights}
     except (KeyError, TypeError, RecursionError):
         raise UserError(
             f"{path}: expected weights written by rstg_pyg (python -m rstg_pyg.official); this file "

@@ -53,7 +53,7 @@ def refused(path, config, message):
 def test_round_trip(path, model, config):
     found = read_weights(path, config)
     assert found["global_step"] == 0
-    assert found["config"] == {key: to_dict(config)[key] for key in ("model", "data")}
+    assert found["config"] == to_dict(config)
     assert found["state_dict"].keys() == model.state_dict().keys()
     other = build_model(config, 5)
     load_weights(other, found["state_dict"], path)
@@ -66,7 +66,7 @@ def test_what_the_file_says(path):
         metadata = file.metadata()
     assert metadata["format"] == "pt"
     told = json.loads(metadata["rstg_pyg"])
-    assert told["made_from"] == "a test" and set(told["config"]) == {"model", "data"}
+    assert told["made_from"] == "a test" and {"model", "data"} < set(told["config"])
 
 
 @pytest.mark.parametrize(
