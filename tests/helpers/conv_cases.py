@@ -5,6 +5,7 @@ import inspect
 from unittest import mock
 
 import torch
+from helpers.random_weights import randomize
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch_geometric.nn import GraphNorm, LayerNorm
@@ -23,23 +24,11 @@ OPTIONS = {
     "plain": {},
     "pos": {"pos_channels": 2},
     "types": {"num_node_types": 3},
-    "edge_attr": {"edge_dim": 3},
-    "residual": {"residual": True},
-    "residual_same": {"in_channels": 8, "residual": True},
-    "act_last": {"act_last": False, "in_channels": 8, "residual": True},
-    "wide": {"hidden_channels": 12, "num_send_layers": 3, "num_update_layers": 3},
-    "shallow": {"num_send_layers": 1, "num_update_layers": 1},
-    "no_bias": {"bias": False, "attention_scale": 0.25},
-    "all": {
-        "hidden_channels": 12,
-        "pos_channels": 2,
-        "num_node_types": 3,
-        "edge_dim": 3,
-        "residual": True,
-        "act_last": False,
-        "attention_scale": 0.5,
-    },
-}
+    "all": dict(
+        hidden_channels=12, pos_channels=2, num_node_types=3, edge_dim=3, residual=True,
+        act_last=False, attention_scale=0.5,
+    ),
+}  # fmt: skip
 
 
 #: What a random layer is drawn from.
@@ -86,12 +75,7 @@ def on_path(name):
 
 def make_conv(in_channels=4, out_channels=8, seed=0, dtype=torch.double, **kwargs):
     """A layer whose every parameter matters (biases are zero after construction)."""
-    conv = RSTGConv(in_channels, out_channels, **kwargs).to(dtype)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in conv.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.5)
-    return conv.eval()
+    return randomize(RSTGConv(in_channels, out_channels, **kwargs).to(dtype), seed, 0.5).eval()
 
 
 def make_inputs(conv, *lead, dtype=torch.double, weight=False, nodes=NUM_NODES, edges=NUM_EDGES):

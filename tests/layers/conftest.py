@@ -1,6 +1,7 @@
 import pytest
 import torch
 from helpers.conv_cases import PATHS, on_path
+from helpers.random_weights import randomize
 
 from rstg_pyg import RSTG
 
@@ -33,13 +34,13 @@ def form(request):
 @pytest.fixture
 def make():
     """Makes an RSTG from 4 to 6 channels in float64 whose every parameter matters."""
+    return lambda **kwargs: randomize(
+        RSTG(4, 6, **{"num_rounds": 3, **kwargs}).double(), std=0.5
+    ).eval()
 
-    def make_rstg(**kwargs):
-        torch.manual_seed(0)
-        model = RSTG(4, 6, **{"num_rounds": 3, **kwargs}).double().eval()
-        with torch.no_grad():
-            for p in model.parameters():
-                p.copy_(torch.randn_like(p) * 0.5)
-        return model
 
-    return make_rstg
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

@@ -90,9 +90,7 @@ def test_channel_batch_norm_is_batch_norm_call_after_call(shape, channel_dim, jo
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    rest=st.lists(st.integers(2, 4), max_size=3), channel_dim=st.sampled_from([1, -1]), seed=SEEDS
-)
+@given(rest=st.lists(st.integers(2, 4), max_size=3), channel_dim=st.sampled_from([1, -1]), seed=SEEDS)
 def test_zero_init_norm_against_numpy(rest, channel_dim, seed):
     norm, x = ZeroInitNorm(4, channel_dim=channel_dim).double(), numbers(seed, 2, 4, *rest)
     given = torch.from_numpy(x).movedim(1, channel_dim).requires_grad_()

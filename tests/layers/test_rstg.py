@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers.random_weights import draw, randomize
 
 from rstg_pyg import RSTG, HomogeneousRSTG, JointLayerNorm, RSTGConv
 from rstg_pyg.graphs import multiscale_grid
@@ -8,19 +9,8 @@ GRID = multiscale_grid((2, 1))
 BATCH, STEPS, NODES = 2, 5, 5
 
 
-def make_model(in_channels=4, hidden_channels=4, seed=0, **kwargs):
-    """A model in float64 whose every parameter matters (also biases and gains)."""
-    model = RSTG(in_channels, hidden_channels, **kwargs).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.double) * 0.5)
-    return model.eval()
-
-
-def clip(steps=STEPS, channels=4, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(BATCH, steps, NODES, channels, generator=generator, dtype=torch.double)
+def clip(steps=STEPS, channels=4):
+    return draw(BATCH, steps, NODES, channels)
 
 
 def count(module):
@@ -34,19 +24,19 @@ def test_rstg_number_of_parameters_of_other_variants():
     assert count(RSTG(dim, dim, time_stages="none")) == count(RSTGConv(dim, dim))
     assert count(RSTG(dim, dim, num_rounds=7)) == count(RSTG(dim, dim, num_rounds=1))
     options = dict(pos_channels=36, num_node_types=3, heads=2, attention="additive")
-    expected = 2 * lstm + count(RSTGConv(dim, dim, **options))
-    assert count(RSTG(dim, dim, **options)) == expected
+    assert count(RSTG(dim, dim, **options)) == 2 * lstm + count(RSTGConv(dim, dim, **options))
 
 
 def test_rstg_residual_stages_end_without_relu():
     assert all(conv.act_last for conv in RSTG(4, 4, form="paper").convs)
     model = RSTG(4, 4, form="paper", residual=True, shared_rounds=False)
     assert not any(conv.act_last for conv in model.convs)
+    assert not RSTG(4, 8, act_last=False).convs[0].act_last
+    assert HomogeneousRSTG(4, 8, residual=True, act_last=True).convs[0].act_last
 
 
-def test_rstg_state_is_left_alone_and_can_be_reused():
-    model = make_model()
-    x = clip()
+def test_rstg_state_is_left_alone_and_can_be_reused(make):
+    model, x = make(), clip()
     expected = model(x, GRID.edge_index)
     _, state = model(x[:, :2], GRID.edge_index, return_state=True)
     for _ in range(2):
@@ -54,20 +44,19 @@ def test_rstg_state_is_left_alone_and_can_be_reused():
         torch.testing.assert_close(out, expected[:, 2:])
 
 
-def test_rstg_gradients_reach_everything():
-    for residual in (False, True):
-        for shared_rounds in (False, True):
-            model = make_model(6, 8, residual=residual, shared_rounds=shared_rounds, heads=2)
-            x = clip(channels=6).requires_grad_()
-            probe = torch.randn(BATCH, STEPS, NODES, 8, dtype=torch.double)
-            (model(x, GRID.edge_index) * probe).sum().backward()
-            assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
-            for name, p in model.named_parameters():
-                assert p.grad is not None and p.grad.abs().sum() > 0, name
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("shared_rounds", [False, True])
+def test_rstg_gradients_reach_everything(make, residual, shared_rounds):
+    model = make(residual=residual, shared_rounds=shared_rounds, heads=2)
+    x = clip().requires_grad_()
+    probe = torch.randn(BATCH, STEPS, NODES, 6, dtype=torch.double)
+    (model(x, GRID.edge_index) * probe).sum().backward()
+    for name, p in (("x", x), *model.named_parameters()):
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
 
 
 def test_rstg_reset_parameters():
-    model = make_model(6, 8, residual=True, pos_channels=2, shared_rounds=False).float()
+    model = randomize(RSTG(6, 8, residual=True, pos_channels=2, shared_rounds=False))
     torch.manual_seed(2)
     model.reset_parameters()
     first = {k: v.clone() for k, v in model.state_dict().items()}
@@ -79,10 +68,8 @@ def test_rstg_reset_parameters():
     model.reset_parameters()
     assert all(torch.equal(v, first[k]) for k, v in model.state_dict().items())
     for key, value in first.items():
-        if "bias" in key:
-            assert value.abs().max() == 0, key
-        elif "norm" in key:
-            assert (value == 1).all(), key
+        if "bias" in key or "norm" in key:
+            assert (value == float("bias" not in key)).all(), key
 
 
 @pytest.mark.parametrize("cell, gates", [("lstm", 4), ("gru", 3)])
@@ -120,19 +107,30 @@ def test_rstg_constructor_errors(kwargs, message):
         RSTG(4, 4, **{"num_rounds": 3, **kwargs})
 
 
-def test_rstg_input_errors():
-    model = RSTG(4, 8, num_rounds=3, pos_channels=2)
-    x, pos = torch.randn(2, 3, 5, 4), GRID.pos
-    for other in (x[0], x[..., :3], x[None]):
-        with pytest.raises(ValueError, match=r"'x' to have shape \[B, T, N, 4\] \(got \["):
-            model(other, GRID.edge_index, pos=pos)
-    with pytest.raises(ValueError, match="'pos' to have shape"):
-        model(x, GRID.edge_index)
-    _, state = model(x, GRID.edge_index, pos=pos, return_state=True)
-    with pytest.raises(ValueError, match=r"one entry for each of 4 time stages \(got 3\)"):
-        model(x, GRID.edge_index, pos=pos, state=state[:3])
-    with pytest.raises(ValueError, match=r"one entry for each of 0 time stages \(got 1\)"):
-        RSTG(4, 4, time_stages="none")(x, GRID.edge_index, state=state[:1])
+X, EDGES = torch.randn(2, 3, 5, 4), GRID.edge_index
+SHAPE = r"'x' to have shape \[B, T, N, 4\] \(got \["
+STATE = RSTG(4, 8, num_rounds=3)(X, EDGES, return_state=True)[1]
+ORDER = r"3 nodes .*; nodes are \[B, T, N, C\]: clips, frames"
+
+
+@pytest.mark.parametrize(
+    "options, x, inputs, message",
+    [
+        ({}, X[0], {}, SHAPE),
+        ({}, X[..., :3], {}, SHAPE),
+        ({}, X[None], {}, SHAPE),
+        ({"pos_channels": 2}, X, {}, "'pos' to have shape"),
+        ({}, X, {"state": STATE[:3]}, r"one entry for each of 4 time stages \(got 3\)"),
+        ({"time_stages": "none"}, X, {"state": STATE[:1]}, r"each of 0 time stages \(got 1\)"),
+        ({}, X, {"edge_index": torch.eye(5).to_sparse()}, r"a tensor .* \(got torch.sparse"),
+        ({}, X.transpose(1, 2), {}, ORDER),
+        ({}, X.transpose(1, 2), {"lengths": [5, 2]}, ORDER),
+        ({}, X[0, 0], {"edge_index": [EDGES]}, r"lists of edges only with 'x' \[B, T, N, C\]"),
+    ],
+)
+def test_rstg_input_errors(options, x, inputs, message):
+    with pytest.raises(IndexError if message == ORDER else ValueError, match=message):
+        RSTG(4, 8, num_rounds=3, **options)(x, **{"edge_index": EDGES, **inputs})
 
 
 def test_rstg_repeated_rounds_count_once():
@@ -168,16 +166,13 @@ def test_rstg_stages_and_parameters(time_stages, cell, residual, shared, own, sh
 
 
 def test_rstg_lazy():
-    lazy, x = RSTG(-1, 8), torch.randn(2, 3, 5, 4)
-    eager = RSTG(4, 8)
-    out = lazy(x, GRID.edge_index)
-    eager.load_state_dict(lazy.state_dict())
-    torch.testing.assert_close(eager(x, GRID.edge_index), out)
+    lazy, eager, fresh = RSTG(-1, 8), RSTG(4, 8), RSTG(-1, 8)
+    out = lazy(X, GRID.edge_index)
+    for other in (eager, fresh):
+        other.load_state_dict(lazy.state_dict())
+        torch.testing.assert_close(other(X, GRID.edge_index), out)
     with pytest.raises(ValueError, match=r"'x' to have shape \[B, T, N, 4\]"):
-        lazy(x[..., :3], GRID.edge_index)
-    fresh = RSTG(-1, 8)
-    fresh.load_state_dict(eager.state_dict())
-    torch.testing.assert_close(fresh(x, GRID.edge_index), out)
+        lazy(X[..., :3], GRID.edge_index)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -185,8 +180,7 @@ def test_rstg_lazy():
 def test_rstg_with_nobody_there_gives_every_parameter_a_gradient(norm, cell):
     """Other processes wait for them (DistributedDataParallel)."""
     model = RSTG(4, 8, cell=cell, norm=norm, in_norm=norm, heads=2, residual=True)
-    x, nobody = torch.randn(2, 3, 5, 4), torch.zeros(2, 3, 5, dtype=torch.bool)
-    model(x, GRID.edge_index, mask=nobody).sum().backward()
+    model(X, GRID.edge_index, mask=torch.zeros(2, 3, 5, dtype=torch.bool)).sum().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and (p.grad == 0).all(), name
 
@@ -194,24 +188,11 @@ def test_rstg_with_nobody_there_gives_every_parameter_a_gradient(norm, cell):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_rstg_takes_a_state_out_of_autocast(masked, cell):
-    model, x = RSTG(4, 8, cell=cell), torch.randn(2, 3, 5, 4)
+    model = RSTG(4, 8, cell=cell)
     mask = torch.ones(2, 3, 5, dtype=torch.bool) if masked else None
     with torch.autocast("cpu", torch.bfloat16):
-        _, state = model(x, GRID.edge_index, mask=mask, return_state=True)
-    out = model(x, GRID.edge_index, mask=mask, state=state)
+        _, state = model(X, GRID.edge_index, mask=mask, return_state=True)
+    out = model(X, GRID.edge_index, mask=mask, state=state)
     assert out.dtype == torch.float32
-    _, exact = model(x, GRID.edge_index, return_state=True)
-    torch.testing.assert_close(out, model(x, GRID.edge_index, state=exact), atol=0.02, rtol=0.02)
-
-
-def test_rstg_says_what_it_wants_instead():
-    model, x = RSTG(4, 8), torch.randn(2, 3, 5, 4)
-    assert not RSTG(4, 8, act_last=False).convs[0].act_last
-    assert HomogeneousRSTG(4, 8, residual=True, act_last=True).convs[0].act_last
-    with pytest.raises(ValueError, match=r"'edge_index' to be a tensor .* \(got torch.sparse"):
-        model(x, torch.eye(5).to_sparse())
-    for more in ({}, {"lengths": [5, 2]}):  # [B, N, T, C]
-        with pytest.raises(IndexError, match=r"3 nodes .*; nodes are \[B, T, N, C\]: clips, frames"):
-            model(x.transpose(1, 2), GRID.edge_index, **more)
-    with pytest.raises(ValueError, match=r"lists of edges only with 'x' \[B, T, N, C\]"):
-        model(x[0, 0], [GRID.edge_index])
+    _, exact = model(X, GRID.edge_index, return_state=True)
+    torch.testing.assert_close(out, model(X, GRID.edge_index, state=exact), atol=0.02, rtol=0.02)

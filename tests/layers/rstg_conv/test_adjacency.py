@@ -2,20 +2,17 @@
 
 import pytest
 import torch
-from helpers.conv_cases import (
-    EDGES,
-    NUM_EDGES,
-    NUM_NODES,
-    make_conv,
-    make_inputs,
-    sparse_adjacencies,
-)
+from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, make_conv, make_inputs, sparse_adjacencies
+from helpers.random_weights import draw
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.testing import assert_module, withPackage
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import coalesce
+
+PAIR, PAIR_EDGES = (draw(4, 4), draw(2, 6)), torch.tensor([[0, 1, 2, 3, 0], [0, 0, 1, 1, 1]])
+BY_TARGET = coalesce(EDGES, sort_by_row=False)
 
 
 @pytest.mark.parametrize("attention, heads", [("dot", 2), ("additive", 1), (None, 1)])
@@ -24,9 +21,7 @@ def test_rstg_conv_as_pyg_asserts_its_modules(attention, heads):
     x, kwargs = make_inputs(conv)
     assert_module(conv, x, EDGES, expected_size=(NUM_NODES, 8), **kwargs)
     conv = make_conv((4, 6), 8, attention=attention, heads=heads)
-    x = (torch.randn(4, 4, dtype=torch.double), torch.randn(2, 6, dtype=torch.double))
-    edge_index = torch.tensor([[0, 1, 2, 3, 0], [0, 0, 1, 1, 1]])
-    assert_module(conv, x, edge_index, expected_size=(2, 8))
+    assert_module(conv, PAIR, PAIR_EDGES, expected_size=(2, 8))
 
 
 @withPackage("torch_sparse")
@@ -52,14 +47,12 @@ def test_rstg_conv_torch_sparse(heads):
 def test_rstg_conv_edge_index_class_from_a_loader():
     conv = make_conv()
     x, _ = make_inputs(conv, 4)
-    edge_index = coalesce(EDGES, sort_by_row=False)
-    wrapped = EdgeIndex(edge_index, sparse_size=(NUM_NODES, NUM_NODES), sort_order="col")
-    loader = DataLoader([Data(x=sample, edge_index=wrapped) for sample in x], batch_size=2)
+    wrapped = EdgeIndex(BY_TARGET, sparse_size=(NUM_NODES, NUM_NODES), sort_order="col")
     out = []
-    for batch in loader:
+    for batch in DataLoader([Data(x=sample, edge_index=wrapped) for sample in x], batch_size=2):
         assert isinstance(batch.edge_index, EdgeIndex) and batch.edge_index.is_sorted_by_col
         out.append(conv(batch.x, batch.edge_index))
-    torch.testing.assert_close(torch.cat(out).view(4, NUM_NODES, 8), conv(x, edge_index))
+    torch.testing.assert_close(torch.cat(out).view(4, NUM_NODES, 8), conv(x, BY_TARGET))
 
 
 def sorted_by(order):
@@ -80,23 +73,24 @@ def test_rstg_conv_edge_index_class_and_integer_types(lead):
         torch.testing.assert_close(alpha, coefficients)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("layout", ["csc.t()", "csr", "coo"])
-@pytest.mark.parametrize("attention", ["dot", "additive", None])
-def test_rstg_conv_sparse_tensor(attention, layout):
+@pytest.mark.parametrize("attention, heads", [("dot", 1), ("additive", 2), (None, 2)])
+def test_rstg_conv_sparse_tensor(attention, heads, layout):
     """Features are in the order of the matrix' values: by target, then by source. Its values stand for
-    ``edge_weight``, as in every PyG layer that has one.
+    ``edge_weight``, as in every PyG layer that has one. Coefficients come as such a matrix.
     """
-    conv = make_conv(attention=attention, heads=2, pos_channels=2, num_node_types=3, edge_dim=3)
-    edges = coalesce(EDGES, sort_by_row=False)
+    conv = make_conv(attention=attention, heads=heads, pos_channels=2, num_node_types=3, edge_dim=3)
     x, kwargs = make_inputs(conv)
     weight = None if attention is None else torch.rand(NUM_EDGES, dtype=torch.double)
-    adj_t = sparse_adjacencies(edges, (NUM_NODES, NUM_NODES), weight)[layout]
-    expected = conv(x, edges, edge_weight=weight, **kwargs)
-    torch.testing.assert_close(conv(x, adj_t, **kwargs), expected)
+    adj_t = sparse_adjacencies(BY_TARGET, (NUM_NODES, NUM_NODES), weight)[layout]
+    inputs = dict(return_attention_weights=True, **kwargs)
+    expected, (_, alpha) = conv(x, BY_TARGET, edge_weight=weight, **inputs)
+    out, (weighted, _) = conv(x, adj_t, **inputs)
+    torch.testing.assert_close(out, expected)
+    dense = weighted.to_sparse_coo().to_dense().view(NUM_NODES, NUM_NODES, heads)
+    torch.testing.assert_close(dense[BY_TARGET[1], BY_TARGET[0]], alpha)
 
     conv = make_conv((4, 6), 8, attention=attention)
-    pair = (torch.randn(4, 4, dtype=torch.double), torch.randn(2, 6, dtype=torch.double))
-    edges = torch.tensor([[0, 1, 2, 3, 0], [0, 0, 1, 1, 1]])
-    torch.testing.assert_close(
-        conv(pair, sparse_adjacencies(edges, (4, 2))[layout]), conv(pair, edges)
-    )
+    adj_t = sparse_adjacencies(PAIR_EDGES, (4, 2))[layout]
+    torch.testing.assert_close(conv(PAIR, adj_t), conv(PAIR, PAIR_EDGES))

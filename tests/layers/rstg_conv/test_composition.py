@@ -17,34 +17,6 @@ EDGES_OF = {
 
 
 def test_rstg_conv_in_sequential():
-    conv, lin = RSTGConv(4, 8, edge_dim=2), Linear(8, 3)
-    layers = [(conv, "x, edge_index, edge_attr -> x"), (lin, "x -> x")]
-    model = Sequential("x, edge_index, edge_attr", layers)
-    x, edge_attr = torch.randn(NUM_NODES, 4), torch.randn(NUM_EDGES, 2)
-    torch.testing.assert_close(model(x, EDGES, edge_attr), lin(conv(x, EDGES, edge_attr)))
-
-
-def test_rstg_conv_to_hetero():
-    class GNN(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = RSTGConv((-1, -1), 8)
-
-        def forward(self, x, edge_index):
-            return self.conv(x, edge_index)
-
-    relations = [("p", "a", "r"), ("r", "b", "p")]
-    model = to_hetero(GNN(), (["p", "r"], relations))
-    x = {"p": torch.randn(4, 5), "r": torch.randn(3, 7)}
-    edges = {relations[0]: torch.tensor([[0, 1, 3], [0, 2, 2]]),
-             relations[1]: torch.tensor([[2, 1], [0, 3]])}  # fmt: skip
-    out = model(x, edges)
-    assert {key: value.shape for key, value in out.items()} == {"p": (4, 8), "r": (3, 8)}
-    conv = model.conv["p__a__r"]
-    torch.testing.assert_close(out["r"], conv((x["p"], x["r"]), edges[relations[0]]))
-
-
-def test_rstg_conv_in_sequential_with_positions_and_types():
     conv = make_conv(4, 8, pos_channels=2, num_node_types=3, edge_dim=2, dtype=torch.float)
     names = "x, edge_index, edge_attr, pos, node_type, edge_weight"
     model = Sequential(names, [(conv, f"{names} -> x"), torch.nn.ReLU()])
@@ -60,32 +32,32 @@ def hetero_inputs():
     pos = {"p": torch.randn(4, 2, generator=generator), "r": torch.randn(3, 2, generator=generator)}
     node_type = {"p": torch.tensor([0, 1, 0, 1]), "r": torch.tensor([1, 1, 0])}
     attr = {kind: torch.randn(e.size(1), 3, generator=generator) for kind, e in EDGES_OF.items()}
-    return x, pos, node_type, attr
 
-
-@pytest.mark.parametrize("lazy", [False, True])
-def test_rstg_conv_in_hetero_conv(lazy):
-    x, pos, node_type, attr = hetero_inputs()
-    convs = {}
-    for kind in RELATIONS:
-        sizes = x[kind[0]].size(1), x[kind[2]].size(1)
-        sizes = -1 if lazy else sizes
-        convs[kind] = RSTGConv(sizes, 8, pos_channels=2, num_node_types=2, edge_dim=3)
-    model = HeteroConv(convs, aggr="sum")
-    out = model(x, EDGES_OF, edge_attr_dict=attr, pos_dict=pos, node_type_dict=node_type)
-
-    def alone(kind):
+    def alone(conv, kind):
         source, _, target = kind
-        return convs[kind](
+        return conv(
             (x[source], x[target]), EDGES_OF[kind], attr[kind],
             pos=(pos[source], pos[target]), node_type=node_type[target],
         )  # fmt: skip
 
-    torch.testing.assert_close(out["r"], alone(RELATIONS[0]))
-    torch.testing.assert_close(out["p"], alone(RELATIONS[1]) + alone(RELATIONS[2]))
+    return x, pos, node_type, attr, alone
 
 
-def test_rstg_conv_to_hetero_with_positions_and_attributes():
+@pytest.mark.parametrize("lazy", [False, True])
+def test_rstg_conv_in_hetero_conv(lazy):
+    x, pos, node_type, attr, alone = hetero_inputs()
+    convs = {}
+    for kind in RELATIONS:
+        sizes = -1 if lazy else (x[kind[0]].size(1), x[kind[2]].size(1))
+        convs[kind] = RSTGConv(sizes, 8, pos_channels=2, num_node_types=2, edge_dim=3)
+    model = HeteroConv(convs, aggr="sum")
+    out = model(x, EDGES_OF, edge_attr_dict=attr, pos_dict=pos, node_type_dict=node_type)
+    of = {kind: alone(convs[kind], kind) for kind in RELATIONS}
+    torch.testing.assert_close(out["r"], of[RELATIONS[0]])
+    torch.testing.assert_close(out["p"], of[RELATIONS[1]] + of[RELATIONS[2]])
+
+
+def test_rstg_conv_to_hetero():
     class GNN(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -96,15 +68,12 @@ def test_rstg_conv_to_hetero_with_positions_and_attributes():
             x = self.conv(x, edge_index, edge_attr, pos=pos, node_type=node_type)
             return self.lin(x.relu())
 
-    x, pos, node_type, attr = hetero_inputs()
+    x, pos, node_type, attr, alone = hetero_inputs()
     model = to_hetero(GNN(), (["p", "r"], RELATIONS))
     out = model(x, EDGES_OF, attr, pos, node_type)
     assert {key: value.shape for key, value in out.items()} == {"p": (4, 3), "r": (3, 3)}
-    kind = RELATIONS[0]
-    alone = model.conv["__".join(kind)](
-        (x["p"], x["r"]), EDGES_OF[kind], attr[kind], pos=(pos["p"], pos["r"]), node_type=node_type["r"]
-    )
-    torch.testing.assert_close(out["r"], model.lin["r"](alone.relu()))
+    expected = alone(model.conv["__".join(RELATIONS[0])], RELATIONS[0])
+    torch.testing.assert_close(out["r"], model.lin["r"](expected.relu()))
 
 
 @withPackage("tabulate")

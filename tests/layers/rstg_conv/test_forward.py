@@ -2,13 +2,7 @@
 
 import pytest
 import torch
-from helpers.conv_cases import (
-    EDGES,
-    NUM_NODES,
-    OPTIONS,
-    make_conv,
-    make_inputs,
-)
+from helpers.conv_cases import EDGES, NUM_NODES, OPTIONS, make_conv, make_inputs
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.aggr import (
     AttentionalAggregation,
@@ -21,7 +15,6 @@ from torch_geometric.nn.aggr import (
 from torch_geometric.utils import coalesce
 
 from rstg_pyg import RSTGConv
-from rstg_pyg.graphs import multiscale_grid
 
 
 def test_rstg_conv_repr():
@@ -39,34 +32,19 @@ def test_rstg_conv_uses_the_generated_templates():
     assert not conv.fuse
 
 
-def test_rstg_conv_published_mask_is_the_adjacency_as_weights():
-    # Published: logits of all pairs, multiplied by the 0/1 adjacency, so others keep exp(0) / Z.
-    grid = multiscale_grid((2, 1))
-    conv = make_conv(4, 8, edge_weight_on="logits", attention_scale=1.0)
-    x = torch.randn(5, 4, dtype=torch.double)
-    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5)).t().flip(0)
-    joined = torch.zeros(5, 5, dtype=torch.double)
-    joined[grid.edge_index[1], grid.edge_index[0]] = 1
-    _, (_, alpha) = conv(x, pairs, edge_weight=joined.view(-1), return_attention_weights=True)
-    logits = joined * (conv.attend.lin_query(x) @ conv.attend.lin_key(x).t())
-    torch.testing.assert_close(alpha.view(5, 5), logits.softmax(dim=1))
-    torch.testing.assert_close(alpha.view(5, 5)[0, 0], alpha.view(5, 5)[0, 3])  # itself, a corner
-
-
 def test_rstg_conv_pair_of_the_same_nodes():
     conv, pair = make_conv(4, 8), make_conv((4, 4), 8)
     x, _ = make_inputs(conv)
-    torch.testing.assert_close(pair((x, x), EDGES), conv(x, EDGES))
-    torch.testing.assert_close(pair((x, x.clone()), EDGES), conv(x, EDGES))
+    for same in (x, x.clone()):
+        torch.testing.assert_close(pair((x, same), EDGES), conv(x, EDGES))
 
 
 def test_rstg_conv_one_dimensional_edge_attr():
     conv = make_conv(edge_dim=1)
-    x, kwargs = make_inputs(conv)
-    attr = kwargs["edge_attr"]
-    torch.testing.assert_close(conv(x, EDGES, attr.view(-1)), conv(x, EDGES, attr))
-    x, _ = make_inputs(conv, 2)
-    torch.testing.assert_close(conv(x, EDGES, attr.view(-1)), conv(x, EDGES, attr))
+    for lead in ((), (2,)):
+        x, kwargs = make_inputs(conv, *lead)
+        attr = kwargs["edge_attr"]
+        torch.testing.assert_close(conv(x, EDGES, attr.view(-1)), conv(x, EDGES, attr))
 
 
 def test_rstg_conv_other_aggregation():
@@ -74,10 +52,9 @@ def test_rstg_conv_other_aggregation():
     x, _ = make_inputs(conv)
     degree = torch.bincount(EDGES[1], minlength=NUM_NODES).clamp(min=1).double().view(-1, 1)
     gathered = []
-    conv.register_aggregate_forward_hook(lambda module, inputs, out: gathered.append(out))
-    mean.register_aggregate_forward_hook(lambda module, inputs, out: gathered.append(out))
-    conv(x, EDGES)
-    mean(x, EDGES)
+    for layer in (conv, mean):
+        layer.register_aggregate_forward_hook(lambda module, inputs, out: gathered.append(out))
+        layer(x, EDGES)
     torch.testing.assert_close(gathered[1], gathered[0] / degree)
 
 
@@ -110,19 +87,10 @@ def test_rstg_conv_aggregations_of_pyg_treat_samples_by_themselves(aggr):
 
 
 @pytest.mark.parametrize("attention", ["dot", "additive", None])
-@pytest.mark.parametrize(
-    "lead, nodes", [((), 0), ((2,), 0), ((2, 3), 0), ((0,), 6), ((2, 0), 6)], ids=str
-)
-def test_rstg_conv_without_nodes_and_without_samples(lead, nodes, attention):
+def test_rstg_conv_without_nodes_and_without_samples(attention):
     conv = make_conv(attention=attention, heads=2, **OPTIONS["all"])
-    edges = EDGES if nodes else EDGES[:, :0]
-    x, kwargs = make_inputs(conv, *lead, nodes=nodes, edges=edges.size(1))
-    out, (_, alpha) = conv(x, edges, return_attention_weights=True, **kwargs)
-    assert out.shape == (*lead, nodes, 8) and alpha.shape == (*lead, edges.size(1), 2)
-
-
-def test_rstg_conv_vmap_equals_static():
-    conv = make_conv(heads=2)
-    x, _ = make_inputs(conv, 3)
-    out = torch.func.vmap(lambda sample: conv(sample, EDGES))(x)
-    torch.testing.assert_close(out, conv(x, EDGES))
+    for lead, nodes in [((), 0), ((2,), 0), ((2, 3), 0), ((0,), 6), ((2, 0), 6)]:
+        edges = EDGES if nodes else EDGES[:, :0]
+        x, kwargs = make_inputs(conv, *lead, nodes=nodes, edges=edges.size(1))
+        out, (_, alpha) = conv(x, edges, return_attention_weights=True, **kwargs)
+        assert out.shape == (*lead, nodes, 8) and alpha.shape == (*lead, edges.size(1), 2)

@@ -11,8 +11,9 @@ from rstg_pyg import DenseRSTGConv, JointLayerNorm, RSTGConv
 
 
 @pytest.mark.usefixtures("path")
-@pytest.mark.parametrize("in_channels", [-1, (-1, -1), (4, -1), (-1, 4)])
-@pytest.mark.parametrize("attention", ["dot", "additive", None])
+@pytest.mark.parametrize(
+    "attention, in_channels", [("dot", -1), ("dot", (-1, -1)), ("additive", (4, -1)), (None, (-1, 4))]
+)
 def test_rstg_conv_lazy(attention, in_channels):
     kwargs = dict(attention=attention, residual=True, num_node_types=2)
     x = torch.randn(NUM_NODES, 4)
