@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.random_weights import randomize
+from helpers.random_weights import draw, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,48 +105,40 @@ def test_zero_init_norm_against_numpy(rest, channel_dim, seed):
     np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
-def test_joint_layer_norm_of_constants_is_the_offset():
-    norm = randomize(JointLayerNorm(4))
-    x = torch.full((3, 4), 2.0, requires_grad=True)
-    expected = norm.bias.expand(3, 4)
-    torch.testing.assert_close(norm(x), expected)
-    torch.testing.assert_close(norm(x, torch.zeros(3, dtype=torch.long)), expected)
-    norm(x).sum().backward()
-    assert x.grad.isfinite().all()
+def test_norms_of_constants_are_the_offset():
+    for norm, shape in (
+        (randomize(JointLayerNorm(4)), (3, 4)),
+        (randomize(ZeroInitNorm(4)), (2, 4, 3)),
+    ):
+        x = torch.full(shape, 2.0, requires_grad=True)
+        if len(shape) == 2:
+            expected = norm.bias.expand(shape)
+            torch.testing.assert_close(norm(x, torch.zeros(3, dtype=torch.long)), expected)
+        else:
+            expected = (norm.scale * norm.bias).view(1, 4, 1).expand(shape)
+        torch.testing.assert_close(norm(x), expected)
+        norm(x).sum().backward()
+        assert x.grad.isfinite().all()
 
 
-def test_joint_layer_norm_gradcheck():
-    norm = randomize(JointLayerNorm(3, eps=1e-3).double())
-    x = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
-    batch = torch.tensor([0, 1, 1, 0])
-    assert torch.autograd.gradcheck(norm, x)
-    assert torch.autograd.gradcheck(lambda x: norm(x, batch), x)
+def test_gradchecks():
+    joint, x = randomize(JointLayerNorm(3, eps=1e-3).double()), draw(4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(joint, x)
+    assert torch.autograd.gradcheck(lambda x: joint(x, torch.tensor([0, 1, 1, 0])), x)
+    calls = randomize(ChannelBatchNorm(2, num_joint_dims=2, unbiased=False).double())
+    assert torch.autograd.gradcheck(calls, draw(2, 4, 2).requires_grad_())
 
 
-def test_joint_layer_norm_parameters():
-    norm = JointLayerNorm(4)
-    assert str(norm) == "JointLayerNorm(4, num_joint_dims=2)"
-    assert norm.weight.tolist() == [1.0] * 4 and norm.bias.tolist() == [0.0] * 4
-    randomize(norm).reset_parameters()
-    assert norm.weight.tolist() == [1.0] * 4 and norm.bias.tolist() == [0.0] * 4
-    assert norm.double()(torch.randn(2, 4, dtype=torch.double)).dtype == torch.double
-
-
-def test_zero_init_norm_parameters():
-    norm = ZeroInitNorm(4)
-    assert str(norm) == "ZeroInitNorm(4)"
-    assert set(norm.state_dict()) == {"scale", "bias"}
-    randomize(norm).reset_parameters()
-    assert norm.scale.tolist() == norm.bias.tolist() == [0.0] * 4
-
-
-def test_zero_init_norm_of_constants_is_finite():
-    norm = randomize(ZeroInitNorm(4))
-    x = torch.zeros(2, 4, 3, requires_grad=True)
-    out = norm(x)
-    torch.testing.assert_close(out, (norm.scale * norm.bias).view(1, 4, 1).expand(2, 4, 3))
-    out.sum().backward()
-    assert x.grad.isfinite().all()
+def test_parameters():
+    joint, zero = JointLayerNorm(4), ZeroInitNorm(4)
+    assert (str(joint), str(zero)) == ("JointLayerNorm(4, num_joint_dims=2)", "ZeroInitNorm(4)")
+    for _ in range(2):
+        assert joint.weight.tolist() == [1.0] * 4
+        assert {name: v.tolist() for name, v in zero.state_dict().items()} == {
+            "scale": [0.0] * 4, "bias": joint.bias.tolist()
+        }  # fmt: skip
+        randomize(joint).reset_parameters(), randomize(zero).reset_parameters()
+    assert joint.double()(draw(2, 4)).dtype == torch.double
 
 
 def test_channel_batch_norm_order_of_calls():
@@ -196,12 +188,6 @@ def test_channel_batch_norm_of_one_row_per_call():
     torch.testing.assert_close(norm.running_var, torch.full((2,), 0.99**2))
     out.sum().backward()
     assert x.grad.isfinite().all()
-
-
-def test_channel_batch_norm_gradcheck_of_calls():
-    norm = randomize(ChannelBatchNorm(2, num_joint_dims=2, unbiased=False).double())
-    x = torch.randn(2, 4, 2, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(norm, x)
 
 
 def test_channel_batch_norm_running_statistics_carry_no_gradient():
