@@ -5,17 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import networks
 
-from rstg_pyg import (
-    ChannelBatchNorm,
-    HomogeneousRSTG,
-    LSTMHead,
-    RSTGBlock,
-    VideoClassifier,
-    ZeroInitNorm,
-    published_arguments,
-)
-from rstg_pyg.backbones import SimpleConv, TorchvisionVideo
+from rstg_pyg import RSTGBlock, VideoClassifier
+from rstg_pyg.backbones import TorchvisionVideo
 from rstg_pyg.export import (
     ONNX_PACKAGES,
     export_onnx,
@@ -35,21 +28,8 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
-def vec(**kwargs):
-    return dict(head=RSTGBlock(6, scales=(2, 1), to="vec", **kwargs))
-
-
-NETWORKS = {
-    "plain": lambda: vec(),
-    "typed": lambda: vec(typed_update=True, heads=2),
-    "gru": lambda: vec(cell="gru", attention="additive"),
-    "mean": lambda: vec(attention=None, time_stages="none"),
-    "residual": lambda: vec(residual=True, in_norm=ChannelBatchNorm, out_norm=ZeroInitNorm),
-    "published": lambda: vec(**published_arguments("dot", "layer")),
-    "homogeneous": lambda: vec(graph=HomogeneousRSTG),
-    "lstm head": lambda: dict(head=LSTMHead(6, 4)),
-    "inside": lambda: dict(blocks={"conv0": RSTGBlock(6, 4, scales=(2, 1))}, pool_window=2),
-}
+NAMES = ["plain", "typed", "gru", "space only", "residual", "inside"]
+NAMES += ["norms over frames", "homogeneous", "lstm head"]
 CLIP = torch.zeros(1, 3, 3, 16, 16)
 #: Names of files of this machine begin with it.
 HERE = str(Path(__file__).parents[2]).encode()
@@ -57,21 +37,24 @@ HERE = str(Path(__file__).parents[2]).encode()
 SHAPES = [(1, 3, 1, 16, 16), (5, 3, 3, 16, 16), (3, 3, 20, 16, 16)]
 
 
-def network(name, backbone=None):
-    torch.manual_seed(0)
-    model = VideoClassifier(backbone or SimpleConv(3, (6, 6), padding=1), 5, **NETWORKS[name]())
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    return model.eval()
+def network(name):
+    return networks.network(name, torch.float)
 
 
 def clips(shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
+def onnx_session(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_a_program_computes_the_same_for_any_batch_and_any_number_of_frames(name, monkeypatch):
     # Were it to look at the limit of the fast path, the limit would be that of the program's clips.
@@ -115,11 +98,7 @@ def test_onnx_computes_the_same_for_any_batch_and_any_number_of_frames(name, tmp
 
 
 def run_onnx(path, x):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     (clip,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (clip.name, clip.shape) == ("clip", ["batch", 3, "frames", 16, 16])
     assert (logits.name, logits.shape) == ("logits", ["batch", 5])
@@ -173,19 +152,6 @@ def test_a_backbone_with_a_fixed_number_of_frames():
         torch.testing.assert_close(program(x), model(x))
 
 
-STREAMS = {
-    "typed": NETWORKS["typed"],
-    "gru": NETWORKS["gru"],
-    "lstm head": lambda: dict(head=LSTMHead(6), combine="plus"),
-    "everywhere": lambda: dict(blocks={"conv0": RSTGBlock(6, 4, (2, 1), out_norm=None)}, **vec()),
-}
-
-
-def stream_network(name):
-    torch.manual_seed(0)
-    return VideoClassifier(SimpleConv(3, (6, 6), padding=1), 5, **STREAMS[name]()).eval()
-
-
 def follow(step, state, steps):
     """Logits after every step of a stream; the state goes from one to the next."""
     found = []
@@ -197,11 +163,11 @@ def follow(step, state, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "batch", "frames"), [*((name, 1, 1) for name in STREAMS), ("everywhere", 2, 3)]
+    ("name", "batch", "frames"), [("typed", 1, 1), ("lstm head and mean", 1, 1), ("everywhere", 2, 3)]
 )
 @torch.no_grad()
 def test_a_step_of_a_stream_gives_the_logits_of_all_frames_so_far(name, batch, frames, tmp_path):
-    model, x = stream_network(name), clips((batch, 3, 5 * frames, 16, 16))
+    model, x = network(name), clips((batch, 3, 5 * frames, 16, 16))
     torch.export.save(export_stream(model, x[:, :, :frames]), tmp_path / "x.pt2")
     assert HERE not in (tmp_path / "x.pt2").read_bytes()
     program = torch.export.load(tmp_path / "x.pt2")
@@ -216,11 +182,10 @@ def test_a_step_of_a_stream_gives_the_logits_of_all_frames_so_far(name, batch, f
 @torch.no_grad()
 def test_onnx_of_a_step_of_a_stream(name, tmp_path):
     import numpy as np
-    import onnxruntime
 
-    model, x = stream_network(name), clips((1, 3, 6, 16, 16))
+    model, x = network(name), clips((1, 3, 6, 16, 16))
     export_stream_onnx(model, x[:, :, :1], tmp_path / "x.onnx", metadata={"about": "a test"})
-    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    session = onnx_session(tmp_path / "x.onnx")
     inputs, outputs = session.get_inputs(), [value.name for value in session.get_outputs()]
     count = len(inputs) - 1
     assert [value.name for value in inputs] == ["frames", *(f"state{i}" for i in range(count))]
@@ -244,25 +209,29 @@ def test_onnx_of_a_step_of_a_stream(name, tmp_path):
 @torch.no_grad()
 def test_frames_stay_open_after_a_step_was_written(tmp_path):
     """Writing a step unrolls its cells, which torch would remember."""
-    model = stream_network("typed")
+    model = network("typed")
     export_stream_onnx(model, clips((1, 3, 1, 16, 16)), tmp_path / "x.onnx")
     program = export_program(model, CLIP)
     x = clips((2, 3, 5, 16, 16))
     torch.testing.assert_close(program.module()(x), model(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_network_that_looks_across_frames_has_no_step():
-    with pytest.raises(ValueError, match="looks across frames: the head"):
-        export_stream(network("homogeneous"), CLIP[:, :, :1])
-    with pytest.raises(ValueError, match="evaluation mode"):
-        export_stream(network("plain").train(), CLIP[:, :, :1])
+@pytest.mark.parametrize(
+    "export, name, clip, message",
+    [
+        (export_stream, "homogeneous", CLIP[:, :, :1], "looks across frames: the head"),
+        (export_stream, "training", CLIP[:, :, :1], "evaluation mode"),
+        (export_program, "training", CLIP, "evaluation mode"),
+        (export_program, "plain", CLIP[0], r"of shape \[B, C, T, H, W\] \(got \[3, 3, 16, 16\]\)"),
+    ],
+)
+def test_mistakes_are_named(export, name, clip, message):
+    model = network("plain").train() if name == "training" else network(name)
+    with pytest.raises(ValueError, match=message):
+        export(model, clip)
 
 
-def test_mistakes_are_named(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="evaluation mode"):
-        export_program(network("plain").train(), CLIP)
-    with pytest.raises(ValueError, match=r"of shape \[B, C, T, H, W\] \(got \[3, 3, 16, 16\]\)"):
-        export_program(network("plain"), CLIP[0])
+def test_onnx_without_its_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs onnx and onnxscript: pip install .*\[export\]"):
         export_onnx(network("plain"), CLIP, tmp_path / "x.onnx")

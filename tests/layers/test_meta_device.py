@@ -2,22 +2,14 @@
 
 import copy
 import pickle
-from functools import partial
 
 import pytest
 import torch
+from helpers.networks import NETWORKS
 
-from rstg_pyg import RSTG, HomogeneousRSTG, LSTMHead, RSTGBlock, VideoClassifier
+from rstg_pyg import RSTG, LSTMHead, RSTGBlock, VideoClassifier
 from rstg_pyg.backbones import SimpleConv, TorchvisionVideo, VideoResNet
 from rstg_pyg.graphs import multiscale_grid
-
-
-def with_head(**kwargs):
-    return VideoClassifier(SimpleConv(3, (8, 8)), 5, head=RSTGBlock(8, to="vec", **kwargs))
-
-
-def with_lstm():
-    return VideoClassifier(SimpleConv(3, (8, 8)), 5, head=LSTMHead(8, 6))
 
 
 def with_block():
@@ -32,13 +24,10 @@ def with_torchvision():
 
 
 MODELS = {
-    "typed": partial(with_head, typed_update=True),
-    "complete": partial(with_head, topology="complete", cell="gru"),
-    "homogeneous": partial(with_head, graph=HomogeneousRSTG),
-    "lstm": with_lstm,
-    "block": with_block,
-    "torchvision": with_torchvision,
+    name: lambda name=name: VideoClassifier(SimpleConv(3, (6, 6)), 5, **NETWORKS[name]())
+    for name in ("typed", "projected", "homogeneous", "lstm head")
 }
+MODELS |= {"block": with_block, "torchvision": with_torchvision}
 
 
 @pytest.mark.slow
@@ -64,14 +53,16 @@ def test_network_built_on_the_meta_device(name):
     torch.testing.assert_close(assigned(clip), expected)
 
 
-def test_block_keeps_its_precision_on_the_way_from_the_meta_device():
-    for topology in ("grid", "complete"):
-        trained = RSTGBlock(4, scales=(2, 1), to="vec", topology=topology).double()
-        with torch.device("meta"):
-            block = RSTGBlock(4, scales=(2, 1), to="vec", topology=topology).double()
-        block.to_empty(device="cpu").load_state_dict(trained.state_dict())
-        x = torch.randn(2, 4, 3, 6, 6, dtype=torch.double)
-        torch.testing.assert_close(block(x), trained(x))
+@pytest.mark.parametrize("topology", ["grid", "complete"])
+def test_block_keeps_its_precision_on_the_way_from_the_meta_device(topology):
+    def build():
+        return RSTGBlock(4, scales=(2, 1), to="vec", topology=topology).double()
+
+    trained, x = build(), torch.randn(2, 4, 3, 6, 6, dtype=torch.double)
+    with torch.device("meta"):
+        block = build()
+    block.to_empty(device="cpu").load_state_dict(trained.state_dict())
+    torch.testing.assert_close(block(x), trained(x))
 
 
 def test_block_moves_as_it_did_from_other_devices():
