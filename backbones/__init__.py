@@ -10,7 +10,11 @@ from rstg_pyg.backbones.resnet import (
     nonlocal_resnet50,
 )
 from rstg_pyg.backbones.simple_conv import SimpleConv
-from rstg_pyg.backbones.torchvision_video import TorchvisionVideo
+from rstg_pyg.backbones.torchvision_video import (
+    TorchvisionVideo,
+    available_networks,
+    preprocessing,
+)
 from rstg_pyg.backbones.weights import (
     WeightsError,
     WeightsReport,
@@ -27,9 +31,11 @@ __all__ = [
     "VideoResNet",
     "WeightsError",
     "WeightsReport",
+    "available_networks",
     "c2d_resnet50",
     "i3d_resnet50",
     "load_backbone_weights",
     "nonlocal_resnet50",
+    "preprocessing",
     "read_tensors",
 ]

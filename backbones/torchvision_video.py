@@ -3,21 +3,75 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models import get_model, list_models
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models import video as networks
 
 #: Called with a node's name and its map ``[B, C, T, H, W]``; returns the map for the next node.
 After = Callable[[str, Tensor], Tensor]
 
+#: What the last layers of the networks are called.
+CLASSIFIERS = ("fc", "classifier", "head")
+
 
 def available_networks() -> list[str]:
     """The names of torchvision's video networks."""
     return sorted(list_models(module=networks))
+
+
+def network_weights(network: str, name: str) -> WeightsEnum | None:
+    """The weights of a network of torchvision with a name such as ``KINETICS400_V1``; :obj:`None` if it
+    has none of this name.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    _check_network(network)
+    return get_model_weights(network).__members__.get(name)
+
+
+def preprocessing(network: str, weights: str) -> dict[str, Any]:
+    """How the clips were made for which weights of torchvision were trained.
+
+    Args:
+        network: One of :func:`available_networks`.
+        weights: The weights' name, or a file of them. (A file of another name counts as the network's
+            default weights.)
+
+    Returns:
+        ``num_frames``; ``frame_stride`` in videos of 30 frames per second; ``short_side`` and
+        ``crop_size`` in pixels; ``mean`` and ``std`` of each channel, for pixels from 0 to 255.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    _check_network(network)
+    known = get_model_weights(network)
+    by_file = {Path(member.url).name: member for member in known}
+    found = known.__members__.get(weights) or by_file.get(Path(weights).name) or known["DEFAULT"]
+    made = found.transforms()
+    numbers = dict(re.findall(r"`(frame_rate|clip_len)=([0-9.]+)`", found.meta["_docs"]))
+    return {
+        "num_frames": int(numbers["clip_len"]),
+        "frame_stride": round(30 / float(numbers["frame_rate"])),
+        "short_side": min(made.resize_size),
+        "crop_size": made.crop_size[0],
+        "mean": [round(255 * x, 4) for x in made.mean],
+        "std": [round(255 * x, 4) for x in made.std],
+    }
+
+
+def _check_network(name: str) -> None:
+    if name not in available_networks():
+        raise ValueError(
+            f"Expected 'name' to be one of {', '.join(available_networks())} (got {name!r})"
+        )
 
 
 class TorchvisionVideo(torch.nn.Module):
@@ -33,7 +87,7 @@ class TorchvisionVideo(torch.nn.Module):
         clip_size: Frames, height and width of the clips; ``mvit_*`` only accepts 16, 224, 224.
             (default: ``(16, 224, 224)``)
         **kwargs: Arguments of the network, for example ``weights="KINETICS400_V1"``, which
-            torchvision downloads.
+            torchvision downloads. (:func:`load_backbone_weights` loads them, too, also from a file.)
 
     Attributes:
         channels (dict): The channels of every node, in the order in which they run.
@@ -49,13 +103,10 @@ class TorchvisionVideo(torch.nn.Module):
 
     def __init__(self, name: str, clip_size: Sequence[int] = (16, 224, 224), **kwargs: Any):
         super().__init__()
-        if name not in available_networks():
-            raise ValueError(
-                f"Expected 'name' to be one of {', '.join(available_networks())} (got {name!r})"
-            )
+        _check_network(name)
         self.name = name
         self.network = get_model(name, **kwargs)
-        for classifier in ("avgpool", "fc", "classifier", "head"):
+        for classifier in ("avgpool", *CLASSIFIERS):
             if hasattr(self.network, classifier):
                 delattr(self.network, classifier)
         self.channels: dict[str, int] = {}

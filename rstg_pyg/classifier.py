@@ -134,8 +134,18 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         self.lin = torch.nn.Linear(size, num_classes)
         self.reset_classifier()
 
-    def reset_classifier(self):
-        """Draws the last layer anew (Glorot uniform; bias zero)."""
+    def reset_classifier(self, num_classes: Optional[int] = None):
+        """Draws the last layer anew (Glorot uniform; bias zero).
+
+        Args:
+            num_classes (int, optional): For so many classes. (default: :obj:`None`, as many as before)
+        """
+        if num_classes is not None:
+            check_numbers(1, num_classes=num_classes)
+            self.num_classes = num_classes
+            weight = self.lin.weight
+            size = self.lin.in_features
+            self.lin = torch.nn.Linear(size, num_classes, device=weight.device, dtype=weight.dtype)
         torch.nn.init.xavier_uniform_(self.lin.weight)
         torch.nn.init.zeros_(self.lin.bias)
 

@@ -112,7 +112,8 @@ def _folder(data: FolderConfig, split: str, changes: dict) -> VideoFolder:
 
 def _clips(data: ClipsConfig, split: str) -> dict:
     """The arguments that all data sets of videos share."""
-    names = ["num_frames", "short_side", "crop_size", "sampling", "crop", "brightness", "flip"]
+    names = ["num_frames", "short_side", "crop_size", "sampling", "frame_stride", "crop", "flip"]
+    names += ["brightness", "color_jitter", "rand_augment"]
     names += ["source", "seed", "shuffle_time", "on_error", "partial"]
     protocol = {"train": None, "val": "center1", "test": data.protocol}[split]
     return {name: getattr(data, name) for name in names} | {"protocol": protocol}
@@ -334,5 +335,9 @@ def _out_batch_norm(channels: int) -> ChannelBatchNorm:
 
 
 def normalize(clips: Tensor, config: Config) -> Tensor:
-    """Normalizes ``uint8`` clips for the network: ``(clip - mean) / std``."""
-    return (clips.float() - config.data.mean) / config.data.std
+    """Normalizes ``uint8`` clips ``[..., C, T, H, W]`` for the network: ``(clip - mean) / std``."""
+    mean, std = (
+        torch.tensor(value, device=clips.device).view(-1, 1, 1, 1) if isinstance(value, list) else value
+        for value in (config.data.mean, config.data.std)
+    )
+    return (clips.float() - mean) / std

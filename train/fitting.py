@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.backbones import WeightsError, load_backbone_weights
 from rstg_pyg.train.build import build_dataset, build_model, check_model, has_split
 from rstg_pyg.train.config import (
     Config,
@@ -50,6 +49,7 @@ from rstg_pyg.train.schema import (
 )
 from rstg_pyg.train.training.callbacks import Meter, StopEarly, StopOnNonFinite, StopOnSignal
 from rstg_pyg.train.training.checkpoints import Checkpoints
+from rstg_pyg.train.training.initial import load_pretrained
 from rstg_pyg.train.training.loggers import make_loggers, writing_events
 from rstg_pyg.train.training.pretrain import pretrain
 from rstg_pyg.train.training.task import VideoTask
@@ -142,7 +142,7 @@ def fit(
     names = datasets["train"].label_names
     model = build_model(config, len(names))
     if checkpoint is None:
-        load_pretrained(model, config)
+        load_pretrained(model, config, names)
     folder = folder or new_run_folder(out, config.name)
     print_head(config, folder, datasets["train"], model)
     if "val" not in datasets:
@@ -302,21 +302,6 @@ def note_skipped(datasets: dict[str, Any], folder: Path, trainer: pl.Trainer) ->
         skipped = Skipped(folder, trainer.global_rank)
         for part, dataset in datasets.items():
             dataset.skipped = skipped.part(part, len(dataset))
-
-
-def load_pretrained(model: torch.nn.Module, config: Config) -> None:
-    """Loads pretrained weights into the backbone, if the config names a file.
-
-    Raises:
-        UserError: If they cannot be read or do not fit.
-    """
-    path = getattr(config.model.backbone, "weights", None)
-    if path is None:
-        return
-    try:
-        print(load_backbone_weights(model.backbone, path, keep_nonlocal=True), flush=True)
-    except WeightsError as e:
-        raise UserError(f"model.backbone.weights: {e}") from e
 
 
 def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Predictor:
             self.sampling, self.short_side = data.sampling, data.short_side
         else:  # generated videos have neither
             self.sampling, self.short_side = "uniform", data.size
+        self.stride = getattr(data, "frame_stride", 1)
         self.size = self.short_side if protocol.whole else data.size
         self.device = next(model.parameters()).device
 
@@ -153,7 +154,7 @@ class Predictor:
         length = source.num_frames(name)
         times = source.varying_times(name)
         count = self.protocol.temporal
-        return np.stack(test_indices(length, self.num_frames, self.sampling, count, times))
+        return np.stack(test_indices(length, self.num_frames, self.sampling, count, times, self.stride))
 
     def clips(self, video: Video) -> Tensor:
         """A video's clips ``[L, C, T, H, W]`` uint8.
@@ -162,8 +163,9 @@ class Predictor:
             UserError: If the video is missing or damaged.
         """
         clips = read_clips(
-            *_opened(video), self.protocol, self.num_frames, self.short_side, self.size, self.sampling
-        )
+            *_opened(video), self.protocol, self.num_frames, self.short_side, self.size, self.sampling,
+            self.stride,
+        )  # fmt: skip
         return self.channels(clips)
 
     def middle_clip(self, video: Video) -> Tensor:

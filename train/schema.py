@@ -5,10 +5,12 @@ To add a data set, add a section here, add it to :data:`Data`, and add a functio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
+from rstg_pyg.backbones import available_networks, preprocessing
 from rstg_pyg.train.schema_model import (
     Batch,
     Decay,
@@ -103,21 +105,30 @@ class ClipsConfig(Section):
     short_side: Pixels = 256
     #: Side of a clip, in pixels, cropped from the resized frames.
     crop_size: Pixels = 224
-    #: Frames of a training clip: evenly spaced (published), or one random frame of each segment (TSN).
-    sampling: Literal["uniform", "segments"] = "uniform"
+    #: Frames of a training clip: evenly spaced over the video (published), one random frame of each
+    #: segment (TSN), or frames ``frame_stride`` apart from a random one on (dense).
+    sampling: Literal["uniform", "segments", "dense"] = "uniform"
+    #: Of ``dense``: from one frame of a clip to the next. A video that is too short for it is sampled
+    #: evenly.
+    frame_stride: PositiveInt = 1
     #: Crops of training clips: random position, or also random size (TSM).
     crop: Literal["random", "multiscale"] = "random"
     #: Largest shift of the brightness of a training clip, as a fraction of the full range.
     brightness: Fraction = 0.1
+    #: Color jitter: largest relative change of a training clip's brightness, contrast and saturation.
+    color_jitter: Fraction = 0.0
+    #: RandAugment: two random changes of a training clip, of this magnitude (9 is usual); 0: none.
+    rand_augment: Annotated[int, Field(ge=0, le=30)] = 0
     #: Flips half of the training clips horizontally and swaps the labels of left/right classes.
     flip: bool = False
     #: Shuffles the frames of every clip, to measure how much their order matters.
     shuffle_time: bool = False
     #: Clips of a video in evaluation.
     protocol: Literal["center1", "dense11x2", "full3x2"] = "center1"
-    #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
-    mean: Number = 114.75
-    std: Positive = 57.375
+    #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std. One number, or
+    #: one for each of red, green and blue.
+    mean: Number | Annotated[list[Number], Field(min_length=3, max_length=3)] = 114.75
+    std: Positive | Annotated[list[Positive], Field(min_length=3, max_length=3)] = 57.375
     #: Number of DataLoader workers.
     num_workers: FewOrNone = 4
     #: A video that cannot be read ends the run, or is skipped, counted and listed (skipped.csv).
@@ -188,6 +199,11 @@ class PretrainConfig(Section):
 class TrainConfig(Section):
     """Optimization."""
 
+    #: Weights to start from: a run folder, a checkpoint or a safetensors file of this project, or the
+    #: name of a model that comes along. Tensors that fit by name and shape are taken.
+    init: str | None = None
+    #: Stages of the backbone that are not trained (``backbone``: all of them).
+    freeze: list[str] = []
     epochs: Batch = 1
     #: Ends the training after this many steps, or after ``epochs``, whichever comes first.
     max_steps: PositiveInt | None = None
@@ -200,6 +216,8 @@ class TrainConfig(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     #: The highest learning rate.
     lr: Positive = 1e-3
+    #: That of the backbone; null: ``lr``.
+    backbone_lr: Positive | None = None
     weight_decay: NonNegative = 0.01
     #: Of ``sgd``; of ``adamw`` it is beta1.
     momentum: Decay = 0.9
@@ -211,6 +229,15 @@ class TrainConfig(Section):
     #: Gradient clipping: largest norm of the gradients; null: no clipping.
     clip: Positive | None = 1.0
     label_smoothing: Fraction = 0.0
+    #: ``balanced``: the loss weighs every class by the inverse of its number of training videos.
+    class_weights: Literal["balanced"] | None = None
+    #: Mixup and CutMix of training clips: alpha of their Beta distribution; 0: none. With both, every
+    #: batch has one of them.
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    #: Decay of the exponential moving average of the weights, which is then validated, tested and
+    #: kept (0.99 for some hundred steps, 0.999 for some thousand); null: none.
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     #: Steps between validations; each writes checkpoints. With 0 there are none, and a checkpoint is
     #: written every 1,000 steps.
     validate_every: NonNegativeInt = 1_000
@@ -240,6 +267,14 @@ class TrainerConfig(Section):
     logger: list[Literal["tensorboard"] | dict[str, Any]] = ["tensorboard"]
 
 
+def _given(values: Any, key: str) -> dict[str, Any]:
+    """The values that a section was given, whether it is a mapping or a section already."""
+    section = values.get(key) if isinstance(values, Mapping) else None
+    if isinstance(section, Section):
+        return section.model_dump(exclude_unset=True)
+    return dict(section) if isinstance(section, Mapping) else {}
+
+
 class Config(Section):
     """A complete experiment."""
 
@@ -258,9 +293,24 @@ class Config(Section):
         train = self.train
         return train.lr * (train.batch_size / (train.base_batch or train.batch_size))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_pretrained(cls, values: Any) -> Any:
+        """With weights of torchvision, data that are not given are as in their training."""
+        given = {key: _given(values, key) for key in ("data", "model")}
+        backbone = _given(given["model"], "backbone")
+        network, weights = backbone.get("network"), backbone.get("weights")
+        videos = given["data"].get("dataset") in ("something", "folder")
+        if videos and network in available_networks() and isinstance(weights, str):
+            usual = {"sampling": "dense", **preprocessing(network, weights)}
+            return {**values, "data": {**usual, **given["data"]}}
+        return values
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
         train, rstg = self.train, self.model.rstg
+        if train.class_weights is not None and self.data.dataset == "syncmnist":
+            raise ValueError("train.class_weights: SyncMNIST's classes are drawn; leave it out")
         if train.batch_size % train.accumulate:
             raise ValueError(
                 f"train.accumulate: expected a divisor of train.batch_size={train.batch_size} "

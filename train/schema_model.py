@@ -113,6 +113,10 @@ class TorchvisionConfig(Section):
     kind: Literal["torchvision"]
     #: Its name, for example ``r2plus1d_18``, ``s3d``, ``mvit_v2_s`` or ``swin3d_t``.
     network: str
+    #: What to start from: the name of torchvision's weights, such as ``KINETICS400_V1``, or a file of
+    #: them. Keys of ``data`` that are not given are then those with which the weights were trained,
+    #: see :func:`rstg_pyg.backbones.preprocessing`.
+    weights: str | None = None
 
 
 Backbone = Annotated[

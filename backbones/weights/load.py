@@ -1,26 +1,32 @@
-"""Copies pretrained weights of other projects into a :class:`~rstg_pyg.backbones.VideoResNet`."""
+"""Copies pretrained weights into a :class:`~rstg_pyg.backbones.VideoResNet` (of other projects) or a
+:class:`~rstg_pyg.backbones.TorchvisionVideo` (torchvision's).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.models import WeightsEnum, get_model_weights
 
 from rstg_pyg.backbones.resnet import VideoResNet
+from rstg_pyg.backbones.torchvision_video import CLASSIFIERS, TorchvisionVideo, network_weights
 from rstg_pyg.backbones.weights.files import WeightsError, read_tensors, unwrap
 from rstg_pyg.backbones.weights.layouts import translate
 from rstg_pyg.backbones.weights.report import WeightsReport
 
+#: Counters and indices, which every network has by itself.
+_BUFFERS = ("num_batches_tracked", "relative_position_index")
 #: Caffe2 blobs that are not weights.
 _COUNTERS = ("lr", "model_iter", "epoch", "weight_decay", "weight_decay_bn", "ONE")
 
 
 def load_backbone_weights(
-    backbone: VideoResNet,
+    backbone: VideoResNet | TorchvisionVideo,
     source: str | Path | Mapping[str, Any],
     layout: str = "auto",
     *,
@@ -40,9 +46,11 @@ def load_backbone_weights(
     Args:
         backbone: The network, with the temporal kernels that the weights are for (or longer ones if
             those in the file have one frame).
-        source: A file (see :func:`read_tensors`), or its tensors by name.
+        source: A file (see :func:`read_tensors`), or its tensors by name. For a network of torchvision
+            also the name of its weights, such as ``KINETICS400_V1``; they are downloaded to the folder
+            of ``torch.hub``, if they are not there.
         layout: ``"torchvision"``, ``"slowfast"``, ``"pytorchvideo"``, ``"caffe2"``, or ``"auto"`` to
-            recognize it by the names. (default: ``"auto"``)
+            recognize it by the names. A network of torchvision has its own. (default: ``"auto"``)
         head: A linear layer to load the file's classifier into; the number of classes must match.
             (default: the classifier is skipped)
         keep_nonlocal: Whether to leave non-local blocks unchanged if the file has none (new ones are
@@ -66,16 +74,19 @@ def load_backbone_weights(
     """
     where = "the weights"
     if not isinstance(source, Mapping):
+        if isinstance(backbone, TorchvisionVideo):
+            source = _file(backbone.name, str(source))
         where, source = str(source), read_tensors(source)
     state, other = unwrap(source)
-    layout, names = translate(state, layout, where)
+    if isinstance(backbone, TorchvisionVideo):
+        layout, names = backbone.name, _torchvision_names(state)
+    else:
+        layout, names = translate(state, layout, where)
     report = WeightsReport(layout=layout)
     report.skipped.update({name: "not among the weights" for name in other})
 
     wanted = {
-        name: tensor
-        for name, tensor in backbone.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith(_BUFFERS)
     }
     if head is not None:
         wanted.update({f"head.{name}": tensor for name, tensor in head.state_dict().items()})
@@ -125,12 +136,49 @@ def load_backbone_weights(
     return report
 
 
+def _torchvision_names(names: Iterable[str]) -> dict[str, str]:
+    """A mapping from torchvision's names to ours."""
+    ours = {}
+    for name in names:
+        top, _, rest = name.partition(".")
+        if not name.endswith(_BUFFERS):
+            ours[name] = f"head.{rest}" if top in CLASSIFIERS else f"network.{name}"
+    return ours
+
+
+def _file(network: str, source: str) -> Path:
+    """The file of weights that are given by their name or as a file."""
+    weights = network_weights(network, source)
+    if weights is not None:
+        return _downloaded(weights)
+    if not Path(source).is_file():
+        known = ", ".join(get_model_weights(network).__members__)
+        raise WeightsError(f"{source}: no such file; {network} has weights of the names {known}")
+    return Path(source)
+
+
+def _downloaded(weights: WeightsEnum) -> Path:
+    """The file of weights in the folder of ``torch.hub``, where torchvision looks for it, too."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    if not path.is_file():
+        begin = path.stem.rpartition("-")[2]  # of the file's hash
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path), begin, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"{weights.url} cannot be downloaded ({error}); get it where there is a network "
+                f"and put it to {path}"
+            ) from error
+    return path
+
+
 def _skipped(name: str, value: Any, ours: str | None, skip_head: bool) -> str | None:
     """Why an entry of a file is not needed; :obj:`None` if it is."""
     if ours is not None:
         return "classifier" if skip_head and ours.startswith("head.") else None
-    if name.endswith("num_batches_tracked"):
-        return "counter of the batch norm"
+    if name.endswith(_BUFFERS):
+        return "counter or index"
     if name.endswith("_momentum"):
         return "momentum of the optimizer"
     if name in _COUNTERS or not isinstance(value, (Tensor, np.ndarray)):

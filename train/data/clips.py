@@ -40,10 +40,16 @@ class VideoClips(Dataset):
         num_frames: Frames :math:`T` of a clip; a shorter video repeats some. (default: 32)
         short_side: Short side that frames are resized to. (default: 256)
         crop_size: Side of the training crop and of ``center1``. (default: 224)
-        sampling: ``"uniform"`` (published) or ``"segments"`` (TSN). (default: ``"uniform"``)
+        sampling: ``"uniform"`` (published), ``"segments"`` (TSN) or ``"dense"``. (default:
+            ``"uniform"``)
+        frame_stride: Of ``"dense"``, see :func:`~rstg_pyg.train.data.sampling.dense`. (default: 1)
         crop: ``"random"`` (published) or ``"multiscale"`` (TSM). (default: ``"random"``)
         brightness: Largest random shift of a training clip's brightness, relative to white.
             (default: 0.1)
+        color_jitter: Largest relative change of a training clip's brightness, contrast and saturation,
+            by ``torchvision.transforms.v2.ColorJitter``. (default: 0)
+        rand_augment: Magnitude of ``torchvision.transforms.v2.RandAugment`` (two operations) for
+            training clips; with 0 there is none. (default: 0)
         flip: Whether half the training clips are mirrored. Their class is then that of the mirrored
             action; where there is no such class they are left alone. (default: ``False``)
         partial: Whether to go on without the videos of the list that are not there. (default:
@@ -86,6 +92,9 @@ class VideoClips(Dataset):
         shuffle_time: bool = False,
         on_error: str = "raise",
         partial: bool = False,
+        frame_stride: int = 1,
+        color_jitter: float = 0.0,
+        rand_augment: int = 0,
     ):
         if protocol is not None:
             _check_name("data.protocol", protocol, tuple(PROTOCOLS))
@@ -108,8 +117,10 @@ class VideoClips(Dataset):
         self.short_side = short_side
         self.crop_size = crop_size
         self.sampling = sampling
+        self.frame_stride = frame_stride
         self.crop = crop
         self.brightness = brightness
+        self.augment = transforms.Augment(color_jitter, rand_augment)
         self.seed = seed
         self.shuffle_time = shuffle_time
         self.on_error = on_error
@@ -173,15 +184,17 @@ class VideoClips(Dataset):
             f"in {class_order(self.classes)} order, {self.source.kind}"
         )
         by = "" if self.source.kind == "frames" else ", by time where the frame rate varies"
+        stride = f" with stride {self.frame_stride}" if self.sampling == "dense" else ""
         clips = (
-            f"of {self.num_frames} frames ({self.sampling}{by}) at {self.clip_size} x {self.clip_size}"
+            f"of {self.num_frames} frames ({self.sampling}{stride}{by}) at {self.clip_size} x "
+            f"{self.clip_size}"
         )
         if self.protocol is None:
             how = f"training clips {clips}, {self.crop} crop"
             shift = (
                 f"brightness within {self.brightness:g}" if self.brightness else "no brightness shift"
             )
-            how += f", {shift}, {'flips' if self.mirrored else 'no flips'}"
+            how += f", {shift}{self.augment}, {'flips' if self.mirrored else 'no flips'}"
         else:
             how = f"{self.protocol.describe()} {clips}"
             how += ", logits averaged" if self.num_clips > 1 else ""
@@ -210,7 +223,7 @@ class VideoClips(Dataset):
         if self.protocol is not None:
             clips = read_clips(
                 self.source, self.ids[item], self.protocol, self.num_frames, self.short_side,
-                self.clip_size, self.sampling,
+                self.clip_size, self.sampling, self.frame_stride,
             )  # fmt: skip
             clip = clips if self.num_clips > 1 else clips[0]
         else:
@@ -225,7 +238,9 @@ class VideoClips(Dataset):
         video = self.ids[item]
         length = self.source.num_frames(video)
         times = self.source.varying_times(video)
-        indices = train_indices(length, self.num_frames, self.sampling, generator, times)
+        indices = train_indices(
+            length, self.num_frames, self.sampling, generator, times, self.frame_stride
+        )
         frames = self.source.read(video, indices, self.short_side)
         crop = transforms.random_crop if self.crop == "random" else transforms.multi_scale_crop
         clip = crop(frames, self.crop_size, generator)
@@ -234,7 +249,7 @@ class VideoClips(Dataset):
                 clip, label = transforms.flip(clip), mirrored
         if self.brightness:
             clip = transforms.shift_brightness(clip, self.brightness, generator)
-        return clip, label
+        return self.augment(clip, generator), label
 
 
 def _check_name(key: str, name: str, names: tuple[str, ...]) -> None:

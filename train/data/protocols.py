@@ -60,6 +60,7 @@ def read_clips(
     short_side: int,
     size: int,
     sampling: str,
+    stride: int = 1,
 ) -> Tensor:
     """Reads a video's clips, all crops of the first sampling in time before those of the second.
 
@@ -70,7 +71,8 @@ def read_clips(
         num_frames: Frames :math:`T` of a clip.
         short_side: Short side that frames are resized to.
         size: Side of the crops.
-        sampling: ``"uniform"`` or ``"segments"``.
+        sampling: ``"uniform"``, ``"segments"`` or ``"dense"``, the last one with this
+        stride: from one frame to the next.
 
     Returns:
         ``[L, 3, T, size, size]`` uint8.
@@ -80,7 +82,7 @@ def read_clips(
     """
     length = source.num_frames(video)
     times = source.varying_times(video)
-    places = test_indices(length, num_frames, sampling, protocol.temporal, times)
+    places = test_indices(length, num_frames, sampling, protocol.temporal, times, stride)
     frames = source.read(video, np.concatenate(places), short_side)  # [temporal * T, H, W, 3]
     clips = []
     for part in frames.split(num_frames):

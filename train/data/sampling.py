@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLINGS = ("uniform", "segments")
+SAMPLINGS = ("uniform", "segments", "dense")
 
 Indices = NDArray[np.int64]
 Times = NDArray[np.float64]
@@ -42,6 +42,23 @@ def segments(
     return _frames((np.arange(num_frames) + offset) * (length / num_frames), length, times)
 
 
+def dense(
+    length: int, num_frames: int, stride: int, offset: float, times: Times | None = None
+) -> Indices:
+    """Frames that are ``stride`` apart; all of the video, evenly, if it is too short for that; ``[T]``.
+
+    Args:
+        length: Frames of the video.
+        num_frames: Frames :math:`T` of the clip.
+        stride: From one frame to the next.
+        offset: Where the clip begins, from 0 (with the video) to 1 (so that it ends with it).
+        times: When the frames are shown.
+    """
+    span = min(stride * (num_frames - 1), length - 1)
+    first = int(offset * (length - 1 - span) + 0.5)
+    return _frames(np.linspace(first, first + span, num_frames), length, times)
+
+
 def _frames(places: NDArray[np.floating], length: int, times: Times | None) -> Indices:
     """The frames at places from 0 to ``length - 1``."""
     if times is None:
@@ -56,30 +73,43 @@ def train_indices(
     sampling: str,
     generator: np.random.Generator,
     times: Times | None = None,
+    stride: int = 1,
 ) -> Indices:
     """The frames of a training clip, ``[T]``.
 
     Args:
         length: Frames of the video.
         num_frames: Frames :math:`T` of the clip.
-        sampling: ``"uniform"`` (as published, nothing random) or ``"segments"`` (as in TSN and TSM: a
-            random frame of every segment).
+        sampling: ``"uniform"`` (as published, nothing random), ``"segments"`` (as in TSN and TSM: a
+            random frame of every segment) or ``"dense"`` (:func:`dense` from a random frame on).
         generator: Source of random numbers.
         times: When the frames are shown.
+        stride: Of ``"dense"``.
     """
     if sampling == "uniform":
         return uniform(length, num_frames, times)
+    if sampling == "dense":
+        return dense(length, num_frames, stride, generator.random(), times)
     return segments(length, num_frames, generator.random(num_frames), times)
 
 
 def test_indices(
-    length: int, num_frames: int, sampling: str, count: int = 1, times: Times | None = None
+    length: int,
+    num_frames: int,
+    sampling: str,
+    count: int = 1,
+    times: Times | None = None,
+    stride: int = 1,
 ) -> list[Indices]:
     """The frames of one or two test clips, each ``[T]``.
 
     ``"uniform"``: the published sampling, then the one half a step later. ``"segments"``: the centers
-    of the segments, then their first frames (TSM's "twice sample").
+    of the segments, then their first frames (TSM's "twice sample"). ``"dense"``: the middle of the
+    video, or a quarter and three quarters of the way.
     """
+    if sampling == "dense":
+        places = [(i + 0.5) / count for i in range(count)]
+        return [dense(length, num_frames, stride, place, times) for place in places]
     if sampling == "uniform":
         clips = [uniform(length, num_frames, times), uniform_shifted(length, num_frames, times)]
     else:

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 #: Sides of the crop relative to the frame's short side (TSM's multi-scale crop).
 SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -92,6 +94,38 @@ def shift_brightness(frames: Tensor, most: float, generator: np.random.Generator
     # The standard library's table look-up takes a third of the time of NumPy's and PyTorch's.
     shifted = bytearray(frames.numpy().tobytes()).translate(bytes(table.tolist()))
     return torch.frombuffer(shifted, dtype=torch.uint8).view(frames.shape)
+
+
+class Augment:
+    """RandAugment and color jitter of torchvision, the same for all frames of a clip.
+
+    Args:
+        color_jitter: Largest relative change of brightness, contrast and saturation.
+        rand_augment: Magnitude of RandAugment's two operations; 0: none.
+    """
+
+    def __init__(self, color_jitter: float, rand_augment: int):
+        self.color_jitter, self.rand_augment = color_jitter, rand_augment
+        self.steps: list[torch.nn.Module] = []
+        if rand_augment:
+            self.steps.append(v2.RandAugment(num_ops=2, magnitude=rand_augment))
+        if color_jitter:
+            self.steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+
+    def __call__(self, frames: Tensor, generator: np.random.Generator) -> Tensor:
+        """A clip ``[T, H, W, 3]`` uint8, changed."""
+        if not self.steps:
+            return frames
+        clip = tv_tensors.Video(frames.permute(0, 3, 1, 2))
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's generator
+            torch.manual_seed(int(generator.integers(2**63)))
+            for step in self.steps:
+                clip = step(clip)
+        return clip.as_subclass(Tensor).permute(0, 2, 3, 1)
+
+    def __str__(self) -> str:
+        text = f", color jitter {self.color_jitter:g}" if self.color_jitter else ""
+        return text + (f", RandAugment {self.rand_augment}" if self.rand_augment else "")
 
 
 def flip(frames: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rstg_pyg.train.files import cannot_be_written, write_atomically
 
-COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share")
+COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share", "mAP")
 
 
 class MetricsFile:

@@ -80,18 +80,22 @@ class Meter(pl.Callback):
             values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
             shown = {"loss": "loss", "acc": "top1", "videos/s": "videos_per_second"}
             pl_module.log_dict(
-                {name: values[key] for name, key in shown.items()}, prog_bar=True, logger=False
+                {name: values[key] for name, key in shown.items() if key in values},
+                prog_bar=True,
+                logger=False,
             )
             self._log(trainer, "train", values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the validation's row; its time does not count as training."""
-        values = {k: float(trainer.callback_metrics[f"val/{k}"]) for k in ("loss", "top1", "top5")}
+        found = trainer.callback_metrics
+        values = {k[4:]: float(v) for k, v in found.items() if k.startswith("val/")}
         self._log(trainer, "val", values)
         if trainer.is_global_zero:
+            score = "mAP" if pl_module.multi_label else "top-1"
             print(
                 f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
-                f"top-1 {values['top1']:.2%}",
+                f"{score} {values[pl_module.score]:.2%}",
                 flush=True,
             )
         self.clock = time.perf_counter()
@@ -191,14 +195,15 @@ class StopOnSignal(pl.Callback):
 
 
 class StopEarly(EarlyStopping):
-    """Lightning's early stopping on validation top-1.
+    """Lightning's early stopping on validation top-1 (mAP with several labels per video).
 
     Args:
-        patience: Stops after this many consecutive validations without a better top-1.
+        patience: Stops after this many consecutive validations without a better score.
+        score: The metric.
     """
 
-    def __init__(self, patience: int):
-        super().__init__("val/top1", mode="max", patience=patience)
+    def __init__(self, patience: int, score: str = "top1"):
+        super().__init__(f"val/{score}", mode="max", patience=patience)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stays stopped if a stopped run is resumed."""

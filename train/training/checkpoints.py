@@ -53,9 +53,9 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 class Checkpoints(ModelCheckpoint):
     """Writes ``step-N.ckpt`` after every validation and at the end; keeps the last three and the best.
 
-    ``last.ckpt`` and ``best.ckpt`` (highest validation top-1) are hard links to such files, or copies
-    if the file system has no links. Random states are saved and restored, for dropout. A resumed run
-    removes checkpoints of steps that it will repeat, as well as their rows of ``metrics.csv``.
+    ``last.ckpt`` and ``best.ckpt`` (highest validation top-1 or mAP) are hard links to such files, or
+    copies if the file system has no links. Random states are saved and restored, for dropout. A resumed
+    run removes checkpoints of steps that it will repeat, as well as their rows of ``metrics.csv``.
 
     Args:
         folder: Where to write.
@@ -150,9 +150,9 @@ class Checkpoints(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Records whether it is the best so far, and saves."""
-        top1 = float(trainer.callback_metrics["val/top1"])
-        if top1 > self.best:
-            self.best, self.best_step = top1, trainer.global_step
+        score = float(trainer.callback_metrics[f"val/{pl_module.score}"])
+        if score > self.best:
+            self.best, self.best_step = score, trainer.global_step
         self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MultilabelAveragePrecision,
+)
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.build import normalize
@@ -18,12 +24,14 @@ from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.errors import NonFiniteError
+from rstg_pyg.train.training.initial import freeze
 
 _MOST_NAMES = 16  # videos in a message
 
 
 class VideoTask(pl.LightningModule):
-    """Classifies videos with cross-entropy.
+    """Classifies videos with cross-entropy; with several labels per video, a sigmoid and binary
+    cross-entropy for each class.
 
     Args:
         model: The network.
@@ -31,8 +39,14 @@ class VideoTask(pl.LightningModule):
         total_steps: Optimizer steps of the whole training, for the schedule.
         origin: A description of the data, stored in checkpoints.
         label_names: The class names, stored in checkpoints.
+        multi_label: Whether videos have several labels.
 
-    Batches are ``(clips, labels)``, from a :class:`VideoLoader` or any ``DataLoader``.
+    Attributes:
+        score (str): The metric by which networks are compared: ``"top1"``, or with several labels
+            per video the mean average precision ``"mAP"``.
+
+    Batches are ``(clips, labels)``, from a :class:`VideoLoader` or any ``DataLoader``. Labels are
+    classes ``[B]`` or, with several per video, zeros and ones ``[B, num_classes]``.
     """
 
     def __init__(
@@ -42,30 +56,38 @@ class VideoTask(pl.LightningModule):
         total_steps: int,
         origin: str,
         label_names: list[str],
+        multi_label: bool = False,
     ):
         super().__init__()
+        train, classes = config.train, model.num_classes
+        freeze(model, train.freeze)
         self.model = model
         self.config = config
         self.total_steps = total_steps
         self.origin = origin
         self.label_names = label_names
+        self.multi_label = multi_label
+        self.score = "mAP" if multi_label else "top1"
         self.train_metrics = self._metrics()
         self.train_metrics.persistent(True)  # partly accumulated at a checkpoint
         self.eval_metrics = self._metrics()
-        self.confusion = MulticlassConfusionMatrix(model.num_classes, validate_args=False)
+        # validate_args would read back from the device.
+        if multi_label:
+            self.precision = MultilabelAveragePrecision(classes, average="none", validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
+        self.class_weights: Tensor | None = None  # in the loss
+        alphas = {v2.MixUp: train.mixup, v2.CutMix: train.cutmix}
+        mixes = [mix(alpha=a, num_classes=classes) for mix, a in alphas.items() if a]
+        self.mix = v2.RandomChoice(mixes) if mixes else None
         self.finite: list[Tensor] = []  # whether the losses of an evaluation are finite, per batch
 
     def _metrics(self) -> MetricCollection:
         classes, five = self.model.num_classes, min(5, self.model.num_classes)
-        # validate_args would read back from the device.
-        return MetricCollection(
-            {
-                "loss": MeanMetric(nan_strategy="disable"),  # NaN must not be ignored
-                "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(classes, average="micro", top_k=five, validate_args=False),
-            },
-            compute_groups=False,
-        )
+        found: dict[str, Any] = {"loss": MeanMetric(nan_strategy="disable")}  # NaN must not be ignored
+        if not self.multi_label:
+            for name, k in (("top1", 1), ("top5", five)):
+                found[name] = MulticlassAccuracy(classes, k, "micro", validate_args=False)
+        return MetricCollection(found, compute_groups=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Logits of ``uint8`` clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``.
@@ -81,19 +103,40 @@ class VideoTask(pl.LightningModule):
 
     def loss(self, clips: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch."""
-        return self._cross_entropy(self(clips), labels)
+        return self._loss(self(clips), labels)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss for classes ``[B]``, or for shares of classes ``[B, num_classes]``."""
         if _blank(labels):
             return 0 * logits.sum()
-        return F.cross_entropy(logits, labels, label_smoothing=self.config.train.label_smoothing)
+        smoothing, weight = self.config.train.label_smoothing, self.class_weights
+        if self.multi_label:
+            labels = labels * (1 - smoothing) + smoothing / 2
+            return F.binary_cross_entropy_with_logits(logits, labels, weight)
+        return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
+
+    def on_train_start(self) -> None:
+        """Counts the training videos of the classes, if the loss is to be balanced."""
+        if self.config.train.class_weights is not None:
+            labels = self.trainer.train_dataloader.dataset.labels
+            counts = (
+                labels.sum(0) if self.multi_label else labels.bincount(minlength=len(self.label_names))
+            )
+            weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+            self.class_weights = weights.to(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         clips, labels = batch
-        logits = self(clips)
-        _update(self.train_metrics, logits.detach(), labels)
-        return self._cross_entropy(logits, labels)
+        targets = labels
+        if self.mix is None or _blank(labels):
+            logits = self(clips)
+        else:
+            videos = tv_tensors.Video(normalize(clips, self.config).transpose(1, 2))
+            videos, targets = self.mix(videos, labels)
+            logits = self.model(videos.as_subclass(Tensor).transpose(1, 2))
+        self._update(self.train_metrics, logits.detach(), labels)
+        return self._loss(logits, targets)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds a batch to the metrics."""
@@ -102,18 +145,36 @@ class VideoTask(pl.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds a batch to the metrics and to the confusion matrix."""
         logits = self._evaluate(batch)
-        if not _blank(batch[1]):
+        if not self.multi_label and not _blank(batch[1]):
             self.confusion.update(logits, batch[1])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         clips, labels = batch
         logits = self(clips)
-        self.finite.append(_update(self.eval_metrics, logits, labels).isfinite().all())
+        self.finite.append(self._update(self.eval_metrics, logits, labels).isfinite().all())
+        if self.multi_label and not _blank(labels):
+            self.precision.update(logits.float(), labels.long())
         return logits
+
+    def _update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
+        """Updates the metrics with a batch; returns the losses of the videos that could be read."""
+        if _blank(labels):
+            return logits.new_zeros(0)
+        logits = logits.float()
+        if self.multi_label:
+            losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+        else:
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            metrics["top1"].update(logits, labels)
+            metrics["top5"].update(logits, labels)
+        metrics["loss"].update(losses)
+        return losses
 
     def _begin_evaluation(self) -> None:
         self.eval_metrics.reset()
         self.finite = []
+        if self.multi_label:
+            self.precision.reset()
 
     def _results(self, what: str, loader: Any) -> dict[str, float]:
         """The metrics of the videos of all processes.
@@ -129,6 +190,9 @@ class VideoTask(pl.LightningModule):
                 f"{what} after step {self.trainer.global_step}: the loss is {values['loss']}, in "
                 f"{len(broken)} of {len(self.finite)} batches{where}"
             )
+        if self.multi_label:
+            self.class_precision = self.precision.compute().cpu()  # NaN for a class without videos
+            values["mAP"] = float(self.class_precision.nanmean())
         return values
 
     def on_validation_epoch_start(self) -> None:
@@ -153,15 +217,23 @@ class VideoTask(pl.LightningModule):
         self.test_results = self._results("test", self.trainer.test_dataloaders)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer, with weight decay on matrices only, and the schedule: warm-up, then cosine or
-        constant.
+        """The optimizer, with weight decay on matrices only and the backbone's own rate, if it has one,
+        and the schedule: warm-up, then cosine or constant.
         """
         train = self.config.train
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": train.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
+        trained = [p for p in self.parameters() if p.requires_grad]
+        parts = [(trained, self.config.lr)]
+        if train.backbone_lr is not None:
+            backbone = set(self.model.backbone.parameters())
+            scale = self.config.lr / train.lr
+            parts = [([p for p in trained if p not in backbone], self.config.lr)]
+            parts += [([p for p in trained if p in backbone], train.backbone_lr * scale)]
+        groups: list[dict[str, Any]] = []
+        for parameters, lr in parts:
+            matrices = [p for p in parameters if p.dim() > 1]
+            vectors = [p for p in parameters if p.dim() <= 1]
+            groups += [{"params": matrices, "lr": lr, "weight_decay": train.weight_decay}]
+            groups += [{"params": vectors, "lr": lr, "weight_decay": 0.0}]
         if train.optimizer == "adamw":
             betas = (train.momentum, train.beta2)
             optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=betas)
@@ -176,7 +248,7 @@ class VideoTask(pl.LightningModule):
         }
 
     def _rate(self, step: int) -> float:
-        """The learning rate of a step, as a fraction of ``train.lr``."""
+        """The learning rate of a step, as a fraction of the highest."""
         train = self.config.train
         warmup = max(1, round(train.warmup * self.total_steps))
         rate = min(1.0, (step + 1) / warmup)
@@ -185,10 +257,11 @@ class VideoTask(pl.LightningModule):
         return rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores config, data description and class names in the checkpoint."""
+        """Stores config, data description and classes in the checkpoint."""
         checkpoint["config"] = to_dict(self.config)
         checkpoint["origin"] = self.origin
         checkpoint["label_names"] = self.label_names
+        checkpoint["multi_label"] = self.multi_label
 
 
 def batch_names(loader: Any, count: int, number: int | None = None) -> str:
@@ -209,16 +282,4 @@ def batch_names(loader: Any, count: int, number: int | None = None) -> str:
 
 def _blank(labels: Tensor) -> bool:
     """Whether no video of a batch could be read, see :class:`VideoLoader`."""
-    return len(labels) == 1 and int(labels) == UNREAD
-
-
-def _update(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:
-    """Updates the metrics with a batch; returns the losses of the videos that could be read."""
-    if _blank(labels):
-        return logits.new_zeros(0)
-    logits = logits.float()
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    metrics["loss"].update(losses)
-    metrics["top1"].update(logits, labels)
-    metrics["top5"].update(logits, labels)
-    return losses
+    return labels.dim() == 1 and len(labels) == 1 and int(labels) == UNREAD

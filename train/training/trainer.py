@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import Logger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.loaders import VideoLoader
@@ -104,6 +105,9 @@ def make_trainer(
         UserError: If Lightning does not accept a value.
     """
     settings = config.trainer
+    if config.train.ema is not None:
+        average = get_ema_multi_avg_fn(config.train.ema)
+        callbacks = [WeightAveraging(multi_avg_fn=average), *callbacks]  # before any that saves
     if settings.progress_bar:
         callbacks = [*callbacks, Progress(refresh_rate=10)]
     if "notebook" in settings.strategy:

@@ -53,7 +53,7 @@ def test_types_wrappers_and_training_state():
     assert len(report.used) == 265
     beside = {"epoch", "optimizer_state", "cfg"}
     assert {name for name, why in report.skipped.items() if why == "not among the weights"} == beside
-    assert report.skipped["s1.pathway0_stem.bn.num_batches_tracked"] == "counter of the batch norm"
+    assert report.skipped["s1.pathway0_stem.bn.num_batches_tracked"] == "counter or index"
     expected = state[f"module.{SlowFast.stem_conv}"].double()
     assert torch.equal(backbone.stages["stem"].conv.weight, expected)
 

@@ -1,0 +1,99 @@
+"""What a training begins with: weights of others, and stages that are not trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rstg_pyg import VideoClassifier
+from rstg_pyg.backbones import WeightsError, load_backbone_weights
+from rstg_pyg.train.config import Config
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.pretrained import find_weights
+from rstg_pyg.train.run_folder.weights import open_weights
+
+_NAMED = 8  # tensors in a message
+
+
+def load_pretrained(model: VideoClassifier, config: Config, names: list[str]) -> None:
+    """Loads ``model.backbone.weights`` into the backbone, and what fits of ``train.init`` into the
+    network; prints what was taken.
+
+    Args:
+        model: The network.
+        config: The experiment.
+        names: The class names.
+
+    Raises:
+        UserError: If weights cannot be read or do not fit.
+    """
+    path = getattr(config.model.backbone, "weights", None)
+    if path is not None:
+        try:
+            print(load_backbone_weights(model.backbone, path, keep_nonlocal=True), flush=True)
+        except WeightsError as e:
+            raise UserError(f"model.backbone.weights: {'; '.join(str(e).splitlines())}") from e
+    if config.train.init is not None:
+        print(_load_fitting(model, find_weights(config.train.init), config, names), flush=True)
+
+
+def _load_fitting(model: VideoClassifier, path: Path, config: Config, names: list[str]) -> str:
+    """Loads every tensor that fits by name and shape; says which ones stay new. The classifier is new
+    if its classes have other names.
+    """
+    found = open_weights(path)
+    weights, old_names = found["state_dict"], found.get("label_names") or names
+    taken, new = {}, []
+    for name, tensor in model.state_dict().items():
+        theirs = weights.get(name)
+        if theirs is None:
+            new.append(f"{name} {list(tensor.shape)} (not in the file)")
+        elif theirs.shape != tensor.shape:
+            new.append(f"{name} {list(tensor.shape)} ({list(theirs.shape)} in the file)")
+        elif name.startswith("lin.") and old_names != names:
+            new.append(f"{name} (of other classes)")
+        elif theirs.is_floating_point() and not theirs.isfinite().all():
+            raise UserError(f"train.init: {path}: {name} holds values that are not finite")
+        else:
+            taken[name] = theirs
+    if not any(name.partition(".")[0] in ("backbone", "blocks", "head") for name in taken):
+        raise UserError(f"train.init: {path}: no tensor fits the config's model; new: {_some(new)}")
+    model.load_state_dict(taken, strict=False)
+    unused = [
+        f"{name} {list(weights[name].shape)}" for name in weights.keys() - model.state_dict().keys()
+    ]
+    text = f"train.init: {len(taken)} tensors are from {path}"
+    text += f"; new: {_some(new)}" if new else ""
+    text += f"; not used: {_some(sorted(unused))}" if unused else ""
+    data = found["config"].get("data", {})
+    for key in ("mean", "std"):
+        if data.get(key, getattr(config.data, key)) != getattr(config.data, key):
+            text += f"\nnote: it was trained with data.{key}={data[key]}"
+    return text
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def freeze(model: VideoClassifier, stages: list[str]) -> None:
+    """Takes stages of the backbone out of training: their weights, and the statistics of their norms.
+
+    Args:
+        model: The network.
+        stages: Names of stages or parts of the backbone; ``backbone`` is all of it.
+
+    Raises:
+        UserError: If the backbone has no such stage.
+    """
+    backbone = model.backbone
+    root = getattr(backbone, "stages", None) or backbone.network
+    for stage in stages:
+        parts = [backbone] if stage == "backbone" else []
+        parts += [m for name, m in root.named_modules() if name == stage]
+        parts += [m for name, m in root.named_children() if name.startswith(f"{stage}_")]  # bottlenecks
+        if not parts or not stage:
+            known = ", ".join(["backbone", *getattr(backbone, "places", ()), *backbone.channels])
+            raise UserError(f"train.freeze: expected some of {known} (got {stage!r})")
+        for part in parts:
+            part.eval().requires_grad_(False)
