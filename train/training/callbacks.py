@@ -92,10 +92,9 @@ class Meter(pl.Callback):
         values = {k[4:]: float(v) for k, v in found.items() if k.startswith("val/")}
         self._log(trainer, "val", values)
         if trainer.is_global_zero:
-            score = "mAP" if pl_module.multi_label else "top-1"
+            score = f"mAP {values['mAP']:.2%}" if "mAP" in values else f"top-1 {values['top1']:.2%}"
             print(
-                f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, "
-                f"{score} {values[pl_module.score]:.2%}",
+                f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, {score}",
                 flush=True,
             )
         self.clock = time.perf_counter()

@@ -150,7 +150,8 @@ class Checkpoints(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Records whether it is the best so far, and saves."""
-        score = float(trainer.callback_metrics[f"val/{pl_module.score}"])
+        found = trainer.callback_metrics
+        score = float(found["val/mAP"] if "val/mAP" in found else found["val/top1"])
         if score > self.best:
             self.best, self.best_step = score, trainer.global_step
         self.save(trainer, pl_module)
