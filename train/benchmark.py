@@ -3,14 +3,16 @@
 Times RSTG's space stage, the complete RSTG and networks with it, and compares them with other
 implementations of the same function and with alternative layers. Before timing, every variant's result
 is compared with the first one's. Variants are timed in alternation; only ratios within one run are
-meaningful. Writes ``benchmark.csv``, ``benchmark.md`` and plots; keeps sections of earlier calls on the
-same machine.
+meaningful. Writes ``benchmark.json``, ``benchmark.md`` and plots; keeps sections of earlier calls on
+the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,21 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.benchmarking.cases import PROMISED, SECTIONS, Case
-from rstg_pyg.train.benchmarking.measuring import (
-    CPU,
-    interleaved,
-    machine,
-    median_and_spread,
-    peak_bytes,
-    product_rates,
-)
-from rstg_pyg.train.benchmarking.tables import Row, as_csv, as_markdown, from_csv, plots
+from rstg_pyg.fast.linear import product
+from rstg_pyg.train.benchmarking.cases import QUICK, SECTIONS, Case, timed
+from rstg_pyg.train.benchmarking.tables import Row, page, plots
 from rstg_pyg.train.benchmarking.variants import Variant, networks, stage_variants, whole_variants
 from rstg_pyg.train.command import command
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_text
+from rstg_pyg.train.files import write_json, write_text
 from rstg_pyg.train.run_folder.folder import check_writable, named_folder
+from rstg_pyg.train.run_folder.results import device_name
 
 #: Largest difference of variants that compute the same function, relative to the largest number.
 TOLERANCE = 1e-5
@@ -79,10 +75,9 @@ def check_equal(variants: list[Variant], x: Tensor) -> dict[str, float]:
     return found
 
 
-def _variants(
-    section: str, case: Case, quick: bool, device: torch.device
-) -> tuple[Tensor, list[Variant]]:
-    compiled = not quick and (case in PROMISED or section == "whole")
+def variants_of(section: str, case: Case, quick: bool, device: str) -> tuple[Tensor, list[Variant]]:
+    """The input of a case, and the variants that its section compares."""
+    compiled = not quick and (case in QUICK or section == "whole")
     make = whole_variants if section == "whole" else stage_variants
     x, variants = make(case, compiled, device)
     if section in ("density", "scaling"):  # few variants, many cases
@@ -94,24 +89,25 @@ def _variants(
 
 
 def measure(
-    section: str, case: Case, rates: dict[str, float], quick: bool, device: torch.device = CPU
+    section: str, case: Case, rates: dict[str, float], quick: bool, device: str = "cpu"
 ) -> list[Row]:
     """The rows of one case."""
     edge_index, nodes = case.graph()
-    x, variants = _variants(section, case, quick, device)
+    x, variants = variants_of(section, case, quick, device)
     differences = check_equal(variants, x)
     rows = []
     for backward in (False, True):
         calls = {v.name: call_of(v, x, backward) for v in variants}
         needed = case.flops(section != "whole") * (3 if backward else 1)
-        timed = _timed(calls, 7 if quick else 15, 4 if quick else 8, device)
-        for variant, figures in zip(variants, timed):
+        found = timed(calls, 7 if quick else 15, 4 if quick else 8, device)
+        for variant, figures in zip(variants, found):
             seconds = figures["ms"] / 1e3
             row = {
                 "section": section,
                 "nodes": nodes,
                 "edges": edge_index.size(1),
                 "topology": case.topology if case.density is None else f"density {case.density}",
+                "density": case.density,
                 "channels": case.channels,
                 "frames": case.frames,
                 "batch": case.batch,
@@ -120,44 +116,32 @@ def measure(
                 "variant": variant.name,
                 "pass": "forward + backward" if backward else "forward",
                 **figures,
-                "gflop_least": needed / 1e9 if variant.same else None,
                 "edges_per_s": edge_index.size(1) * case.frames * case.batch / seconds,
                 "difference": differences.get(variant.name),
             }
-            for name, rate in rates.items():
-                row[f"share_of_{name.lower()}"] = needed / seconds / rate if variant.same else None
+            if variant.same:
+                row["gflop_least"] = needed / 1e9
+                row |= {f"share_of_{name}": needed / seconds / rate for name, rate in rates.items()}
             rows.append(row)
     return rows
 
 
-def _timed(
-    calls: dict[str, Callable[[], object]], repeats: int, seconds: float, device: torch.device
-) -> list[Row]:
-    """Time and memory of every call."""
-    rows = []
-    for name, times in interleaved(calls, repeats, seconds, device).items():
-        median, spread = median_and_spread(times)
-        peak = peak_bytes(calls[name], device) / 2**20
-        rows.append({"ms": 1e3 * median, "spread": spread, "peak_mib": peak})
-    return rows
-
-
-def network_rows(quick: bool, device: torch.device = CPU) -> list[Row]:
+def network_rows(quick: bool, device: str) -> list[Row]:
     """Training steps (forward, backward, no optimizer) of whole networks; on a GPU in bfloat16."""
     pairs = networks(quick, device)
-    half = device.type == "cuda"
+    half = device == "cuda"
 
     def step(model: torch.nn.Module, x: Tensor) -> Callable[[], object]:
         def call() -> None:
             model.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with torch.autocast(device, torch.bfloat16, enabled=half):
                 loss = model(x).float().sum()
             loss.backward()
 
         return call
 
     calls = {name: step(*pair) for name, pair in pairs.items()}
-    timed = _timed(calls, 3 if quick else 15, 10 if quick else 180, device)
+    found = timed(calls, 3 if quick else 15, 10 if quick else 180, device)
     return [
         {
             "section": "network", "topology": "grid", "frames": x.size(2), "batch": x.size(0),
@@ -165,8 +149,27 @@ def network_rows(quick: bool, device: torch.device = CPU) -> list[Row]:
             "variant": f"{name}, {' x '.join(str(n) for n in x.shape[2:])}",
             "pass": "forward + backward", **figures,
         }
-        for (name, (_, x)), figures in zip(pairs.items(), timed)
+        for (name, (_, x)), figures in zip(pairs.items(), found)
     ]  # fmt: skip
+
+
+def product_rates(device: str) -> dict[str, float]:
+    """FLOP/s of a large matrix product: by ``torch.mm``, and on a CPU by oneDNN."""
+    size = 8192 if device == "cuda" else 2048
+    a, b = torch.randn(2, size, size, device=device)
+    calls: dict[str, Callable[[], object]] = {"mm": lambda: a @ b}
+    if device == "cpu":
+        calls["onednn"] = lambda: product(a, b)
+    found = timed(calls, 5, 60, device)
+    return {name: 2 * size**3 / (row["ms"] / 1e3) for name, row in zip(calls, found)}
+
+
+def machine(device: str) -> str:
+    """Processor, threads and versions in one line."""
+    name = f"{device_name(torch.device('cpu'))} ({torch.backends.cpu.get_cpu_capability()})"
+    if device == "cuda":
+        name = f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}, {name}"
+    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 @command
@@ -178,8 +181,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="benchmark.py", description="What message passing costs.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="the promised cases, within two minutes")
-    add("--out", metavar="DIR", help="where to write CSV, Markdown and plots")
+    add("--quick", action="store_true", help="few cases, within two minutes")
+    add("--out", metavar="DIR", help="where to write JSON, Markdown and plots")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     add("--threads", type=int, default=2, help="CPU threads (default: 2)")
     add("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
@@ -189,29 +192,29 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: PyTorch sees no CUDA device here; leave it out to measure the CPU")
     out = None if arguments.out is None else named_folder(arguments.out)
+    device, quick = arguments.device, arguments.quick
+    torch.set_num_threads(arguments.threads)
+    rows: list[Row] = []
     if out is not None:
         check_writable(out)
-    device = torch.device(arguments.device)
-    torch.set_num_threads(arguments.threads)
-    rows = [] if out is None else earlier_rows(out, arguments.sections, machine(device))
+        rows = earlier_rows(out, arguments.sections, machine(device))
 
     rates = product_rates(device)
-    words = {"mm": "torch.mm, float32"}
-    shown = ", ".join(f"{words.get(k, k)} {rate / 1e9:.0f} GFLOP/s" for k, rate in rates.items())
-    header = [machine(device), f"large matrix product: {shown}", _NOTE]
+    shown = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    header = [machine(device), f"large matrix product in float32: {shown}", _NOTE]
     print("\n".join(header), flush=True)
     for section in arguments.sections:
-        if section == "network":
-            rows += network_rows(arguments.quick, device)
-            write(rows, header, out)
-        for case in SECTIONS[section][0 if arguments.quick else 1]:
-            rows += measure(section, case, rates, arguments.quick, device)
+        for case in SECTIONS[section][0 if quick else 1]:
+            rows += measure(section, case, rates, quick, device)
             write(rows, header, out)  # an interrupted run keeps its results so far
             nodes, topology = rows[-1]["nodes"], rows[-1]["topology"]
             print(f"{section}: {nodes} nodes, D = {case.channels}, {topology}", flush=True)
+    if "network" in arguments.sections:
+        rows += network_rows(quick, device)
+        write(rows, header, out)
     if out is not None:
         plots(rows, out)
-    print(as_markdown(rows, header))
+    print(page(rows, header))
     return 0
 
 
@@ -221,20 +224,20 @@ def earlier_rows(out: Path, sections: Sequence[str], machine: str) -> list[Row]:
     Raises:
         UserError: If they were measured on another machine.
     """
-    path = out / "benchmark.csv"
+    path = out / "benchmark.json"
     if not path.is_file():
         return []
-    rows = from_csv(path.read_text(encoding="utf-8", errors="replace"))
-    if any(row.get("machine") != machine for row in rows):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["machine"] != machine:
         raise UserError(f"--out: {path} was measured elsewhere, not on {machine}; choose another one")
-    return [row for row in rows if row["section"] not in sections]
+    return [row for row in found["rows"] if row["section"] not in sections]
 
 
 def write(rows: list[Row], header: list[str], out: Path | None) -> None:
-    """Writes the rows as CSV, Markdown and plots to a folder, if one is given."""
+    """Writes the rows as JSON and Markdown to a folder, if one is given."""
     if out is not None:
-        write_text(out / "benchmark.csv", as_csv([{**row, "machine": header[0]} for row in rows]))
-        write_text(out / "benchmark.md", as_markdown(rows, header))
+        write_json(out / "benchmark.json", {"machine": header[0], "rows": rows})
+        write_text(out / "benchmark.md", page(rows, header))
 
 
 if __name__ == "__main__":

@@ -12,21 +12,191 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric import seed_everything
+from torch_geometric.nn import (
+    ChebConv,
+    GATv2Conv,
+    GCNConv,
+    GPSConv,
+    TransformerConv,
+    global_mean_pool,
+)
 
+from rstg_pyg import RSTG, RSTGConv
 from rstg_pyg.train.command import command
-from rstg_pyg.train.comparing.models import CELLS, CONVS, OURS, WIDTH, make_model
-from rstg_pyg.train.comparing.tasks import TASKS, Task
-from rstg_pyg.train.files import write_atomically, write_json, write_text
+from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.peer_tasks import TASKS, Task
+from rstg_pyg.train.plots import COLORS, new_figure, save_png
 from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.tables import as_markdown
 
 RATES = (0.001, 0.003, 0.01)
 #: The first seed; the layers' defaults were chosen on others (0 to 7, 10 to 12).
 FIRST_SEED = 100
+WIDTH = 32
+
+
+class TwoLayers(torch.nn.Module):
+    """Two layers, with a ReLU between.
+
+    Args:
+        layer: Makes a layer from numbers of channels.
+        in_channels: Channels of the nodes.
+        out_channels: Channels of the result.
+        pooled: Whether the result is one of the whole graph: a linear map of the mean of the nodes.
+    """
+
+    def __init__(self, layer: Callable, in_channels: int, out_channels: int, pooled: bool):
+        super().__init__()
+        self.first = layer(in_channels, WIDTH)
+        self.second = layer(WIDTH, WIDTH if pooled else out_channels)
+        self.lin = torch.nn.Linear(WIDTH, out_channels) if pooled else None
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor | None = None) -> Tensor:
+        """"""
+        x = self.second(self.first(x, edge_index).relu(), edge_index)
+        return x if self.lin is None else self.lin(global_mean_pool(x.relu(), batch))
+
+
+class WithoutEdges(torch.nn.Module):
+    """A linear layer in a layer's place."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.lin = torch.nn.Linear(in_channels, out_channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """"""
+        return self.lin(x)
+
+
+class GPS(torch.nn.Module):
+    """GPSConv around a GCNConv; it keeps its channels, so linear layers change them."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.lin_in = torch.nn.Linear(in_channels, WIDTH)
+        self.conv = GPSConv(WIDTH, GCNConv(WIDTH, WIDTH), heads=4)
+        self.lin_out = torch.nn.Linear(WIDTH, out_channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """"""
+        return self.lin_out(self.conv(self.lin_in(x), edge_index))
+
+
+class GConvGRU(torch.nn.Module):
+    """The cell of `"Structured Sequence Modeling with Graph Convolutional Recurrent Networks"
+    <https://arxiv.org/abs/1612.07659>`_ as a GRU: Chebyshev convolutions (K = 2) for its gates.
+
+    Shapes:
+        - **input:** ``[B, T, N, C]``
+        - **output:** ``[B, T, N, D]``
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.out_channels = out_channels
+        self.conv_x = ChebConv(in_channels, 3 * out_channels, K=2)
+        self.conv_h = ChebConv(out_channels, 2 * out_channels, K=2)
+        self.conv_n = ChebConv(out_channels, out_channels, K=2)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """"""
+        inputs, out = self.conv_x(x, edge_index), []
+        h = x.new_zeros(x.size(0), x.size(2), self.out_channels)
+        for step in inputs.unbind(1):
+            gates, new = step.split([2 * self.out_channels, self.out_channels], dim=-1)
+            z, r = (gates + self.conv_h(h, edge_index)).sigmoid().chunk(2, dim=-1)
+            h = z * h + (1 - z) * (new + self.conv_n(h * r, edge_index)).tanh()
+            out.append(h)
+        return torch.stack(out, dim=1)
+
+
+class GConvLSTM(torch.nn.Module):
+    """The same as an LSTM (without peepholes)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.out_channels = out_channels
+        self.conv_x = ChebConv(in_channels, 4 * out_channels, K=2)
+        self.conv_h = ChebConv(out_channels, 4 * out_channels, K=2)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """"""
+        inputs, out = self.conv_x(x, edge_index), []
+        h = c = x.new_zeros(x.size(0), x.size(2), self.out_channels)
+        for step in inputs.unbind(1):
+            i, f, o, new = (step + self.conv_h(h, edge_index)).chunk(4, dim=-1)
+            c = f.sigmoid() * c + i.sigmoid() * new.tanh()
+            h = o.sigmoid() * c.tanh()
+            out.append(h)
+        return torch.stack(out, dim=1)
+
+
+class NodeLSTM(torch.nn.Module):
+    """An LSTM over every node's own history."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(in_channels, out_channels, batch_first=True)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """"""
+        clips, steps, nodes, channels = x.shape
+        out = self.lstm(x.transpose(1, 2).reshape(-1, steps, channels))[0]
+        return out.view(clips, nodes, steps, -1).transpose(1, 2)
+
+
+class Forecaster(torch.nn.Module):
+    """A recurrent layer on ``[B, T, N, C]``, a ReLU, and a linear map to the forecast.
+
+    Args:
+        layer: Makes the layer from numbers of channels.
+        in_channels: Channels of the nodes.
+        out_channels: Channels of the forecast.
+    """
+
+    def __init__(self, layer: Callable, in_channels: int, out_channels: int):
+        super().__init__()
+        self.layer = layer(in_channels, WIDTH)
+        self.lin = torch.nn.Linear(WIDTH, out_channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """"""
+        return self.lin(self.layer(x, edge_index).relu())
+
+
+OURS, PAPER = "RSTG", "RSTG, the paper's form"
+#: The layers by the name that tables have.
+CONVS = {
+    OURS: RSTGConv,
+    PAPER: partial(RSTGConv, form="paper"),
+    "GCN": GCNConv,
+    "GATv2": GATv2Conv,
+    "TransformerConv": TransformerConv,
+    "GPSConv": GPS,
+    "no edges": WithoutEdges,
+}
+CELLS = {
+    OURS: RSTG,
+    PAPER: partial(RSTG, form="paper"),
+    "GConvGRU": GConvGRU,
+    "GConvLSTM": GConvLSTM,
+    "no edges": NodeLSTM,
+}
+
+
+def make_model(kind: str, layer: Callable, in_channels: int, out_channels: int) -> torch.nn.Module:
+    """The network of a kind of task with a layer."""
+    if kind == "sequence":
+        return Forecaster(layer, in_channels, out_channels)
+    return TwoLayers(layer, in_channels, out_channels, pooled=kind == "pooled")
 
 
 def train(task: Task, layer: Callable, rate: float, seed: int) -> tuple[float, float]:
@@ -69,34 +239,30 @@ def compare(task: Any, seeds: range) -> dict:
 
 def table(tasks: dict[str, dict]) -> str:
     """Mean and standard error of all layers on all tasks, in Markdown."""
-    names = list(dict.fromkeys(name for task in tasks.values() for name in task["rows"]))
-    lines = ["| layer | " + " | ".join(f"{title} ({t['metric']})" for title, t in tasks.items()) + " |"]
-    lines.append("|---" * (len(tasks) + 1) + "|")
-    for name in names:
-        cells = []
-        for task in tasks.values():
+    rows = []
+    for name in dict.fromkeys(name for task in tasks.values() for name in task["rows"]):
+        line = {"layer": name}
+        for title, task in tasks.items():
             row = task["rows"].get(name)
-            error = "" if row is None or row["error"] is None else f" ± {row['error']:.3f}"
-            cells.append("" if row is None else f"{row['mean']:.3f}{error}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            error = f" ± {row['error']:.3f}" if row and row["error"] is not None else ""
+            line[f"{title} ({task['metric']})"] = f"{row['mean']:.3f}{error}" if row else ""
+        rows.append(line)
+    return as_markdown(rows) + "\n"
 
 
 def draw(tasks: dict[str, dict], path: Path) -> None:
     """A picture of the same: one panel per task, bars from the worst to the best."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(tasks), 2.8), layout="constrained")
-    for axes, (title, task) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items()):
+    figure, panels = new_figure(3.2 * len(tasks), 2.8, len(tasks))
+    for axes, (title, task) in zip(panels, tasks.items()):
         rows = sorted(task["rows"].items(), key=lambda row: task["better"] * row[1]["mean"])
         means = [row["mean"] for _, row in rows]
-        colors = ["tab:blue" if name.startswith(OURS) else "lightgray" for name, _ in rows]
+        colors = [COLORS[0] if name.startswith(OURS) else "lightgray" for name, _ in rows]
         errors = [row["error"] or 0.0 for _, row in rows]
         axes.barh([name for name, _ in rows], means, xerr=errors, color=colors)
         axes.set_xlim(left=max(0.0, min(means) - 0.5 * (max(means) - min(means))))
         axes.set_title(f"{title}\n({task['metric']})", fontsize=9)
         axes.tick_params(labelsize=8)
-    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=110))
+    save_png(figure, path)
 
 
 def _measured_before(path: Path, protocol: dict) -> dict[str, dict]:

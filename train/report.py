@@ -7,8 +7,6 @@ a row: mean and standard deviation.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import statistics
 import sys
@@ -28,9 +26,15 @@ from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_text
 from rstg_pyg.train.schema import ClipsConfig
+from rstg_pyg.train.tables import as_csv, as_markdown
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
+_NUMBERS = ("top-1 %", "top-5 %", "videos", "seed", "parameters", "GFLOPs", "steps", "seconds")
+_NOTE = (
+    "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
+    "and standard deviation over the runs."
+)
 
 
 class Run(BaseModel):
@@ -52,18 +56,6 @@ class Run(BaseModel):
     folder: str = ""
 
 
-_NOTE = (
-    "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
-    "and standard deviation over the runs."
-)
-
-COLUMNS = (
-    "name", "model", "top-1 %", "top-5 %", "videos", "protocol", "seed", "parameters", "GFLOPs",
-    "steps", "seconds", "machine", "config",
-)  # fmt: skip
-_TEXT = ("name", "model", "protocol", "machine", "config")  # the others hold numbers
-
-
 @command
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
@@ -77,9 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     out = None if arguments.out is None else output_file("--out", arguments.out, (".md", ".csv"))
     runs = [read_run(Path(run)) for run in arguments.runs]
     rows = table(runs, flops=not arguments.no_flops)
-    print(markdown(rows))
+    page = f"{as_markdown(rows, right=_NUMBERS)}\n\n{_NOTE}\n"
+    print(page)
     if out is not None:
-        write_text(out, (as_csv if out.suffix == ".csv" else markdown)(rows))
+        write_text(out, as_csv(rows) if out.suffix == ".csv" else page)
         print(f"\nwritten to {out}")
     return 0
 
@@ -99,12 +92,8 @@ def read_run(folder: Path) -> Run:
         run = Run.model_validate_json(path.read_bytes())
     except ValidationError as e:
         first = e.errors()[0]
-        if first["type"] == "json_invalid":
-            raise UserError(f"{path}: not complete JSON ({first['ctx']['error']})") from e
-        key = str(first["loc"][0]) if first["loc"] else "top1"
-        what = f"its '{key}' is {first['input']!r:.60}"
-        what = f"it has no '{key}'" if first["type"] == "missing" or not first["loc"] else what
-        raise UserError(f"{path}: expected the results of a run ({what})") from e
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path}: expected the results of a run ({key}: {first['msg']})") from e
     run.config = parse_config(run.config, str(path))
     run.folder = path.stem if path == folder else folder.resolve().name
     return run
@@ -132,23 +121,21 @@ def table(runs: Sequence[Run], flops: bool = True) -> list[dict[str, str]]:
 def _row(group: list[Run], flops: bool) -> dict[str, str]:
     first, config = group[0], group[0].config
     folders = list(dict.fromkeys(run.folder for run in group))
-    also = f" ({', '.join(folders)})" if folders != [config.name] else ""
-    cells = (
-        f"{config.name}{also}",
-        describe_model(config),
-        _spread([100 * run.top1 for run in group], ".2f"),
-        _spread([100 * run.top5 for run in group], ".2f"),
-        f"{first.num_videos:,}",
-        first.protocol,
-        ", ".join(str(seed) for seed in sorted(run.seed for run in group)),
-        f"{first.parameters / 1e6:.2f} M",
-        f"{count_flops(config, first.parameters) / 1e9:.3g}" if flops else "",
-        f"{first.steps:,}",
-        _spread([run.seconds for run in group], ",.0f"),
-        "; ".join(dict.fromkeys(run.device for run in group)),
-        ", ".join(dict.fromkeys(run.config_hash for run in group)),
-    )
-    return dict(zip(COLUMNS, cells, strict=True))
+    return {
+        "name": config.name + (f" ({', '.join(folders)})" if folders != [config.name] else ""),
+        "model": describe_model(config),
+        "top-1 %": _spread([100 * run.top1 for run in group], ".2f"),
+        "top-5 %": _spread([100 * run.top5 for run in group], ".2f"),
+        "videos": f"{first.num_videos:,}",
+        "protocol": first.protocol,
+        "seed": ", ".join(str(seed) for seed in sorted(run.seed for run in group)),
+        "parameters": f"{first.parameters / 1e6:.2f} M",
+        "GFLOPs": f"{count_flops(config, first.parameters) / 1e9:.3g}" if flops else "",
+        "steps": f"{first.steps:,}",
+        "seconds": _spread([run.seconds for run in group], ",.0f"),
+        "machine": "; ".join(dict.fromkeys(run.device for run in group)),
+        "config": ", ".join(dict.fromkeys(run.config_hash for run in group)),
+    }
 
 
 def _spread(values: list[float], how: str) -> str:
@@ -172,31 +159,16 @@ def count_flops(config: Config, parameters: int) -> int:
         config: The experiment.
         parameters: The network's number of parameters, from which the number of classes follows.
     """
-    model = build_model(config, 1)
-    one = sum(p.numel() for p in model.parameters())
-    classes = 1 + (parameters - one) // (model.lin.in_features + 1)
-    model = build_model(config, max(classes, 1)).eval().to("meta")
+    model = build_model(config, 1).eval()
+    last = model.lin.in_features
+    more = max(parameters - sum(p.numel() for p in model.parameters()), 0) // (last + 1)  # classes
     data: Any = config.data
     whole = isinstance(data, ClipsConfig) and PROTOCOLS[data.protocol].whole
     size = data.short_side if whole else data.size
+    clip = torch.empty(1, data.channels, data.num_frames, size, size, device="meta")
     with torch.no_grad(), plain_paths(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, data.channels, data.num_frames, size, size, device="meta"))
-    return counter.get_total_flops()
-
-
-def markdown(rows: list[dict[str, str]]) -> str:
-    """The table in Markdown."""
-    lines = [list(COLUMNS), ["---" if column in _TEXT else "---:" for column in COLUMNS]]
-    lines += [[value.replace("|", "\\|") for value in row.values()] for row in rows]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", _NOTE, ""])
-
-
-def as_csv(rows: list[dict[str, str]]) -> str:
-    """The table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([COLUMNS, *(row.values() for row in rows)])
-    return text.getvalue()
+        model.to("meta")(clip)
+    return counter.get_total_flops() + 2 * last * more
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Every row and seed is a run of ``run.py`` in its own folder. Finished runs are skipped and unfinished
 ones resume, so the command can be stopped and run again at any time. After every run the table is
-rewritten, with the paper's numbers for comparison: ``table.md``, ``table.csv``, ``table.png``.
+rewritten, with the paper's numbers for comparison: ``table.md`` and ``table.png``.
 
 ``python train/reproduce.py figures RUN...`` draws what trained networks attend to and where they fail.
 """
@@ -19,8 +19,7 @@ from rstg_pyg.train.command import command
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import Interrupted, UserError, nearest
 from rstg_pyg.train.paper.figures import write_figures
-from rstg_pyg.train.paper.many_runs import Job, run_jobs
-from rstg_pyg.train.paper.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Job, Row, run_jobs
 from rstg_pyg.train.paper.table import run_folder, write_table
 from rstg_pyg.train.run_folder.folder import check_free, named_folder
 
@@ -31,29 +30,7 @@ SIZES = ("mini", "base", "full")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
-    if arguments.command == "figures":
-        out = Path(arguments.runs[0]) / "figures"
-        if arguments.out is not None:
-            out = named_folder(arguments.out)
-            check_free(out)  # curves.png would be overwritten
-        write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
-        print(f"written to {out}")
-        return 0
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
-    out = named_folder(arguments.out) / arguments.size
-    rows = chosen_rows(arguments.rows, arguments.ablate)
-    overrides = [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides]
-    jobs = make_jobs(out, arguments.size, rows, arguments.digits, arguments.seeds, overrides)
-    done = True
-    if not arguments.table_only:
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, arguments.size))
-        except KeyboardInterrupt:
-            raise Interrupted("run the same command again to continue") from None
-    print(f"\n{write_table(out, arguments.size)}\nwritten to {out / 'table.md'}, .csv and .png")
-    return 0 if done else 1
+    return arguments.function(arguments)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -61,13 +38,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="reproduce.py", description="Run the paper's tables.", allow_abbrev=False
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser(
+    commands = parser.add_subparsers(required=True)
+    table = commands.add_parser(
         "syncmnist",
         help="run the rows of the SyncMNIST table",
         usage="%(prog)s --size SIZE [options] [key.path=value ...]",
         allow_abbrev=False,
-    ).add_argument
+    )
+    table.set_defaults(function=run_table)
+    add = table.add_argument
     add("--size", choices=SIZES, required=True, help="see configs/syncmnist/common.yaml")
     add("--digits", type=int, choices=DIGITS, help="(default: what the size has)")
     add("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
@@ -76,7 +55,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, default=1, help="parallel runs; several use one thread each")
     add("--out", default="runs/table_syncmnist", metavar="DIR")
     add("--table-only", action="store_true", help="only write the table, run nothing")
-    add = commands.add_parser("figures", help="draw figures from finished runs").add_argument
+    figures = commands.add_parser("figures", help="draw figures from finished runs")
+    figures.set_defaults(function=draw_figures)
+    add = figures.add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders")
     add("--out", metavar="DIR", help="(default: RUN/figures)")
     add("--videos", type=int, default=1000, help="number of test videos")
@@ -85,6 +66,35 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args([a for a in argv if a not in overrides])
     arguments.overrides = overrides  # anywhere, also after an option with several values
     return arguments
+
+
+def draw_figures(arguments: argparse.Namespace) -> int:
+    """``figures``; returns the exit code."""
+    out = Path(arguments.runs[0]) / "figures"
+    if arguments.out is not None:
+        out = named_folder(arguments.out)
+        check_free(out)  # curves.png would be overwritten
+    write_figures([Path(run) for run in arguments.runs], out, arguments.videos)
+    print(f"written to {out}")
+    return 0
+
+
+def run_table(arguments: argparse.Namespace) -> int:
+    """``syncmnist``; returns the exit code."""
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
+    size, out = arguments.size, named_folder(arguments.out) / arguments.size
+    rows = chosen_rows(arguments.rows, arguments.ablate)
+    overrides = [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides]
+    jobs = make_jobs(out, size, rows, arguments.digits, arguments.seeds, overrides)
+    done = True
+    if not arguments.table_only:
+        try:
+            done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, size))
+        except KeyboardInterrupt:
+            raise Interrupted("run the same command again to continue") from None
+    print(f"\n{write_table(out, size)}\nwritten to {out / 'table.md'} and .png")
+    return 0 if done else 1
 
 
 def chosen_rows(rows: list[str] | None, changes: list[str] | None) -> list[Row]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from rstg_pyg.train import peers
-from rstg_pyg.train.comparing.tasks import TASKS, Forecast, Nodes
+from rstg_pyg.train.peer_tasks import TASKS, Forecast, Nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 

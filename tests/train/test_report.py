@@ -111,8 +111,8 @@ def test_bad_input_is_named(tmp_path, make_run, capsys):
     for arguments, message in (
         (["nowhere"], "nowhere: expected a run folder with results.json (there is no such folder)"),
         (["empty"], "empty: expected a run folder with results.json (not a run folder)"),
-        (["broken"], "not complete JSON"),
-        (["other"], "it has no 'top5'"),
+        (["broken"], "the file: Invalid JSON"),
+        (["other"], "top5: Field required"),
         (["--out", "report.pdf"], "--out: expected a name ending in .md or .csv"),
     ):
         assert main([good, *arguments]) == 2

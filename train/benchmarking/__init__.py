@@ -1,1 +1,1 @@
-"""The parts of ``train/benchmark.py``: cases, variants, measuring, and the pages it writes."""
+"""The parts of ``train/benchmark.py``: cases and timing, variants, and the pages it writes."""

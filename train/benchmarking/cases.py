@@ -1,9 +1,12 @@
-"""The cases of the benchmark: graphs, widths and frames of each section."""
+"""The cases of the benchmark (graphs, widths and frames of each section), and how they are timed."""
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
@@ -49,8 +52,8 @@ class Case:
 
 _14, _30, _85, _285 = (3, 2, 1), (4, 3, 2, 1), (1, 2, 4, 8), tuple(range(1, 10))
 
-#: The cases with target ratios.
-PROMISED = [
+#: The cases of ``--quick``.
+QUICK = [
     Case(_14, frames=64, channels=512),
     Case(_14, frames=640, channels=64),
     Case(_85, frames=16, channels=256),
@@ -67,7 +70,7 @@ _DOUBLED = [tuple(2**k for k in range(n)) for n in range(2, 7)]
 
 #: The cases of each section: those of ``--quick``, and all. ``network`` only times complete networks.
 SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
-    "stage": (PROMISED, PROMISED + [case for case in _STAGE if case not in PROMISED]),
+    "stage": (QUICK, QUICK + [case for case in _STAGE if case not in QUICK]),
     "scaling": (
         [Case(scales, frames=4, channels=64) for scales in _DOUBLED],
         [Case(scales, frames=4, channels=256) for scales in _DOUBLED],
@@ -79,3 +82,54 @@ SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
     "whole": ([_WHOLE], [_WHOLE, replace(_WHOLE, batch=1), replace(_WHOLE, batch=16)]),
     "network": ([], []),
 }
+
+
+def timed(
+    calls: dict[str, Callable[[], object]], repeats: int, seconds: float, device: str
+) -> list[dict[str, float]]:
+    """Times calls in alternation (A B C A B C ...), so that all run under the same conditions.
+
+    Every call is warmed up once. No new round starts after the given number of seconds, but at least
+    three are run.
+
+    Returns:
+        For every call the median time ``ms``, ``spread`` (the interquartile range divided by the
+        median) and the peak memory ``peak_mib``.
+    """
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    peaks = {name: peak_bytes(call, device) for name, call in calls.items()}  # and warms up
+    start = time.perf_counter()
+    for n in range(repeats):
+        if n >= 3 and time.perf_counter() - start > seconds:
+            break
+        for name, call in calls.items():
+            wait()
+            before = time.perf_counter()
+            call()
+            wait()
+            times[name].append(1e3 * (time.perf_counter() - before))
+    rows = []
+    for name, found in times.items():
+        low, median, high = statistics.quantiles(found, n=4)
+        rows.append({"ms": median, "spread": (high - low) / median, "peak_mib": peaks[name] / 2**20})
+    return rows
+
+
+def peak_bytes(call: Callable[[], object], device: str) -> int:
+    """Peak memory during a call, above the memory in use before it.
+
+    Counts memory from PyTorch's allocator, including temporaries inside operations, but not the
+    workspaces that libraries allocate themselves.
+    """
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        call()
+    events = profile.profiler.kineto_results.events()
+    steps = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate((size for _, size in steps), initial=0))

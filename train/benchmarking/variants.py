@@ -18,11 +18,9 @@ from rstg_pyg.backbones import SimpleConv, i3d_resnet50
 from rstg_pyg.fast.autograd import plain_paths
 from rstg_pyg.train.benchmarking import baselines
 from rstg_pyg.train.benchmarking.cases import Case
-from rstg_pyg.train.benchmarking.measuring import CPU
 
 #: Names that the pages look for.
-ALL_PAIRS, TEXTBOOK = "all pairs, concatenated", "textbook MessagePassing"
-OURS, OURS_MM = "RSTGConv, static", "RSTGConv, one function, products by mm"
+ALL_PAIRS, TEXTBOOK, OURS = "all pairs, concatenated", "textbook MessagePassing", "RSTGConv, static"
 LOOP, WHOLE = "published: loop over frames, all pairs", "RSTG"
 _OTHER = "(another function)"
 
@@ -41,16 +39,11 @@ class Variant:
     context: Callable[[], AbstractContextManager] = nullcontext  # around forward and backward
 
 
-#: Products by ``torch.mm``, to separate the effect of the blocks from that of oneDNN.
-_mm = partial(torch.backends.mkldnn.flags, enabled=False)
-
-
 def stage_variants(
-    case: Case, compiled: bool = False, device: torch.device = CPU
+    case: Case, compiled: bool = False, device: str = "cpu"
 ) -> tuple[Tensor, list[Variant]]:
     """The input ``[frames, N, C]`` of a space stage, and the variants."""
-    if compiled:
-        torch.compiler.reset()  # what other cases compiled does not count against a limit
+    torch.compiler.reset()  # what other cases compiled does not count against a limit
     torch.manual_seed(0)
     edge_index, nodes = case.graph()
     edge_index = edge_index.to(device)
@@ -88,17 +81,21 @@ def stage_variants(
             Variant("dense twin, split first layer", masked, dense),
         ]
     textbook = baselines.Textbook(own)
-    found.append(Variant(TEXTBOOK, flat(textbook), textbook))
-    found.append(Variant("RSTGConv, plain path", static, conv, context=plain_paths))
-    if device.type == "cpu":
-        found.append(Variant(OURS_MM, static, conv, context=_mm))
-    found.append(Variant("RSTGConv, block-diagonal batch", flat(conv), conv))
-    found.append(Variant(OURS, static, conv))
+    found += [
+        Variant(TEXTBOOK, flat(textbook), textbook),
+        Variant("RSTGConv, plain path", static, conv, context=plain_paths),
+        Variant("RSTGConv, block-diagonal batch", flat(conv), conv),
+        Variant(OURS, static, conv),
+    ]
+    if device == "cpu":  # separates the effect of the blocks from that of oneDNN's products
+        without = partial(torch.backends.mkldnn.flags, enabled=False)
+        found.append(Variant("RSTGConv, one function, products by mm", static, conv, context=without))
     if compiled:
-        found.append(Variant("RSTGConv, torch.compile", torch.compile(static, fullgraph=True), conv))
-        if device.type == "cuda":
-            captured = torch.compile(static, fullgraph=True, mode="reduce-overhead")
-            found.append(Variant("RSTGConv, torch.compile, captured", captured, conv))
+        call = torch.compile(static, fullgraph=True)
+        found.append(Variant("RSTGConv, torch.compile", call, conv))
+        if device == "cuda":
+            call = torch.compile(static, fullgraph=True, mode="reduce-overhead")
+            found.append(Variant("RSTGConv, torch.compile, captured", call, conv))
     for layer in (GATv2Conv, TransformerConv):
         other = layer(width, width).to(device)
         found.append(Variant(f"{layer.__name__} per frame {_OTHER}", flat(other), other, same=False))
@@ -106,65 +103,58 @@ def stage_variants(
 
 
 def whole_variants(
-    case: Case, compiled: bool = False, device: torch.device = CPU
+    case: Case, compiled: bool = False, device: str = "cpu"
 ) -> tuple[Tensor, list[Variant]]:
     """The input ``[B, T, N, C]`` of the complete RSTG, and the variants."""
-    if compiled:
-        torch.compiler.reset()
+    torch.compiler.reset()
     torch.manual_seed(0)
     edge_index, nodes = case.graph()
     edge_index, width = edge_index.to(device), case.channels
     model = RSTG(width, width, form="paper").to(device)
     x = torch.randn(case.batch, case.frames, nodes, width).to(device)
     published = baselines.FrameByFrame(model, edge_index, nodes).to(device)
-
-    def run(x: Tensor) -> Tensor:
-        return model(x, edge_index)
-
-    found = [
-        Variant(LOOP, published, published),
-        Variant("RSTG, plain path", run, model, context=plain_paths),
-        Variant(WHOLE, run, model),
-    ]
-    if compiled:
-        found.append(Variant("RSTG, torch.compile", torch.compile(run), model))  # not the LSTM
-        if device.type == "cuda":
-            sample = (x.clone().requires_grad_(), edge_index)
-            graph: Any = torch.cuda.make_graphed_callables(copy.deepcopy(model), sample)
-            found.append(Variant("RSTG, CUDA graph", lambda x: graph(x, edge_index), graph))
-    loop = baselines.GraphLSTM(width).to(device)
-    found.append(
-        Variant(f"GConvLSTM-style loop {_OTHER}", lambda x: loop(x, edge_index), loop, same=False)
-    )
+    recurrent = baselines.GraphLSTM(width).to(device)
     layer = torch.nn.TransformerEncoderLayer(
         width, 8, 4 * width, dropout=0.0, activation="gelu", batch_first=True
     ).to(device)
-    found.append(
-        Variant(
-            f"space-time attention layer {_OTHER}", lambda x: layer(x.flatten(1, 2)).view(x.shape),
-            layer, same=False,
-        )
-    )  # fmt: skip
-    return x, found
+
+    def on_graph(module: Callable) -> Callable[[Tensor], Tensor]:
+        return lambda x: module(x, edge_index)
+
+    def attend(x: Tensor) -> Tensor:
+        return layer(x.flatten(1, 2)).view(x.shape)
+
+    found = [
+        Variant(LOOP, published, published),
+        Variant("RSTG, plain path", on_graph(model), model, context=plain_paths),
+        Variant(WHOLE, on_graph(model), model),
+    ]
+    if compiled:
+        call = torch.compile(on_graph(model))  # not the LSTM
+        found.append(Variant("RSTG, torch.compile", call, model))
+        if device == "cuda":
+            sample = (x.clone().requires_grad_(), edge_index)
+            graph: Any = torch.cuda.make_graphed_callables(copy.deepcopy(model), sample)
+            found.append(Variant("RSTG, CUDA graph", on_graph(graph), graph))
+    return x, [
+        *found,
+        Variant(f"GConvLSTM-style loop {_OTHER}", on_graph(recurrent), recurrent, same=False),
+        Variant(f"space-time attention layer {_OTHER}", attend, layer, same=False),
+    ]
 
 
-def networks(quick: bool, device: torch.device = CPU) -> dict[str, tuple[torch.nn.Module, Tensor]]:
+def networks(quick: bool, device: str = "cpu") -> dict[str, tuple[torch.nn.Module, Tensor]]:
     """Complete networks and their clips: RSTG on a small network, I3D, and I3D with RSTG."""
     frames, size = (8, 64) if quick else (32, 224)
-    clips = 8 if device.type == "cuda" else 1
-
-    def backbone() -> torch.nn.Module:
-        torch.manual_seed(0)
-        return i3d_resnet50()
-
+    clips = 8 if device == "cuda" else 1
+    torch.manual_seed(0)
     paper = partial(RSTGBlock, form="paper")
     blocks = {"res3": paper(512), "res4": paper(1024, hidden_channels=512)}
-    filters = (32, 64, 64)
-    small = VideoClassifier(SimpleConv(1, filters), 46, head=paper(filters[-1], to="vec"))
+    small = VideoClassifier(SimpleConv(1, (32, 64, 64)), 46, head=paper(64, to="vec"))
     clip, digits = torch.randn(clips, 3, frames, size, size), torch.randn(4 * clips, 1, 10, 64, 64)
     found = {
         "SimpleConv + RSTG": (small, digits),
-        "I3D": (VideoClassifier(backbone(), 174), clip),
-        "I3D + RSTG (res3, res4)": (VideoClassifier(backbone(), 174, blocks=blocks), clip),
+        "I3D": (VideoClassifier(i3d_resnet50(), 174), clip),
+        "I3D + RSTG (res3, res4)": (VideoClassifier(i3d_resnet50(), 174, blocks=blocks), clip),
     }
     return {name: (model.to(device), x.to(device)) for name, (model, x) in found.items()}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,15 @@ from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_atomically, write_json
+from rstg_pyg.train.files import write_json
+from rstg_pyg.train.plots import new_figure, save_png
 from rstg_pyg.train.predictor import Predictor
+from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.training.pretrain import map_cells
 
 _BINS = 6
 _BATCH = 50
 _ATTENTION_VIDEOS = 300  # evaluated one by one
-_COLORS = ("#c8553d", "#4a6d8c", "#7a9e5f", "#b08a3e", "#8a6fa0", "#5b5b5b")
 
 
 def write_figures(runs: Sequence[Path], out: Path, count: int = 1000) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def write_figures(runs: Sequence[Path], out: Path, count: int = 1000) -> dict[st
     if numbers["attention"] is not None:
         figures["attention"] = draw_attention(numbers["attention"], first)
     for key, figure in figures.items():
-        write_atomically(out / f"{key}.png", partial(figure.savefig, format="png"))
+        save_png(figure, out / f"{key}.png")
     write_json(out / "figures.json", numbers)
     return numbers
 
@@ -80,19 +79,14 @@ def load_run(folder: Path) -> tuple[str, Predictor]:
 
 def accuracy_by_videos(folder: Path, config: Config) -> dict[str, list[float]]:
     """Validation accuracy by the number of videos seen, from ``metrics.csv``."""
-    try:
-        if not (folder / "metrics.csv").is_file():
-            raise ValueError("there is no such file")
-        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
-        if not rows:
-            raise ValueError("it has no row of a validation")
-        return {
-            "videos": [int(row["step"]) * config.train.batch_size for row in rows],
-            "top1": [float(row["top1"]) for row in rows],
-        }
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as e:
-        raise UserError(f"{folder / 'metrics.csv'}: not the metrics of a run ({e})") from e
+    path = folder / "metrics.csv"
+    rows = [row for row in MetricsFile(path).rows() if row["split"] == "val"]
+    if not rows:
+        raise UserError(f"{path}: not the metrics of a run (there are no validations)")
+    return {
+        "videos": [int(row["step"]) * config.train.batch_size for row in rows],
+        "top1": [float(row["top1"]) for row in rows],
+    }
 
 
 @torch.no_grad()
@@ -225,13 +219,9 @@ def draw_attention(found: dict[str, Any], name: str) -> Figure:
 
 def _draw(x: str, y: str, lines: dict[str, tuple[Any, Any, Any]], **settings: Any) -> Figure:
     """Plots lines by name: x, y and, optionally, the error."""
-    figure = Figure((6.4, 4.2), dpi=130, facecolor="white", layout="constrained")
-    axes = figure.subplots()
-    axes.set_prop_cycle(color=_COLORS)
+    figure, (axes,) = new_figure(6.4, 4.2)
     for name, (at, values, error) in lines.items():
         axes.errorbar(at, values, error, fmt="o-", ms=4, capsize=2, label=name)
     axes.set(xlabel=x, ylabel=y, **settings)
-    axes.grid(color="#e8e8e8", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     return figure

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,15 +14,15 @@ from matplotlib.figure import Figure
 
 from rstg_pyg.train.config import to_dict
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_atomically, write_text
-from rstg_pyg.train.paper.many_runs import experiment_differences
-from rstg_pyg.train.paper.rows import ABLATIONS, DIGITS, ROWS, Row
+from rstg_pyg.train.files import write_text
+from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Row, experiment_differences
+from rstg_pyg.train.plots import COLORS, new_figure, save_png
 from rstg_pyg.train.report import Run, read_run
+from rstg_pyg.train.tables import as_markdown
 
 NOT_MEASURED = "not measured"
 _PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}
 _PAPERS_VIDEOS |= {"digit_size": 28, "max_step": 10}
-_COLORS = {"here": "#c8553d", "paper": "#4a6d8c"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Cell:
         """Mean time of a run."""
         return statistics.fmean(run.seconds for run in self.runs)
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """``94.1``, or ``94.1 ± 0.6 (2 seeds)``."""
         if self.spread is None:
             return f"{self.mean:.1f}"
@@ -91,10 +89,10 @@ def read_cells(out: Path) -> Cells:
     cells = {}
     for digits, row in product(DIGITS, [*ROWS.values(), *ABLATIONS.values()]):
         folder = run_folder(out, digits, row, 0).parent
-        runs = [read_run(path.parent) for path in sorted(folder.glob("seed*/results.json"))]
+        runs = [read_run(path.parent) for path in folder.glob("seed*/results.json")]
         runs.sort(key=lambda run: run.seed)
         for run in runs[1:]:
-            changed = experiment_differences(*(_experiment(r) for r in (runs[0], run)))
+            changed = experiment_differences(_experiment(runs[0]), _experiment(run))
             if changed:
                 raise UserError(
                     f"{folder}: the runs of a row must differ only in the seed; they differ in "
@@ -110,51 +108,45 @@ def _experiment(run: Run) -> dict[str, Any]:
 
 
 def write_table(out: Path, size: str) -> str:
-    """Writes ``table.md``, ``table.csv`` and ``table.png``; returns the Markdown.
+    """Writes ``table.md`` and ``table.png``; returns the Markdown.
 
     Raises:
         UserError: See :func:`read_cells`; or if a file cannot be written.
     """
     cells = read_cells(out)
-    text = markdown(cells, size)
-    write_text(out / "table.csv", as_csv(cells))
-    figure = draw(cells, size)
-    write_atomically(out / "table.png", lambda path: figure.savefig(path, format="png"))
+    text = page(cells, size)
+    save_png(draw(cells, size), out / "table.png")
     write_text(out / "table.md", text)
     return text
 
 
-def markdown(cells: Cells, size: str) -> str:
+def page(cells: Cells, size: str) -> str:
     """The table, the comparison of its order with the paper's, the ablation, and the settings."""
-    head = ["model"]
-    for digits in DIGITS:
-        head += [f"{digits} digits, paper", f"{digits} digits, here"]
-    lines = [
-        f"# SyncMNIST, size {size}",
-        "",
-        f"| {' | '.join([*head, 'parameters', 'minutes', 'what it is'])} |",
-        f"|---|{'---:|' * (len(head) + 1)}---|",
-    ]
+    rows = []
     for row in ROWS.values():
-        texts, mine = [row.title], []
+        mine = [cells[row.name, digits] for digits in DIGITS if (row.name, digits) in cells]
+        line: dict[str, Any] = {"model": row.title}
         for digits in DIGITS:
-            cell = cells.get((row.name, digits))
-            mine += [] if cell is None else [cell]
-            texts += [f"{row.paper[digits]:.1f}" if digits in row.paper else "-"]
-            texts += [NOT_MEASURED if cell is None else cell.text()]
+            line[f"{digits} digits, paper"] = row.paper.get(digits, "-")
+            line[f"{digits} digits, here"] = cells.get((row.name, digits), NOT_MEASURED)
         counts = dict.fromkeys(f"{cell.runs[0].parameters:,}" for cell in mine)
-        minutes = " / ".join(f"{cell.seconds / 60:.1f}" for cell in mine)
-        lines.append(f"| {' | '.join([*texts, ' / '.join(counts), minutes, row.what])} |")
-    lines += ["", "Top-1 in percent, ± standard deviation over seeds.", *_comparable(cells), ""]
+        line["parameters"] = " / ".join(counts)
+        line["minutes"] = " / ".join(f"{cell.seconds / 60:.1f}" for cell in mine)
+        rows.append({**line, "what it is": row.what})
+    lines = [f"# SyncMNIST, size {size}", "", as_markdown(rows, right=list(rows[0])[1:-1]), ""]
+    lines += ["Top-1 in percent, ± standard deviation over seeds.", *_other_videos(cells), ""]
     for digits in DIGITS:
         found = order(cells, digits)
         if found:
             lines += [f"## The order, {digits} digits", "", *(f"- {line}" for line in found), ""]
-        lines += ablation(cells, digits)
-    return "\n".join([*lines, *_measured(cells)]).rstrip() + "\n"
+        rows = ablation(cells, digits)
+        if rows:
+            table = as_markdown(rows, right=("top-1", "difference", "minutes"))
+            lines += [f"## Ours with one change, {digits} digits", "", table, ""]
+    return "\n".join([*lines, *_settings(cells), ""])
 
 
-def _comparable(cells: Cells) -> list[str]:
+def _other_videos(cells: Cells) -> list[str]:
     """A note if the videos differ from the paper's."""
     for cell in cells.values():
         data = cell.runs[0].config.data
@@ -169,11 +161,12 @@ def _comparable(cells: Cells) -> list[str]:
     return []
 
 
-def pooled_spread(cells: Sequence[Cell]) -> float | None:
+def pooled_spread(cells: Iterable[Cell]) -> float | None:
     """The standard deviation over seeds, pooled over the cells with several."""
-    squares = [statistics.variance(c.values) * (len(c.runs) - 1) for c in cells if len(c.runs) > 1]
-    freedom = sum(len(cell.runs) - 1 for cell in cells)
-    return math.sqrt(sum(squares) / freedom) if freedom else None
+    several = [cell.values for cell in cells if len(cell.runs) > 1]
+    squares = sum(statistics.variance(values) * (len(values) - 1) for values in several)
+    freedom = sum(len(values) - 1 for values in several)
+    return math.sqrt(squares / freedom) if freedom else None
 
 
 def order(cells: Cells, digits: int) -> list[str]:
@@ -185,10 +178,8 @@ def order(cells: Cells, digits: int) -> list[str]:
     spread = pooled_spread(here)
     ranked = sorted((c for c in here if digits in c.row.paper), key=lambda c: c.row.paper[digits])
     pairs = list(zip(ranked, ranked[1:]))
-    ours = cells.get(("ours", digits))
-    best = cells.get(("positional", digits))
-    if ours is not None and best is not None:
-        pairs.append((best, ours))
+    if {("positional", digits), ("ours", digits)} <= cells.keys():
+        pairs.append((cells["positional", digits], cells["ours", digits]))
     lines = []
     for low, high in pairs:
         difference = high.mean - low.mean
@@ -204,26 +195,26 @@ def order(cells: Cells, digits: int) -> list[str]:
     return lines
 
 
-def ablation(cells: Cells, digits: int) -> list[str]:
-    """The model "Ours" with one change each, as lines of Markdown; empty if none is measured."""
+def ablation(cells: Cells, digits: int) -> list[dict[str, Any]]:
+    """The model "Ours" with one change each, as rows of a table; empty if none is measured."""
     ours = cells.get(("ours", digits))
-    found = [c for row in ABLATIONS.values() if (c := cells.get((row.name, digits))) is not None]
-    if not found:
-        return []
-    lines = [f"## Ours with one change, {digits} digits", ""]
-    lines += ["| change | top-1 | difference | minutes | override |", "|---|---:|---:|---:|---|"]
-    if ours is not None:
-        lines.append(f"| none | {ours.text()} | | {ours.seconds / 60:.1f} | |")
-    for cell in found:
+    found = [cells[r.name, digits] for r in ABLATIONS.values() if (r.name, digits) in cells]
+    rows = []
+    for cell in [*([] if ours is None else [ours]), *found] if found else []:
         difference = NOT_MEASURED if ours is None else f"{cell.mean - ours.mean:+.1f}"
-        lines.append(
-            f"| {cell.row.title} | {cell.text()} | {difference} | {cell.seconds / 60:.1f} | "
-            f"`{cell.row.what}` |"
+        rows.append(
+            {
+                "change": "none" if cell is ours else cell.row.title,
+                "top-1": cell,
+                "difference": "" if cell is ours else difference,
+                "minutes": f"{cell.seconds / 60:.1f}",
+                "override": "" if cell is ours else f"`{cell.row.what}`",
+            }
         )
-    return [*lines, ""]
+    return rows
 
 
-def _measured(cells: Cells) -> list[str]:
+def _settings(cells: Cells) -> list[str]:
     """The settings of the runs, as lines of Markdown."""
     runs = [run for cell in cells.values() for run in cell.runs]
     if not runs:
@@ -231,7 +222,7 @@ def _measured(cells: Cells) -> list[str]:
     seen: dict[str, list[str]] = {
         "test": [run.protocol for run in runs],
         "data": [run.data for run in runs],
-        "training videos": [_seen(run.config) for run in runs],
+        "training videos": [_training_videos(run.config) for run in runs],
         "machine": [run.device for run in runs],
         "torch": [str(run.versions.get("torch", "unknown")) for run in runs],
     }
@@ -239,59 +230,29 @@ def _measured(cells: Cells) -> list[str]:
     return ["## How it was measured", "", *lines]
 
 
-def _seen(config: Any) -> str:
+def _training_videos(config: Any) -> str:
     times = f", {config.train.epochs} times" if config.train.epochs > 1 else ""
     return f"{config.data.train_videos:,}{times}"
 
 
-def as_csv(cells: Cells) -> str:
-    """One line for every row and number of digits, including those not measured."""
-    columns = ["row", "digits", "paper", "mean", "std", "seeds", "values", "test_videos"]
-    columns += ["training_videos", "parameters", "steps", "seconds", "data", "device"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for digits, row in product(DIGITS, [*ROWS.values(), *ABLATIONS.values()]):
-        cell = cells.get((row.name, digits))
-        line: list[Any] = [row.name, digits, row.paper.get(digits, "")]
-        if cell is not None:
-            first = cell.runs[0]
-            line += [f"{cell.mean:.3f}", "" if cell.spread is None else f"{cell.spread:.3f}"]
-            line += [" ".join(str(run.seed) for run in cell.runs)]
-            line += [" ".join(f"{value:.3f}" for value in cell.values), first.num_videos]
-            line += [first.config.data.train_videos * first.config.train.epochs, first.parameters]
-            line += [first.steps, f"{cell.seconds:.1f}", first.data, first.device]
-        elif row.name not in ROWS:
-            continue
-        writer.writerow(line + [""] * (len(columns) - len(line)))
-    return text.getvalue()
-
-
 def draw(cells: Cells, size: str) -> Figure:
     """Plots every run as a dot, means as bars, the paper's numbers as diamonds."""
-    figure = Figure((11, 4.6), dpi=130, facecolor="white", layout="constrained")
     rows = list(ROWS.values())
-    for axes, digits in zip(figure.subplots(1, len(DIGITS), sharey=True), DIGITS):
+    figure, panels = new_figure(11, 4.6, len(DIGITS), sharey=True)
+    here, papers = COLORS[:2]
+    for axes, digits in zip(panels, DIGITS):
         for y, row in enumerate(rows):
             cell = cells.get((row.name, digits))
-            paper = row.paper.get(digits)
             if cell is not None:
                 axes.barh(y, cell.mean, height=0.62, color="#f1d5cd")
-                axes.plot(cell.values, [y] * len(cell.values), "o", color=_COLORS["here"], ms=5)
-                axes.text(1.5, y, cell.text(), va="center", fontsize=8)
-            else:
-                axes.text(1.5, y, NOT_MEASURED, va="center", fontsize=8, color="#999999")
-            if paper is not None:
-                axes.plot(paper, y, "D", mfc="white", mec=_COLORS["paper"], ms=6)
+                axes.plot(cell.values, [y] * len(cell.values), "o", color=here, ms=5)
+            axes.text(1.5, y, str(cell or NOT_MEASURED), va="center", fontsize=8)
+            if digits in row.paper:
+                axes.plot(row.paper[digits], y, "D", mfc="white", mec=papers, ms=6)
         axes.set_yticks(range(len(rows)), [row.title for row in rows])
-        axes.set_xlim(0, 102)
-        axes.set_xlabel("top-1, %")
-        axes.set_title(f"{digits} digits (size {size})", fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
-        axes.set_axisbelow(True)
+        axes.set(xlim=(0, 102), xlabel="top-1, %", title=f"{digits} digits (size {size})")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.plot([], [], "o", color=_COLORS["here"], label="a run")
-    axes.plot([], [], "D", mfc="white", mec=_COLORS["paper"], label="paper")
+    axes.plot([], [], "o", color=here, label="a run")
+    axes.plot([], [], "D", mfc="white", mec=papers, label="paper")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rstg_pyg.train.files import write_atomically, write_text
+from rstg_pyg.train.files import write_text
+from rstg_pyg.train.plots import COLORS, new_figure, save_png
+from rstg_pyg.train.run_folder.metrics import MetricsFile
+from rstg_pyg.train.tables import as_csv
 
-_DPI = 130
 _MOST_NUMBERS = 60  # with more classes, cells have no numbers
 _MOST_NAMES = 400  # with more classes, rows have no names
 _MOST_CHARACTERS = 60
@@ -34,34 +33,35 @@ def write_confusion(folder: Path, counts: Counts, names: list[str], title: str) 
     Raises:
         UserError: If a file cannot be written.
     """
-    header = ["true class \\ predicted", *names]
-    rows = [[name, *row] for name, row in zip(names, counts.tolist())]
-    write_text(folder / "per_class.csv", _csv(per_class(counts, names)))
-    write_text(folder / "confusion.csv", _csv([header, *rows]))
-    figure = draw_confusion(counts, names, title)
-    write_atomically(folder / "confusion.png", lambda path: _save(figure, path))
+    rows = [
+        {"true class \\ predicted": n, **dict(zip(names, c))} for n, c in zip(names, counts.tolist())
+    ]
+    write_text(folder / "per_class.csv", as_csv(per_class(counts, names)))
+    write_text(folder / "confusion.csv", as_csv(rows))
+    save_png(draw_confusion(counts, names, title), folder / "confusion.png")
 
 
-def per_class(counts: Counts, names: list[str]) -> list[list[str | int]]:
-    """A header and one row for every class.
+def per_class(counts: Counts, names: list[str]) -> list[dict[str, Any]]:
+    """One row for every class.
 
     The accuracy is empty for a class without videos; "most confused with" is empty if all its videos
     are classified correctly.
     """
-    rows: list[list[str | int]] = [["class", "videos", "correct", "accuracy", "most confused with"]]
+    rows = []
     for i, name in enumerate(names):
         videos, correct = int(counts[i].sum()), int(counts[i, i])
         wrong = counts[i].copy()
         wrong[i] = 0
-        accuracy = f"{correct / videos:.4f}" if videos else ""
-        rows.append([name, videos, correct, accuracy, names[wrong.argmax()] if wrong.any() else ""])
+        rows.append(
+            {
+                "class": name,
+                "videos": videos,
+                "correct": correct,
+                "accuracy": f"{correct / videos:.4f}" if videos else "",
+                "most confused with": names[wrong.argmax()] if wrong.any() else "",
+            }
+        )
     return rows
-
-
-def _csv(rows: list[list]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:
@@ -70,52 +70,30 @@ def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:
     Every row is a class; its cells are percentages of its videos: correct ones blue, wrong ones red
     (small values are enhanced). A gray row has no videos.
     """
-    count = len(names)
-    videos = counts.sum(axis=1)
-    shares = 100 * counts / np.maximum(videos, 1)[:, None]
+    count, videos = len(names), counts.sum(axis=1, keepdims=True)
+    shares = 100 * counts / np.maximum(videos, 1)
+    shown = np.where(np.eye(count, dtype=bool), shares, -10 * np.sqrt(shares))
     numbers, named = count <= _MOST_NUMBERS, count <= _MOST_NAMES
     cell = 0.36 if count <= 30 else 0.28 if numbers else 0.105 if named else 24 / count  # inches
     font = 9.0 if count <= 30 else 7.5 if numbers else 5.6
     short = [n if len(n) <= _MOST_CHARACTERS else f"{n[:_MOST_CHARACTERS]}..." for n in names]
-    longest = max(map(len, short)) + 7 if named else 0
-    side = max(cell * count, 2.2)
-    left = 0.45 + longest * font * 0.0079  # inches: a character is about 0.55 of the font's height wide
-    width, height = left + side + 1.0, left + side + 0.8
-    figure = Figure((width, height), dpi=_DPI, facecolor="white")
-    axes = figure.add_axes((left / width, left / height, side / width, side / height))
-    right = np.eye(count, dtype=bool)
-    wrong = np.ma.masked_where(right | (counts == 0), shares)
-    axes.imshow(np.ma.masked_where(~right, shares), cmap="Blues", vmin=0, vmax=100)
-    image = axes.imshow(wrong, cmap="Reds", norm=PowerNorm(0.5, 0, 100))
-    for row in np.flatnonzero(videos == 0):
-        axes.axhspan(row - 0.5, row + 0.5, color="#e9e9e9")
-    if named:
-        axes.set_xticks(range(count), short, fontsize=font, rotation=90)
-        axes.set_yticks(
-            range(count), [f"{n} ({k})" for n, k in zip(short, videos.tolist())], fontsize=font
-        )
-        axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="#e3e7ec", linewidth=0.6 if numbers else 0.25)
-        axes.tick_params(which="both", length=0, pad=3)
-    for spine in axes.spines.values():
-        spine.set_color("#9aa3ad")
+    margin = 0.0079 * font * (max(map(len, short)) + 7) if named else 0  # inches, for the names
+    side = max(cell * count + margin + 1, 6)
+    figure, (axes,) = new_figure(side, side)
+    axes.grid(visible=False)
+    empty = np.broadcast_to(videos == 0, counts.shape)
+    axes.imshow(np.ma.masked_where(empty, shown), cmap="RdBu", vmin=-100, vmax=100)
+    axes.set_facecolor("#e9e9e9")
+    axes.set_xticks(range(count) if named else [], short if named else None, fontsize=font, rotation=90)
+    labels = [f"{name} ({n})" for name, n in zip(short, videos[:, 0])]
+    axes.set_yticks(range(count) if named else [], labels if named else None, fontsize=font)
     for y, x in zip(*counts.nonzero()) if numbers else ():
-        dark = shares[y, x] > (60 if y == x else 40)
-        axes.text(
-            x, y, f"{shares[y, x]:.0f}", ha="center", va="center", fontsize=font - 1.5,
-            color="white" if dark else "#333333",
-        )  # fmt: skip
-    axes.set_xlabel("predicted", fontsize=font + 3)
-    axes.set_ylabel("true class (videos)", fontsize=font + 3)
-    large = max(10.0, min(20.0, width))
-    figure.text(0.5, 1 - 0.35 / height, title, ha="center", va="center", fontsize=large, weight="bold")
-    length = min(side, 5.0)
-    bar = figure.add_axes(
-        (1 - 0.85 / width, (left + side - length) / height, 0.15 / width, length / height)
-    )
-    figure.colorbar(image, cax=bar, label="wrong, % of the class", ticks=[1, 5, 10, 25, 50, 100])
-    bar.tick_params(labelsize=8)
+        color = "white" if abs(shown[y, x]) > 60 else "#333333"
+        text = f"{shares[y, x]:.0f}"
+        axes.text(x, y, text, ha="center", va="center", fontsize=font - 1.5, color=color)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true class (videos)")
+    figure.suptitle(title, weight="bold")
     return figure
 
 
@@ -123,41 +101,25 @@ def write_curves(metrics: Path) -> None:
     """Draws ``curves.png`` from ``metrics.csv``: loss, accuracy and learning rate over the steps.
 
     Raises:
-        UserError: If the picture cannot be written.
+        UserError: If the table is damaged, or the picture cannot be written.
     """
-    with open(metrics, newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure((13, 3.9), dpi=_DPI, facecolor="white", layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
-    colors = {"train": "#7aa6c2", "val": "#c8553d"}
-    words = {"train": "training", "val": "validation"}
-    for split, color in colors.items():
-        mine = [row for row in rows if row["split"] == split]
-        steps = [int(row["step"]) for row in mine]
-        style = {"color": color, "marker": "o" if len(steps) < 40 else None, "markersize": 3}
-        loss.plot(steps, _numbers(mine, "loss"), label=words[split], **style)
-        accuracy.plot(steps, _numbers(mine, "top1", 100), label=f"{words[split]}, top-1", **style)
-        style["linestyle"] = ":"
-        accuracy.plot(steps, _numbers(mine, "top5", 100), label=f"{words[split]}, top-5", **style)
-        if split == "train":
-            rate.plot(steps, _numbers(mine, "lr"), color="#4a4a4a")
-    loss.set_ylim(bottom=0)
-    accuracy.set_ylim(0, 101)
-    rate.set_ylim(bottom=0)
-    for axes, title in ((loss, "loss"), (accuracy, "accuracy, %"), (rate, "learning rate")):
+    rows = MetricsFile(metrics).rows()
+    figure, panels = new_figure(13, 3.9, 3)
+    columns = {"loss": (0, 1, "-"), "top1": (1, 100, "-"), "top5": (1, 100, ":"), "lr": (2, 1, "-")}
+    for split, color in (("train", COLORS[1]), ("val", COLORS[0])):
+        for column, (panel, factor, style) in columns.items():
+            found = [row for row in rows if row["split"] == split and row.get(column)]
+            steps = [int(row["step"]) for row in found]
+            values = [factor * float(row[column]) for row in found]
+            if found:
+                label = f"{split}, {column}"
+                panels[panel].plot(steps, values, style, color=color, marker=".", label=label)
+    for axes, title in zip(panels, ("loss", "accuracy, %", "learning rate")):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
-        axes.grid(color="#e8e8e8", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-    loss.legend(frameon=False)
-    accuracy.legend(frameon=False, fontsize=8, loc="lower right")
-    write_atomically(metrics.with_name("curves.png"), lambda path: _save(figure, path))
-
-
-def _numbers(rows: list[dict[str, str]], key: str, factor: float = 1.0) -> list[float]:
-    return [factor * float(row[key]) if row.get(key) else float("nan") for row in rows]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path))
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=8)
+    panels[1].set_ylim(0, 101)
+    save_png(figure, metrics.with_name("curves.png"))

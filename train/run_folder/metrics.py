@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from pathlib import Path
 from typing import Any
 
+from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import cannot_be_written, write_atomically
 
 COLUMNS = ("step", "split", "loss", "top1", "top5", "lr", "videos_per_second", "data_share", "mAP")
@@ -25,7 +25,11 @@ class MetricsFile:
         self.path = path
 
     def begin(self, step: int) -> None:
-        """Creates the file, or truncates it to the step from which the run is resumed."""
+        """Creates the file, or truncates it to the step from which the run is resumed.
+
+        Raises:
+            UserError: If it holds something else, or cannot be written.
+        """
         rows = [row for row in self.rows() if int(row["step"]) <= step] if step > 0 else []
         data = _bytes([dict(zip(COLUMNS, COLUMNS)), *rows])
         write_atomically(self.path, lambda path: path.write_bytes(data))
@@ -52,32 +56,24 @@ class MetricsFile:
             raise cannot_be_written(self.path, e) from e
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows, except one that is incomplete. If others are invalid (the table was saved with
-        another program), the file is renamed, because it will be rewritten.
+        """The rows, except one that is incomplete.
+
+        Raises:
+            UserError: If others are invalid, because another program has changed the file.
         """
         if not self.path.is_file():
             return []
         text = self.path.read_bytes().decode(errors="replace")
         rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-        ours = [row for row in rows if _is_ours(row)]
-        if len(ours) < len(rows):
-            kept = self.path.with_name("metrics.damaged.csv")
-            os.replace(self.path, kept)
-            print(f"{self.path}: {len(rows) - len(ours)} rows are not metrics; it is kept as {kept}")
-        return ours
+        try:
+            for row in rows:
+                int(row["step"]), row["split"], [float(row.get(key) or 0) for key in COLUMNS[2:]]
+        except (KeyError, TypeError, ValueError) as e:
+            raise UserError(f"{self.path}: not the metrics of a run ({e}); move it away") from e
+        return rows
 
 
 def _bytes(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, extrasaction="ignore").writerows(rows)
     return text.getvalue().encode()
-
-
-def _is_ours(row: dict[str, Any]) -> bool:
-    """Whether a row is valid."""
-    step, split, *values = (row.get(column) or "" for column in COLUMNS)
-    try:
-        numbers = [float(value or 0) for value in values]
-    except ValueError:
-        return False
-    return bool(numbers and re.fullmatch("[0-9]{1,12}", step)) and split in ("train", "val")

@@ -1,6 +1,6 @@
 """Four small tasks on generated or built-in data, each drawn from a seed.
 
-A task knows its data, its loss and its score. What a model for it looks like is in ``models``.
+A task knows its data, its loss and its score; ``peers.py`` has the models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Task:
 
     Attributes:
         title: Its name in tables.
-        kind: Which models fit it, see ``models``.
+        kind: Which models fit it, see ``peers.py``.
         metric: What :meth:`score` gives.
         better: 1 if a higher score is better, -1 if a lower one is.
         in_channels: Channels of its nodes.

@@ -1,1 +1,0 @@
-"""Four small tasks, and what RSTG is compared with on them."""
