@@ -13,7 +13,7 @@ from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import differences, load_config, parse_config, to_dict
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder import VideoFolder
-from rstg_pyg.train.data.mini import write_mini_something
+from rstg_pyg.train.data.mini import MiniSomething, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
@@ -155,7 +155,7 @@ def test_the_defaults_are_those_of_the_constructors():
         schema.SyncMNISTConfig: (SyncMNIST,),
         schema.SomethingConfig: (SomethingSomething, VideoClips),
         schema.FolderConfig: (VideoFolder, VideoClips),
-        schema.MiniSomethingConfig: (write_mini_something,),
+        schema.MiniSomethingConfig: (write_mini_something, MiniSomething),
     }
     # Given by another word in a config: classes, norms and the kinds of data by their names.
     otherwise = {"norm of ResNetConfig", "out_norm of RSTGConfig", "in_norm of LSTMHeadConfig",

@@ -245,19 +245,16 @@ class _Writer:
         )
 
 
-def _copy(path: Path, to: Path) -> None:
-    shutil.copyfile(path, to)
-
-
 def _finish(unfinished: Path, out: Path, labels: Annotations | Listing) -> None:
     """Puts the label files beside the frames and gives the store its name."""
     if isinstance(labels, Listing):
         write_tables(unfinished, labels.classes, labels.splits)
         remove_leftovers(unfinished)
-    for path in () if isinstance(labels, Listing) else labels.files.all:
-        copy = unfinished / path.relative_to(labels.files.root)
-        write_atomically(copy, partial(_copy, path))
-        remove_leftovers(copy.parent)
+    else:
+        for path in labels.files.all:
+            copy = unfinished / path.relative_to(labels.files.root)
+            write_atomically(copy, partial(shutil.copyfile, path))
+            remove_leftovers(copy.parent)
     try:
         (unfinished / "lock").unlink(missing_ok=True)
         os.replace(unfinished, out)

@@ -1,16 +1,14 @@
 """*mini-something*: a small stand-in for Something-Something, rendered when the data is not there.
 
-Textured objects move, meet, hide and appear before a textured background, seen by a shaking, noisy
-camera; what happens is in ``mini_scenes.EVENTS``. The clips are written in the layout of
-Something-Something v1, so they are read by the reader of the real data.
+Textured objects move, meet, hide and appear in front of a textured background, seen by a shaking, noisy
+camera; what happens is in :data:`~rstg_pyg.train.data.mini.scenes.EVENTS`. The clips are written in the
+layout of Something-Something v1, so they are read by the reader of the real data.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,14 +177,8 @@ def write_mini_something(
     train: int = 4000,
     validation: int = 1000,
     test: int = 0,
-    *,
-    size: int = 64,
-    num_frames: int = 12,
-    seed: int = 0,
-    shake: float = 0.03,
-    noise: float = 12.0,
-    distractors: int = 1,
     num_threads: int = 2,
+    **options,
 ) -> Path:
     """Renders *mini-something* into a folder, in the layout of Something-Something v1.
 
@@ -198,13 +190,8 @@ def write_mini_something(
         train: Number of clips of the training split. Classes take turns in every split.
         validation: The same of the validation split.
         test: The same of the test split, whose list has no labels, as in the real data.
-        size: Side of the frames, in pixels.
-        num_frames: Frames :math:`T` of a clip.
-        seed: Random seed.
-        shake: Largest displacement of the camera, in sides of the frame.
-        noise: Largest noise of a pixel, in gray levels 0..255.
-        distractors: Largest number of small objects that lie about.
         num_threads: Threads that render.
+        **options: Arguments of :class:`MiniSomething`.
 
     Returns:
         The folder.
@@ -213,7 +200,7 @@ def write_mini_something(
         UserError: If the folder holds anything else or cannot be written, or a number is out of range.
     """
     folder = Path(folder)
-    clips = MiniSomething(size, num_frames, seed, shake, noise, distractors)
+    clips = MiniSomething(**options)
     if min(train, validation, test) < 0:
         raise UserError(
             f"mini-something: expected no negative counts (got {train}, {validation}, {test})"
@@ -276,25 +263,14 @@ def _is_written(folder: Path, record: dict) -> bool:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    found = None
-    with contextlib.suppress(OSError, ValueError):
+    try:
         found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{folder}: expected a folder of mini-something or none (there is no readable {_RECORD} in "
-            f"it); choose another folder, or delete this one"
-        )
-    changed = [f"{k}={found.get(k)} instead of {v}" for k, v in record.items() if found.get(k) != v]
+        changed = [f"{k}={found.get(k)} instead of {v}" for k, v in record.items() if found.get(k) != v]
+    except (OSError, ValueError, AttributeError):
+        changed = [f"there is no readable {_RECORD} in it"]
     if changed:
         raise UserError(
-            f"{folder}: holds another mini-something ({', '.join(changed)}); choose another folder, or "
-            f"delete this one"
+            f"{folder}: expected this mini-something or nothing ({', '.join(changed)}); choose another "
+            f"folder, or delete this one"
         )
-    lists = [_LIST.format(name) for name in ("labels", *SPLITS) if record.get(name, 1)]
-    missing = [name for name in lists if not (folder / name).is_file()]
-    wanted = sum(record[split] for split in SPLITS)
-    there = len(os.listdir(folder / _VIDEOS)) if (folder / _VIDEOS).is_dir() else 0
-    if missing or there != wanted:
-        what = f"{missing[0]} is missing" if missing else f"{there} of {wanted} clips are there"
-        raise UserError(f"{folder}: is incomplete ({what}); delete it, and it is rendered again")
     return True

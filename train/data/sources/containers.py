@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+import av
+from av.bitstream import BitStreamFilterContext
 
 #: FFmpeg's names of the formats that are read. Others (playlists, scripts) could have files read that
 #: nobody named.
@@ -16,6 +19,8 @@ FORMATS = (
 )
 
 _BOXES = (b"mdat", b"moov", b"moof")  # the parts of an mp4 that hold something
+#: The units of a packet that only key frames have: IDR, IRAP, a sequence header.
+_KEY_UNITS = {"h264": "5", "hevc": "16-21", "av1": "1"}
 _UNKNOWN = [(1 << 7 * length) - 1 for length in range(1, 9)]  # a size of all ones, per length
 
 
@@ -83,56 +88,28 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
     return end
 
 
-def is_key(codec: str, header: bytes, data: bytes) -> bool:
-    """Whether decoding can begin at a packet, from the packet's own bytes: some files mark all packets
-    as key frames, or such as are only the first of several that make up a picture (intra refresh).
+def key_test(stream: av.VideoStream) -> Callable[[av.Packet], bool]:
+    """A function that says whether decoding can begin at a packet, from the packet's own bytes.
 
-    Args:
-        codec: FFmpeg's name of the codec.
-        header: The codec's extra data.
-        data: The packet. Of a codec that is not known here nothing is: false.
+    Some files mark all packets as key frames, or the first of several that make up a picture (intra
+    refresh). The function uses the packet up. For other codecs than VP8, VP9 and those of
+    :data:`_KEY_UNITS` and MJPEG it says no.
     """
-    if not data:
-        return False
-    if codec == "h264":
-        return any(unit & 31 == 5 for unit in _units(header, data, 4))  # IDR
-    if codec == "hevc":
-        return any(16 <= unit >> 1 & 63 <= 21 for unit in _units(header, data, 21))  # IRAP
-    if codec == "vp8":
-        return not data[0] & 1
-    if codec == "vp9":
-        shift = 1 if data[0] & 0x30 == 0x30 else 2  # profile 3 has one bit more before these two
-        return data[0] >> shift & 3 == 0  # neither shows an earlier frame nor depends on one
-    if codec == "av1":
-        return 1 in _open_bitstream_units(data)  # a sequence header
-    return codec == "mjpeg"
+    codec = stream.codec_context.codec.canonical_name
+    only = f"filter_units=pass_types={_KEY_UNITS.get(codec)}"
 
+    def is_key(packet: av.Packet) -> bool:
+        if codec in _KEY_UNITS:
+            try:
+                return any(unit.size for unit in BitStreamFilterContext(only, stream).filter(packet))
+            except av.error.FFmpegError:
+                return False
+        first = bytes(packet)[0]
+        if codec == "vp8":
+            return not first & 1
+        if codec == "vp9":
+            shift = 1 if first & 0x30 == 0x30 else 2  # profile 3 has one bit more before these two
+            return first >> shift & 3 == 0  # neither shows an earlier frame nor depends on one
+        return codec == "mjpeg"
 
-def _units(header: bytes, data: bytes, place: int) -> list[int]:
-    """The first bytes of a packet's NAL units; ``place`` is where the header has their sizes' width."""
-    if header[:1] != b"\x01":  # start codes, as in transport streams
-        return [match[1][0] for match in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL)]
-    width, found, at = (header[place] & 3) + 1, [], 0
-    while at + width < len(data):
-        found.append(data[at + width])
-        at += width + int.from_bytes(data[at : at + width], "big")
-    return found
-
-
-def _open_bitstream_units(data: bytes) -> list[int]:
-    """The kinds of a packet's units in AV1."""
-    found, at = [], 0
-    while at < len(data):
-        head = data[at]
-        found.append(head >> 3 & 15)
-        at += 2 if head & 4 else 1
-        if not head & 2:  # no size: up to the end
-            break
-        size = shift = 0
-        while at < len(data):
-            byte = data[at]
-            size, shift, at = size | (byte & 127) << shift, shift + 7, at + 1
-            if byte < 128:
-                break
-        at += size
-    return found
+    return is_key

@@ -60,12 +60,7 @@ def decode_image(data: bytes | memoryview, where: str | Path) -> Tensor:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         with image:
-            width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise UserError(
-                    f"{where}: expected an image of at most {MOST_PIXELS:,} pixels (it says that it "
-                    f"has {width} x {height})"
-                )
+            check_size(where, *image.size)
             if image.mode in _DEEP:
                 raise UserError(
                     f"{where}: expected 8 bits per channel (it has mode {image.mode}); convert it"
@@ -80,6 +75,14 @@ def decode_image(data: bytes | memoryview, where: str | Path) -> Tensor:
         raise UserError(
             f"{where}: the image cannot be decoded ({reason}); extract or download it again"
         ) from e
+
+
+def check_size(where: str | Path, width: int, height: int) -> None:
+    """Raises a ``UserError`` for a frame with more than :data:`MOST_PIXELS`."""
+    if width * height > MOST_PIXELS:
+        raise UserError(
+            f"{where}: expected frames of at most {MOST_PIXELS:,} pixels (got {width} x {height})"
+        )
 
 
 def over_black(image: Image.Image) -> Image.Image:

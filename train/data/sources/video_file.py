@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from rstg_pyg.train.data.paths import beside
-from rstg_pyg.train.data.sources.containers import FORMATS, is_key, missing_bytes
-from rstg_pyg.train.data.sources.images import MOST_PIXELS, over_black
+from rstg_pyg.train.data.sources.containers import FORMATS, key_test, missing_bytes
+from rstg_pyg.train.data.sources.images import MOST_PIXELS, check_size, over_black
 from rstg_pyg.train.data.transforms import resize
 from rstg_pyg.train.errors import UserError
 
@@ -33,7 +33,6 @@ PATIENCE = 30.0
 _CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 _CODEC_OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # the size may also change later
 _NEARLY_SQUARE = 0.01  # pixels that are wider than high by less are taken as square
-_MOST_ASPECT = 8  # of a pixel; more is a mistake
 _REMEDY = "download or copy it again"
 
 
@@ -124,11 +123,7 @@ class VideoFile:
             ) as container:
                 stream = self._best_stream(container)
                 codec = stream.codec_context
-                if codec.width * codec.height > MOST_PIXELS:
-                    raise UserError(
-                        f"{self.path}: expected frames of at most {MOST_PIXELS:,} pixels (it says that "
-                        f"they have {codec.width} x {codec.height})"
-                    )
+                check_size(self.path, codec.width, codec.height)
                 codec.thread_count = 1
                 codec.options = _CODEC_OPTIONS
                 yield container, stream
@@ -159,8 +154,7 @@ class VideoFile:
         self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
     ) -> tuple[list[Any], bool]:
         """The frames' time stamps as the packets have them, and whether these are the truth."""
-        context = stream.codec_context
-        codec, header = context.codec.canonical_name, context.extradata or b""
+        codec, is_key = stream.codec_context.codec.canonical_name, key_test(stream)
         stamps: list[Any] = []  # numbers, or None where a packet has none
         keys: list[Any] = []
         firsts: list[Any] = []  # the first packet's
@@ -171,20 +165,17 @@ class VideoFile:
                 continue
             if packet.is_corrupt and container.format.name != "mpegts":  # there, also where two join
                 raise UserError(f"{self.path}: the video is damaged or truncated; {_REMEDY}")
-            key = packet.is_keyframe
-            honest = honest and not (
-                key and codec in _CODECS and not is_key(codec, header, bytes(packet))
-            )
+            key, hidden = packet.is_keyframe, codec == "vp8" and not bytes(packet)[0] & 0x10
             if not firsts:
                 firsts.append(packet.pts)
                 self._begins_between_keys = not key
-            if packet.is_discard or (codec == "vp8" and not bytes(packet)[0] & 0x10):
-                continue  # cut off by an edit list, or an invisible reference frame
-            stamps.append(packet.pts)
-            if key:
-                keys.append(packet.pts)
-            end = max(end, (packet.pts or 0) + (packet.duration or 0))
-            last = max(last, (packet.pos or 0) + packet.size)
+            if not packet.is_discard and not hidden:  # cut off by an edit list, or only for reference
+                stamps.append(packet.pts)
+                if key:
+                    keys.append(packet.pts)
+                end = max(end, (packet.pts or 0) + (packet.duration or 0))
+                last = max(last, (packet.pos or 0) + packet.size)
+            honest = honest and (not key or is_key(packet))
         told = (container.duration or 0) / av.time_base
         seconds = float(end * (stream.time_base or 0))
         read = container.format.name == _CONTAINERS[1] or last + 500 > 0.9 * container.size
@@ -242,7 +233,7 @@ class VideoFile:
         while done < len(indices):
             try:
                 for frame, aspect in self._find(indices[done:]):
-                    yield _shown(frame, aspect, reformatter)
+                    yield _shown(self.path, frame, aspect, reformatter)
                     done += 1
             except _CannotSeek:
                 self._keys = []
@@ -289,7 +280,7 @@ class VideoFile:
         )
 
 
-def _shown(frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -> Tensor:
+def _shown(path: Path, frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -> Tensor:
     """A frame's pixels as a player shows them, ``[H, W, 3]`` uint8."""
     if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
         pixels = reformatter.reformat(frame, format="rgba", threads=1).to_ndarray()
@@ -300,13 +291,8 @@ def _shown(frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -
     shown = torch.from_numpy(pixels)
     height, width = pixels.shape[:2]
     if abs(aspect - 1) > _NEARLY_SQUARE and aspect > 0:  # nothing is made smaller
-        height, width = (
-            (height, round(width * aspect)) if aspect > 1 else (round(height / aspect), width)
-        )
-        if height * width > MOST_PIXELS:
-            raise UserError(
-                f"expected frames of at most {MOST_PIXELS:,} pixels (shown are {width} x {height})"
-            )
+        height, width = round(height / min(aspect, 1)), round(width * max(aspect, 1))
+        check_size(path, width, height)
         shown = resize(shown[None], height, width)[0]
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return shown if matrix is None else _oriented(shown, np.frombuffer(bytes(matrix), np.int32))
@@ -356,11 +342,7 @@ class AnimatedImage:
         """The images with their durations in milliseconds."""
         try:
             with Image.open(self.path, formats=["WEBP"]) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise UserError(
-                        f"{self.path}: expected frames of at most {MOST_PIXELS:,} pixels (it says that "
-                        f"they have {image.width} x {image.height})"
-                    )
+                check_size(self.path, *image.size)
                 for number in range(image.n_frames):
                     image.seek(number)
                     image.load()
