@@ -112,14 +112,9 @@ def test_the_report(flags, variables):
     assert reasons["step"] == ["global_step"]
     assert set(report.used) | set(report.skipped) == set(variables)
     lines = report.table().splitlines()
-    assert len(lines) == 61
-    assert (
-        f"used        {FLAT} -> "
-        + ", ".join(
-            f"head.rstg.cells.0.{n}_l0" for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        in lines
-    )
+    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    cell = ", ".join(f"head.rstg.cells.0.{part}_l0" for part in parts)
+    assert len(lines) == 61 and f"used        {FLAT} -> {cell}" in lines
     assert "skipped     global_step (step counter of the training)" in lines
 
 
@@ -203,30 +198,22 @@ def test_allow_unused(flags, variables):
         official.convert(flags, variables, allow_unused=True)
 
 
-@pytest.mark.parametrize("dtype", ["f8", ">f4", ">f8"])
+@pytest.mark.parametrize("dtype", ["f8", ">f4", ">f8", "f2"])
 def test_other_floating_point_types(flags, variables, dtype):
-    """Saved by other programs: double precision, another byte order."""
-    expected, _ = official.convert(flags, variables)
-    values = {n: v.astype(dtype) if v.dtype == np.float32 else v for n, v in variables.items()}
+    """Saved by other programs: double and half precision, another byte order."""
+    values = without(variables, f"{CELL}kernel", f"{CELL}bias", "positional_emb")
+    values = {n: v.astype(dtype) if v.dtype == np.float32 else v for n, v in values.items()}
     model, _ = official.convert(flags, values)
+    expected, _ = official.convert(flags, {n: v.astype("f4") for n, v in values.items()})
     for key, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
 
 
-def test_half_precision(flags, variables):
-    values = {n: v.astype("f2") for n, v in without(variables, f"{CELL}kernel", f"{CELL}bias").items()}
-    values = {n: v for n, v in values.items() if n != "tower/positional_emb"}
-    model, _ = official.convert(flags, values)
-    bias = variables["tower/pred/bias"].astype("f2").astype("f4")
-    np.testing.assert_array_equal(model.lin.bias.detach().numpy(), bias)
-
-
 def test_values_are_copied(flags, variables):
-    model, _ = official.convert(flags, variables)
-    expected = model.lin.bias.clone()
-    variables["tower/pred/bias"][:] = 9
-    assert torch.equal(model.lin.bias, expected)
-    variables["tower/pred/bias"][:] = expected.detach().numpy()  # the fixture's array
+    values = {name: value.copy() for name, value in variables.items()}
+    model, _ = official.convert(flags, values)
+    values["tower/pred/bias"][:] = 9
+    np.testing.assert_array_equal(model.lin.bias.detach().numpy(), variables["tower/pred/bias"])
 
 
 @pytest.mark.parametrize(
@@ -263,11 +250,14 @@ def test_a_config_that_does_not_fit_the_weights(flags, variables, changes):
 
 
 def test_a_model_on_another_type_receives_the_weights(flags, variables):
-    model, _ = official.convert(official.build(flags).double(), variables)
-    assert model.lin.bias.dtype == torch.double
-    expected = variables["tower/pred/bias"].astype(np.float64)
-    np.testing.assert_array_equal(model.lin.bias.detach().numpy(), expected)
-    values = random_variables(MODELS["i3d"]())
-    model, _ = official.convert(MODELS["i3d"]().bfloat16(), values)
-    expected = torch.from_numpy(values["tower/resnet_i3d/pred/bias"]).bfloat16()
-    assert torch.equal(model.lin.bias, expected)
+    for made, values, name, dtype in (
+        (official.build(flags), variables, "tower/pred/bias", torch.double),
+        (
+            MODELS["i3d"](),
+            random_variables(MODELS["i3d"]()),
+            "tower/resnet_i3d/pred/bias",
+            torch.bfloat16,
+        ),
+    ):
+        model, _ = official.convert(made.to(dtype), values)
+        assert torch.equal(model.lin.bias, torch.from_numpy(values[name]).to(dtype))

@@ -66,9 +66,9 @@ def values_of(shapes, seed):
     return out
 
 
-def map_of(flags, seed=0):
+def map_of(flags):
     shape = [flags[key] for key in "BTHWC"]
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def block_with(flags, variables):
@@ -98,7 +98,7 @@ def assert_close(ours, theirs, tolerance, what):
     assert error <= tolerance, f"{what}: {error:.1e}"
 
 
-def compare(flags, tolerance=1e-9):
+def compare(flags, tolerance=1e-8):
     variables = values_of(reference.shapes(flags), 1)
     block, wanted = block_with(flags, variables)
     assert {v.name for v in wanted} == set(variables) and len(wanted) == len(variables)
@@ -123,16 +123,7 @@ def compare(flags, tolerance=1e-9):
 @example(dict(BASE, C=5, project_in=True, project_out=True))
 @example(dict(BASE, project_out=True))
 def test_any_configuration(flags):
-    compare(flags, 1e-8)
-
-
-@pytest.mark.parametrize("norm", ["none", "LN", "BN"])
-@pytest.mark.parametrize("dataset", ["mnist", "smt"])
-@pytest.mark.parametrize("training", [True, False])
-def test_norms_before_the_graph(norm, dataset, training):
-    """The extra batch norm comes first, whatever ``use_norm`` says; both with ``BN`` are told apart."""
-    flags = dict(BASE, use_norm=norm, dataset=dataset, training=training, use_att="simple", T=2)
-    compare(flags, 1e-8)
+    compare(flags)
 
 
 def test_the_reference_is_the_recorded_code():
@@ -151,70 +142,25 @@ def test_the_reference_is_the_recorded_code():
         assert all(variables[n].shape == shape for n, shape in reference.shapes(flags).items())
 
 
-def record(flags, tmp_path):
-    """A file of the golden format, as far as a second computation can fill it; gradients by float64
-    autograd.
-    """
-    variables, x = values_of(reference.shapes(flags), 1), map_of(flags)
-    graph = reference.Graph(flags, variables, flags["training"])
-    outputs = graph(x)
-    data = {"config": np.array(json.dumps(flags)), "in/feature_map": x}
-    data |= {f"var/{name}": value for name, value in variables.items()}
-    data |= {f"var/tower/resize/resize_filters__{s}": np.ones((s, s)) for s in (1, 2)}
-    data |= {f"out/{name}": value.astype(np.float32) for name, value in outputs.items()}
-    data |= {f"mid/{name}": value.astype(np.float32) for name, value in graph.mid.items()}
-    data |= {"mid/adjacency": graph.a, "mid/regions_x0x1y0y1": reference.regions(flags)}
-    if graph.pos is not None:
-        data["var/tower/positional_emb"] = data["mid/positional_emb"] = graph.pos
-    for name in ("batch_normalization", "before_graf_bn"):
-        for leaf in ("moving_mean", "moving_variance"):
-            if f"{name}/{leaf}" in graph.v:
-                key = f"var_after_update/{reference.SCOPE}{name}/{leaf}"
-                data[key] = graph.v[f"{name}/{leaf}"].astype(np.float32)
-
-    block, wanted = block_with(flags, variables)
-    rng = np.random.default_rng(5)
-    x = torch.from_numpy(x).double().requires_grad_()
-    ours, total = outputs_of(block, x), 0
-    for name in ("final_nodes_feats", "video_feats", "regions_feats"):
-        weights = rng.standard_normal(ours[name].shape).astype(np.float32)
-        data[f"functional/{name}"] = weights
-        total = total + (torch.from_numpy(weights).double() * ours[name]).sum()
-    total.backward()
-    gradients = {name: p.grad for name, p in block.named_parameters()}
-    data |= {"functional/value": total.item(), "grad_in/feature_map": x.grad.float().numpy()}
-    for variable in wanted:
-        if "/moving_" not in variable.name:
-            value = variable.to_published(gradients)
-            # What is zero on paper (an offset before batch norm) is zero here, not rounding.
-            value = value if value.abs().max() > 1e-12 else torch.zeros_like(value)
-            data[f"grad/{variable.name}"] = value.float().numpy()
-    path = tmp_path / f"{flags['case']}.npz"
-    np.savez(path, **data)
-    return path, data
+@pytest.mark.parametrize(
+    "key", ["message_dims", "use_att", "use_norm", "num_scales", "project_in", "C"]
+)
+def test_a_missing_flag_is_named(key):
+    with pytest.raises(ValueError, match=f"the flag '{key}'"):
+        official.build_graph({k: v for k, v in BASE.items() if k != key})
 
 
-@settings(max_examples=8, deadline=None)
-@given(flag_sets())
-def test_check_golden_replays_a_new_recording(tmp_path_factory, flags):
-    path, data = record(flags, tmp_path_factory.mktemp("recordings"))
-    found = check_golden.check(path)
-    assert found.failed() == [], found.report()
-    recorded = {name for name in data if name.startswith(("out/", "mid/", "grad", "functional/value"))}
-    assert set(found.errors) >= recorded - {"mid/regions_x0x1y0y1"}
-
-
-def test_flags_that_are_missing_or_unknown():
-    for key in ("message_dims", "use_att", "use_norm", "num_scales", "project_in", "C"):
-        flags = {k: v for k, v in BASE.items() if k != key}
-        with pytest.raises(ValueError, match=f"the flag '{key}'"):
-            official.build_graph(flags)
-    for key, value in [("use_att", "none"), ("use_norm", "GN"), ("use_att", None)]:
-        with pytest.raises(ValueError, match=f"'{key}' to be one of .*got {value!r}"):
-            official.build_graph({**BASE, key: value})
-    with pytest.raises(ValueError, match="'dot' with 'multihead_att'"):
-        official.build_graph({**BASE, "use_att": "simple", "multihead_att": True})
-    with pytest.raises(ValueError, match="'num_update_layers' to be at least 1"):
-        official.build_graph({**BASE, "update_layers": 0})
-    with pytest.raises(ValueError, match="divisible"):
-        official.build_graph({**BASE, "message_dims": 12, "node_feat_dim": 12, "multihead_att": True})
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"use_att": "none"}, "'use_att' to be one of .*got 'none'"),
+        ({"use_norm": "GN"}, "'use_norm' to be one of .*got 'GN'"),
+        ({"use_att": None}, "'use_att' to be one of .*got None"),
+        ({"use_att": "simple", "multihead_att": True}, "'dot' with 'multihead_att'"),
+        ({"update_layers": 0}, "'num_update_layers' to be at least 1"),
+        ({"message_dims": 12, "node_feat_dim": 12, "multihead_att": True}, "divisible"),
+    ],
+)
+def test_flags_that_do_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        official.build_graph({**BASE, **changes})

@@ -23,9 +23,6 @@ DATA = f"{PREFIX}.data-00000-of-00001"
 SMALL = {"tower/a/kernel": np.arange(12.0).reshape(3, 4), "tower/b": np.ones(3, "f4")}
 
 
-# npz
-
-
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz(tmp_path, variables, save):
     path = tmp_path / "weights.npz"
@@ -43,12 +40,6 @@ def refused(path, message="."):
     assert str(path.stem) in str(e.value)
     assert len(str(e.value).splitlines()) == 1
     return str(e.value)
-
-
-def test_npz_that_is_not_there(tmp_path):
-    refused(tmp_path / "nothing.npz", "no such file")
-    (tmp_path / "folder.npz").mkdir()
-    refused(tmp_path / "folder.npz")
 
 
 @settings(max_examples=150, deadline=None)
@@ -126,15 +117,18 @@ def test_strings_are_arrays_but_no_weights(tmp_path, recorded):
         official.convert(json.loads(str(recorded["config"])), found)
 
 
-# checkpoints
-
-
-def test_checkpoint_paths_that_do_not_exist(tmp_path):
-    refused(tmp_path / "nothing", "an .npz file or a TensorFlow V2 checkpoint .no nothing.index there")
-    refused(tmp_path / "a" / "b.ckpt", "no b.ckpt.index there")
-    refused(tmp_path / "weights.pth", "expected an .npz file or a TensorFlow V2 checkpoint")
-    (tmp_path / "weights.pth").write_bytes(b"x")
-    refused(tmp_path / "weights.pth", "expected an .npz file or a TensorFlow V2 checkpoint")
+def test_paths_that_do_not_exist(tmp_path):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "other.pth").write_bytes(b"x")
+    for name, message in [
+        ("nothing.npz", "no such file"),
+        ("folder.npz", "."),
+        ("nothing", "an .npz file or a TensorFlow V2 checkpoint .no nothing.index there"),
+        ("a/b.ckpt", "no b.ckpt.index there"),
+        ("weights.pth", "expected an .npz file or a TensorFlow V2 checkpoint"),
+        ("other.pth", "expected an .npz file or a TensorFlow V2 checkpoint"),
+    ]:
+        refused(tmp_path / name, message)
 
 
 def test_checkpoint_folders(tmp_path, checkpoint):
@@ -161,12 +155,9 @@ def test_a_checkpoint_without_its_index(checkpoint):
             load_variables(checkpoint / name)
 
 
-def test_without_tensorflow(checkpoint, no_tensorflow):
+def test_without_tensorflow(tmp_path, checkpoint, no_tensorflow):
     with pytest.raises(ConversionError, match=r'not installed: pip install "rstg_pyg\[convert\]"'):
         load_variables(checkpoint)
-
-
-def test_npz_needs_no_tensorflow(tmp_path, no_tensorflow):
     np.savez(tmp_path / "small.npz", **SMALL)
     assert set(load_variables(tmp_path / "small.npz")) == set(SMALL)
 
