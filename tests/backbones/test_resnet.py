@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from helpers.random_weights import draw
 from torch.nn import functional as F
 
 from rstg_pyg import VideoClassifier
@@ -22,24 +23,15 @@ BLOCKS = [f"res{s}_{b}" for s, depth in zip((2, 3, 4, 5), (3, 4, 6, 3)) for b in
 def randomize(module, seed=0):
     """Every parameter and statistic differs from what construction leaves."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for child in module.modules():
-            if isinstance(child, torch.nn.Conv3d):
-                std = (2 / child.weight[0].numel()) ** 0.5
-                child.weight.copy_(torch.randn(child.weight.shape, generator=generator) * std)
-                if child.bias is not None:
-                    child.bias.copy_(torch.randn(child.bias.shape, generator=generator))
-            elif isinstance(child, FrozenBatchNorm):
-                shape = child.weight.shape
-                child.weight.copy_(torch.rand(shape, generator=generator) + 0.5)
-                child.bias.copy_(torch.randn(shape, generator=generator) * 0.1)
-                child.running_mean.copy_(torch.randn(shape, generator=generator) * 0.1)
-                child.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
+    for name, value in module.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if value.dim() > 1:
+            value.copy_(noise * (2 / value[0].numel()) ** 0.5)
+        elif name.endswith(("weight", "running_var")):
+            value.copy_(noise.sigmoid() + 0.5)
+        elif value.is_floating_point():
+            value.copy_(noise * (1.0 if ".theta" in name or ".phi" in name else 0.1))
     return module.double()
-
-
-def random(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
 def on_meta(build, **kwargs):
@@ -63,9 +55,25 @@ def norm(x, bn):
     return (x - mean) / (variance + 1e-5).sqrt() * gain + offset
 
 
-@pytest.mark.parametrize("build", [c2d_resnet50, i3d_resnet50, nonlocal_resnet50])
-def test_published_sizes(build):
-    backbone = on_meta(build)
+@pytest.mark.parametrize(
+    "build, published, trainable",
+    [
+        (c2d_resnet50, 23_917_678, 24.33),
+        (i3d_resnet50, 27_633_518, 28.04),
+        (nonlocal_resnet50, 35_000_174, None),
+    ],
+)
+def test_published_sizes_and_numbers_of_parameters(build, published, trainable):
+    """The published numbers (millions; 174 classes, statistics counted), and those that PyTorchVideo's
+    model zoo gives for the same networks (400 classes, only what is trained)."""
+    with torch.device("meta"):
+        backbone = build()
+        models = {classes: VideoClassifier(backbone, classes) for classes in (174, 400)}
+    tensors = models[174].state_dict().items()
+    assert sum(t.numel() for n, t in tensors if not n.endswith("num_batches_tracked")) == published
+    if trainable is not None:
+        count = sum(p.numel() for p in models[400].parameters())
+        assert round(count / 1e6, 2) == trainable
     shapes = sizes(backbone, 2, 3, 32, 224, 224)
     expected = {
         "stem": (64, 32, 55, 55), "res2_2": (256, 32, 55, 55), "pool2": (256, 16, 55, 55),
@@ -133,38 +141,11 @@ def test_temporal_kernels():
     assert all(conv.bias is None for conv in convs)
 
 
-@pytest.mark.parametrize(
-    "build, published, trainable",
-    [
-        (c2d_resnet50, 23_917_678, 24.33),
-        (i3d_resnet50, 27_633_518, 28.04),
-        (nonlocal_resnet50, 35_000_174, None),
-    ],
-)
-def test_parameter_counts(build, published, trainable):
-    """The published numbers (millions; 174 classes, statistics counted), and those that PyTorchVideo's
-    model zoo gives for the same networks (400 classes, only what is trained)."""
-    with torch.device("meta"):
-        backbone = build()
-        models = {classes: VideoClassifier(backbone, classes) for classes in (174, 400)}
-    counters = "num_batches_tracked"
-    tensors = [t for name, t in models[174].state_dict().items() if not name.endswith(counters)]
-    assert sum(t.numel() for t in tensors) == published
-    if trainable is not None:
-        count = sum(p.numel() for p in models[400].parameters())
-        assert round(count / 1e6, 2) == trainable
-
-
-def test_frozen_batch_norm():
-    bn = randomize(FrozenBatchNorm(5))
-    x = random(2, 5, 3, 4, 4) * 3 + 2
-    torch.testing.assert_close(bn.train()(x), norm(x, bn))
-
-
 def test_no_statistic_of_a_network_changes_in_training():
+    bn, x = randomize(FrozenBatchNorm(5)), draw(2, 5, 3, 4, 4) * 3 + 2
+    torch.testing.assert_close(bn.train()(x), norm(x, bn))
     backbone = randomize(VideoResNet(I3D_KERNELS, ("res3",), width=4)).train()
-    before = copy.deepcopy(backbone.state_dict())
-    clip = random(1, 3, 4, 40, 40)
+    before, clip = copy.deepcopy(backbone.state_dict()), draw(1, 3, 4, 40, 40)
     out = backbone(clip)
     out.sum().backward()
     for name, value in backbone.state_dict().items():
@@ -175,7 +156,7 @@ def test_no_statistic_of_a_network_changes_in_training():
 @pytest.mark.parametrize("pool_padding, size", [(0, (7, 8)), (1, (8, 9))])
 def test_stem(pool_padding, size):
     stem = randomize(Stem(3, 4, 5, pool_padding))
-    clip = random(2, 3, 6, 31, 34)
+    clip = draw(2, 3, 6, 31, 34)
     x = F.conv3d(clip, stem.conv.weight, None, (1, 2, 2), (2, 3, 3))
     x = F.max_pool3d(norm(x, stem.bn).relu(), (1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
     assert x.shape == (2, 4, 6, *size)
@@ -186,7 +167,7 @@ def test_stem(pool_padding, size):
 def test_bottleneck(channels, stride):
     block = randomize(Bottleneck(8, 3, channels, stride, 3))
     assert (block.shortcut is None) == (channels == 8 and stride == 1)
-    x = random(2, 8, 4, 7, 6)
+    x = draw(2, 8, 4, 7, 6)
     y = norm(F.conv3d(x, block.conv1.weight, padding=(1, 0, 0)), block.bn1).relu()
     y = F.conv3d(y, block.conv2.weight, None, (1, stride, stride), (0, 1, 1))
     y = norm(F.conv3d(norm(y, block.bn2).relu(), block.conv3.weight), block.bn3)
@@ -220,7 +201,7 @@ def test_nonlocal_block_starts_as_the_identity():
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 def test_nonlocal_block_equals_the_formula(size):
     block = randomize(NonLocalBlock(6))
-    x = random(2, 6, 3, *size)
+    x = draw(2, 6, 3, *size)
     out = block(x)
     for b in range(2):
         cells = x[b].permute(1, 2, 3, 0).reshape(-1, 6)
@@ -239,9 +220,8 @@ def test_nonlocal_block_equals_the_formula(size):
 
 
 def test_unknown_nonlocal_stage():
-    with pytest.raises(
-        ValueError, match=r"'nonlocal_stages' to name some of .*'res5'.* \(got \['res6'\]\)"
-    ):
+    message = r"'nonlocal_stages' to name some of .*'res5'.* \(got \['res6'\]\)"
+    with pytest.raises(ValueError, match=message):
         VideoResNet(I3D_KERNELS, ("res3", "res6"))
     with pytest.raises(ValueError, match="res4"):
         VideoResNet(((1,), (1,)), ("res4",), depths=(1,))
@@ -249,7 +229,7 @@ def test_unknown_nonlocal_stage():
 
 def test_c2d_sees_frames_one_by_one_and_i3d_joins_them():
     backbone = randomize(VideoResNet(C2D_KERNELS, width=4))
-    clip = random(1, 3, 6, 40, 40)
+    clip = draw(1, 3, 6, 40, 40)
     x, y = clip, clip.flip(2)
     for name in ("stem", *BLOCKS[:3]):
         x, y = backbone.stages[name](x), backbone.stages[name](y)
@@ -271,20 +251,16 @@ def test_gradients_reach_every_parameter():
             elif isinstance(module, NonLocalBlock):
                 module.bn.weight.mul_(0.1)
                 module.theta.weight.mul_(0.1)
-    out = backbone(random(1, 3, 4, 64, 64))
-    (out * random(*out.shape, seed=3)).sum().backward()
-    without = {
-        name
-        for name, p in backbone.named_parameters()
-        if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() < 1e-9
-    }
-    # A bias on phi adds the same to all logits of a softmax: no gradient by the formula.
-    assert without == {name for name, _ in backbone.named_parameters() if name.endswith("phi.bias")}
+    out = backbone(draw(1, 3, 4, 64, 64))
+    (out * draw(*out.shape, seed=3)).sum().backward()
+    for name, p in backbone.named_parameters():
+        assert p.grad.isfinite().all()
+        # A bias on phi adds the same to all logits of a softmax: no gradient by the formula.
+        assert (p.grad.abs().max() < 1e-9) == name.endswith("phi.bias"), name
 
 
 def test_reset_parameters():
-    backbone = VideoResNet(I3D_KERNELS, ("res3",), width=4)
-    randomize(backbone)
+    backbone = randomize(VideoResNet(I3D_KERNELS, ("res3",), width=4))
     before = copy.deepcopy(backbone.state_dict())
     torch.manual_seed(5)
     backbone.reset_parameters()
@@ -309,15 +285,8 @@ def test_reset_parameters():
 
 def test_a_small_network_for_small_frames():
     """Stride 2 once before res2, fewer and narrower stages, norms of the caller's choice."""
-    model = VideoResNet(
-        I3D_KERNELS,
-        ("res3", "res4"),
-        in_channels=1,
-        depths=(1, 2, 2),
-        width=4,
-        small_stem=True,
-        norm=torch.nn.BatchNorm3d,
-    )
+    kwargs = dict(depths=(1, 2, 2), width=4, small_stem=True, norm=torch.nn.BatchNorm3d)
+    model = VideoResNet(I3D_KERNELS, ("res3", "res4"), in_channels=1, **kwargs)
     assert model(torch.randn(2, 1, 4, 32, 32)).shape == (2, 64, 2, 8, 8)
     assert not any(isinstance(module, FrozenBatchNorm) for module in model.modules())
     assert {"nonlocal3_1", "nonlocal4_1"} <= set(model.stages) and "res5_0" not in model.stages

@@ -11,19 +11,13 @@ from rstg_pyg.graphs.pooling import area_matrix
 
 def shares(scales, height, width):
     """The exact area that every region shares with every map cell, in cells: ``[N, H, W]``."""
-    return np.array(
-        [
-            [
-                [
-                    float(overlap(y0 * height, y1 * height, y, y + 1))
-                    * float(overlap(x0 * width, x1 * width, x, x + 1))
-                    for x in range(width)
-                ]
-                for y in range(height)
-            ]
-            for x0, y0, x1, y1 in exact_regions(scales)
-        ]
-    )
+    out = np.empty((len(exact_regions(scales)), height, width))
+    for n, (x0, y0, x1, y1) in enumerate(exact_regions(scales)):
+        rows = [float(overlap(y0 * height, y1 * height, y, y + 1)) for y in range(height)]
+        out[n] = np.outer(
+            rows, [float(overlap(x0 * width, x1 * width, x, x + 1)) for x in range(width)]
+        )
+    return out
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,9 +43,7 @@ def test_pooling_and_unpooling_against_integrals(scales, more_rows, more_columns
 
 
 def test_area_matrix_values():
-    torch.testing.assert_close(
-        area_matrix(2, 3), torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]])
-    )
+    torch.testing.assert_close(area_matrix(2, 3), torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]))
     assert torch.equal(area_matrix(3, 3), torch.eye(3))
     assert area_matrix(2, 4, dtype=torch.half).dtype == torch.half
 

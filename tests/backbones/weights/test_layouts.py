@@ -57,8 +57,7 @@ def test_slowfast_of_the_first_version_calls_the_nonlocal_norm_norm():
     new, other = network(nonlocal_stages=("res3",)), network(nonlocal_stages=("res3",))
     load_backbone_weights(new, state)
     load_backbone_weights(other, old)
-    for a, b in zip(new.state_dict().values(), other.state_dict().values()):
-        assert torch.equal(a, b)
+    torch.testing.assert_close(new.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")
