@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rstg_pyg.backbones import SimpleConv
+from rstg_pyg.backbones import SimpleConv, simple_conv
 
 
 def test_default_is_the_published_network():
@@ -32,7 +32,9 @@ def test_default_is_the_published_network():
         (3, 1, [True, False], (8, 10)),
     ],
 )
-def test_equals_plain_layers_per_frame(in_channels, padding, pool, size):
+@pytest.mark.parametrize("block_size", [simple_conv.BLOCK_SIZE, 2500])  # all frames, two or less
+def test_equals_plain_layers_per_frame(in_channels, padding, pool, size, block_size, monkeypatch):
+    monkeypatch.setattr(simple_conv, "BLOCK_SIZE", block_size)
     torch.manual_seed(0)
     backbone = SimpleConv(in_channels, (4, 5), padding=padding, pool=pool)
     for p in backbone.parameters():
