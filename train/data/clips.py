@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from rstg_pyg.train.data import transforms
 from rstg_pyg.train.data.labels import Video, class_order
+from rstg_pyg.train.data.paths import some
 from rstg_pyg.train.data.protocols import PROTOCOLS, read_clips
 from rstg_pyg.train.data.sampling import SAMPLINGS, train_indices
 from rstg_pyg.train.data.skipped import Part
@@ -20,7 +21,6 @@ from rstg_pyg.train.errors import UserError
 CROPS = ("random", "multiscale")
 ON_ERROR = ("raise", "skip")
 UNLABELLED = -1
-_NAMED = 3  # missing videos that an error names
 
 
 class VideoClips(Dataset):
@@ -131,11 +131,10 @@ class VideoClips(Dataset):
         self.source = source
         missing = set(self.source.missing([video.id for video in videos]))
         if missing and not partial and on_error != "skip":
-            first = [str(self.source.location(v.id)) for v in videos if v.id in missing][:_NAMED]
-            more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+            places = [str(self.source.location(v.id)) for v in videos if v.id in missing]
             raise UserError(
                 f"data.root: {len(videos) - len(missing):,} of the {len(videos):,} videos of {split} "
-                f"are there (missing are {', '.join(first)}{more}); data.partial=true goes on with "
+                f"are there (missing are {some(places)}); data.partial=true goes on with "
                 f"those"
             )
         videos = [video for video in videos if video.id not in missing]

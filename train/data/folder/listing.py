@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rstg_pyg.train.data.folder import tables
-from rstg_pyg.train.data.folder.walk import SPLIT_WORDS, Walk, identity, split_of
+from rstg_pyg.train.data.folder.walk import Walk, identity, split_of
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.labels import Video, check_id, held_out
-from rstg_pyg.train.data.paths import home
-from rstg_pyg.train.data.sources.places import is_video_name, normal
+from rstg_pyg.train.data.paths import home, some
+from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, normal
 from rstg_pyg.train.data.syncmnist import cache_folder
 from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.files import write_text
@@ -27,7 +27,6 @@ _VERSION = 1
 _SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
 _START = 1 << 16  # bytes of two files that are compared first
 _LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
-_NAMED = 3
 
 
 @dataclass
@@ -233,11 +232,11 @@ def _class_folders(
                 rows.append(tables.Row(name, normal(path.name), str(video)))
     if empty and (rows or folder != root):
         problems.append(
-            f"{folder}: {len(empty)} class folders have no videos ({_some(empty)}); fill or remove them"
+            f"{folder}: {len(empty)} class folders have no videos ({some(empty)}); fill or remove them"
         )
     if loose := [str(path) for path in walk.loose(folder)]:
         notes.append(
-            f"{folder}: {len(loose)} videos are in no class folder and not used ({_some(loose)})"
+            f"{folder}: {len(loose)} videos are in no class folder and not used ({some(loose)})"
         )
     return rows
 
@@ -288,11 +287,11 @@ def _numbered(
                 there = [name for n, name in enumerate(classes) if counts["train"][n]]
                 problems.append(
                     f"{len(only)} classes are in {split} and not in train "
-                    f"({_some([classes[n] for n in only])}){nearest(classes[only[0]], there)}"
+                    f"({some([classes[n] for n in only])}){nearest(classes[only[0]], there)}"
                 )
         unused = [n for i, n in enumerate(classes) if not any(c[i] for c in counts.values())]
         if unused:
-            notes.append(f"{len(unused)} classes of the list have no videos ({_some(unused)})")
+            notes.append(f"{len(unused)} classes of the list have no videos ({some(unused)})")
     return classes, videos
 
 
@@ -328,11 +327,6 @@ def _same_files(root: Path, splits: dict[str, list[Video]], problems: list[str])
             f"{len(pairs):,} videos are in two splits: {name} ({a}) and {copy} ({b}) are the same file"
             f"{more}; remove them from one"
         )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _times(paths: list[str]) -> list[int]:

@@ -7,15 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rstg_pyg.train.data.sources.images import SUFFIXES
-from rstg_pyg.train.data.sources.places import is_video_name, without_suffix
+from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, without_suffix
 from rstg_pyg.train.errors import UserError
-
-#: What the folders and lists of a split are called, in any case.
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "eval"),
-    "test": ("test", "testing"),
-}
 
 
 def split_of(name: str) -> str | None:

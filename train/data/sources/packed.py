@@ -68,17 +68,11 @@ class Made:
         """From what was stored.
 
         Raises:
-            ValueError: If it is none.
+            ValueError, TypeError, LookupError: If it is something else.
         """
-        values = json.loads(data)
-        kinds = dict(
-            short_side=int, quality=int, extractor=str, source=str, fps=float | int | list | None
-        )
-        if not isinstance(values, dict) or values.keys() != kinds.keys():
-            raise ValueError("expected the settings of a store")
-        if not all(isinstance(values[key], kind) for key, kind in kinds.items()):
-            raise ValueError("expected numbers and texts")
-        return cls(**values)
+        made = cls(**json.loads(data))
+        str(made)
+        return made
 
     def __str__(self) -> str:
         rates = self.fps if isinstance(self.fps, list) else [self.fps]
@@ -155,7 +149,7 @@ class PackedVideos(FrameSource):
             raise UserError(f"{self.path}: not a store of prepare.py pack; make it again")
         try:
             self.made = Made.from_bytes(bytes(made))
-        except (ValueError, RecursionError) as e:
+        except (ValueError, TypeError, LookupError, RecursionError) as e:
             raise UserError(
                 f"{self.path}: the packed store's settings are damaged ({e}); copy it again, or pack "
                 f"it again"

@@ -24,8 +24,12 @@ VIDEO_SUFFIXES = (
     ".rm", ".rmvb", ".qt", ".divx",
 )  # fmt: skip
 
-#: Folders that the videos of one data set may be distributed over.
-_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+#: What the folders and lists of a split are called, in any case.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "eval"),
+    "test": ("test", "testing"),
+}
 
 #: The names in a folder by what they are asked for with.
 Names = dict[str, str]
@@ -201,5 +205,6 @@ def _groups(root: Path, depth: int) -> Iterator[list[Path]]:
         folders = [below for folder in folders for below in subfolders(folder)]
     for folder in folders:
         yield [folder]
-        if splits := [folder / name for name in _SPLITS if os.path.isdir(folder / name)]:
+        names = (name for words in SPLIT_WORDS.values() for name in words)
+        if splits := [folder / name for name in names if os.path.isdir(folder / name)]:
             yield splits
