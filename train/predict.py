@@ -1,13 +1,16 @@
-"""Predicts the classes of your own videos: ``python train/predict.py VIDEO ... --ckpt CKPT``.
+"""Predicts the classes of your own videos: ``python train/predict.py VIDEO ... [--ckpt CKPT]``.
 
-A video is a file (mp4, webm, avi, gif, ...), a folder of numbered frames, or ``-``: a list of paths on
-standard input. The network, the sampling and size of clips, and the class names come from the
-checkpoint. If a video cannot be read, the others are still predicted, and the exit code is 2.
+A video is a file (mp4, webm, avi, gif, ...), a folder of numbered frames, a folder of videos, a pattern
+(``'clips/*.mp4'``), an address (``rtsp://...``), or ``-``: a list of paths on standard input. The
+network, the sampling and size of clips, and the class names come from the checkpoint; without one the
+model ``smt_demo`` of the package is used. ``--windows`` gives the classes of a long video over time. If
+a video cannot be read, the others are still predicted, and the exit code is 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import sys
 from pathlib import Path
@@ -15,15 +18,20 @@ from typing import Any
 
 from torch import Tensor
 
+from rstg_pyg import models
 from rstg_pyg.train.command import command
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.sources import open_video
-from rstg_pyg.train.drawing.overlay import find_graph
+from rstg_pyg.train.data.sources.places import is_video_name
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
+from rstg_pyg.train.predictions import Windows, entries, write_table
 from rstg_pyg.train.predictor import Predictor, Video
+from rstg_pyg.train.windows import is_live
 
 _MOST_LINES = 8  # of a stream
+_MODEL = "smt_demo"  # without --ckpt
+_SECONDS = 4.0  # of the windows of a camera
 
 
 @command
@@ -31,26 +39,35 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
     videos = [path for name in arguments.videos for path in _paths(name)]
-    predictor = Predictor.load(arguments.ckpt, arguments.device, arguments.protocol, arguments.labels)
+    if arguments.ckpt is None:
+        print(f"no --ckpt: this uses {_MODEL}, a small network that comes with the package")
+    predictor = Predictor.load(
+        arguments.ckpt or models.FOLDER / _MODEL,
+        arguments.device,
+        arguments.protocol,
+        arguments.labels,
+    )
     print(predictor.describe(), flush=True)
     if arguments.overlay is not None:
-        find_graph(predictor.model, arguments.place)
+        predictor.check_attention(arguments.place)
     if arguments.stream and not predictor.model.streams:
         print("this network combines frames: --stream keeps the sampled frames and predicts at the end")
         arguments.stream = False
-    answers = []
-    for number, video in enumerate(videos, 1):
-        out = None if arguments.overlay is None else Path(arguments.overlay)
-        if out is not None and len(videos) > 1:
-            out = out.with_stem(f"{out.stem}-{number}")
-        try:
-            answers.append(predict(predictor, video, arguments, out))
-        except UserError as e:
-            print(f"error: {e}", file=sys.stderr, flush=True)
-            answers.append({"video": video, "error": str(e)})
-    if arguments.json is not None:
-        found = {"checkpoint": arguments.ckpt, "protocol": predictor.describe(), "videos": answers}
-        write_json(Path(arguments.json), found)
+    answers: list[dict[str, Any]] = []
+    try:
+        for number, video in enumerate(videos, 1):
+            answers.append({"video": video})
+            try:
+                predict(predictor, answers[-1], arguments, f"-{number}" if len(videos) > 1 else "")
+            except UserError as e:
+                print(f"error: {e}", file=sys.stderr, flush=True)
+                answers[-1]["error"] = str(e)
+    finally:  # also after Ctrl-C, which ends a camera
+        if arguments.json is not None:
+            found = {"checkpoint": arguments.ckpt or _MODEL, "protocol": predictor.describe()}
+            write_json(Path(arguments.json), {**found, "videos": answers})
+        if arguments.csv is not None:
+            write_table(Path(arguments.csv), answers)
     return 2 if any("error" in answer for answer in answers) else 0
 
 
@@ -64,53 +81,90 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="predict.py", description="Predict the classes of videos.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("videos", nargs="+", metavar="VIDEO", help="a file, a folder of frames, or - (stdin)")
-    add("--ckpt", required=True, help="a run folder, a checkpoint, or safetensors weights")
+    add("videos", nargs="*", metavar="VIDEO",
+        help="a file, a folder of frames or of videos, a pattern, an address, or - (stdin)",
+    )  # fmt: skip
+    add("--ckpt", help=f"a run folder, a checkpoint, a model or its name (default: {_MODEL})")
     add("--top", type=int, default=5, metavar="K", help="classes shown (default: 5)")
+    add("--windows", type=float, metavar="SECONDS",
+        help="classes over time: of windows of so many seconds, which overlap by half",
+    )  # fmt: skip
+    add("--camera", metavar="N", help=f"watch a camera (windows of {_SECONDS:g} s), until Ctrl-C")
+    add("--csv", metavar="OUT", help="also write all probabilities shown to a table")
+    add("--json", metavar="OUT", help="also write all probabilities shown to a file")
+    add("--timeline", metavar="OUT.png", help="with --windows: a picture of the classes over time")
     add("--overlay", metavar="OUT.gif|OUT.png", help="draw grid and attention on the frames")
     add("--place", help="which graph the overlay shows (default: the last)")
     add("--stream", action="store_true", help="predict while frames arrive")
     add("--protocol", choices=tuple(PROTOCOLS), help="clips of a video (default: the checkpoint's)")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    add("--json", metavar="OUT", help="also write all probabilities shown to a file")
     add("--labels", metavar="FILE", help="names of the classes: a label file of the data set")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.camera is not None:
+        arguments.videos.append(f"camera:{arguments.camera}")
+    if not arguments.videos:
+        raise UserError("expected videos: a file, a folder, a pattern, an address or --camera 0")
     if arguments.top < 1:
         raise UserError(f"--top: expected at least 1 (got {arguments.top})")
-    if arguments.overlay is not None:
-        output_file("--overlay", arguments.overlay, (".gif", ".png"))
-        if os.path.realpath(arguments.overlay) in map(os.path.realpath, arguments.videos):
-            raise UserError(
-                f"--overlay: {arguments.overlay} is a video to predict; choose another name"
-            )
-    if arguments.json is not None:
-        output_file("--json", arguments.json, (".json",))
+    if arguments.windows is not None and not 0 < arguments.windows < float("inf"):
+        raise UserError(f"--windows: expected more than 0 seconds (got {arguments.windows:g})")
+    if arguments.windows is not None and (arguments.overlay is not None or arguments.stream):
+        raise UserError("--windows: cannot be combined with --overlay or --stream")
+    for option, suffixes in {
+        "overlay": (".gif", ".png"), "timeline": (".png",), "csv": (".csv",), "json": (".json",),
+    }.items():  # fmt: skip
+        out = getattr(arguments, option)
+        if out is not None:
+            output_file(f"--{option}", out, suffixes)
+            if os.path.realpath(out) in map(os.path.realpath, arguments.videos):
+                raise UserError(f"--{option}: {out} is a video to predict; choose another name")
     if arguments.place is not None and arguments.overlay is None:
         raise UserError("--place: selects the graph for --overlay; give --overlay too")
+    if arguments.timeline is not None and arguments.windows is None and arguments.camera is None:
+        raise UserError("--timeline: draws the windows; give --windows too")
     return arguments
 
 
 def _paths(name: str) -> list[str]:
-    """The videos of an argument: a path, or the lines of standard input for ``-``."""
-    if name != "-":
-        return [name]
-    paths = [line.strip() for line in sys.stdin if line.strip()]
-    if not paths:
-        raise UserError("-: expected paths on standard input, one per line (got none)")
-    return paths
+    """The videos of an argument: itself, those of a folder or a pattern, or lines of standard input.
+
+    Raises:
+        UserError: If a pattern has no files, or there is nothing on standard input.
+    """
+    if name == "-":
+        paths = [line.strip() for line in sys.stdin if line.strip()]
+        if not paths:
+            raise UserError("-: expected paths on standard input, one per line (got none)")
+        return paths
+    if os.path.isdir(name):
+        files = [path for path in Path(name).rglob("*") if is_video_name(path.name)]
+        # Frames may be .webp, too.
+        return sorted(str(path) for path in files if path.suffix.lower() != ".webp") or [name]
+    if glob.has_magic(name) and not os.path.exists(name) and not is_live(name):
+        paths = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+        if not paths:
+            raise UserError(f"{name}: there are no such files")
+        return paths
+    return [name]
 
 
 def predict(
-    predictor: Predictor, path: str, arguments: argparse.Namespace, out: Path | None
-) -> dict[str, Any]:
-    """Predicts one video and prints the result.
+    predictor: Predictor, answer: dict[str, Any], arguments: argparse.Namespace, number: str
+) -> None:
+    """Predicts one video, prints the result, and adds it to the answer.
 
-    Returns:
-        The video, its number of frames and the best classes with their probabilities.
+    Args:
+        predictor: The predictor.
+        answer: The entry of the JSON file, with the ``video``.
+        arguments: The command line.
+        number: What to add to the names of pictures.
 
     Raises:
         UserError: If the video cannot be read.
     """
+    path = answer["video"]
+    if arguments.windows is not None or is_live(path):
+        return _predict_windows(predictor, answer, arguments, number)
     source, name = video = open_video(path)
     length = source.num_frames(name)
     note = ""
@@ -125,12 +179,34 @@ def predict(
         best = predictor(video, arguments.top)
     for _, name, probability in best:
         print(f"  {probability:6.1%}  {name}", flush=True)
-    if out is not None:
+    if arguments.overlay is not None:
+        out = _numbered(arguments.overlay, number)
         title = f"{best[0].name}  {best[0].probability:.1%}"
         found = predictor.draw_attention(video, out, title, arguments.place)
         print(f"  attention at {found.place} drawn in {out}", flush=True)
-    entries = [{"class": i, "name": name, "probability": p} for i, name, p in best]
-    return {"video": path, "frames": length, "predictions": entries}
+    answer |= {"frames": length, "predictions": entries(best)}
+
+
+def _predict_windows(
+    predictor: Predictor, answer: dict[str, Any], arguments: argparse.Namespace, number: str
+) -> None:
+    """Predicts the windows of one video; prints the best class of each."""
+    seconds = arguments.windows or _SECONDS
+    print(f"\n{answer['video']} (windows of {seconds:g} s)", flush=True)
+    windows = Windows()
+    try:
+        for window in predictor.watch(answer["video"], seconds):
+            windows.append(window)
+            _, name, probability = window.predictions[0]
+            print(f"  {window.start:7.1f} s  {probability:6.1%}  {name}", flush=True)
+    finally:
+        answer["windows"] = windows.entries(arguments.top)
+        if windows and arguments.timeline is not None:
+            windows.save(_numbered(arguments.timeline, number))
+
+
+def _numbered(out: str, number: str) -> Path:
+    return Path(out).with_stem(Path(out).stem + number)
 
 
 def _stream(predictor: Predictor, video: Video) -> Tensor:

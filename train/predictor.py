@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,35 +16,24 @@ from rstg_pyg.train.config import Config, parse_config
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.paths import beside
-from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, read_clips
-from rstg_pyg.train.data.sampling import test_indices
+from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, crop_clips, read_clips
+from rstg_pyg.train.data.sampling import Times, test_indices
 from rstg_pyg.train.data.sources import FrameSource, open_video
-from rstg_pyg.train.data.transforms import center_crop, spread_crops
-from rstg_pyg.train.drawing.overlay import Attention, attention, overlay
+from rstg_pyg.train.data.transforms import resize_short_side
+from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph, overlay
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import write_atomically
+from rstg_pyg.train.predictions import Prediction, Window, Windows
 from rstg_pyg.train.pretrained import find_weights, load_network
 from rstg_pyg.train.schema import ClipsConfig
+from rstg_pyg.train.windows import is_live, windows_of_file, windows_of_stream
 
 #: Weights of red, green and blue in gray (ITU-R 601).
 _GRAY = (0.299, 0.587, 0.114)
 
 #: A video: a file or a folder of numbered frames; or a source, and the video's name in it.
 Video = str | Path | tuple[FrameSource, str]
-
-
-class Prediction(NamedTuple):
-    """A class and its probability.
-
-    Attributes:
-        label: The class index.
-        name: The class name.
-        probability: The softmax probability over all classes.
-    """
-
-    label: int
-    name: str
-    probability: float
 
 
 class Predictor:
@@ -62,7 +51,7 @@ class Predictor:
         ...     print(f"{probability:.1%} {name}")
     """
 
-    def __init__(self, model: VideoClassifier, config: Config, names: list[str], protocol: Protocol):
+    def __init__(self, model: Any, config: Config, names: list[str], protocol: Protocol):
         data = config.data
         self.model, self.config, self.names, self.protocol = model, config, names, protocol
         self.num_frames = data.num_frames
@@ -72,7 +61,7 @@ class Predictor:
             self.sampling, self.short_side = "uniform", data.size
         self.stride = getattr(data, "frame_stride", 1)
         self.size = self.short_side if protocol.whole else data.size
-        self.device = next(model.parameters()).device
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     @classmethod
     def load(
@@ -86,8 +75,8 @@ class Predictor:
 
         Args:
             path: A run folder, of which the best checkpoint is used, or the last; a checkpoint;
-                safetensors weights; a folder of :meth:`rstg_pyg.VideoClassifier.save_pretrained`; or a
-                name of ``rstg_pyg.models.list()``.
+                safetensors weights; a folder of :meth:`rstg_pyg.VideoClassifier.save_pretrained`; a
+                name of ``rstg_pyg.models.list()``; or an ``.onnx`` file of ``export.py``.
             device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
             protocol: A name of :data:`PROTOCOLS`. (default: the config's)
             labels: A label file with the class names. (default: those in the checkpoint, or numbers)
@@ -97,8 +86,17 @@ class Predictor:
         """
         if device == "gpu" and not torch.cuda.is_available():
             raise UserError("--device: there is no GPU here; use auto or cpu")
-        model = load_network(find_weights(path))
-        config, names = parse_config(model.config, str(path)), model.classes or []
+        file = find_weights(path)
+        model: Any
+        if file.suffix in (".onnx", ".pt2"):
+            model = ExportedNetwork(file)
+            config = model.config
+            if protocol not in (None, "center1"):
+                raise UserError("--protocol: an exported file takes clips of one size; use center1")
+        else:
+            model = load_network(file)
+            config = parse_config(model.config, str(file))
+        names = model.classes
         if labels is not None:
             names = read_names(Path(labels))
         if len(names) != model.num_classes:
@@ -185,32 +183,102 @@ class Predictor:
             raise UserError(f"--protocol {self.protocol.name}: {e}; use center1") from e
         return torch.cat(out).mean(dim=0).float().cpu()
 
-    def stream(self, video: Video) -> Iterator[tuple[int, Tensor]]:
-        """Feeds the sampled frames to the network as they arrive.
+    def stream(self, video: Video | None = None) -> Any:
+        """Feeds frames to the network as they arrive.
 
         Only the recurrent state is kept from frame to frame, so memory does not grow with the video.
         The network must be able to stream (``predictor.model.streams``).
 
-        Yields:
-            The frame index and the logits of all frames so far; the last ones equal those of
-            :meth:`logits`.
+        Args:
+            video: A video, of which the sampled frames are fed. (default: ``None``, your own frames)
+
+        Returns:
+            Of a video an iterator of the frame index and the logits of all frames so far, of which the
+            last equal those of :meth:`logits`. Without a video a function that takes the next frame
+            ``[H, W, 3]`` uint8 and returns the classes after it, most likely first.
 
         Raises:
-            UserError: If the video is missing or damaged.
+            UserError: If the video is missing or damaged, or the network looks across frames.
+
+        Example:
+            >>> step = predictor.stream()
+            >>> for frame in frames:
+            ...     best = step(frame)[0]
         """
+        if not self.model.streams:
+            raise UserError("this network looks across frames: it cannot stream; give it whole videos")
+        return self._own_frames() if video is None else self._sampled_frames(video)
+
+    def _own_frames(self) -> Callable[[Any], list[Prediction]]:
+        state = None
+
+        def step(frame: Any) -> list[Prediction]:
+            nonlocal state
+            frame = resize_short_side(torch.as_tensor(frame)[None], self.short_side)
+            with torch.no_grad():
+                logits, state = self.model.stream(self.normalized(self._crops(frame)), state)
+            return self.ranked(logits.mean(dim=0).float().cpu())
+
+        return step
+
+    def _sampled_frames(self, video: Video) -> Iterator[tuple[int, Tensor]]:
         source, name = video = _opened(video)
         times = self.times(video)
         wanted = sorted(set(times.reshape(-1).tolist()))
         states: list[Any] = [None] * len(times)
         logits: list[Any] = [None] * len(times)
         for index, frame in zip(wanted, source.frames(name, wanted, self.short_side)):
-            crops = torch.stack([crop.permute(3, 0, 1, 2) for crop in self._crops(frame[None])])
-            crops = self.normalized(self.channels(crops))  # [spatial, C, 1, H, W]
+            crops = self.normalized(self._crops(frame[None]))  # [spatial, C, 1, H, W]
             for i, sampled in enumerate(times):
                 for _ in range(int((sampled == index).sum())):  # short videos repeat frames
                     with torch.no_grad():
                         logits[i], states[i] = self.model.stream(crops, states[i])
             yield index, torch.cat([x for x in logits if x is not None]).mean(dim=0).float().cpu()
+
+    def windows(self, video: Video, seconds: float = 4.0, step: float | None = None) -> Windows:
+        """The classes of a long video over time: of overlapping windows, each a video of its own.
+
+        Args:
+            video: A video file, or an address (``"http://..."``) that ends.
+            seconds: Length of a window. The last one ends with the video. (default: 4)
+            step: Seconds from the start of a window to that of the next. (default: half a window)
+
+        Raises:
+            UserError: If the video cannot be read, has no frame rate, or a number is not positive.
+
+        Example:
+            >>> found = predictor.windows("long.mp4", seconds=4)
+            >>> found[0].predictions[0].name
+            >>> found.save("long.csv")  # or .json, or a picture: .png
+        """
+        return Windows(self.watch(video, seconds, step))
+
+    def watch(self, video: Video, seconds: float = 4.0, step: float | None = None) -> Iterator[Window]:
+        """:meth:`windows`, each as soon as it is computed. Memory does not grow with the video.
+
+        Args:
+            video: A video file, an address (``"rtsp://..."``), or a camera (``"camera:0"``).
+            seconds: Length of a window. (default: 4)
+            step: Seconds from the start of a window to that of the next. (default: half a window)
+
+        Raises:
+            UserError: If the video cannot be read, has no frame rate, or a number is not positive.
+        """
+        step = seconds / 2 if step is None else step
+        if not (seconds > 0 and step > 0):
+            raise UserError(f"expected windows of more than 0 seconds (got {seconds:g}, step {step:g})")
+        if is_live(video):
+            parts = windows_of_stream(str(video), self._sample, self.short_side, seconds, step)
+        else:
+            opened = _opened(video)
+            parts = windows_of_file(*opened, self._sample, self.short_side, seconds, step)
+        for start, end, frames in parts:
+            yield Window(start, end, self(self._crops(frames)))
+
+    def _sample(self, length: int, times: Times | None) -> np.ndarray:
+        """The frames of all clips of a video of so many, ``[temporal * T]``."""
+        found = test_indices(length, self.num_frames, self.sampling, self.protocol.temporal, times)
+        return np.concatenate(found)
 
     def attention(self, video: Video, place: str | None = None) -> Attention:
         """The attention between the nodes of a graph, for the center clip.
@@ -222,7 +290,21 @@ class Predictor:
         Raises:
             UserError: If the video is missing or damaged, or the graph has no attention.
         """
-        return attention(self.model, self.normalized(self.middle_clip(video)), place)
+        return self._attention(self.middle_clip(video), place)
+
+    def check_attention(self, place: str | None = None) -> None:
+        """Checks that :meth:`attention` has something to show.
+
+        Raises:
+            UserError: If not.
+        """
+        if not isinstance(self.model, VideoClassifier):
+            raise UserError("an exported network has no graph to look into; give the run it is from")
+        find_graph(self.model, place)
+
+    def _attention(self, clip: Tensor, place: str | None) -> Attention:
+        self.check_attention(place)
+        return attention(self.model, self.normalized(clip), place)
 
     def draw_attention(
         self, video: Video, out: Path, title: str = "", place: str | None = None
@@ -240,7 +322,7 @@ class Predictor:
         """
         source, name = video = _opened(video)
         clip = self.middle_clip(video)
-        found = attention(self.model, self.normalized(clip), place)
+        found = self._attention(clip, place)
         seconds = source.times(name)
         captions = [
             f"frame {index + 1}" + ("" if seconds is None else f", {seconds[index]:.2f} s")
@@ -249,10 +331,10 @@ class Predictor:
         write_atomically(out, overlay(clip, found, title, captions, out.suffix))
         return found
 
-    def _crops(self, frames: Tensor) -> list[Tensor]:
-        if self.protocol.spatial == 1:
-            return [center_crop(frames, self.size)]
-        return spread_crops(frames, self.size, self.protocol.spatial)
+    def _crops(self, frames: Tensor) -> Tensor:
+        """Clips ``[L, C, T, H, W]`` of frames ``[temporal * T, H, W, 3]``, or one frame's crops."""
+        count = min(self.num_frames, len(frames))
+        return self.channels(crop_clips(frames, self.protocol, count, self.size))
 
     def channels(self, clips: Tensor) -> Tensor:
         """Converts to gray if the network takes gray clips, ``[L, 3, ...] -> [L, C, ...]`` uint8."""

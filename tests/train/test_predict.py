@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_predictor import NAMES, VALUES, write_checkpoint, write_frames, write_video
 from helpers.tiny_run import tiny_config
 from PIL import Image
 
-from rstg_pyg.train.build import build_dataset, build_model
-from rstg_pyg.train.config import parse_config, to_dict
+from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import FrameSource, open_video
@@ -23,56 +23,6 @@ from rstg_pyg.train.predict import main
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run_folder.weights import write_weights
 from rstg_pyg.train.training.task import VideoTask
-
-NAMES = ["Moving something up", "Moving something down", "Something, anything"]
-VALUES = {
-    "name": "tiny",
-    "data": {
-        "dataset": "something", "num_frames": 4, "short_side": 24, "crop_size": 20, "mean": 100.0,
-        "std": 50.0, "sampling": "segments",
-    },
-    "model": {
-        "backbone": {"kind": "simple_conv", "filters": [6, 6], "padding": 1},
-        "rstg": {"places": ["head"], "hidden_channels": 8, "scales": [2, 1], "num_rounds": 2},
-    },
-}  # fmt: skip
-
-
-def write_checkpoint(path, values=VALUES, names=NAMES, rstg=None, **data):
-    values = json.loads(json.dumps(values))
-    values["data"].update(data)
-    values["model"]["rstg"].update(rstg or {})
-    config = parse_config(values, "test")
-    torch.manual_seed(0)
-    model = build_model(config, len(names)).eval()
-    for weight in model.parameters():
-        weight.data += 0.3 * torch.randn_like(weight)
-    found = {"config": to_dict(config), "origin": "test", "global_step": 7, "label_names": names}
-    found["state_dict"] = {f"model.{k}": v for k, v in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(found, path)
-    return config, model
-
-
-def picture(i, size=(30, 40)):
-    rng = np.random.default_rng(i // 3)
-    small = rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.BICUBIC))
-
-
-def write_video(path, count=9, codec="mpeg4", pix="yuv420p"):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.height, stream.width, stream.pix_fmt = 30, 40, pix
-        for i in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i)).reformat(format=pix)))
-        container.mux(stream.encode())
-
-
-def write_frames(folder, count=9):
-    folder.mkdir(parents=True)
-    for i in range(count):
-        Image.fromarray(picture(i)).save(folder / f"img_{i:05d}.png")
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +197,8 @@ def test_memory_does_not_grow_with_the_video(media):
 
 
 def test_a_bad_video_does_not_stop_the_others(here, capsys, monkeypatch, tmp_path):
-    paths = ["nowhere.mp4", "broken.mp4", "empty.webm", str(here), "a.mp4"]
+    (tmp_path / "none").mkdir()
+    paths = ["nowhere.mp4", "broken.mp4", "empty.webm", str(tmp_path / "none"), "a.mp4"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(paths) + "\n\n"))
     out = tmp_path / "out.json"
     assert main(["-", "frames", "--ckpt", "last.ckpt", "--json", str(out)]) == 2

@@ -84,6 +84,11 @@ def read_clips(
     times = source.varying_times(video)
     places = test_indices(length, num_frames, sampling, protocol.temporal, times, stride)
     frames = source.read(video, np.concatenate(places), short_side)  # [temporal * T, H, W, 3]
+    return crop_clips(frames, protocol, num_frames, size)
+
+
+def crop_clips(frames: Tensor, protocol: Protocol, num_frames: int, size: int) -> Tensor:
+    """The clips ``[L, 3, T, size, size]`` of frames ``[temporal * T, H, W, 3]``."""
     clips = []
     for part in frames.split(num_frames):
         if protocol.spatial == 1:

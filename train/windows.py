@@ -1,0 +1,136 @@
+"""Overlapping windows of a long video, or of a camera: which frames make the clips of each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from rstg_pyg.train.data.sampling import Indices, Times
+from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.data.transforms import resize_short_side
+from rstg_pyg.train.errors import UserError
+
+#: Chooses the frames of all clips of a window from their number, and times where their rate varies.
+Sample = Callable[[int, "Times | None"], Indices]
+#: Start and end in seconds, and the frames ``[L * T, H, W, 3]``.
+Part = tuple[float, float, Tensor]
+
+_PATIENCE = 20.0  # seconds without a frame
+_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtsps,srtp,rtmp,rtmps,hls,crypto"
+
+
+def is_live(name: Any) -> bool:
+    """Whether a name is an address (``rtsp://...``) or a camera (``camera:0``), not a file."""
+    return isinstance(name, str) and ("://" in name or name.startswith("camera:"))
+
+
+def plan(times: Times, seconds: float, step: float) -> list[tuple[float, float]]:
+    """Start and end of the windows of a video; the last one ends with it, and a short one has one.
+
+    Args:
+        times: When the frames are shown.
+        seconds: Length of a window.
+        step: From one start to the next.
+    """
+    rest = times[-1] / max(len(times) - 1, 1)  # how long the last frame is shown
+    length = float(times[-1] + rest)
+    if length <= seconds:
+        return [(0.0, length)]
+    starts = np.arange(0, length - seconds + 1e-6, step).tolist()
+    if starts[-1] + seconds < length - 1e-6:
+        starts.append(length - seconds)
+    return [(start, start + seconds) for start in starts]
+
+
+def windows_of_file(
+    source: FrameSource, video: str, sample: Sample, short_side: int, seconds: float, step: float
+) -> Iterator[Part]:
+    """The windows of a video, whose frames are decoded once, in order.
+
+    Raises:
+        UserError: If the video cannot be read, or has no time stamps.
+    """
+    times, varying = source.times(video), source.varying_times(video) is not None
+    if times is None:
+        raise UserError(
+            f"{source.location(video)}: expected a video with a frame rate, to cut it into windows of "
+            f"{seconds:g} seconds (a folder of frames has none); give a video file"
+        )
+    parts = []
+    for start, end in plan(times, seconds, step):
+        first, last = np.searchsorted(times, [start - 1e-6, end - 1e-6]).tolist()
+        if last > first:  # else a gap between two frames
+            own = times[first:last] - times[first] if varying else None
+            parts.append((start, end, first + sample(last - first, own)))
+    wanted = sorted({index for *_, indices in parts for index in indices.tolist()})
+    stream = zip(wanted, source.frames(video, wanted, short_side))
+    frames: dict[int, Tensor] = {}
+    for start, end, indices in parts:
+        frames = {index: frame for index, frame in frames.items() if index >= indices.min()}
+        while indices.max() not in frames:
+            index, frame = next(stream)
+            frames[index] = frame
+        yield start, end, torch.stack([frames[index] for index in indices.tolist()])
+
+
+def windows_of_stream(
+    name: str, sample: Sample, short_side: int, seconds: float, step: float
+) -> Iterator[Part]:
+    """The windows of a camera or an address, each as soon as its last frame is there.
+
+    Raises:
+        UserError: If it cannot be opened, or sends nothing.
+    """
+    frames: list[tuple[float, Tensor]] = []
+    start = now = 0.0
+    for now, frame in _live_frames(name):
+        while now >= start + seconds and frames:
+            yield start, start + seconds, _chosen(frames, sample)
+            start += step
+            frames = [(t, kept) for t, kept in frames if t >= start]
+        start = start if frames else now
+        frames.append((now, resize_short_side(frame[None], short_side)[0]))
+    if frames and start == 0:  # shorter than a window
+        yield start, now, _chosen(frames, sample)
+
+
+def _chosen(frames: list[tuple[float, Tensor]], sample: Sample) -> Tensor:
+    return torch.stack([frames[index][1] for index in sample(len(frames), None).tolist()])
+
+
+def _live_frames(name: str) -> Iterator[tuple[float, Tensor]]:
+    """Seconds since the first frame, and frames ``[H, W, 3]``."""
+    try:
+        with _open(name) as container:
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
+                raise UserError(f"{name}: it sends no video")
+            first = None
+            for frame in container.decode(stream):
+                now = time.monotonic() if frame.time is None else frame.time
+                first = now if first is None else first
+                yield now - first, torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    except (OSError, av.error.FFmpegError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+        what = f"there is no such camera ({reason}); cameras are numbered from 0"
+        if "://" in name:
+            what = f"cannot be read ({reason}); check the address"
+        raise UserError(f"{name}: {what}") from e
+
+
+def _open(name: str) -> Any:
+    if "://" in name:
+        return av.open(name, timeout=_PATIENCE, options={"protocol_whitelist": _PROTOCOLS})
+    device = name.removeprefix("camera:")
+    if sys.platform == "darwin":
+        return av.open(device, format="avfoundation", timeout=_PATIENCE)
+    if sys.platform == "win32":  # by its name
+        return av.open(f"video={device}", format="dshow", timeout=_PATIENCE)
+    return av.open(f"/dev/video{device}", format="v4l2", timeout=_PATIENCE)
