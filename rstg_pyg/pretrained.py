@@ -10,11 +10,13 @@ class Pretrained:
     Attributes:
         config (dict, optional): The config from which the network was built.
         classes (list of str, optional): The names of the classes.
+        multi_label (bool): Whether videos have several classes, each with a probability of its own.
         results (dict, optional): What was measured on it; a subset of ``results.json``.
     """
 
     config: Optional[Dict[str, Any]] = None
     classes: Optional[List[str]] = None
+    multi_label: bool = False
     results: Optional[Dict[str, Any]] = None
 
     @classmethod

@@ -40,6 +40,7 @@ from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.mini import MiniSomething
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.exported import ExportedNetwork, open_session
 from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import load_network, measured_weights
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{out}: model.safetensors and its card, for VideoClassifier.from_pretrained")
         return 0
     predictor = Predictor.load(arguments.checkpoint, "cpu")
+    if isinstance(predictor.model, ExportedNetwork):
+        raise UserError(f"{arguments.checkpoint}: is exported already; give the run it is from")
     found = export(predictor, out, arguments.dtype, arguments.stream)
     _report(found, arguments.out)
     if arguments.json is not None:
@@ -251,12 +254,7 @@ def example_clips(predictor: Predictor) -> dict[str, Tensor]:
 def open_file(path: Path, onnx: bool, stream: bool) -> Callable[[Tensor], Tensor]:
     """The outputs of the file, run without this package; frame by frame for a stream."""
     if onnx:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        providers = ["CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = open_session(path)
         inputs, kinds = session.get_inputs(), {"tensor(float)": torch.float32}
         start = [torch.zeros(x.shape, dtype=kinds.get(x.type, torch.int64)) for x in inputs[1:]]
 
@@ -298,7 +296,9 @@ def _about(predictor: Predictor) -> dict[str, Any]:
         "network": predictor.config.name,
         "classes": predictor.names,
         "frames": predictor.num_frames,
+        "multi_label": predictor.model.multi_label,
         "sampling": predictor.sampling,
+        "stride": predictor.stride,
         "short_side": predictor.short_side,
         "size": predictor.size,
         "channels": predictor.config.data.channels,

@@ -50,10 +50,12 @@ class ExportedNetwork(torch.nn.Module):
             self.session = open_session(path)
             about = json.loads(self.session.get_modelmeta().custom_metadata_map["rstg_pyg"])
             self.classes = about["classes"]
+            self.multi_label = about.get("multi_label", False)
             gray = about["channels"] == 1
             size = {"frame_size" if gray else "crop_size": about["size"]}
             if not gray:
                 size |= {"short_side": about["short_side"], "sampling": about["sampling"]}
+                size["frame_stride"] = about.get("stride", 1)
             data = {"dataset": "syncmnist" if gray else "folder", "num_frames": about["frames"], **size}
             values = {"name": about["network"], "data": {**data, "mean": 0.0, "std": 1.0}}
             self.config: Config = parse_config(values, str(path))

@@ -21,7 +21,7 @@ class Prediction(NamedTuple):
     Attributes:
         label: The class index.
         name: The class name.
-        probability: The softmax probability over all classes.
+        probability: Its probability: softmax over all classes, or sigmoid if videos have several.
     """
 
     label: int

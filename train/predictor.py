@@ -132,9 +132,12 @@ class Predictor:
         return self.ranked(self.logits(clips), top)
 
     def ranked(self, logits: Tensor, top: int | None = None) -> list[Prediction]:
-        """Converts logits ``[num_classes]`` to classes with probabilities, most likely first."""
+        """Converts logits ``[num_classes]`` to classes with probabilities, most likely first: softmax,
+        or sigmoid if videos have several labels.
+        """
         count = len(logits) if top is None else min(top, len(logits))
-        values, labels = logits.softmax(0).topk(count)
+        chances = logits.sigmoid() if getattr(self.model, "multi_label", False) else logits.softmax(0)
+        values, labels = chances.topk(count)
         return [Prediction(i, self.names[i], p) for i, p in zip(labels.tolist(), values.tolist())]
 
     def describe(self) -> str:
@@ -214,7 +217,8 @@ class Predictor:
 
         def step(frame: Any) -> list[Prediction]:
             nonlocal state
-            frame = resize_short_side(torch.as_tensor(frame)[None], self.short_side)
+            frame = frame if isinstance(frame, Tensor) else torch.tensor(frame)
+            frame = resize_short_side(frame[None], self.short_side)
             with torch.no_grad():
                 logits, state = self.model.stream(self.normalized(self._crops(frame)), state)
             return self.ranked(logits.mean(dim=0).float().cpu())
@@ -277,7 +281,8 @@ class Predictor:
 
     def _sample(self, length: int, times: Times | None) -> np.ndarray:
         """The frames of all clips of a video of so many, ``[temporal * T]``."""
-        found = test_indices(length, self.num_frames, self.sampling, self.protocol.temporal, times)
+        count = self.protocol.temporal
+        found = test_indices(length, self.num_frames, self.sampling, count, times, self.stride)
         return np.concatenate(found)
 
     def attention(self, video: Video, place: str | None = None) -> Attention:

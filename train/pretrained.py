@@ -116,6 +116,7 @@ def load_network(path: Path) -> VideoClassifier:
     model = build_model(config, count)
     load_weights(model, weights, path)
     model.config, model.classes = to_dict(config), names
+    model.multi_label = found.get("multi_label", False)
     model.results = found.get("results") or _results_of(path)
     return model.eval()
 
@@ -156,8 +157,9 @@ def save_network(model: Any, folder: str | os.PathLike[str]) -> None:
         )
     folder = Path(folder)
     config = parse_config(model.config, str(folder))
-    about = {"label_names": model.classes, "results": model.results}
-    write_weights(folder / models.WEIGHTS, model, config, f"a run of {config.name}", **about)
+    about = {key: getattr(model, key) for key in ("multi_label", "results")}
+    made_from = f"a run of {config.name}"
+    write_weights(folder / models.WEIGHTS, model, config, made_from, label_names=model.classes, **about)
     write_text(folder / "README.md", card(folder.name, model, config))
 
 

@@ -110,9 +110,9 @@ def write_weights(
 
     values = to_dict(config)
     values["data"]["root"] = None
-    backbone = values["model"]["backbone"]
-    if os.path.isfile(backbone.get("weights") or ""):
-        backbone["weights"] = None
+    for section, key in ((values["model"]["backbone"], "weights"), (values["train"], "init")):
+        if os.path.exists(section.get(key) or ""):
+            section[key] = None
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     metadata = json.dumps({"config": values, "made_from": made_from, **about})
     data = save(tensors, {"format": "pt", _METADATA: metadata})

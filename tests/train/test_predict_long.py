@@ -1,0 +1,256 @@
+"""Predictions over time and of live sources, folders and patterns; tables; exported files."""
+
+import csv
+import functools
+import http.server
+import json
+import threading
+
+import av
+import pytest
+import torch
+from helpers.tiny_predictor import NAMES, picture, write_checkpoint, write_frames, write_video
+from PIL import Image
+
+from rstg_pyg import models
+from rstg_pyg.train import Predictor, windows
+from rstg_pyg.train.data.sources import open_video
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.export import main as export
+from rstg_pyg.train.predict import main
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """A video of 7.5 seconds, a short one, and a checkpoint."""
+    folder = tmp_path_factory.mktemp("media")
+    write_video(folder / "long.mp4", 75)
+    (folder / "more/deep").mkdir(parents=True)
+    write_video(folder / "more/a.mp4", 12)
+    write_video(folder / "more/deep/b.avi", 9)
+    write_checkpoint(folder / "last.ckpt")
+    return folder
+
+
+@pytest.fixture
+def here(media, monkeypatch):
+    monkeypatch.chdir(media)
+    return media
+
+
+@pytest.fixture
+def predictor(media):
+    return Predictor.load(media / "last.ckpt", "cpu")
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cut(media, folder, first, last):
+    """Some frames of the long video, as a video of its own."""
+    folder.mkdir()
+    source, name = open_video(media / "long.mp4")
+    for i, frame in enumerate(source.frames(name, range(first, last))):
+        Image.fromarray(frame.numpy()).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_windows_are_predicted_as_videos_of_their_own(media, predictor, tmp_path):
+    found = predictor.windows(media / "long.mp4", seconds=3)
+    assert [(w.start, w.end) for w in found] == [(0, 3), (1.5, 4.5), (3, 6), (4.5, 7.5)]
+    assert (
+        len({w.predictions for w in map(lambda w: w._replace(predictions=w.predictions[0]), found)}) > 1
+    )
+    for window in found:
+        part = cut(
+            media, tmp_path / f"{window.start}", round(10 * window.start), round(10 * window.end)
+        )
+        assert window.predictions == predictor(part)
+    spans = [(w.start, round(w.end, 6)) for w in predictor.windows(media / "long.mp4", 4, step=3)]
+    assert spans == [(0, 4), (3, 7), (3.5, 7.5)]  # the last one ends with the video
+    [whole] = predictor.windows(media / "long.mp4", 60)
+    assert (whole.start, whole.predictions) == (0, predictor(media / "long.mp4"))
+
+
+@pytest.mark.parametrize("protocol", ["full3x2"])
+def test_windows_by_other_protocols(media, tmp_path, protocol):
+    predictor = Predictor.load(media / "last.ckpt", "cpu", protocol)
+    first = predictor.windows(media / "long.mp4", seconds=3)[0]
+    assert first.predictions == predictor(cut(media, tmp_path / "x", 0, 30))
+
+
+def test_windows_as_table_json_and_picture(media, predictor, tmp_path):
+    found = predictor.windows(media / "long.mp4", seconds=3)
+    for suffix in ("csv", "json", "png"):
+        found.save(tmp_path / f"x.{suffix}")
+    rows = rows_of(tmp_path / "x.csv")
+    assert len(rows) == 4 * 3 and [row["rank"] for row in rows[:4]] == ["1", "2", "3", "1"]
+    assert rows[3]["start"] == "1.5" and rows[3]["name"] == found[1].predictions[0].name
+    assert float(rows[3]["probability"]) == found[1].predictions[0].probability
+    entry = json.loads((tmp_path / "x.json").read_text())["windows"][1]
+    assert (entry["start"], entry["end"], len(entry["predictions"])) == (1.5, 4.5, 3)
+    assert Image.open(tmp_path / "x.png").size[0] > 1_000
+    with pytest.raises(UserError, match="expected a name ending in .csv, .json or .png"):
+        found.save(tmp_path / "x.txt")
+
+
+def test_what_cannot_be_cut(predictor, media, tmp_path):
+    write_frames(tmp_path / "frames")
+    with pytest.raises(UserError, match="expected a video with a frame rate"):
+        predictor.windows(tmp_path / "frames")
+    with pytest.raises(UserError, match="expected windows of more than 0 seconds"):
+        predictor.windows(media / "long.mp4", 0)
+
+
+def test_windows_on_the_command_line(here, tmp_path, capsys):
+    outs = {name: str(tmp_path / f"x.{name}") for name in ("csv", "json", "png")}
+    arguments = ["--windows", "3", "--csv", outs["csv"], "--json", outs["json"], "--top", "2"]
+    arguments += ["--timeline", outs["png"], "--ckpt", "last.ckpt"]
+    assert main(["long.mp4", "more/a.mp4", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "long.mp4 (windows of 3 s)" in printed and printed.count(" s  ") == 5
+    rows = rows_of(outs["csv"])
+    assert [row["video"] for row in rows] == ["long.mp4"] * 8 + ["more/a.mp4"] * 2
+    videos = json.loads((tmp_path / "x.json").read_text())["videos"]
+    assert [len(video["windows"]) for video in videos] == [4, 1]
+    assert (tmp_path / "x-1.png").is_file() and (tmp_path / "x-2.png").is_file()
+
+
+@pytest.fixture
+def address(media):
+    """The long video on a server."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=media)
+    handler.log_message = lambda *a: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/long.mp4"
+        server.shutdown()
+
+
+def test_an_address_gives_the_windows_of_the_file(address, media, predictor):
+    live, file = predictor.windows(address, 3), predictor.windows(media / "long.mp4", 3)
+    assert live[0] == file[0] and [w.start for w in live] == [w.start for w in file][: len(live)]
+
+
+def test_a_camera(here, monkeypatch, capsys, tmp_path):
+    def opened(name):
+        return av.open("testsrc=duration=7:rate=10:size=64x48", format="lavfi")
+
+    monkeypatch.setattr(windows, "_open", opened)
+    out = tmp_path / "x.csv"
+    assert main(["--camera", "0", "--ckpt", "last.ckpt", "--csv", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "camera:0 (windows of 4 s)" in printed and printed.count(" s  ") == 2
+    assert out.read_text().count("camera:0,2.0,6.0,") == 3
+
+    def interrupted(name):
+        return Ending(opened(name))
+
+    class Ending:
+        """A camera before which somebody presses Ctrl-C after five seconds."""
+
+        def __init__(self, container):
+            self.container, self.streams = container, container.streams
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.container.close()
+
+        def decode(self, stream):
+            for frame in self.container.decode(stream):
+                if frame.time > 5:
+                    raise KeyboardInterrupt
+                yield frame
+
+    monkeypatch.setattr(windows, "_open", interrupted)
+    assert main(["--camera", "0", "--ckpt", "last.ckpt", "--csv", str(out)]) == 130
+    assert out.read_text().count("camera:0,0.0,4.0,") == 3 and "camera:0,2.0" not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--camera", "99"], "camera:99: there is no such camera (No such file or directory)"),
+        (["rtsp://127.0.0.1:1/x"], "rtsp://127.0.0.1:1/x: cannot be read (Connection refused)"),
+        (["nothing://x"], "nothing://x: cannot be read (Protocol not found)"),
+        (["none*.mp4"], "none*.mp4: there are no such files"),
+        ([], "expected videos: a file, a folder, a pattern, an address or --camera 0"),
+        (["long.mp4", "--windows", "-1"], "--windows: expected more than 0 seconds (got -1)"),
+        (["long.mp4", "--windows", "3", "--stream"], "--windows: cannot be combined with --overlay"),
+        (["long.mp4", "--timeline", "x.png"], "--timeline: draws the windows; give --windows too"),
+    ],
+)
+def test_mistakes(here, capsys, arguments, message):
+    assert main([*arguments, "--ckpt", "last.ckpt"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_folders_and_patterns(here, tmp_path, capsys):
+    out = tmp_path / "x.csv"
+    for videos in (["more"], ["more/*.mp4", "more/deep/b.avi"], ["more/**/*.*"]):
+        assert main([*videos, "--ckpt", "last.ckpt", "--top", "1", "--csv", str(out)]) == 0
+        rows = rows_of(out)
+        assert [row["video"] for row in rows] == ["more/a.mp4", "more/deep/b.avi"]
+        assert all(row["name"] in NAMES and not row["start"] for row in rows)
+
+
+def test_without_a_checkpoint_the_model_of_the_package_is_used(here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    assert export(["last.ckpt", "--out", str(tmp_path / "smt_demo")]) == 0
+    capsys.readouterr()
+    assert main(["long.mp4"]) == 0
+    first, *_ = printed = capsys.readouterr().out.splitlines()
+    assert first == "no --ckpt: this uses smt_demo, a small network that comes with the package"
+    assert main(["long.mp4", "--ckpt", "smt_demo"]) == 0
+    assert capsys.readouterr().out.splitlines() == printed[1:]
+
+
+def test_frames_of_ones_own(predictor, media, tmp_path):
+    step = predictor.stream()
+    (tmp_path / "clip").mkdir()
+    for i in range(4):  # as many as a clip has, so that each is sampled once
+        Image.fromarray(picture(3 * i)).save(tmp_path / "clip" / f"{i}.png")
+        found = step(picture(3 * i))
+    wanted = predictor(tmp_path / "clip")
+    assert [p.label for p in found] == [p.label for p in wanted]
+    assert [p.probability for p in found] == pytest.approx([p.probability for p in wanted], abs=1e-6)
+    assert predictor.stream()(torch.from_numpy(picture(0).copy())) != found
+    write_checkpoint(tmp_path / "map.ckpt", rstg={"places": ["conv0", "head"]})
+    with pytest.raises(UserError, match="looks across frames: it cannot stream"):
+        Predictor.load(tmp_path / "map.ckpt", "cpu").stream()
+
+
+@pytest.mark.slow
+def test_an_exported_file_predicts_the_same(here, predictor, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    out = str(tmp_path / "x.onnx")
+    assert export(["last.ckpt", "--out", out]) == 0
+    exported = Predictor.load(out)
+    mine, wanted = exported("long.mp4"), predictor("long.mp4")
+    assert [(p.label, p.name) for p in mine] == [(p.label, p.name) for p in wanted]
+    assert [p.probability for p in mine] == pytest.approx([p.probability for p in wanted], abs=1e-5)
+    clip = torch.randint(256, (3, 4, 20, 20), dtype=torch.uint8)
+    assert exported(clip)[0].probability == pytest.approx(predictor(clip)[0].probability, abs=1e-5)
+    assert len(exported.windows("long.mp4", 3)) == 4
+    for call in (exported.stream, lambda: exported.attention("long.mp4")):
+        with pytest.raises(UserError, match="look"):
+            call()
+    capsys.readouterr()
+    (tmp_path / "y.onnx").write_bytes(b"nothing")
+    (tmp_path / "y.pt2").write_bytes(b"nothing")
+    assert export(["last.ckpt", "--out", str(tmp_path / "s.onnx"), "--stream"]) == 0
+    for name, message in {
+        "y.onnx": "y.onnx: cannot be read", "z.onnx": "z.onnx: there is no such file",
+        "s.onnx": "is a step of a stream", "y.pt2": "torch may run code of such a file",
+    }.items():  # fmt: skip
+        assert main(["long.mp4", "--ckpt", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["long.mp4", "--ckpt", out, "--protocol", "full3x2"]) == 2
+    assert export([out, "--out", str(tmp_path / "x.pt2")]) == 2
+    assert "is exported already" in capsys.readouterr().err
