@@ -43,9 +43,9 @@ def write(path: Path, codec: str, count: int = 30, rate: int = 25, **settings) -
         codec: The encoder.
         count: Frames.
         rate: Frames per second.
-        settings: ``options`` of the encoder, ``size`` (height, width), ``pix_fmt``, ``times`` in
-            multiples of the frame's duration, ``aspect`` of the pixels, ``audio`` to have a second
-            stream, ``pixels`` as a function of the frame's number.
+        settings: ``options`` of the encoder, ``size`` (height, width), ``pix_fmt``, ``bit_rate``,
+            ``times`` in multiples of the frame's duration, ``aspect`` of the pixels, ``audio`` to have
+            a second stream, ``pixels`` as a function of the frame's number.
     """
     size = settings.get("size", (48, 64))
     pixels = settings.get("pixels", lambda number: picture(number, *size, settings.get("seed", 0)))
@@ -53,7 +53,7 @@ def write(path: Path, codec: str, count: int = 30, rate: int = 25, **settings) -
         stream = container.add_stream(codec, rate=rate, options=settings.get("options", {}))
         stream.height, stream.width = size
         stream.pix_fmt = settings.get("pix_fmt", "yuv420p")
-        stream.bit_rate = 400_000
+        stream.bit_rate = settings.get("bit_rate", 400_000)
         if "aspect" in settings:
             stream.codec_context.sample_aspect_ratio = settings["aspect"]
         if "times" in settings:

@@ -128,7 +128,7 @@ def pack(
     if broken:
         raise UserError(
             f"{len(broken)} of {len(videos)} videos cannot be packed. The others are in "
-            f"{writer.folder}; mend these and run it again:\n" + "\n".join(broken[:_NAMED])
+            f"{writer.folder}; fix these and run it again:\n" + "\n".join(broken[:_NAMED])
         )
     _finish(writer.folder, out, labels)
     store = out / STORE

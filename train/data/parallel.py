@@ -58,7 +58,7 @@ def in_processes(
             raise
         names = ", ".join(str(items[number]) for number in calls.at.tolist() if number >= 0)
         raise UserError(
-            f"a worker process died or hung ({str(e).splitlines()[0]}) at {names or 'its start'}; mend "
+            f"a worker process died or hung ({str(e).splitlines()[0]}) at {names or 'its start'}; fix "
             f"or remove it, or use fewer --workers if memory was short"
         ) from e
 

@@ -2,9 +2,9 @@
 
 import json
 
-import av
 import numpy as np
 import pytest
+from helpers.video_kinds import write
 from PIL import Image
 
 CLASSES = [
@@ -33,17 +33,11 @@ def write_frames(folder, video, count, name="{:05d}.jpg", start=1, **size):
 def write_video(path, video, count, codec=None, rate=12, options=None, **size):
     path.parent.mkdir(parents=True, exist_ok=True)
     codec = codec or ("libvpx-vp9" if path.suffix == ".webm" else "mpeg4")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        first = picture(video, 0, **size)
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = 2_000_000
-        stream.options = options or {"cpu-used": "8", "deadline": "realtime", "crf": "10"}
-        for i in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(video, i, **size), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write(
+        path, codec, count, rate, size=picture(video, 0, **size).shape[:2], bit_rate=2_000_000,
+        options=options or {"cpu-used": "8", "deadline": "realtime", "crf": "10"},
+        pixels=lambda frame: picture(video, frame, **size),
+    )  # fmt: skip
 
 
 #: Per split, the class of each video; video ids count on from 1.
@@ -80,21 +74,16 @@ def v2(tmp_path):
 
 
 def make_v2(root, name="labels/{}.json", videos=True):
-    def write(what, content):
+    rows = {"labels": {template: str(i) for i, template in enumerate(CLASSES)}}
+    for split, entries in split_ids():
+        rows[split] = [{"id": video} for video, _ in entries]
+        for row, (_, label) in zip(rows[split], entries if split != "test" else ()):
+            template = CLASSES[label].replace("something", "[something]")
+            row |= {"label": "pulling a cup", "template": template, "placeholders": ["a cup"]}
+    for what, content in rows.items():
         path = root / name.format(what)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-
-    write("labels", {template: str(i) for i, template in enumerate(CLASSES)})
-    for split, entries in split_ids():
-        rows = []
-        for video, label in entries:
-            row = {"id": video}
-            if split != "test":
-                template = CLASSES[label].replace("something", "[something]")
-                row |= {"label": "pulling a cup", "template": template, "placeholders": ["a cup"]}
-            rows.append(row)
-        write(split, rows)
     for i, count in enumerate(LENGTHS, 1):
         if videos:
             write_video(root / "20bn-something-something-v2" / f"{i}.webm", i, count)

@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 import traceback
+from functools import partial
 
 import pytest
 import torch
@@ -41,8 +42,8 @@ def in_a_child(function):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
-@pytest.mark.parametrize("source", ["v1", "v2"])
-def test_a_packed_store_is_a_root(source, request, files, tmp_path):
+@pytest.mark.parametrize(("source", "fps"), [("v1", None), ("v2", [12.0, 12.0])])
+def test_a_packed_store_is_a_root(source, fps, request, files, tmp_path):
     root, out = request.getfixturevalue(source), tmp_path / "packed"
     packed = pack(root, out, **SMALL)
     assert (packed.store, packed.videos, packed.added) == (out, 8, 8)
@@ -55,20 +56,14 @@ def test_a_packed_store_is_a_root(source, request, files, tmp_path):
         assert here.source.kind == "packed" and here.ids == there.ids
         for (a, label), (b, same) in zip(here, there):
             assert label == same and (a.int() - b.int()).abs().float().mean() < 5
-
-
-def test_records_what_made_it(v1, v2, tmp_path):
-    folders, webms = tmp_path / "f", tmp_path / "w"
-    pack(v1, folders, **SMALL)
-    pack(v2, webms, **SMALL)
-    made = PackedVideos(folders / STORE).made
-    assert (made.short_side, made.quality, made.source, made.fps) == (24, 95, "frames", None)
-    assert "Pillow" in made.extractor and "PyAV" not in made.extractor
-    source = PackedVideos(webms / STORE)
-    made = source.made
-    assert (made.source, made.fps) == ("video", [12.0, 12.0]) and "libavcodec" in str(made)
-    assert source.frames_per_second("4") == 12.0
-    assert "JPEG quality 95" in source.detail and "12 frames per second" in source.detail
+    store = PackedVideos(out / STORE)
+    made = store.made
+    kind = "frames" if fps is None else "video"
+    assert (made.short_side, made.quality, made.source, made.fps) == (24, 95, kind, fps)
+    assert "Pillow" in made.extractor and ("PyAV" in made.extractor) == (kind == "video")
+    assert store.frames_per_second("4") == (fps and fps[0])
+    rate = "frame rate unknown" if fps is None else "12 frames per second"
+    assert f"short side 24, JPEG quality 95, from {kind}, {rate}, by " in store.detail
 
 
 def test_reads_and_resizes(v1, files, tmp_path):
@@ -179,11 +174,6 @@ def test_wrong_places(v1, tmp_path):
         pack(v1, tmp_path / "r", quality=0)
 
 
-def damaged(path, change):
-    data = bytearray(path.read_bytes())
-    path.write_bytes(change(data))
-
-
 def test_a_changed_bit_is_found(v1, tmp_path):
     pack(v1, tmp_path / "p", **SMALL)
     path = tmp_path / "p" / STORE
@@ -215,27 +205,18 @@ def test_truncated_and_foreign_stores(v1, tmp_path):
             PackedVideos(path)
 
 
-def kill_myself(item):
+def fails(how, item):
     if item == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL) if how == "dies" else time.sleep(1000)
     return item
 
 
-def test_a_worker_that_dies_is_an_error():
-    with pytest.raises(UserError, match=r"worker process died or hung .DataLoader .* at .*3; mend"):
-        list(parallel.in_processes(kill_myself, range(10), 2))
-
-
-def hang(item):
-    if item == 3:
-        time.sleep(1000)
-    return item
-
-
-def test_a_worker_that_hangs_is_an_error():
-    with pytest.raises(UserError, match=r"died or hung .*timed out after 2 seconds.* at 3; mend or"):
-        list(parallel.in_processes(hang, range(10), 2, timeout=2))
-    end = time.monotonic() + 30  # the pool's own thread waits for the killed processes, too
+@pytest.mark.parametrize(("how", "reason"), [("dies", ""), ("hangs", "timed out after 2 seconds")])
+def test_a_worker_that_dies_or_hangs_is_an_error(how, reason):
+    message = rf"a worker process died or hung \(DataLoader .*{reason}.*\) at (\d, )?3(, \d)?; fix or"
+    with pytest.raises(UserError, match=message):
+        list(parallel.in_processes(partial(fails, how), range(10), 2, timeout=2))
+    end = time.monotonic() + 30
     while multiprocessing.active_children() and time.monotonic() < end:
         time.sleep(0.01)
     assert not multiprocessing.active_children()

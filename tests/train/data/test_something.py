@@ -52,14 +52,6 @@ def test_random_parts_depend_on_seed_epoch_and_item_only(v1):
     assert not torch.equal(other[3][0], clips[3])
 
 
-def test_workers_read_the_same_clips(v1):
-    dataset = open_v1(v1)
-    visits = [5, 2, 0, 7]
-    loader = DataLoader(dataset, batch_sampler=[visits[:2], visits[2:]], num_workers=2)
-    loaded = torch.cat([clips for clips, _ in loader])
-    assert torch.equal(loaded, torch.stack([dataset[visit][0] for visit in visits]))
-
-
 def test_crops_change_between_epochs_and_frames_move_alike(v1):
     dataset = open_v1(v1, brightness=0)
     source = dataset.source.read("2", uniform(9, 4), 24)  # [4, 24, 32, 3]
@@ -108,11 +100,6 @@ def test_dense_clips_are_ordered_as_published(v1):
             assert torch.equal(clips[11 * time + place], expected)
 
 
-def test_full3x2(v1):
-    dataset = open_v1(v1, protocol="full3x2", sampling="segments")
-    assert dataset[0][0].shape == (6, 3, 4, 24, 24)
-
-
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_are_described_with_every_number(v1, name):
     text = open_v1(v1, "val", protocol=name).describe()
@@ -133,10 +120,15 @@ def test_one_frame_and_odd_sizes(v1, files):
         assert clips.shape[-1] == clips.shape[-2]
 
 
-def test_is_picklable_after_use(v2):
-    dataset = SomethingSomething(v2, "train", **SMALL)
-    clip = dataset[0][0]
-    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0][0], clip)
+@pytest.mark.parametrize("root", ["v1", "v2"])
+def test_a_copy_and_workers_read_the_same_clips(root, request):
+    dataset = SomethingSomething(request.getfixturevalue(root), "train", **SMALL)
+    visits = [5, 2, 0, 7]
+    clips = torch.stack([dataset[visit][0] for visit in visits])
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[5][0], clips[0])
+    loader = DataLoader(dataset, batch_sampler=[visits[:2], visits[2:]], num_workers=2)
+    assert torch.equal(torch.cat([clips for clips, _ in loader]), clips)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +177,6 @@ def test_opening_lists_folders_and_opens_no_video(v1, files, monkeypatch):
     assert len(looked) < 500
     with pytest.raises(UserError, match=r"8 of the 20,000 videos of train are there .*/9, "):
         open_v1(v1)
-    assert "8 of 20,000 videos (the others are not there)" in open_v1(v1, on_error="skip").describe()
 
 
 @pytest.mark.parametrize("protocol", [None, "center1", "full3x2"])

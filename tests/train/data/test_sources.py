@@ -1,7 +1,7 @@
-import os
 import pickle
 import tracemalloc
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -58,25 +58,16 @@ def test_names_of_frames_are_detected(tmp_path, files, name, start):
     assert source.num_frames("2") == 11 and numbers(source.read("2", range(11))) == list(range(11))
 
 
-def test_the_first_folder_may_have_lost_its_first_frame(tmp_path, files):
-    for video in (1, 2):
-        files.frames(tmp_path / str(video), video, 5)
-    (tmp_path / "1/00001.jpg").unlink()
-    source = open_source(tmp_path, ["1", "2"])
-    assert source.num_frames("2") == 5
+def test_missing_frames(v1):
+    for name in ("1/00001.jpg", "4/00008.jpg"):  # also the first one of the first folder
+        (v1 / V1 / name).unlink()
+    source = open_source(v1, ["1", "2", "3", "4"])
+    assert source.num_frames("2") == 9
     with pytest.raises(UserError, match="1/00001.jpg: the frame is missing"):
         source.num_frames("1")
-
-
-def test_missing_frame(folders):
-    path = folders.location("4") / "00008.jpg"
-    path.unlink()
-    with pytest.raises(UserError) as caught:
-        folders.num_frames("4")
-    assert str(caught.value).startswith(f"{path}: the frame is missing")
-    assert str(caught.value).endswith("nearest: 00007.jpg, 00009.jpg, 00006.jpg")
-    with pytest.raises(UserError, match="00008.jpg: the frame is missing"):
-        folders.read("4", [6, 7])
+    with pytest.raises(UserError, match=rf"^{v1 / V1}/4/00008.jpg: the frame is missing.*gap; nearest: "
+                       "00007.jpg, 00009.jpg, 00006.jpg$"):  # fmt: skip
+        source.read("4", [6, 7])
 
 
 def test_missing_video(folders, webms):
@@ -100,29 +91,33 @@ def test_empty_and_foreign_folders(folders):
         folders.num_frames("21")
 
 
+def garbled(data):
+    return data[: len(data) // 2] + np.random.default_rng(0).bytes(len(data) // 2 - 200) + data[-200:]
+
+
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("source", "damage", "reason"),
     [
-        (lambda data: data[: len(data) // 2], "truncated"),
-        (lambda data: data[:-2], "truncated"),
-        (lambda data: b"", "the image is empty"),
-        (lambda data: b"hello", "it is not an image"),
-        (lambda data: data[:20], "cannot be decoded"),
+        ("folders", lambda data: data[: len(data) // 2], "truncated"),
+        ("folders", lambda data: data[:-2], "truncated"),
+        ("folders", lambda data: b"", "the image is empty"),
+        ("folders", lambda data: b"hello", "it is not an image"),
+        ("folders", lambda data: data[:20], "cannot be decoded"),
+        ("webms", lambda data: b"", "the video is empty"),
+        ("webms", lambda data: b"not a video", "cannot be decoded"),
+        ("webms", lambda data: data[:40], "cannot be decoded"),
+        ("webms", lambda data: data[: len(data) // 2], "truncated"),
+        ("webms", garbled, "4.webm"),
     ],
 )
-def test_damaged_images(folders, damage, reason):
-    path = folders.location("1") / "00003.jpg"
+def test_damage(source, damage, reason, request):
+    source = request.getfixturevalue(source)
+    path = source.location("4")
+    path = path / "00003.jpg" if path.is_dir() else path
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=reason) as caught:
-        folders.read("1", [0, 2])
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-
-
-def test_frames_of_different_sizes(folders):
-    Image.new("RGB", (50, 30)).save(folders.location("1") / "00002.jpg")
-    with pytest.raises(UserError, match=r"1: expected frames of 40 x 30 .*frame 1 has 50 x 30"):
-        folders.read("1", [0, 1])
+        list(source.frames("4"))
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
@@ -134,35 +129,7 @@ def test_other_kinds_of_images_become_rgb(tmp_path, mode):
     assert frames.shape == (1, 7, 9, 3) and (frames.int() - 204).abs().max() <= 8
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda data: b"", "the video is empty"),
-        (lambda data: b"not a video", "cannot be decoded"),
-        (lambda data: data[:40], "cannot be decoded"),
-        (lambda data: data[: len(data) // 2], "truncated"),
-    ],
-)
-def test_damaged_videos(webms, damage, reason):
-    path = webms.location("4")
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=reason) as caught:
-        webms.read("4", [webms.num_frames("4") - 1])
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_garbage_inside_a_video(webms):
-    path = webms.location("4")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : -200] = os.urandom(len(data) - len(data) // 2 - 200)
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="4.webm: "):
-        list(webms.frames("4"))
-
-
 def test_a_file_without_pictures(tmp_path):
-    import av
-
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
@@ -173,12 +140,18 @@ def test_a_file_without_pictures(tmp_path):
         open_file(tmp_path / "a.mp4")
 
 
-def test_odd_sizes(tmp_path, files):
+def test_sizes(tmp_path, files):
     files.video(tmp_path / "a.webm", 1, 3, height=31, width=45)
     source, video = open_video(tmp_path / "a.webm")
     assert source.read(video, [0, 2], short_side=16).shape == (2, 16, 23, 3)
     files.frames(tmp_path / "b", 1, 2, height=1, width=3)
-    assert open_source(tmp_path, ["b"], "frames").read("b", [1], 8).shape == (1, 8, 24, 3)
+    source = open_source(tmp_path, ["b"], "frames")
+    assert source.read("b", [1], 8).shape == (1, 8, 24, 3)
+    Image.new("RGB", (50, 1)).save(tmp_path / "b/00002.jpg")
+    with pytest.raises(UserError, match=r"b: expected frames of 3 x 1 .*frame 1 has 50 x 1"):
+        source.read("b", [0, 1])
+    with pytest.raises(UserError, match="at most 32 times as long as wide"):
+        source.read("b", [1], 8)
 
 
 @pytest.mark.slow
