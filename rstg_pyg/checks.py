@@ -99,7 +99,8 @@ def check_inputs(
             f"(got {list(source.shape)} and {list(target.shape)})"
         )
     for side, features, lin in zip(("source", "target"), ends, (send.lin_src, send.lin_dst)):
-        if lin.in_channels not in (-1, features.size(-1)):
+        # Comparisons, not `in`: torch 2.11 compiles `in` with a dynamic size to False.
+        if lin.in_channels != -1 and lin.in_channels != features.size(-1):
             raise ValueError(
                 f"Expected the {side} features 'x' to have {lin.in_channels} channels "
                 f"(got {features.size(-1)})"
@@ -195,7 +196,7 @@ def plain_edges(edge_index: Adj, size: Tuple[int, int]) -> Adj:
     """
     if isinstance(edge_index, EdgeIndex):  # its order and caches would not be used
         for found, wanted in zip(size, edge_index.sparse_size()):
-            if wanted not in (None, found):
+            if wanted is not None and wanted != found:
                 raise ValueError(
                     f"Encountered tensor with size {found} in dimension -2, but expected size {wanted}."
                 )
@@ -245,9 +246,7 @@ def check_edges(edge_index: Any, num_nodes: int, hint: str = "") -> Tensor:
     return edges
 
 
-def nodes_of_state(
-    state: Sequence[Any], stages: int, cell: Optional[Any]
-) -> Optional[int]:
+def nodes_of_state(state: Sequence[Any], stages: int, cell: Optional[Any]) -> Optional[int]:
     """The number of nodes of a state.
 
     Args:

@@ -223,7 +223,7 @@ class RSTG(torch.nn.Module):
         width: int = self.in_channels
         if width == -1 and self.lin_in is not None:
             width = self.lin_in.in_channels  # -1 before the first input
-        if not isinstance(x, Tensor) or x.dim() not in (2, 4) or width not in (-1, x.size(-1)):
+        if not isinstance(x, Tensor) or x.dim() not in (2, 4) or (width != -1 and width != x.size(-1)):
             raise ValueError(
                 f"Expected 'x' to have shape [B, T, N, {width}] (got {shape}), or "
                 f"[rows, {width}] as 'graphs.join_sequences' makes of lists of Data"
@@ -235,7 +235,7 @@ class RSTG(torch.nn.Module):
             raise ValueError("Expected 'mask' and 'lengths' only with 'x' [B, T, N, C]: leave rows out")
         if not flat and not (node is None and batch is None):
             raise ValueError(f"Expected 'node' and 'batch' only with rows (got 'x' {shape})")
-        if not flat and known not in (None, x.size(0) * x.size(2)):
+        if not flat and known is not None and known != x.size(0) * x.size(2):
             raise ValueError(
                 f"Expected 'state' to be of the same {x.size(0)} clips with {x.size(2)} nodes, "
                 f"{x.size(0) * x.size(2)} in all (got {known})"
