@@ -1,4 +1,3 @@
-import builtins
 import subprocess
 import sys
 
@@ -55,6 +54,8 @@ def test_scales_are_sheets_above_each_other():
 
 
 def test_a_node_is_pointed_out():
+    for node in (0, 13):
+        plot_grid(GRID, node=node)
     ax = plot_grid(GRID, node=4)
     degree = int((GRID.edge_index[1] == 4).sum())
     assert segments(ax) == [45 - degree, degree]
@@ -150,26 +151,26 @@ def test_arrows_join_the_outlined_region_with_its_neighbors():
     assert len(sizes) == len(width.unique())
 
 
-def test_mistakes_are_named(monkeypatch):
-    with pytest.raises(ValueError, match="without region, node_type"):
-        plot_grid(Data(edge_index=GRID.edge_index))
-    for node in (-1, 14):
-        with pytest.raises(ValueError, match=rf"'node' to be from 0 to 13 \(got {node}\)"):
-            plot_grid(GRID, node=node)
-    for node in (0, 13):
-        plot_grid(GRID, node=node)
-    with pytest.raises(ValueError, match=r"'alpha' to have shape \[90\] \(got \[90, 1\]\)"):
-        plot_attention(GRID, torch.rand(90, 1))
-    with pytest.raises(ValueError, match=r"'scale' to be from 0 to 2 \(got 3\)"):
-        plot_attention(GRID, torch.rand(90), scale=3)
-    imported = builtins.__import__
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda: plot_grid(Data(edge_index=GRID.edge_index)), "without region, node_type"),
+        (lambda: plot_grid(GRID, node=-1), r"'node' to be from 0 to 13 \(got -1\)"),
+        (lambda: plot_grid(GRID, node=14), r"'node' to be from 0 to 13 \(got 14\)"),
+        (lambda: plot_attention(GRID, torch.rand(90, 1)), r"shape \[90\] \(got \[90, 1\]\)"),
+        (lambda: plot_attention(GRID, torch.rand(90), scale=3), r"'scale' .* 0 to 2 \(got 3\)"),
+    ],
+)
+def test_mistakes_are_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
 
-    def without(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    for draw in (lambda: plot_grid(GRID), lambda: plot_attention(GRID, torch.rand(90))):
-        with pytest.raises(ImportError, match=r'pip install "rstg_pyg\[plot\]"'):
-            draw()
+@pytest.mark.parametrize(
+    "draw", [lambda: plot_grid(GRID), lambda: plot_attention(GRID, torch.rand(90))]
+)
+def test_without_matplotlib(monkeypatch, draw):
+    for name in [*(name for name in sys.modules if name.startswith("matplotlib")), "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r'pip install "rstg_pyg\[plot\]"'):
+        draw()

@@ -14,93 +14,71 @@ PLAIN = ("weight", "bias", "running_mean", "running_var")
 VIDEO = ("slowfast", "pytorchvideo", "caffe2")
 
 
-# The layouts once more, written down from the public code without a look at our map. Each function
-# gives the name of one tensor: ``s`` is the stage (2..5), ``b`` the block, ``i`` 0, 1, 2 (branch 2a,
-# 2b, 2c) or 3 (the shortcut).
+class Layout:
+    """A layout once more, written down from the public code without a look at our map: names as patterns
+    of stage ``s`` (2..5; ``t`` is one less), block ``b``, branch ``l`` (a, b, c) or ``n`` (1, 2, 3).
+    """
+
+    def __init__(
+        self, stem, branch, shortcut, head, norm=PLAIN, around=("", ""), index=None, name=None
+    ):
+        self.stem_conv, self.stem_norm = stem
+        self.branch, self.shortcut, self.head, self.norm = branch, shortcut, head, norm
+        self.around, self.index, self.name = around, index or {}, name
+
+    def _of(self, which, s, b, i):
+        pattern = (self.shortcut if i == 3 else self.branch)[which]
+        return pattern.format(s=self.index.get(s, s), t=s - 1, b=b, l="abcd"[i], n=i + 1)
+
+    def conv(self, s, b, i):
+        """The weight of one of three convolutions, or (3) of the shortcut."""
+        return self._of(0, s, b, i)
+
+    def bn(self, s, b, i):
+        """What the names of its norm begin with."""
+        return self._of(1, s, b, i)
+
+    def theta(self, s, b, which, end):
+        """A convolution in a non-local block."""
+        return self.around[0].format(s=s, b=b, which=which, end=end, e=end[0])
+
+    def nonlocal_bn(self, s, b):
+        """What the names of its norm begin with."""
+        return self.around[1].format(s=s, b=b)
 
 
-class Torchvision:
-    stem_conv, stem_norm = "conv1.weight", "bn1."
-    norm, head = PLAIN, ("fc.weight", "fc.bias")
-
-    @staticmethod
-    def conv(s, b, i):
-        return f"layer{s - 1}.{b}." + ("downsample.0" if i == 3 else f"conv{i + 1}") + ".weight"
-
-    @staticmethod
-    def bn(s, b, i):
-        return f"layer{s - 1}.{b}." + ("downsample.1." if i == 3 else f"bn{i + 1}.")
-
-
-class SlowFast:
-    stem_conv, stem_norm = "s1.pathway0_stem.conv.weight", "s1.pathway0_stem.bn."
-    norm, head = PLAIN, ("head.projection.weight", "head.projection.bias")
-
-    @staticmethod
-    def conv(s, b, i):
-        return f"s{s}.pathway0_res{b}." + ("branch1" if i == 3 else f"branch2.{'abc'[i]}") + ".weight"
-
-    @staticmethod
-    def bn(s, b, i):
-        return f"s{s}.pathway0_res{b}." + ("branch1_bn." if i == 3 else f"branch2.{'abc'[i]}_bn.")
-
-    @staticmethod
-    def theta(s, b, which, end):
-        return f"s{s}.pathway0_nonlocal{b}.conv_{which}.{end}"
-
-    @staticmethod
-    def nonlocal_bn(s, b):
-        return f"s{s}.pathway0_nonlocal{b}.bn."
-
-
-class PyTorchVideo:  # with the pooling at blocks.2, as c2d_r50 and i3d_r50 have it
-    stem_conv, stem_norm = "blocks.0.conv.weight", "blocks.0.norm."
-    norm, head = PLAIN, ("blocks.6.proj.weight", "blocks.6.proj.bias")
-    index = {2: 1, 3: 3, 4: 4, 5: 5}  # noqa: RUF012
-
-    @classmethod
-    def conv(cls, s, b, i):
-        part = "branch1_conv" if i == 3 else f"branch2.conv_{'abc'[i]}"
-        return f"blocks.{cls.index[s]}.res_blocks.{b}.{part}.weight"
-
-    @classmethod
-    def bn(cls, s, b, i):
-        part = "branch1_norm" if i == 3 else f"branch2.norm_{'abc'[i]}"
-        return f"blocks.{cls.index[s]}.res_blocks.{b}.{part}."
-
-
-class PyTorchVideoWithoutPool(PyTorchVideo):  # as slow_r50 has it
-    name, head = "pytorchvideo", ("blocks.5.proj.weight", "blocks.5.proj.bias")
-    index = {2: 1, 3: 2, 4: 3, 5: 4}  # noqa: RUF012
-
-
-class Caffe2:
-    stem_conv, stem_norm = "conv1_w", "res_conv1_bn_"
-    norm, head = ("s", "b", "rm", "riv"), ("pred_w", "pred_b")
-
-    @staticmethod
-    def conv(s, b, i):
-        return f"res{s}_{b}_" + ("branch1" if i == 3 else f"branch2{'abc'[i]}") + "_w"
-
-    @staticmethod
-    def bn(s, b, i):
-        return f"res{s}_{b}_" + ("branch1" if i == 3 else f"branch2{'abc'[i]}") + "_bn_"
-
-    @staticmethod
-    def theta(s, b, which, end):
-        return f"nonlocal_conv{s}_{b}_{which}_{end[0]}"
-
-    @staticmethod
-    def nonlocal_bn(s, b):
-        return f"nonlocal_conv{s}_{b}_bn_"
-
-
-LAYOUTS = {
-    "torchvision": Torchvision,
-    "slowfast": SlowFast,
-    "pytorchvideo": PyTorchVideo,
-    "caffe2": Caffe2,
-}
+TORCHVISION = Layout(
+    ("conv1.weight", "bn1."), ("layer{t}.{b}.conv{n}.weight", "layer{t}.{b}.bn{n}."),
+    ("layer{t}.{b}.downsample.0.weight", "layer{t}.{b}.downsample.1."), ("fc.weight", "fc.bias"),
+)  # fmt: skip
+SLOWFAST = Layout(
+    ("s1.pathway0_stem.conv.weight", "s1.pathway0_stem.bn."),
+    ("s{s}.pathway0_res{b}.branch2.{l}.weight", "s{s}.pathway0_res{b}.branch2.{l}_bn."),
+    ("s{s}.pathway0_res{b}.branch1.weight", "s{s}.pathway0_res{b}.branch1_bn."),
+    ("head.projection.weight", "head.projection.bias"),
+    around=("s{s}.pathway0_nonlocal{b}.conv_{which}.{end}", "s{s}.pathway0_nonlocal{b}.bn."),
+)
+BLOCKS = "blocks.{s}.res_blocks.{b}."
+BRANCHES = (
+    (f"{BLOCKS}branch2.conv_{{l}}.weight", f"{BLOCKS}branch2.norm_{{l}}."),
+    (f"{BLOCKS}branch1_conv.weight", f"{BLOCKS}branch1_norm."),
+)
+STEM = ("blocks.0.conv.weight", "blocks.0.norm.")
+#: With the pooling at blocks.2, as c2d_r50 and i3d_r50 have it; and without, as slow_r50.
+PYTORCHVIDEO = Layout(
+    STEM, *BRANCHES, ("blocks.6.proj.weight", "blocks.6.proj.bias"), index={2: 1, 3: 3, 4: 4, 5: 5}
+)
+WITHOUT_POOL = Layout(
+    STEM, *BRANCHES, ("blocks.5.proj.weight", "blocks.5.proj.bias"),
+    index={2: 1, 3: 2, 4: 3, 5: 4}, name="pytorchvideo",
+)  # fmt: skip
+CAFFE2 = Layout(
+    ("conv1_w", "res_conv1_bn_"), ("res{s}_{b}_branch2{l}_w", "res{s}_{b}_branch2{l}_bn_"),
+    ("res{s}_{b}_branch1_w", "res{s}_{b}_branch1_bn_"), ("pred_w", "pred_b"), ("s", "b", "rm", "riv"),
+    around=("nonlocal_conv{s}_{b}_{which}_{e}", "nonlocal_conv{s}_{b}_bn_"),
+)  # fmt: skip
+LAYOUTS = {"torchvision": TORCHVISION, "slowfast": SLOWFAST}
+LAYOUTS |= {"pytorchvideo": PYTORCHVIDEO, "caffe2": CAFFE2}
 
 
 def synthetic(layout, kernels=I3D_KERNELS, nonlocal_stages=(), width=8, classes=5):
@@ -138,9 +116,8 @@ def synthetic(layout, kernels=I3D_KERNELS, nonlocal_stages=(), width=8, classes=
             if f"res{s}" in nonlocal_stages and b % 2 == 1:
                 for which in ("theta", "phi", "g"):
                     conv(names.theta(s, b, which, "weight"), here // 2, here, 1, 1, 1)
-                    state[names.theta(s, b, which, "bias")] = torch.randn(
-                        here // 2, generator=generator
-                    )
+                    bias = torch.randn(here // 2, generator=generator)
+                    state[names.theta(s, b, which, "bias")] = bias
                 conv(names.theta(s, b, "out", "weight"), here, here // 2, 1, 1, 1)
                 state[names.theta(s, b, "out", "bias")] = torch.randn(here, generator=generator)
                 norm(names.nonlocal_bn(s, b), here)
@@ -174,7 +151,7 @@ def reference(state, layout, clip, pool_padding=1):
             if b == 0:
                 x = norm(conv(x, names.conv(s, b, 3), stride, pad=False), names.bn(s, b, 3))
             x = (x + y).relu()
-            if hasattr(names, "theta") and names.theta(s, b, "theta", "weight") in state:
+            if names.theta(s, b, "theta", "weight") in state:
                 small = F.max_pool3d(x, (1, 2, 2))
 
                 def linear(x, which, s=s, b=b):

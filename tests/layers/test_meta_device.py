@@ -7,9 +7,8 @@ import pytest
 import torch
 from helpers.networks import NETWORKS
 
-from rstg_pyg import RSTG, LSTMHead, RSTGBlock, VideoClassifier
+from rstg_pyg import LSTMHead, RSTGBlock, VideoClassifier
 from rstg_pyg.backbones import SimpleConv, TorchvisionVideo, VideoResNet
-from rstg_pyg.graphs import multiscale_grid
 
 
 def with_block():
@@ -71,16 +70,6 @@ def test_block_moves_as_it_did_from_other_devices():
     block.pos.mul_(2)
     before = block.pos.clone()
     assert torch.equal(block.double().float().pos, before)
-
-
-def test_rstg_built_on_the_meta_device():
-    grid = multiscale_grid((2, 1))
-    trained = RSTG(4, 8)
-    with torch.device("meta"):
-        model = RSTG(4, 8)
-    model.to_empty(device="cpu").load_state_dict(trained.state_dict())
-    x = torch.randn(2, 3, 5, 4)
-    torch.testing.assert_close(model(x, grid.edge_index), trained(x, grid.edge_index))
 
 
 def classify(size=32, **kwargs):

@@ -3,8 +3,8 @@ import pytest
 import torch
 from helpers.public_weights import (
     LAYOUTS,
+    SLOWFAST,
     VIDEO,
-    SlowFast,
     assert_refused,
     assert_same,
     network,
@@ -23,7 +23,7 @@ def test_video_kernels_of_one_frame_are_inflated_too():
     assert len(report.inflated) == 10
     stem = backbone.stages["stem"].conv.weight
     for frame in range(5):
-        torch.testing.assert_close(stem[:, :, frame], state[SlowFast.stem_conv][:, :, 0].double() / 5)
+        torch.testing.assert_close(stem[:, :, frame], state[SLOWFAST.stem_conv][:, :, 0].double() / 5)
 
 
 def test_head_goes_into_a_linear_layer():
@@ -54,7 +54,7 @@ def test_types_wrappers_and_training_state():
     beside = {"epoch", "optimizer_state", "cfg"}
     assert {name for name, why in report.skipped.items() if why == "not among the weights"} == beside
     assert report.skipped["s1.pathway0_stem.bn.num_batches_tracked"] == "counter or index"
-    expected = state[f"module.{SlowFast.stem_conv}"].double()
+    expected = state[f"module.{SLOWFAST.stem_conv}"].double()
     assert torch.equal(backbone.stages["stem"].conv.weight, expected)
 
 

@@ -1,4 +1,4 @@
-"""The layer against its formula; pairs, isolated nodes, empty graphs, flow, aggregation."""
+"""Pairs, isolated nodes, empty graphs, aggregation, dropout; no coefficients stay in the layer."""
 
 import pytest
 import torch
@@ -94,3 +94,30 @@ def test_rstg_conv_without_nodes_and_without_samples(attention):
         x, kwargs = make_inputs(conv, *lead, nodes=nodes, edges=edges.size(1))
         out, (_, alpha) = conv(x, edges, return_attention_weights=True, **kwargs)
         assert out.shape == (*lead, nodes, 8) and alpha.shape == (*lead, edges.size(1), 2)
+
+
+@pytest.mark.usefixtures("path")
+def test_rstg_conv_keeps_no_attention_weights():
+    conv = make_conv()
+    x, _ = make_inputs(conv)
+    before = set(vars(conv))
+    conv(x, EDGES, return_attention_weights=True)
+    assert set(vars(conv)) == before
+    assert not [name for name, value in vars(conv).items() if torch.is_tensor(value)]
+
+
+@pytest.mark.usefixtures("path")
+def test_rstg_conv_dropout_only_in_training():
+    torch.manual_seed(0)
+    conv, plain = make_conv(dropout=0.5), make_conv(dropout=0.0)
+    x, _ = make_inputs(conv, 20)
+    expected, (_, full) = plain(x, EDGES, return_attention_weights=True)
+    torch.testing.assert_close(conv(x, EDGES), expected)
+
+    conv.train()
+    out, (_, alpha) = conv(x, EDGES, return_attention_weights=True)
+    assert not torch.allclose(out, expected)
+    kept = alpha != 0
+    assert 0.3 < kept.double().mean() < 0.7
+    torch.testing.assert_close(alpha[kept], 2 * full[kept])
+    assert not torch.allclose(conv(x, EDGES), out)

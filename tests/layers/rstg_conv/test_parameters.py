@@ -48,27 +48,24 @@ def test_rstg_conv_lazy_edge_features(width):
 @pytest.mark.usefixtures("path")
 def test_rstg_conv_lazy_bipartite():
     conv = RSTGConv((-1, -1), 8)
-    edge_index = torch.tensor([[0, 3, 2, 1], [0, 0, 1, 1]])
-    assert conv((torch.randn(4, 5), torch.randn(2, 7)), edge_index).shape == (2, 8)
-    assert conv.send.lin_src.in_channels == 5
-    assert conv.send.lin_dst.in_channels == 7
+    assert conv((torch.randn(6, 5), torch.randn(6, 7)), EDGES).shape == (6, 8)
+    assert (conv.send.lin_src.in_channels, conv.send.lin_dst.in_channels) == (5, 7)
     with pytest.raises(ValueError, match=r"source features 'x' to have 5 channels \(got 4\)"):
-        conv((torch.randn(4, 4), torch.randn(2, 7)), edge_index)
+        conv((torch.randn(6, 4), torch.randn(6, 7)), EDGES)
 
 
 def test_rstg_conv_reset_parameters():
     kwargs = dict(heads=2, norm=JointLayerNorm, after_aggr=torch.nn.LayerNorm, **OPTIONS["all"])
     conv = make_conv(**kwargs)
     before = {k: v.clone() for k, v in conv.state_dict().items()}
-    torch.manual_seed(12)
-    conv.reset_parameters()
-    first = {k: v.clone() for k, v in conv.state_dict().items()}
-    assert all(not torch.equal(before[k], first[k]) for k in before)
-    conv.reset_parameters()
-    assert any(not torch.equal(v, first[k]) for k, v in conv.state_dict().items())
-    torch.manual_seed(12)
-    conv.reset_parameters()
-    assert all(torch.equal(v, first[k]) for k, v in conv.state_dict().items())
+    states = []
+    for seed in (12, 13, 12):
+        torch.manual_seed(seed)
+        conv.reset_parameters()
+        states.append({k: v.clone() for k, v in conv.state_dict().items()})
+    first, second, again = states
+    assert all(not torch.equal(before[k], first[k]) and torch.equal(again[k], first[k]) for k in before)
+    assert any(not torch.equal(second[k], first[k]) for k in before)
     for key, value in first.items():
         if key.endswith("bias"):
             assert value.abs().max() == 0, key
@@ -104,17 +101,16 @@ def test_rstg_conv_number_of_parameters():
     assert not [name for name, _ in bias_free.named_parameters() if "bias" in name]
 
 
-def test_rstg_conv_copies_and_pickles():
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda conv: pickle.loads(pickle.dumps(conv))])
+def test_rstg_conv_copies_and_pickles(copied):
     conv = make_conv(heads=2, **OPTIONS["all"])
     x, kwargs = make_inputs(conv)
-    expected = conv(x, EDGES, **kwargs)
-    for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
-        assert other is not conv
-        torch.testing.assert_close(other(x, EDGES, **kwargs), expected)
-        with torch.no_grad():
-            for p in other.parameters():
-                p.zero_()
-        assert other(x, EDGES, **kwargs).abs().sum() == 0
+    expected, other = conv(x, EDGES, **kwargs), copied(conv)
+    torch.testing.assert_close(other(x, EDGES, **kwargs), expected)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    assert other(x, EDGES, **kwargs).abs().sum() == 0
     torch.testing.assert_close(conv(x, EDGES, **kwargs), expected)
 
 
