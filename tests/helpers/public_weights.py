@@ -15,8 +15,8 @@ VIDEO = ("slowfast", "pytorchvideo", "caffe2")
 
 
 class Layout:
-    """A layout once more, written down from the public code without a look at our map: names as patterns
-    of stage ``s`` (2..5; ``t`` is one less), block ``b``, branch ``l`` (a, b, c) or ``n`` (1, 2, 3).
+    """A layout once more, written down from the public code without a look at our map: patterns of
+    stage ``s`` (2..5; ``t`` is one less), block ``b``, branch ``l`` (a, b, c) or ``n`` (1, 2, 3).
     """
 
     def __init__(

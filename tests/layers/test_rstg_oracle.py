@@ -32,7 +32,8 @@ SETTINGS = dict(
     num_node_types=st.sampled_from([1, 2]),
     edge_dim=st.sampled_from([None, 3]),
 )
-NODE_VALUES, EDGE_VALUES = ("pos", "node_type"), ("edge_attr", "edge_weight")
+#: Values of nodes and edges, and their dimensions for one frame.
+DIMS = {"pos": 2, "node_type": 1, "edge_attr": 2, "edge_weight": 1}
 
 
 class Sequences:
@@ -60,17 +61,12 @@ class Sequences:
             self.values["pos"] = randn(*lead, nodes, 2)
         if conv is not None and conv.num_node_types > 1:
             self.values["node_type"] = torch.randint(2, (nodes,), generator=g)
-        own = {}
         if conv is not None and conv.edge_dim is not None:
-            own["edge_attr"] = (3,)
+            attrs = [randn(count, 3) for count in counts]
+            self.values["edge_attr"] = randn(*lead, counts[0], 3) if shared else attrs
         if conv is not None and seed % 2:
-            own["edge_weight"] = ()
-        for name, width in own.items():
-            lists = [randn(count, *width) for count in counts]
-            self.values[name] = randn(*lead, counts[0], *width) if shared else lists
-        if "edge_weight" in own:
-            weight = self.values["edge_weight"]
-            self.values["edge_weight"] = weight.abs() if shared else [w.abs() for w in weight]
+            weights = [randn(count).abs() for count in counts]
+            self.values["edge_weight"] = randn(*lead, counts[0]).abs() if shared else weights
         self.mask, self.how = torch.ones(self.shape, dtype=torch.bool), {}
         if masked == "mask":
             self.mask = torch.rand(self.shape, generator=g) < 0.6
@@ -85,8 +81,7 @@ class Sequences:
         value = self.values[name]
         if isinstance(value, list):
             return value[t]
-        own = {"pos": 2, "node_type": 1, "edge_attr": 2, "edge_weight": 1}[name]
-        return value.expand(*self.shape[:2], *value.shape[value.dim() - own :])[b, t]
+        return value.expand(*self.shape[:2], *value.shape[value.dim() - DIMS[name] :])[b, t]
 
     def frames(self, b):
         """A clip as a list of ``Data``, of the nodes that are there."""
@@ -106,8 +101,7 @@ class Sequences:
         """The model on a piece of the sequences as ``[B, T, N, C]``."""
         part, values = slice(first, last), {}
         for name, value in self.values.items():
-            own = {"pos": 2, "node_type": 1, "edge_attr": 2, "edge_weight": 1}[name]
-            over = value.dim() - own if torch.is_tensor(value) else 1
+            over = value.dim() - DIMS[name] if torch.is_tensor(value) else 1
             values[name] = value[part] if over == 1 else value[:, part] if over == 2 else value
         how = {name: value[:, part] for name, value in self.how.items() if name == "mask"}
         if "lengths" in self.how:
@@ -143,7 +137,7 @@ def by_hand(model, frames):
 
     for data in frames:
         v, names = data.x, data.track.tolist()
-        inputs = {k: data[k] for k in (*NODE_VALUES, *EDGE_VALUES) if k in data}
+        inputs = {k: data[k] for k in DIMS if k in data}
         v = v if model.lin_in is None else v @ model.lin_in.weight.t() + model.lin_in.bias
         if model.in_norm is not None and len(names) > 0:
             v = model.in_norm(v, torch.zeros(len(names), dtype=torch.long))

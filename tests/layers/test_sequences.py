@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.random_weights import draw
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data
 from torch_geometric.utils import to_torch_csc_tensor
@@ -13,23 +14,14 @@ from rstg_pyg.cells import Histories
 from rstg_pyg.graphs import join_sequences
 
 
-def tracks(seed, names_per_frame, edge_dim=None, types=None):
+def tracks(seed, names_per_frame, edge_dim=None):
     """A sequence of random graphs with the given nodes in each frame."""
-    g = torch.Generator().manual_seed(seed)
     frames = []
-    for names in names_per_frame:
-        n = len(names)
-        pairs = (torch.rand(n, n, generator=g) < 0.6).nonzero().t()
-        data = Data(
-            x=torch.randn(n, 4, generator=g).double(),
-            edge_index=pairs,
-            track=torch.tensor(names, dtype=torch.long),
-            pos=torch.rand(n, 2, generator=g).double(),
-        )
+    for t, names in enumerate(names_per_frame):
+        x = draw(len(names), 4, seed=10 * seed + t)
+        data = Data(x=x, edge_index=(x @ x.t() > 0).nonzero().t(), track=torch.tensor(names).long())
         if edge_dim is not None:
-            data.edge_attr = torch.randn(pairs.size(1), edge_dim, generator=g).double()
-        if types is not None:
-            data.node_type = data.track % types
+            data.edge_attr = draw(data.num_edges, edge_dim, seed=seed)
         frames.append(data)
     return frames
 
@@ -40,9 +32,8 @@ OTHER = [[1, 2, 3], [3, 1]]
 
 
 def run(model, batch, **kwargs):
-    return model(
-        batch.x, batch.edge_index, batch.edge_attr, node=batch.node, batch=batch.batch, **kwargs
-    )
+    of = dict(node=batch.node, batch=batch.batch, **kwargs)
+    return model(batch.x, batch.edge_index, batch.edge_attr, **of)
 
 
 def test_frame_by_frame_equals_the_whole(make, form):
@@ -69,10 +60,13 @@ def test_the_order_of_rows_does_not_matter(make):
     model = make(edge_dim=3)
     batch = join_sequences([tracks(1, COMING, 3), tracks(2, OTHER, 3)], node_id="track")
     expected = run(model, batch)
-    new = torch.randperm(batch.num_nodes, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(3)
+    new, edges, mixed = (
+        torch.randperm(batch.num_nodes),
+        torch.randperm(batch.num_edges),
+        copy.copy(batch),
+    )
     old = new.argsort()  # where each row went
-    edges = torch.randperm(batch.num_edges, generator=torch.Generator().manual_seed(4))
-    mixed = copy.copy(batch)
     mixed.x, mixed.node, mixed.batch = batch.x[new], batch.node[new], batch.batch[new]
     mixed.edge_index, mixed.edge_attr = old[batch.edge_index[:, edges]], batch.edge_attr[edges]
     torch.testing.assert_close(run(model, mixed), expected[new])
@@ -164,12 +158,8 @@ def test_histories_order():
     ],
 )
 def test_errors_of_rows(change, error, message):
-    kwargs = dict(
-        x=torch.ones(5, 4),
-        edge_index=torch.tensor([[0, 1], [1, 2]]),
-        node=torch.tensor([0, 1, 2, 0, 1]),
-        batch=torch.tensor([0, 0, 0, 1, 1]),
-    )
+    kwargs = dict(x=torch.ones(5, 4), edge_index=torch.tensor([[0, 1], [1, 2]]))
+    kwargs |= dict(node=torch.tensor([0, 1, 2, 0, 1]), batch=torch.tensor([0, 0, 0, 1, 1]))
     model = RSTG(4, 4)
     model(**kwargs)
     with pytest.raises(error, match=message):

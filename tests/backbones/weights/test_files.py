@@ -182,14 +182,12 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
 def test_broken_files(tmp_path, suffix):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
-    whole = tmp_path / f"whole{suffix}"
+    path, backbone = tmp_path / f"broken{suffix}", network()
     if suffix == ".pkl":
-        whole.write_bytes(python2_pickle({"blobs": blobs()}))
+        path.write_bytes(python2_pickle({"blobs": blobs()}))
     else:
-        torch.save({"model_state": synthetic("slowfast")}, whole)
-    data = whole.read_bytes()
-    path = tmp_path / f"broken{suffix}"
-    backbone = network()
+        torch.save({"model_state": synthetic("slowfast")}, path)
+    data = path.read_bytes()
     for part in (b"", data[:1], data[:5], data[: len(data) // 2], data[:-1], b"hello world\n" * 9):
         path.write_bytes(part)
         assert_refused(backbone, path, rf"broken{suffix}: expected a weight file")
@@ -197,10 +195,16 @@ def test_broken_files(tmp_path, suffix):
     assert_refused(backbone, tmp_path, "no such file")
 
 
-def test_files_without_a_dictionary(tmp_path):
-    torch.save([torch.zeros(1)], tmp_path / "a.pt")
-    assert_refused(network(), tmp_path / "a.pt", r"a.pt: expected a dictionary of tensors \(got list\)")
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.ones(3)))
-    assert_refused(network(), tmp_path / "a.pkl", r"expected a dictionary of tensors \(got ndarray\)")
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "b.pt")
-    assert_refused(network(), tmp_path / "b.pt", "torch.nn.modules.linear.Linear")
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([torch.zeros(1)], r"a.pt: expected a dictionary of tensors \(got list\)"),
+        (np.ones(3), r"expected a dictionary of tensors \(got ndarray\)"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+    ],
+    ids=type,
+)
+def test_files_without_a_dictionary(tmp_path, content, message):
+    path = tmp_path / ("a.pkl" if isinstance(content, np.ndarray) else "a.pt")
+    path.write_bytes(pickle.dumps(content)) if path.suffix == ".pkl" else torch.save(content, path)
+    assert_refused(network(), path, message)
