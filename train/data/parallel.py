@@ -26,7 +26,8 @@ class _Calls(Dataset):
         return len(self.items)
 
     def __getitem__(self, number: int) -> Any:
-        worker = get_worker_info().id
+        info = get_worker_info()
+        worker = 0 if info is None else info.id
         self.at[worker] = number
         result = self.function(self.items[number])
         self.at[worker] = -1

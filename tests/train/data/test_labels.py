@@ -80,80 +80,58 @@ def test_lists_of_tsm_and_mmaction(tmp_path, kind):
         read_annotations(root)
 
 
-BLANKS = "expected folder num_frames label, separated by blanks"
-NUMBER = r"expected a label from 0 to 1.* 2 classes \(got -?\d\)"
+L = ";Pulling something from left to right"
+BLANKS = "line 1: expected folder num_frames label, separated by blanks"
+NUMBER = r"line 1: expected a label from 0 to 1.* 2 classes \(got -?\d\)"
+BELOW = "line 1: expected the name of a video below the data folder"
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
-    [("1 40", BLANKS), ("1;40;1", BLANKS), ("1 40 x", BLANKS), ("40", BLANKS)]
-    + [("1 40 2", NUMBER), ("1 40 -1", NUMBER)],
-)
-def test_wrong_list_lines(tmp_path, line, message):
-    write_lists(tmp_path / "lists", "tsm")
-    (tmp_path / "lists/train_videofolder.txt").write_text(line)
-    with pytest.raises(UserError, match=f"line 1: {message}"):
-        read_annotations(tmp_path / "lists", "tsm")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
+    ("kind", "name", "text", "message"),
     [
-        ("9,Pulling something", "expected id;template, separated by a semicolon"),
-        ("9", "expected id;template"),
-        ("7,8", "separated by a semicolon"),  # of the test split, which has no labels
-        ("9;", "expected id;template"),
         (
-            "9;Puling something from left to right",
-            "did you mean 'Pulling something from left to right'",
+            "v1",
+            "train",
+            "9,Pulling something",
+            "line 1: expected id;template, separated by a semicolon",
         ),
-        ("2;Pulling something from left to right", "the video 2 is there twice .first in line 2"),
-        ("../x;Pulling something from left to right", "below the data folder"),
-        ("a/../../x;Pulling something from left to right", "below the data folder"),
-        ("/etc;Pulling something from left to right", "below the data folder"),
-        ("C:\\x;Pulling something from left to right", "below the data folder"),
-        (";Pulling something from left to right", "below the data folder"),
+        ("v1", "train", f"9{L}\n9", "line 2: expected id;template"),
+        ("v1", "train", "9;", "line 1: expected id;template"),
+        ("v1", "test", "7,8", "separated by a semicolon"),
+        ("v1", "train", f"9{L.replace('ll', 'l')}", f"did you mean '{L[1:]}'"),
+        ("v1", "train", f"1{L}\n2{L}\n2{L}", "line 3: the video 2 is there twice .first in line 2"),
+        *(("v1", "train", name + L, BELOW) for name in ("../x", "a/../../x", "/etc", "C:\\x", "")),
+        ("v1", "labels", "Déplacer\n".encode("utf-16"), "expected UTF-8 text .it seems to be UTF-16"),
+        ("v1", "labels", "Déplacer\n".encode("latin-1"), "expected UTF-8 text .it seems to be Latin-1"),
+        ("v1", "labels", "A\nA\n", "the class 'A' is there twice"),
+        ("v2", "train", "[{", "not whole JSON"),
+        ("v2", "train", "{}", "expected a list of videos"),
+        ("v2", "train", "[]", "empty file"),
+        ("v2", "train", "[7]", "entry 1: expected {'id', 'template', ...}"),
+        ("v2", "train", '[{"id": "1"}]', "has no template"),
+        ("v2", "labels", '{"A": "0", "B": "2"}', "every number from 0 to 1 once"),
+        ("v2", "labels", '{"A": "0", "B": "x"}', "every number from 0 to 1 once"),
+        ("v2", "labels", "[1]", "expected {template: number}"),
+        *(("tsm", "train", line, BLANKS) for line in ("1 40", "1;40;1", "1 40 x", "40")),
+        *(("tsm", "train", line, NUMBER) for line in ("1 40 2", "1 40 -1")),
     ],
 )
-def test_wrong_lines(v1, line, message):
-    path = v1 / V1.format("test" if line == "7,8" else "train")
-    path.write_text(path.read_text() + line + "\n")
+def test_mistakes(request, tmp_path, files, kind, name, text, message):
+    if kind == "v1":
+        path = request.getfixturevalue("v1") / V1.format(name)
+    elif kind == "v2":
+        path = files.make_v2(tmp_path / "v2", videos=False) / f"labels/{name}.json"
+    else:
+        write_lists(tmp_path / "tsm", "tsm")
+        path = tmp_path / f"tsm/{name}_videofolder.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message) as caught:
-        read_annotations(v1)
-    assert f"{path}, line {3 if line == '7,8' else 5}: " in str(caught.value)
+        read_annotations(tmp_path / kind, "tsm" if kind == "tsm" else "auto")
+    assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("train.json", "[{", "not whole JSON"),
-        ("train.json", "{}", "expected a list of videos"),
-        ("train.json", "[]", "empty file"),
-        ("train.json", "[7]", "entry 1: expected {'id', 'template', ...}"),
-        ("train.json", '[{"id": "1"}]', "has no template"),
-        ("labels.json", '{"A": "0", "B": "2"}', "every number from 0 to 1 once"),
-        ("labels.json", '{"A": "0", "B": "x"}', "every number from 0 to 1 once"),
-        ("labels.json", "[1]", "expected {template: number}"),
-    ],
-)
-def test_wrong_json(tmp_path, files, name, content, message):
-    root = files.make_v2(tmp_path / "v2", videos=False)
-    (root / "labels" / name).write_text(content)
-    with pytest.raises(UserError, match=message) as caught:
-        read_annotations(root)
-    assert name in str(caught.value)
-
-
-def test_wrong_class_lists(v1):
-    path = v1 / V1.format("labels")
-    for encoding, name in (("utf-16", "UTF-16"), ("latin-1", "Latin-1")):
-        path.write_text("Déplacer\n", encoding=encoding)
-        with pytest.raises(UserError, match=f"expected UTF-8 text .it seems to be {name}"):
-            read_annotations(v1)
-    path.write_text("A\nA\n")
-    with pytest.raises(UserError, match="the class 'A' is there twice"):
-        read_annotations(v1)
-    path.unlink()
+def test_no_list_of_classes(v1):
+    (v1 / V1.format("labels")).unlink()
     with pytest.raises(
         UserError, match="no list of classes; expected something-something-v1-labels.csv"
     ):

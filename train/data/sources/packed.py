@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import lmdb
@@ -180,7 +180,7 @@ class PackedVideos(FrameSource):
         near = beside(video, self.videos())
         raise UserError(f"{self.path}: the video {video} is not in the packed store{near}")
 
-    def _transaction(self) -> lmdb.Transaction:
+    def _transaction(self) -> Any:
         if self._opened is None or self._opened.process != os.getpid():
             self._opened = _open(self.path)
         return self._opened.transaction
