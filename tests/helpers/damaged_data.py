@@ -5,10 +5,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from helpers.fuzz import within
+from helpers.video_kinds import write
 from PIL import Image
 
 from rstg_pyg.train.build import build_dataset
@@ -64,15 +64,12 @@ def write_video(folder, video, layout):
             Image.fromarray(pixels).save(folder / video / f"{i:05d}.{suffix}", quality=95)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with av.open(str(folder / f"{video}{layout}"), "w") as container:
-        stream = container.add_stream(VIDEO_FORMATS[layout], rate=25 if layout == ".mpg" else 12)
-        stream.height, stream.width = SIZE
-        stream.pix_fmt = {".gif": "rgb8", ".mov": "yuvj420p"}.get(layout, "yuv420p")
-        if layout in (".webm", ".mkv"):
-            stream.options = {"cpu-used": "8", "deadline": "realtime"}
-        for pixels in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    write(
+        folder / f"{video}{layout}", VIDEO_FORMATS[layout], FRAMES, 25 if layout == ".mpg" else 12,
+        size=SIZE, pix_fmt={".gif": "rgb8", ".mov": "yuvj420p"}.get(layout, "yuv420p"),
+        options={"cpu-used": "8", "deadline": "realtime"} if layout in (".webm", ".mkv") else {},
+        pixels=pictures.__getitem__,
+    )  # fmt: skip
 
 
 def read(root, annotations="auto"):

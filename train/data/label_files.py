@@ -97,7 +97,7 @@ def has_lists(root: Path) -> bool:
 
 
 def _kinds(root: Path) -> list[str]:
-    """The official kinds of which ``root`` has lists of videos."""
+    """The official kinds (v1, v2) whose lists of videos are in ``root``."""
     return [kind for kind in ("v1", "v2") if _splits(root, kind)]
 
 

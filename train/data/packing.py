@@ -1,7 +1,7 @@
-"""Makes a packed store (see ``packed.py``), a transaction of some videos at a time.
+"""Writes a packed store (see ``sources/packed.py``), some videos per transaction.
 
-While it is made the store is called ``NAME.partial``. Whatever ends the program, SIGKILL and a full
-disk included, leaves whole videos there, and calling it again goes on with the rest.
+Until it is complete, the store is called ``NAME.partial``. If the program ends early, for example by
+SIGKILL or a full disk, the store has only complete videos, and the same call continues it.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _made(source: FrameSource, short_side: int, quality: int) -> Made:
 
 
 def _try_to_encode(source: FrameSource, short_side: int, quality: int, video: str) -> Record | str:
-    """The video's record, or what is wrong with the video."""
+    """The video's record, or an error message."""
     if len(video_key(video)) > _LONGEST_KEY:
         return f"{video[:40]}...: the id is longer than the {_LONGEST_KEY} bytes that LMDB allows"
     try:
@@ -190,7 +190,7 @@ class _Writer:
             self._lock.close()
 
     def begin(self, made: Made) -> None:
-        """Notes what makes the store, or makes sure that the same went on before."""
+        """Stores the settings, or checks that the store was begun with the same ones."""
         found = self._transaction.get(MADE_KEY)
         if found is not None:
             before = Made.from_bytes(found)
@@ -246,7 +246,7 @@ class _Writer:
 
 
 def _finish(unfinished: Path, out: Path, labels: Annotations | Listing) -> None:
-    """Puts the label files beside the frames and gives the store its name."""
+    """Copies the label files into the store and gives it its final name."""
     if isinstance(labels, Listing):
         write_tables(unfinished, labels.classes, labels.splits)
         remove_leftovers(unfinished)

@@ -23,14 +23,14 @@ _MOST_AT_FIRST = 100  # videos that may be unreadable before one can be read
 
 
 class Unread(NamedTuple):
-    """A video that could not be read, in the place of its clip."""
+    """A video that could not be read, in place of its clip."""
 
     visit: int
     reason: str
 
 
 class Skipped:
-    """The videos that a run left out, in memory and in a file, which is rewritten at every new one.
+    """The videos that a run skipped, in memory and in a file that is rewritten for every new one.
 
     Args:
         folder: The run folder. A list that is there from before is continued.
@@ -69,7 +69,7 @@ class Skipped:
         write_text(self.path, text.getvalue())
 
     def gather(self) -> None:
-        """Puts the lists of all processes together when all are done; the first one writes it."""
+        """Merges the lists of all processes at the end; the first process writes the file."""
         first = True
         if dist.is_available() and dist.is_initialized():
             first = dist.get_rank() == 0
@@ -123,7 +123,7 @@ class Part:
         return count
 
     def note(self, unread: list[tuple[str, str]], read: int) -> None:
-        """Notes what became of a batch: videos with reasons, and how many could be read.
+        """Adds the unreadable videos of a batch with the reasons, and counts those that were read.
 
         Raises:
             UserError: If none of the first videos can be read: then it is not the videos.

@@ -76,7 +76,7 @@ class SomethingSomething(VideoClips):
 
 
 def _part(videos: list[Video], split: str, share: float) -> list[Video]:
-    """The videos of a split where the training list is divided."""
+    """The videos of a split if the training list is divided into two."""
     val = {video.id for video in held_out(videos, share)}
     part = [video for video in videos if (video.id in val) == (split == "val")]
     if not part:

@@ -69,7 +69,7 @@ class MiniSomething:
                 raise UserError(f"mini-something: expected {name} from {low} to {high} (got {value})")
 
     def label(self, item: int) -> str:
-        """The class of item ``i`` of any split: all in turn."""
+        """The class of item ``i`` of any split: the classes take turns."""
         return list(EVENTS)[item % len(EVENTS)]
 
     def render(self, split: str, item: int, label: str | None = None) -> NDArray[np.uint8]:

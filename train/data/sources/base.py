@@ -1,4 +1,4 @@
-"""What a source of frames is."""
+"""The base class of sources of frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bytes of a video's file tell: how long it must be, and where decoding can begin."""
+"""What the bytes of a video file say: how long it must be, and where decoding can start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import BinaryIO
 import av
 from av.bitstream import BitStreamFilterContext
 
-#: FFmpeg's names of the formats that are read. Others (playlists, scripts) could have files read that
-#: nobody named.
+#: FFmpeg's names of the formats that are read. Others (playlists, scripts) could make FFmpeg read other
+#: files.
 FORMATS = (
     "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,gif,mpeg,mpegvideo,mpegts,asf,asf_o,flv,ogg,ivf,m4v,h264,"
     "hevc,obu,mjpeg,yuv4mpegpipe,apng,nut,mxf,dv,rm"
@@ -25,8 +25,9 @@ _UNKNOWN = [(1 << 7 * length) - 1 for length in range(1, 9)]  # a size of all on
 
 
 def missing_bytes(path: Path) -> int | None:
-    """How many bytes are missing at the end of a video's file: a download that broke off is shorter
-    than it says itself.
+    """The number of bytes missing at the end of a video file, as its header says.
+
+    An incomplete download is shorter.
 
     WebM and Matroska give the size of their segment, MP4 and MOV those of their boxes, AVI and WebP
     that of their RIFF chunk; a GIF ends with a semicolon. Of other formats nothing is known: ``None``.
@@ -63,7 +64,7 @@ def _segment_end(file: BinaryIO) -> int:
 
 
 def _size(file: BinaryIO) -> int | None:
-    """A size of EBML: as many zero bits as bytes follow, a one, and the number."""
+    """A size in EBML: zero bits (one per byte that follows), a one bit, and the number."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -89,11 +90,11 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
 
 
 def key_test(stream: av.VideoStream) -> Callable[[av.Packet], bool]:
-    """A function that says whether decoding can begin at a packet, from the packet's own bytes.
+    """A function that tells from a packet's bytes whether decoding can start there.
 
     Some files mark all packets as key frames, or the first of several that make up a picture (intra
-    refresh). The function uses the packet up. For other codecs than VP8, VP9 and those of
-    :data:`_KEY_UNITS` and MJPEG it says no.
+    refresh). The function consumes the packet. It is false for codecs other than H.264, HEVC, AV1,
+    VP8, VP9 and MJPEG.
     """
     codec = stream.codec_context.codec.canonical_name
     only = f"filter_units=pass_types={_KEY_UNITS.get(codec)}"

@@ -109,6 +109,6 @@ def frame_folders(place: Place, first: int) -> PlacedVideos:
 
 
 def _first(place: Place) -> int | None:
-    """The usual number of the first frame: the least one of the first folders that have frames."""
+    """The usual number of the first frame: the smallest one in the first folders."""
     found = (frame_numbers(path)[1] for path in islice(place.paths.values(), _MOST_LOOKED_AT))
     return min((min(frames) for frames in found if frames), default=None)

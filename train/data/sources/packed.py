@@ -42,7 +42,7 @@ _ENTRY = np.dtype([("size", "<u4"), ("crc", "<u4")])  # a row of the table: one 
 
 @dataclass(frozen=True)
 class Made:
-    """What made a store.
+    """The settings of a store.
 
     Attributes:
         short_side: Short side of the frames, in pixels.
@@ -60,12 +60,12 @@ class Made:
     fps: float | list[float] | None = None
 
     def to_bytes(self) -> bytes:
-        """As stored."""
+        """The settings as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Made:
-        """From what was stored.
+        """Reads :meth:`to_bytes`.
 
         Raises:
             ValueError, TypeError, LookupError: If it is something else.
@@ -92,12 +92,12 @@ def video_key(video: str) -> bytes:
 
 
 def times_key(video: str) -> bytes:
-    """The key of a video's times, which are there where its frame rate varies."""
+    """The key of a video's times, stored if its frame rate varies."""
     return _TIMES + video.encode()
 
 
 class Record(NamedTuple):
-    """A video for the store.
+    """A video as it is stored.
 
     Attributes:
         data: Header, table of the frames' sizes and checksums, frames.
@@ -130,7 +130,7 @@ def list_videos(transaction: lmdb.Transaction) -> list[str]:
 
 
 class PackedVideos(FrameSource):
-    """Reads a packed store. Every process opens the file for itself, when it first needs it.
+    """Reads a packed store. Each process opens the file when it first needs it.
 
     Args:
         path: The LMDB file.
@@ -195,7 +195,7 @@ class PackedVideos(FrameSource):
 
 
 class _StoredVideo:
-    """A video of a packed store. Its times are there if the frame rate varies.
+    """A video of a packed store. ``times`` is not ``None`` if the frame rate varies.
 
     Raises:
         UserError: If its table of frames is damaged.
@@ -230,7 +230,7 @@ class _StoredVideo:
 
 
 class _Opened:
-    """A store opened for reading; memory that its transaction hands out is valid while it lives."""
+    """A store opened for reading. Memory returned by its transaction is valid while it is open."""
 
     def __init__(self, path: Path):
         self.process = os.getpid()
@@ -250,7 +250,7 @@ _opened: WeakValueDictionary[Path, _Opened] = WeakValueDictionary()
 
 
 def _open(path: Path) -> _Opened:
-    """The store as this process opened it; what it inherited from its parent is closed."""
+    """The store, opened once per process; one inherited from the parent process is closed."""
     path = path.resolve()
     opened = _opened.get(path)
     if opened is None or opened.process != os.getpid():

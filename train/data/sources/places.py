@@ -91,7 +91,7 @@ class PlacedVideos(FrameSource):
 
 
 def normal(name: str) -> str:
-    """A name in Unicode's composed form: file systems and editors change the form."""
+    """A name in Unicode's composed form (NFC). File systems and editors may use the other one."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -175,8 +175,8 @@ def find_place(
 
 
 def _by_folder(videos: Sequence[str], prefix: str) -> dict[str, tuple[Names, Names]]:
-    """The ids by folder, and there by name, first without the suffix that they may have, then with it:
-    a file of just that name is the one.
+    """The ids by folder, and there by name: first without a suffix, then with it, because a file with
+    exactly that name takes precedence.
     """
     found: dict[str, tuple[Names, Names]] = {}
     for video in videos:

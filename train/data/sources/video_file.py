@@ -66,7 +66,7 @@ def open_file(path: str | Path) -> VideoFile | AnimatedImage:
 
 
 class _CannotSeek(Exception):
-    """What was found after a seek is not what should be there."""
+    """A seek led to another frame than expected."""
 
 
 class VideoFile:
@@ -116,7 +116,7 @@ class VideoFile:
 
     @contextmanager
     def _open(self):
-        """The container and its video stream; what goes wrong with them becomes a ``UserError``."""
+        """The container and its video stream. Errors of PyAV become a ``UserError``."""
         try:
             with av.open(
                 f"file:{self.path}", options=_CONTAINER_OPTIONS, timeout=PATIENCE
@@ -139,7 +139,7 @@ class VideoFile:
             raise UserError(f"{self.path}: the video cannot be decoded ({reason}); {remedy}") from e
 
     def _best_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        """FFmpeg's choice, but no picture where there is a video."""
+        """FFmpeg's choice, but not a still picture if there is a video."""
         best, streams = container.streams.best("video"), container.streams.video
         if best is None:
             raise UserError(f"{self.path}: the file has no video stream")
@@ -153,7 +153,7 @@ class VideoFile:
     def _scan(
         self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
     ) -> tuple[list[Any], bool]:
-        """The frames' time stamps as the packets have them, and whether these are the truth."""
+        """The frames' time stamps as the packets have them, and whether they can be trusted."""
         codec, is_key = stream.codec_context.codec.canonical_name, key_test(stream)
         stamps: list[Any] = []  # numbers, or None where a packet has none
         keys: list[Any] = []
@@ -239,7 +239,7 @@ class VideoFile:
                 self._keys = []
 
     def _find(self, indices: Sequence[int]) -> Iterator[tuple[av.VideoFrame, float]]:
-        """The frames of the given numbers, and how many times as wide as high their pixels are."""
+        """The frames of the given numbers, with their pixel aspect ratio."""
         with self._open() as (container, stream):
             frames, at = self._from(container, stream, 0), -1  # at: the number of the last frame
             for index in indices:
