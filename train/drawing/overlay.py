@@ -29,9 +29,8 @@ from rstg_pyg.train.errors import UserError
 _COLUMNS = 8  # frames side by side on a sheet
 _LEAST_SIDE = 224  # pixels; smaller frames are enlarged
 _LEAST_WIDTH = 640  # for the legend
-_TOP, _BOTTOM, _LEFT, _GAP = 66, 62, 30, 24  # pixels: title, legend, names of the rows, between frames
+_TITLE_AND_LEGEND, _GAP = 150, 24  # pixels; between frames
 _DPI = 100
-_INK, _FAINT = "#1a1a1a", "#6b6b6b"
 _SECONDS = 3.2  # of an animation
 
 
@@ -179,42 +178,41 @@ def overlay(
     if kind not in (".png", ".gif"):
         raise UserError(f"--overlay: expected a name that ends in .png or .gif (got '{kind}')")
     count, scales = frames.size(1), len(attention.scales)
-    relative = attention.relative()
-    most = max(2, math.ceil(float(relative.max())))
-    subtitle = f"attention at {attention.place}, mean of {attention.rounds} rounds"
+    most = max(2, math.ceil(float(attention.relative().max())))
+    title = f"{title}\nattention at {attention.place}, mean of {attention.rounds} rounds"
     names = ["clip", *map(_scale_name, attention.scales)]
 
-    def draw(axes: np.ndarray, t: int) -> None:
+    def draw(column: np.ndarray, t: int) -> None:
         """A frame, and the same with each scale drawn on it."""
         picture = frames[:, t].permute(1, 2, 0)
-        show_picture(axes[0], picture)
+        show_picture(column[0], picture)
         alpha = attention.alpha[t * len(attention.alpha) // count]
         for k in range(scales):
-            plot_attention(attention, alpha, picture, axes[1 + k], scale=k, most=most)
+            plot_attention(attention, alpha, picture, column[1 + k], scale=k, most=most)
 
     if kind == ".gif":
         pages = []
         for t in range(count):
-            figure, axes = _page(frames, 1, 1 + scales, title, f"{subtitle}; {captions[t]}", most)
+            figure, axes = _page(frames, 1, 1 + scales, f"{title}; {captions[t]}", most)
             draw(axes[0], t)
             for ax, name in zip(axes[0], names):
-                ax.set_title(name, fontsize=9, color=_INK, pad=4)
-            pages.append(_dithered(_render(figure)))
+                ax.set_title(name, fontsize=9)
+            page = _render(figure)
+            colors = page.quantize(256)  # of its own
+            pages.append(page.quantize(palette=colors, dither=Image.Dither.FLOYDSTEINBERG))
         step = int(min(400, max(80, 1000 * _SECONDS / count)))
         return save_pages(pages, step, last=800)
     columns = min(count, _COLUMNS)
-    bands = -(-count // columns)
-    figure, axes = _page(frames, bands * (1 + scales), columns, title, subtitle, most)
-    for ax in axes.flat:
-        ax.set_axis_off()
+    figure, axes = _page(frames, -(-count // columns) * (1 + scales), columns, title, most)
     for t in range(count):
-        band, left = divmod(t, columns)
-        column = axes[band * (1 + scales) : (band + 1) * (1 + scales), left]
+        top = t // columns * (1 + scales)
+        column = axes[top : top + 1 + scales, t % columns]
         draw(column, t)
-        column[0].set_title(captions[t], fontsize=8, color=_FAINT, pad=4)
-    for ax, name in zip(axes[:, 0], names * bands):
-        ax.text(-0.03, 0.5, name, fontsize=9, rotation=90, ha="right", va="center",
-                transform=ax.transAxes)  # fmt: skip
+        column[0].set_title(captions[t], fontsize=8)
+        if t % columns == 0:
+            for ax, name in zip(column, names):
+                ax.text(-0.03, 0.5, name, fontsize=9, rotation=90, ha="right", va="center",
+                        transform=ax.transAxes)  # fmt: skip
     return save_pages([_render(figure)])
 
 
@@ -224,43 +222,33 @@ def _scale_name(scale: tuple[int, int]) -> str:
 
 
 def _page(
-    frames: Tensor, rows: int, columns: int, title: str, subtitle: str, most: float
+    frames: Tensor, rows: int, columns: int, title: str, most: float
 ) -> tuple[Figure, np.ndarray]:
     """A figure with axes ``[rows, columns]`` for frames, a title, and what colors and arrows mean."""
     height, width = frames.shape[-2:]
     factor = max(1, -(-_LEAST_SIDE // max(height, width)))  # enlarged by a whole number
-    height, width = height * factor, width * factor
-    whole = max(2 * _LEFT + columns * (width + _GAP) - _GAP, _LEAST_WIDTH)
-    edge = (whole - columns * (width + _GAP) + _GAP) / 2
-    tall = _TOP + rows * (height + _GAP) + _BOTTOM
-    figure = Figure((whole / _DPI, tall / _DPI), dpi=_DPI, facecolor="white")
-    axes = figure.subplots(
-        rows, columns, squeeze=False,
-        gridspec_kw={
-            "left": edge / whole, "right": 1 - edge / whole, "wspace": _GAP / width,
-            "top": 1 - (_TOP + _GAP) / tall, "bottom": _BOTTOM / tall, "hspace": _GAP / height,
-        },
-    )  # fmt: skip
-    size = min(12.5, 1.2 * whole / max(len(title), 1))  # long names get a smaller font
-    figure.text(0.5, 1 - 22 / tall, title, fontsize=size, weight="bold", ha="center", va="center")
-    figure.text(0.5, 1 - 46 / tall, subtitle, fontsize=8.5, color=_FAINT, ha="center", va="center")
+    wide = max(columns * (width * factor + _GAP), _LEAST_WIDTH)
+    tall = rows * (height * factor + _GAP) + _TITLE_AND_LEGEND
+    figure = Figure((wide / _DPI, tall / _DPI), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.suptitle(title, fontsize=min(11.0, 1.2 * wide / len(title)))  # long names: a smaller font
     # Regions are as bright as on a gray picture.
     tinted = (1 - TINT) * 0.45 + TINT * matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
-    bar = figure.add_axes(((whole / 2 - 305) / whole, 36 / tall, 180 / whole, 11 / tall))
     colors = ScalarMappable(Normalize(0, most), ListedColormap(tinted))
-    figure.colorbar(colors, bar, orientation="horizontal", ticks=[0, 1, most], format=f"%g{TIMES}")
-    bar.tick_params(labelsize=8, length=0)
-    bar.set_xlabel(f"attention received (1{TIMES}: uniform)", fontsize=8, labelpad=1)
-    outline = [Stroke(linewidth=3.6, foreground=_INK), Normal()]
-    words = ("outlined region \N{RIGHTWARDS ARROW} those that listen to it most",
-             "those that it listens to most \N{RIGHTWARDS ARROW} outlined region")  # fmt: skip
-    arrows = [
-        Line2D([], [], color=color, linewidth=2, path_effects=outline) for color in (SENDS, LISTENS)
-    ]
-    figure.legend(
-        arrows, words, loc="center left", bbox_to_anchor=(0.5 - 60 / whole, 32 / tall), frameon=False,
-        fontsize=8,
+    words = f"attention received (1{TIMES}: uniform)"
+    figure.colorbar(
+        colors, ax=axes, location="bottom", fraction=12 / tall, aspect=20, shrink=240 / wide,
+        ticks=[0, 1, most], format=f"%g{TIMES}", label=words,
     )  # fmt: skip
+    outline = [Stroke(linewidth=3.6, foreground="black"), Normal()]
+    arrow = "\N{RIGHTWARDS ARROW}"
+    words = f"outlined region {arrow} those that listen to it most"
+    sends = Line2D([], [], color=SENDS, label=words, path_effects=outline)
+    words = f"those that it listens to most {arrow} outlined region"
+    listens = Line2D([], [], color=LISTENS, label=words, path_effects=outline)
+    figure.legend(handles=[sends, listens], loc="outside lower center", ncols=2, fontsize=8)
     return figure, axes
 
 
@@ -268,8 +256,3 @@ def _render(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _dithered(image: Image.Image) -> Image.Image:
-    """An image in 256 colors of its own."""
-    return image.quantize(palette=image.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
