@@ -51,11 +51,6 @@ _PACKAGES = (*ONNX_PACKAGES, "onnxruntime")
 #: Largest difference in float32, relative to the largest logit, that rounding can explain.
 _ROUNDING = 1e-3
 _SEED = 0
-_KINDS = {
-    "random": "random clips",
-    "longer": "a random clip with more frames than in training",
-    "rendered": "rendered clips",
-}
 
 
 @command
@@ -154,16 +149,15 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
     clips, onnx = example_clips(predictor), out.suffix == ".onnx"
     network = FromPixels(predictor.model, predictor.config, torch.float32 if onnx else _DTYPES[dtype])
     exact = FromPixels(predictor.model, predictor.config, torch.float32).eval()
+    example = clips["random"][:1, :, :1] if stream else clips["random"]
+    program, any_frames = capture(network.eval(), example, stream)
     if stream:
         clips = {kind: clip[:1] for kind, clip in clips.items()}
-    example = clips["random"][:, :, :1] if stream else clips["random"]
-    program, any_frames = capture(network.eval(), example, stream)
-    if not (any_frames or stream):
+    elif not any_frames:
         del clips["longer"]
+    reference: Step = exact.stream if stream else lambda clip, state: (exact(clip), None)
     with torch.no_grad():
-        wanted = {
-            kind: follow(exact.stream, clip) if stream else exact(clip) for kind, clip in clips.items()
-        }
+        wanted = {kind: logits_of(reference, clip, stream) for kind, clip in clips.items()}
     about = json.dumps(_about(predictor))
     found: dict[str, Any] = {}
 
@@ -178,9 +172,13 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
             buffer = io.BytesIO()  # torch wants a name that ends in .pt2
             torch.export.save(program, buffer, extra_files={"rstg_pyg.json": about})
             path.write_bytes(buffer.getvalue())
-        run = open_file(path, onnx, stream)
-        found.update(bytes=path.stat().st_size, **compare(run, clips, wanted))
-        worst, most = max(found["differences"].values()), found["largest_logit"]
+        step = open_file(path, onnx, stream)
+        with torch.no_grad():
+            logits = {kind: logits_of(step, clip, stream) for kind, clip in clips.items()}
+        apart = {kind: float((logits[kind] - wanted[kind]).abs().max()) for kind in clips}
+        worst, most = max(apart.values()), max(float(x.abs().max()) for x in wanted.values())
+        same = all(bool((logits[k].argmax(1) == wanted[k].argmax(1)).all()) for k in clips)
+        found.update(bytes=path.stat().st_size, differences=apart, largest_logit=most, same_top1=same)
         if dtype == "float32" and not worst <= _ROUNDING * max(1.0, most):
             raise UserError(
                 f"{out}: the outputs of the file differ from the network's (largest difference "
@@ -189,21 +187,19 @@ def export(predictor: Predictor, out: Path, dtype: str, stream: bool = False) ->
             )
 
     write_atomically(out, write)
+    batch, frames = 1 if stream else "batch", "frames" if any_frames else example.size(2)
     return {
         "network": predictor.config.name,
         "format": out.suffix[1:],
         "dtype": dtype,
-        "input": [
-            1 if stream else "batch", example.size(1), "frames" if any_frames else example.size(2),
-            *example.shape[3:],
-        ],
+        "input": [batch, example.size(1), frames, *example.shape[3:]],
         "classes": len(predictor.names),
         "any_frames": any_frames,
         "stream": stream,
         "seed": _SEED,
         "packages": {name: package_version(name) for name in _PACKAGES} if onnx else {},
         **found,
-    }  # fmt: skip
+    }
 
 
 def capture(
@@ -226,15 +222,6 @@ def capture(
         return export_program(network, example, any_frames=False), False
 
 
-def follow(step: Callable[[Tensor, Any], tuple[Tensor, Any]], clip: Tensor) -> Tensor:
-    """The logits ``[T, classes]`` after every frame of a clip ``[1, C, T, H, W]``."""
-    state, found = None, []
-    for frame in clip.split(1, dim=2):
-        logits, state = step(frame, state)
-        found.append(logits)
-    return torch.cat(found)
-
-
 def example_clips(predictor: Predictor) -> dict[str, Tensor]:
     """``uint8`` clips for the comparison: random, longer random, and rendered ones."""
     frames, size, channels = predictor.num_frames, predictor.size, predictor.config.data.channels
@@ -251,8 +238,12 @@ def example_clips(predictor: Predictor) -> dict[str, Tensor]:
     }
 
 
-def open_file(path: Path, onnx: bool, stream: bool) -> Callable[[Tensor], Tensor]:
-    """The outputs of the file, run without this package; frame by frame for a stream."""
+#: Logits of the next frames and the state after them, from frames ``[1, C, T, H, W]`` and a state.
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+def open_file(path: Path, onnx: bool, stream: bool) -> Step:
+    """The outputs of the file, run without this package; without ``stream`` there is no state."""
     if onnx:
         session = open_session(path)
         inputs, kinds = session.get_inputs(), {"tensor(float)": torch.float32}
@@ -270,24 +261,20 @@ def open_file(path: Path, onnx: bool, stream: bool) -> Callable[[Tensor], Tensor
         def call(*values: Tensor) -> list[Tensor]:
             return module(*values) if stream else [module(*values)]
 
-    def step(frame: Tensor, state: Any) -> tuple[Tensor, Any]:
-        logits, *state = call(frame, *(state or start))
+    def step(frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        logits, *state = call(frames, *(state or start))
         return logits, state
 
-    return (lambda clip: follow(step, clip)) if stream else lambda clip: call(clip)[0]
+    return step
 
 
-@torch.no_grad()
-def compare(
-    run: Callable[[Tensor], Tensor], clips: dict[str, Tensor], wanted: dict[str, Tensor]
-) -> dict[str, Any]:
-    """Largest differences of the logits by kind of clips."""
-    found = {kind: run(clip) for kind, clip in clips.items()}
-    return {
-        "differences": {kind: float((found[kind] - wanted[kind]).abs().max()) for kind in clips},
-        "largest_logit": max(float(logits.abs().max()) for logits in wanted.values()),
-        "same_top1": all(bool((found[k].argmax(1) == wanted[k].argmax(1)).all()) for k in clips),
-    }
+def logits_of(step: Step, clip: Tensor, stream: bool) -> Tensor:
+    """The logits of clips, or those after every frame of a clip."""
+    state, found = None, []
+    for frames in clip.split(1 if stream else clip.size(2), dim=2):
+        logits, state = step(frames, state)
+        found.append(logits)
+    return torch.cat(found)
 
 
 def _about(predictor: Predictor) -> dict[str, Any]:
@@ -308,16 +295,15 @@ def _about(predictor: Predictor) -> dict[str, Any]:
 
 def _report(found: dict[str, Any], out: str) -> None:
     shape = ", ".join(map(str, found["input"]))
-    what = "frames uint8 [{}] and state to logits float32 [1, {}] and state"
-    what = what if found["stream"] else "clip uint8 [{}] to logits float32 [batch, {}]"
+    what, state, batch = ("frames", " and state", 1) if found["stream"] else ("clip", "", "batch")
     print(
-        f"{out}: {found['network']} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; "
-        + what.format(shape, found["classes"])
+        f"{out}: {found['network']} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; {what} uint8 "
+        f"[{shape}]{state} to logits float32 [{batch}, {found['classes']}]{state}"
     )
     runner = f"onnxruntime {found['packages']['onnxruntime']}" if found["packages"] else "torch"
     print(f"run by {runner}; largest difference from the network in float32:")
     for kind, difference in found["differences"].items():
-        print(f"  {difference:.1e}  {_KINDS[kind]}")
+        print(f"  {difference:.1e}  {kind} clips")
     same = "is the same for all clips" if found["same_top1"] else "differs for some clip"
     print(f"logits are up to {found['largest_logit']:.2g}; the best class {same}")
     if found["stream"]:

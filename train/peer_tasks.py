@@ -91,15 +91,12 @@ class Nodes(Task):
     def __init__(self, seed: int):
         self.data = citations(seed, nodes=800, classes=7, degree=4, topic=0.17)
         self.in_channels, self.out_channels = self.data.num_features, 7
-        order = torch.randperm(800, generator=torch.Generator().manual_seed(seed))
-        position = torch.empty(800, dtype=torch.long).scatter_(0, order, torch.arange(800))
-        y = self.data.y
-        same = y.unsqueeze(1) == y
-        rank = (same & (position < position.unsqueeze(1))).sum(1)  # among those of its class
-        train = rank < 20
-        rest = position.masked_fill(train, -1)
-        middle = rest[~train].median()
-        self.masks = {"train": train, "val": ~train & (rest < middle), "test": rest >= middle}
+        order, y = torch.randperm(800, generator=torch.Generator().manual_seed(seed)), self.data.y
+        train = torch.cat([order[y[order] == c][:20] for c in range(7)])
+        rest = order[~torch.isin(order, train)]
+        val, test = rest.tensor_split([(len(rest) - 1) // 2])
+        parts = {"train": train, "val": val, "test": test}
+        self.masks = {part: torch.isin(torch.arange(800), nodes) for part, nodes in parts.items()}
 
     def losses(self, model: torch.nn.Module) -> Iterator[Tensor]:
         """"""

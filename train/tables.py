@@ -7,10 +7,8 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
 
-
-def as_markdown(rows: Sequence[Row], right: Collection[str] = ()) -> str:
+def as_markdown(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) -> str:
     """A table in Markdown, without a newline at its end.
 
     Args:
@@ -27,7 +25,7 @@ def as_markdown(rows: Sequence[Row], right: Collection[str] = ()) -> str:
     return "\n".join([f"| {cells[0]} |", f"|{marks}|", *(f"| {line} |" for line in cells[1:])])
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table as CSV, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -101,7 +101,9 @@ def test_a_network_that_looks_across_frames_has_no_step(run, tmp_path, capsys, m
 @pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_kept(run, tmp_path, capsys, monkeypatch):
     opened = export.open_file
-    monkeypatch.setattr(export, "open_file", lambda *a: lambda clip: opened(*a)(clip) + 1)
+    monkeypatch.setattr(
+        export, "open_file", lambda *a: lambda clip, state: (opened(*a)(clip, state)[0] + 1, None)
+    )
     out = tmp_path / "x.pt2"
     out.write_text("what was there")
     assert main([str(run), "--out", str(out)]) == 2

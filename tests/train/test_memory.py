@@ -57,18 +57,6 @@ def test_training_and_evaluation(config, tmp_path):
     assert len(set(counter.counts)) == 1, counter.counts
 
 
-@pytest.mark.slow
-def test_stream(config):
-    model = build_model(config, 4).eval()
-    state, seen = None, []
-    with torch.no_grad():
-        for frame in range(20):
-            _, state = model.stream(torch.rand(1, 1, 1, 8, 8), state)
-            if frame in (3, 19):
-                seen.append(held())
-    assert seen[0] == seen[1], seen
-
-
 def test_the_figures_in_the_docs_come_from_the_results_file():
     docs = Path(__file__).resolve().parents[2] / "docs"
     figures = json.loads((docs / "results" / "memory.json").read_text())["figures"]

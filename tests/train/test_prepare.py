@@ -62,7 +62,6 @@ def test_bench_data(capsys):
         (["show", "--out", "a.png"], "--cfg needs the name of a config"),
         (["show", "--cfg", CONFIG, "--out", "a.png", "data.digts=x"], "did you mean 'digits'"),
         (["bench-data", "--cfg", CONFIG, "--seconds", "0"], "expected a positive number"),
-        (["bench-data", "--cfg", CONFIG, "--device", "abacus", *SMALL], "cannot be used"),
         (["show", "--cfg", CONFIG, "--out", "file/a.png", *SMALL], "cannot be written"),
     ],
 )

@@ -29,8 +29,8 @@ def draw_clips(clips: Sequence[Tensor], captions: Sequence[str], kind: str) -> C
     if kind == ".png":
         return save_pages([_sheet([_strip(*pair) for pair in zip(frames, captions)], 1)])
     pages = [
-        _sheet([_strip([clip[t]], caption) for clip, caption in zip(frames, captions)], 3)
-        for t in range(len(frames[0]))
+        _sheet([_strip([frame], caption) for frame, caption in zip(moment, captions)], 3)
+        for moment in zip(*frames)
     ]
     return save_pages(pages, _MILLISECONDS)
 

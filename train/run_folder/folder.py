@@ -91,12 +91,13 @@ def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Pa
     Raises:
         UserError: If there is no such run.
     """
+    path: Path | None
     if checkpoint:
-        folder = Path(checkpoint).resolve().parent.parent
-        if out is not None and Path(out).resolve() != folder:
-            folder = Path(out)
+        path = Path(checkpoint)
+        own = path.resolve().parent.parent
+        folder = own if out is None else Path(out)
+        if folder.resolve() != own:
             check_free(folder)
-        folder, path = (folder if out is None else Path(out)), Path(checkpoint)
     else:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
             out = out or os.environ.get(_FOLDER_VARIABLE)
@@ -112,13 +113,12 @@ def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Pa
 
 def _newest_run(name: str) -> Path:
     times = {}
-    for pattern in (name, f"{name}-[0-9]*"):
-        for folder in Path("runs").glob(pattern):
-            files = newest_first(folder / "checkpoints")
-            if not files and not (folder / "results.json").exists():
-                files = [*folder.glob("config.yaml")]  # the run ended before its first checkpoint
-            if files:
-                times[folder] = max(file.stat().st_mtime for file in files)
+    for folder in [*Path("runs").glob(name), *Path("runs").glob(f"{name}-[0-9]*")]:
+        files = newest_first(folder / "checkpoints")
+        if not files and not (folder / "results.json").exists():
+            files = [*folder.glob("config.yaml")]  # the run ended before its first checkpoint
+        if files:
+            times[folder] = max(file.stat().st_mtime for file in files)
     if not times:
         raise UserError(f"--resume: there is no run runs/{name}*; give its checkpoint: --resume CKPT")
     return max(times, key=times.__getitem__)
@@ -152,10 +152,10 @@ def newest_whole(folder: Path) -> Path | None:
             read_checkpoint(path)
         except UserError as e:
             problems.append(str(e))
-            continue
-        for problem in problems:
-            print(f"{problem}; using the previous one, {path.name}", flush=True)
-        return path
+        else:
+            for problem in problems:
+                print(f"{problem}; using the previous one, {path.name}", flush=True)
+            return path
     if problems:
         raise UserError(
             f"{problems[0]}, and no other in {folder} is; begin again without --resume in another "

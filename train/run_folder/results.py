@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -41,11 +42,8 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            model = next(line.split(":")[1].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        pass
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
+        model = next(line.split(":")[1].strip() for line in file if "model name" in line)
     return f"{model}, {torch.get_num_threads()} threads"
 
 
@@ -64,13 +62,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 def peak_memory() -> dict[str, float]:
     """Peak memory of this process so far, in GiB (on the CPU; on a GPU that of tensors)."""
     out = {}
-    try:
+    with contextlib.suppress(ImportError):  # Windows
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         out["cpu"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    except ImportError:  # Windows
-        pass
     if torch.cuda.is_available():
         out["gpu"] = torch.cuda.max_memory_allocated() / 2**30
     return out
