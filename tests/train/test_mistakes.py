@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import fails
 from helpers.tiny_run import ONE_FILTER, write_tiny
 
 from rstg_pyg.train import command as commands
@@ -44,14 +45,6 @@ def folder(home, tmp_path, monkeypatch):
     shutil.copytree(home, tmp_path / "home")
     monkeypatch.chdir(tmp_path / "home")
     return tmp_path / "home"
-
-
-def fails(capsys, main, *arguments):
-    capsys.readouterr()
-    assert main([str(a) for a in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") <= 2 and "Traceback" not in error
-    return error
 
 
 RAISED = {

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from helpers.commands import fails
+from helpers.results import results_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from rstg_pyg.fast.autograd import plain_paths
 from rstg_pyg.train.build import build_model
-from rstg_pyg.train.config import config_hash, load_config, to_dict
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.report import count_flops, describe_model, main
 
 TINY = [
@@ -24,11 +26,7 @@ def make_run(tmp_path, monkeypatch):
     def make(name, top1, *overrides, **changes):
         config = load_config("syncmnist_mini.yaml", [*TINY, *overrides])
         parameters = sum(p.numel() for p in build_model(config, 11).parameters())
-        results = {
-            "top1": top1, "top5": 1.0, "num_videos": 2000, "protocol": "single | clip", "steps": 1000,
-            "seconds": 60.0, "seed": config.seed, "config": to_dict(config), "device": "a machine",
-            "config_hash": config_hash(config), "parameters": parameters, **changes,
-        }  # fmt: skip
+        results = results_of(config, top1=top1, parameters=parameters, **changes)
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(results))
         return name
@@ -56,7 +54,7 @@ def test_runs_are_sorted_and_seeds_share_a_row(tmp_path, make_run, capsys):
     assert rows[1]["name"] == "syncmnist_mini (a, b)"
     assert rows[1]["config"].count(",") == 1 and rows[0]["config"] in rows[1]["config"]
     assert rows[0]["model"] == "simple_conv + RSTG at head"
-    assert rows[0]["videos"] == "2,000" and rows[0]["machine"] == "a machine"
+    assert rows[0]["videos"] == "10,000" and rows[0]["machine"] == "a machine"
     assert float(rows[0]["GFLOPs"]) > 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("| name | model | top-1 %") and "single \\| clip" in printed[2]
@@ -111,12 +109,9 @@ def test_bad_input_is_named(tmp_path, make_run, capsys):
     for arguments, message in (
         (["nowhere"], "nowhere: expected a run folder with results.json (there is no such folder)"),
         (["empty"], "empty: expected a run folder with results.json (not a run folder)"),
-        (["broken"], "the file: Invalid JSON"),
-        (["other"], "top5: Field required"),
+        (["broken"], "broken/results.json: expected the results of a run (the file: Invalid JSON"),
+        (["other"], "other/results.json: expected the results of a run (top5: Field required)"),
         (["--out", "report.pdf"], "--out: expected a name ending in .md or .csv"),
+        (["--no-flops", "--out", "good/results.json/x.md"], "cannot be written"),
     ):
-        assert main([good, *arguments]) == 2
-        printed = capsys.readouterr().err
-        assert message in printed and printed.count("\n") == 1
-    assert main([good, "--no-flops", "--out", "good/results.json/x.md"]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+        assert message in fails(capsys, main, good, *arguments)

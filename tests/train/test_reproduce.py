@@ -5,18 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.commands import fails
+from helpers.results import TINY_ROW
 
 import rstg_pyg.train.reproduce
 from rstg_pyg.train.paper.runs import ABLATIONS
 from rstg_pyg.train.reproduce import ROWS, chosen_rows, main, make_jobs
 
-TINY = [
-    *("data.digits=builtin", "data.train_videos=96", "data.val_videos=16", "data.test_videos=40"),
-    *("data.num_frames=3", "pretrain.steps=2", "train.validate_every=3", "train.log_every=2"),
-    *("trainer.accelerator=cpu", "model.backbone.filters=[4,4,8]"),
-]
 COMMAND = ["syncmnist", "--size", "mini", "--rows", "homogeneous", "--seeds", "0", "1"]
-COMMAND += ["--jobs", "2", *TINY]
+COMMAND += ["--jobs", "2", *TINY_ROW]
 
 
 @pytest.mark.slow
@@ -60,25 +57,18 @@ def test_a_table_from_nothing_killed_and_resumed(tmp_path, monkeypatch, capsys):
     assert (folder / "table.md").is_file()
 
 
-def fails(capsys, *arguments):
-    assert main(["syncmnist", "--size", "mini", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    return error
-
-
 def test_mistakes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "--rows: there is no 'positionl'; did you mean 'positional'" in fails(
-        capsys, "--rows", "positionl"
-    )
-    assert "--ablate: there is no 'nothing'" in fails(capsys, "--ablate", "nothing")
-    assert "--jobs: expected at least 1" in fails(capsys, "--jobs", "0")
-    assert "unknown key 'train.lrr'" in fails(capsys, "train.lrr=3")
-    assert "the table has 3 and 5 digits (got 4)" in fails(capsys, "data.num_digits=4")
+    for arguments, message in (
+        (["--rows", "positionl"], "--rows: there is no 'positionl'; did you mean 'positional'"),
+        (["--ablate", "nothing"], "--ablate: there is no 'nothing'"),
+        (["--jobs", "0"], "--jobs: expected at least 1"),
+        (["train.lrr=3"], "unknown key 'train.lrr'"),
+        (["data.num_digits=4"], "the table has 3 and 5 digits (got 4)"),
+    ):
+        assert message in fails(capsys, main, "syncmnist", "--size", "mini", *arguments)
     assert not (tmp_path / "runs").exists()
-    assert main(["figures", "nowhere"]) == 2
-    assert "nowhere: expected a run folder" in capsys.readouterr().err
+    assert "nowhere: expected a run folder" in fails(capsys, main, "figures", "nowhere")
 
 
 def test_which_rows_run():

@@ -72,37 +72,33 @@ ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 
 #: Single changes of "Ours": a description and the overrides.
 _CHANGES = {
-    "no_residual": (
-        "stages replace the nodes",
-        ["model.rstg.residual=false", "model.rstg.out_norm=null"],
-    ),
-    "shared_rounds": ("rounds share their weights", ["model.rstg.shared_rounds=true"]),
-    "one_round": ("one round", ["model.rstg.num_rounds=1"]),
-    "two_rounds": ("two rounds", ["model.rstg.num_rounds=2"]),
-    "three_rounds": ("three rounds", ["model.rstg.num_rounds=3"]),
-    "no_positions": ("no positions in the messages", ["model.rstg.positions=false"]),
-    "padding": ("zero padding in the filters", ["model.backbone.padding=1"]),
-    "residual": ("residual pre-norm stages", ["model.rstg.residual=true", "model.rstg.out_norm=layer"]),
-    "one_time_stage": ("one time stage, at the end", ["model.rstg.time_stages=last"]),
-    "all_time_stages": ("also a time stage in every round", ["model.rstg.time_stages=all"]),
-    "no_pretraining": ("no pre-training", ["pretrain.steps=0"]),
-    "dot_attention": ("dot attention", ["model.rstg.attention=dot"]),
-    "mean": ("no attention, the mean", ["model.rstg.attention=null"]),
-    "four_heads": ("four heads of attention", ["model.rstg.heads=4"]),
-    "complete": ("messages between all nodes", ["model.rstg.topology=complete"]),
-    "finest_scale": ("only the finest scale", ["model.rstg.scales=[3]"]),
-    "gru": ("GRU cells", ["model.rstg.cell=gru"]),
-    "no_in_norm": ("no batch norm before the graph", ["model.rstg.in_norm=null"]),
-    "no_out_norm": ("no norm of the vector", ["model.rstg.out_norm=null"]),
-    "typed_update": ("separate update weights for each scale", ["model.rstg.typed_update=true"]),
+    "no_residual": ("stages replace the nodes", "model.rstg.residual=false model.rstg.out_norm=null"),
+    "shared_rounds": ("rounds share their weights", "model.rstg.shared_rounds=true"),
+    "one_round": ("one round", "model.rstg.num_rounds=1"),
+    "two_rounds": ("two rounds", "model.rstg.num_rounds=2"),
+    "three_rounds": ("three rounds", "model.rstg.num_rounds=3"),
+    "no_positions": ("no positions in the messages", "model.rstg.positions=false"),
+    "padding": ("zero padding in the filters", "model.backbone.padding=1"),
+    "residual": ("residual pre-norm stages", "model.rstg.residual=true model.rstg.out_norm=layer"),
+    "one_time_stage": ("one time stage, at the end", "model.rstg.time_stages=last"),
+    "all_time_stages": ("also a time stage in every round", "model.rstg.time_stages=all"),
+    "no_pretraining": ("no pre-training", "pretrain.steps=0"),
+    "dot_attention": ("dot attention", "model.rstg.attention=dot"),
+    "mean": ("no attention, the mean", "model.rstg.attention=null"),
+    "four_heads": ("four heads of attention", "model.rstg.heads=4"),
+    "complete": ("messages between all nodes", "model.rstg.topology=complete"),
+    "finest_scale": ("only the finest scale", "model.rstg.scales=[3]"),
+    "gru": ("GRU cells", "model.rstg.cell=gru"),
+    "no_in_norm": ("no batch norm before the graph", "model.rstg.in_norm=null"),
+    "no_out_norm": ("no norm of the vector", "model.rstg.out_norm=null"),
+    "typed_update": ("separate update weights for each scale", "model.rstg.typed_update=true"),
 }
 
 #: "Ours" with one change, by the name of the change.
 ABLATIONS: dict[str, Row] = {
-    name: Row(f"ours-{name}", what, {}, " ".join(overrides), tuple(overrides))
+    name: Row(f"ours-{name}", what, {}, overrides, tuple(overrides.split()))
     for name, (what, overrides) in _CHANGES.items()
 }
-
 
 #: Differences that do not make a different experiment.
 _FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ")

@@ -64,11 +64,11 @@ class MetricsFile:
         if not self.path.is_file():
             return []
         text = self.path.read_bytes().decode(errors="replace")
-        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
         try:
+            rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
             for row in rows:
                 int(row["step"]), row["split"], [float(row.get(key) or 0) for key in COLUMNS[2:]]
-        except (KeyError, TypeError, ValueError) as e:
+        except (csv.Error, KeyError, TypeError, ValueError) as e:
             raise UserError(f"{self.path}: not the metrics of a run ({e}); move it away") from e
         return rows
 

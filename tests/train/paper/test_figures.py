@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from helpers.results import TINY_ROW
 
 from rstg_pyg.graphs import multiscale_grid
 from rstg_pyg.train.config import load_config
@@ -20,18 +21,12 @@ from rstg_pyg.train.paper.figures import (
 from rstg_pyg.train.run import main
 from rstg_pyg.train.training.pretrain import map_cells
 
-TINY = [
-    *("data.digits=builtin", "data.train_videos=96", "data.val_videos=16", "data.test_videos=40"),
-    *("data.num_frames=3", "pretrain.steps=0", "train.validate_every=3", "train.log_every=2"),
-    *("trainer.accelerator=cpu", "trainer.progress_bar=false", "model.backbone.filters=[4,4,8]"),
-]
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for row in ("ours", "mean_lstm"):
-        assert main(["--cfg", f"syncmnist/{row}.yaml", *TINY, "--out", str(folder / row)]) == 0
+        assert main(["--cfg", f"syncmnist/{row}.yaml", *TINY_ROW, "--out", str(folder / row)]) == 0
     return folder
 
 

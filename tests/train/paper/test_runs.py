@@ -5,9 +5,10 @@ import signal
 import sys
 
 import pytest
+from helpers.results import results_of
 from helpers.signals import signal_when
 
-from rstg_pyg.train.config import load_config, to_dict
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.paper.runs import Job, run_jobs
 
@@ -19,10 +20,7 @@ class Script(Job):
 
     def command(self):
         lines = self.title if "\n" in self.title else ""
-        config = to_dict(load_config(self.cfg, list(self.overrides)))
-        results = dict.fromkeys(("top1", "top5", "num_videos", "seed", "parameters", "steps"), 1)
-        results |= dict(protocol="", device="", config_hash="", seconds=1, config=config)
-        results = json.dumps(results)
+        results = json.dumps(results_of(load_config(self.cfg, list(self.overrides))))
         write = f"(folder / 'results.json').write_text({results!r})"
         begin = f"import pathlib\nfolder = pathlib.Path({str(self.folder)!r})\n"
         note = "open(folder.parent / 'ran.txt', 'a').write(folder.name + ' ')\n"

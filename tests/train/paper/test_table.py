@@ -2,8 +2,9 @@ import json
 import math
 
 import pytest
+from helpers.results import results_of
 
-from rstg_pyg.train.config import config_hash, load_config, to_dict
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.paper.runs import ABLATIONS, ROWS
 from rstg_pyg.train.paper.table import NOT_MEASURED, order, read_cells, write_table
@@ -19,10 +20,8 @@ def record(tmp_path):
         config = load_config(row.cfg, ["size=base", *changed, *row.overrides, *overrides])
         folder = tmp_path / f"{digits}digits" / name / f"seed{seed}"
         folder.mkdir(parents=True)
-        results = dict(top1=top1, top5=1.0, num_videos=10_000, protocol="single clip", seed=seed)
-        results |= dict(parameters=1234, steps=10, seconds=120.0, device="a GPU", data="MNIST digits")
-        results |= dict(config=to_dict(config), config_hash=config_hash(config))
-        (folder / "results.json").write_text(json.dumps({**results, **changes}))
+        results = results_of(config, top1=top1, **changes)
+        (folder / "results.json").write_text(json.dumps(results))
         return folder
 
     return write
