@@ -105,7 +105,8 @@ def write_curves(metrics: Path) -> None:
     """
     rows = MetricsFile(metrics).rows()
     figure, panels = new_figure(13, 3.9, 3)
-    columns = {"loss": (0, 1, "-"), "top1": (1, 100, "-"), "top5": (1, 100, ":"), "lr": (2, 1, "-")}
+    columns = {"loss": (0, 1, "-"), "top1": (1, 100, "-"), "top5": (1, 100, ":"), "mAP": (1, 100, "-")}
+    columns["lr"] = (2, 1, "-")
     for split, color in (("train", COLORS[1]), ("val", COLORS[0])):
         for column, (panel, factor, style) in columns.items():
             found = [row for row in rows if row["split"] == split and row.get(column)]

@@ -74,13 +74,11 @@ def read_weights(path: Path, config: Config) -> dict[str, Any]:
         UserError: If the file cannot be read or its model differs; the message names the keys.
     """
     found = open_weights(path)
-    wanted = to_dict(config)
-    saved = to_dict(saved_config(found["config"], path))
-    changed = differences(saved["model"], wanted["model"], "model.")
-    for key in _DATA:
-        pair = saved["data"].get(key), wanted["data"].get(key)
-        changed += [f"data.{key} ({pair[0]!r} against {pair[1]!r})"] if pair[0] != pair[1] else []
-    changed = [line for line in changed if not line.startswith(_FREE)]
+    saved, wanted = (
+        {"model": c["model"], "data": {key: c["data"].get(key) for key in _DATA}}
+        for c in (to_dict(saved_config(found["config"], path)), to_dict(config))
+    )
+    changed = [line for line in differences(saved, wanted) if not line.startswith(_FREE)]
     if changed:
         hint = ""
         if config.data.dataset == "something" and config.data.root is None:
