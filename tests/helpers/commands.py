@@ -2,11 +2,12 @@
 
 
 def fails(capsys, main, *arguments):
-    """The one line with which a command ends, after exit code 2."""
+    """The message with which a command ends, after exit code 2: one line, or two."""
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
-    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, printed.err
-    return lines[0]
+    assert f"\n{printed.err}".count("\nerror: ") == 1, printed.err
+    message = printed.err[printed.err.index("error: ") :].strip()
+    assert message.count("\n") <= 1, message
+    return message
