@@ -30,7 +30,7 @@ from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.files import write_json, write_text
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import find_weights
-from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves
+from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves, write_precisions
 from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, run_to_resume
 from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
 from rstg_pyg.train.run_folder.weights import (
@@ -140,6 +140,7 @@ def fit(
             f"{datasets['train'].origin}; give the data it began with"
         )
     names = datasets["train"].label_names
+    several = getattr(datasets["train"], "multi_label", False)
     model = build_model(config, len(names))
     if checkpoint is None:
         load_pretrained(model, config, names)
@@ -152,13 +153,13 @@ def fit(
 
     loader = train_loader(config, datasets["train"])
     parts = config.train.accumulate
-    task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names)
+    task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names, several)
     save_every = 0 if "val" in datasets else 1_000
     checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step, save_every)
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
     callbacks: list[pl.Callback] = [meter, checkpoints, StopOnSignal(checkpoints), StopOnNonFinite()]
     if config.train.early_stopping is not None:
-        callbacks.append(StopEarly(config.train.early_stopping))
+        callbacks.append(StopEarly(config.train.early_stopping, task.score))
     validate_every = min((config.train.validate_every or loader.steps) * parts, loader.steps)
     loggers = make_loggers(config, folder, step)
     trainer = make_trainer(config, folder, callbacks, loggers, validate_every)
@@ -240,7 +241,8 @@ def evaluate(
     folder = new_run_folder(None if out is None else os.fspath(out), f"{config.name}-evaluate")
     print_head(config, folder, dataset, model)
     prepare_model(model, config)
-    task = VideoTask(model, config, 1, dataset.origin, dataset.label_names)
+    several = getattr(dataset, "multi_label", False)
+    task = VideoTask(model, config, 1, dataset.origin, dataset.label_names, several)
     trainer = make_trainer(config, folder, [])
     to_device(dataset, config, trainer.strategy.root_device)
     note_skipped({"test": dataset}, folder, trainer)
@@ -322,7 +324,7 @@ def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -
         if part is not None:
             part.begin()
         trainer.test(task, eval_loader(config, dataset, trainer), verbose=False)
-        scores = task.test_results
+        scores |= task.test_results
         unread = 0 if part is None else part.end()
         count = len(dataset) - unread
     elif part is not None:
@@ -351,7 +353,12 @@ def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -
 
 
 def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> None:
-    """Writes accuracy and confusion per class, as tables and a picture."""
+    """Writes accuracy and confusion per class, as tables and a picture; with several labels per video,
+    the average precision per class.
+    """
+    if task.multi_label:
+        write_precisions(folder, task.class_precision.tolist(), task.label_names)
+        return
     title = f"{task.config.name}: top-1 {results['top1']:.2%} of {results['num_videos']:,} videos"
     write_confusion(folder, task.test_confusion, task.label_names, title)
 
@@ -386,13 +393,17 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
             f"for more than a tenth of their time, the worst {speed['worst_data_share']:.1%}); "
             f"{speed['videos_per_second']:.0f} videos/s"
         )
-    if results["top1"] is None:
+    if results["loss"] is None:
         print(f"not evaluated, since there are no validation videos; written to {folder}", flush=True)
         return
+    score = (
+        f"mAP {results['mAP']:.2%}"
+        if "mAP" in results
+        else (f"top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}")
+    )
     print(
-        f"test: top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}, loss "
-        f"{results['loss']:.4f} on {results['num_videos']} videos ({results['data']}) after "
-        f"{results['steps']} steps and {results['seconds']:.0f} s"
+        f"test: {score}, loss {results['loss']:.4f} on {results['num_videos']} videos "
+        f"({results['data']}) after {results['steps']} steps and {results['seconds']:.0f} s"
     )
     if results["skipped"] is not None:
         left_out = ", ".join(f"{len(v)} of {k}" for k, v in results["skipped"]["videos"].items())

@@ -129,11 +129,17 @@ def show(arguments: argparse.Namespace) -> None:
         raise UserError(f"--count: expected at least 1 (got {arguments.count})")
     dataset: Any = build_dataset(config, arguments.split)
     samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
-    captions = [dataset.label_names[label] for _, label in samples]
+    captions = [_caption(dataset.label_names, label) for _, label in samples]
     write = draw_clips([clip for clip, _ in samples], captions, path.suffix)
     write_atomically(path, write)
     what = dataset.digits.detail if config.data.dataset == "syncmnist" else dataset.origin
     print(f"{len(samples)} clips of {what} written to {path}")
+
+
+def _caption(names: list[str], label: Any) -> str:
+    if isinstance(label, torch.Tensor) and label.dim():  # several per video, zeros and ones
+        return ", ".join(name for name, one in zip(names, label) if one) or "none"
+    return names[label]
 
 
 def bench_data(arguments: argparse.Namespace) -> None:

@@ -95,9 +95,9 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [7, 10])
-def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
-    assert run("--out", "whole") == 0
+@pytest.mark.parametrize("at, more", [(7, []), (10, ["train.ema=0.9", "train.mixup=0.4"])])
+def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at, more):
+    assert run("--out", "whole", *more) == 0
 
     def stop(self, trainer, *args):
         if trainer.global_step == at:
@@ -107,11 +107,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at):
     original = fitting.StopOnSignal.on_train_batch_end
     with monkeypatch.context() as patch:
         patch.setattr(fitting.StopOnSignal, "on_train_batch_end", stop)
-        assert run("--out", "parts") == 130
+        assert run("--out", "parts", *more) == 130
     assert not Path("parts/results.json").exists()
     saved = torch.load("parts/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == at
-    assert run("--out", "parts", "--resume") == 0
+    assert run("--out", "parts", "--resume", *more) == 0
 
     a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
     assert a.keys() == b.keys()

@@ -146,7 +146,7 @@ def _describe(split: str, splits: Splits, files: LabelFiles, classes: list[str])
     """One line about a split."""
     if split not in splits:
         return f"{split}: {'its list cannot be used' if split in files.splits else 'no list of videos'}"
-    counts = Counter(video.label for video in splits[split])
+    counts = Counter(label for video in splits[split] for label in video.labels)
     number, unlabeled = len(splits[split]), counts.pop(None, 0)
     if number == unlabeled:
         return f"{split}: {number:,} videos, no labels (can be predicted)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,9 @@ class VideoClips(Dataset):
     Attributes:
         classes (list of str): The names of the classes.
         ids (list of str): The videos.
-        labels (Tensor): Their classes, -1 where unknown, ``[n]``.
+        labels (Tensor): Their classes, -1 where unknown, ``[n]``; where videos have several, zeros and
+            ones ``[n, num_classes]``.
+        multi_label (bool): Whether videos have several labels.
         protocol (Protocol): The protocol; ``None`` for training clips.
         source (FrameSource): Where frames come from.
         skipped (Part): Where videos that were skipped are noted; with ``"skip"`` the run sets it.
@@ -139,14 +142,20 @@ class VideoClips(Dataset):
             )
         videos = [video for video in videos if video.id not in missing]
         self.ids = [video.id for video in videos]
-        labels = [UNLABELLED if video.label is None else video.label for video in videos]
-        self.labels = torch.tensor(labels)
+        self.multi_label = any(isinstance(video.label, tuple) for video in videos)
+        if self.multi_label:
+            self.labels = torch.zeros(len(videos), len(classes))
+            for row, video in zip(self.labels, videos):
+                row[list(video.labels)] = 1.0
+        else:
+            self.labels = torch.tensor([(*video.labels, UNLABELLED)[0] for video in videos])
         self.mirrored = transforms.mirrored_classes(self.classes) if flip else None
 
     @property
     def origin(self) -> str:
         """Which data these are: a run of other ones cannot be continued with them."""
-        return f"{self.kind} {len(self.classes)} classes"
+        several = ", several per video" if self.multi_label else ""
+        return f"{self.kind} {len(self.classes)} classes{several}"
 
     @property
     def protocol_text(self) -> str:
@@ -178,9 +187,10 @@ class VideoClips(Dataset):
         """One line with every number of the data and the protocol."""
         part = f" of {self.num_listed:,}" if len(self) < self.num_listed else ""
         rest = " (the others are not there)" if part else ""
+        several = "(several per video) " if self.multi_label else ""
         data = (
             f"{self.kind} {self.split}: {len(self):,}{part} videos{rest}, {len(self.classes)} classes "
-            f"in {class_order(self.classes)} order, {self.source.kind}"
+            f"{several}in {class_order(self.classes)} order, {self.source.kind}"
         )
         by = "" if self.source.kind == "frames" else ", by time where the frame rate varies"
         stride = f" with stride {self.frame_stride}" if self.sampling == "dense" else ""
@@ -203,12 +213,13 @@ class VideoClips(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         """The first epoch, in order."""
         return (self[item] for item in range(len(self)))
 
-    def __getitem__(self, visit: int) -> tuple[Tensor, int]:
-        """The clip of a visit and its label, -1 if unknown.
+    def __getitem__(self, visit: int) -> tuple[Tensor, Any]:
+        """The clip of a visit and its label, -1 if unknown; with several per video, zeros and ones
+        ``[num_classes]``.
 
         Returns:
             ``[3, T, H, W]`` uint8; for a protocol of several clips ``[L, 3, T, H, W]``, all crops of
@@ -217,7 +228,7 @@ class VideoClips(Dataset):
         if visit < 0:
             raise IndexError(f"Expected a visit from 0 (got {visit})")
         epoch, item = divmod(visit, len(self))
-        label = int(self.labels[item])
+        label = self.labels[item] if self.multi_label else int(self.labels[item])
         generator = np.random.default_rng((self.seed, epoch, item))
         if self.protocol is not None:
             clips = read_clips(
@@ -232,7 +243,7 @@ class VideoClips(Dataset):
             clip = clip[..., torch.from_numpy(generator.permutation(clip.size(-3))), :, :]
         return clip.contiguous(), label
 
-    def _train_clip(self, item: int, label: int, generator: np.random.Generator) -> tuple[Tensor, int]:
+    def _train_clip(self, item: int, label: Any, generator: np.random.Generator) -> tuple[Tensor, Any]:
         """A random clip ``[T, H, W, 3]`` and its label."""
         video = self.ids[item]
         length = self.source.num_frames(video)
@@ -243,12 +254,23 @@ class VideoClips(Dataset):
         frames = self.source.read(video, indices, self.short_side)
         crop = transforms.random_crop if self.crop == "random" else transforms.multi_scale_crop
         clip = crop(frames, self.crop_size, generator)
-        if self.mirrored is not None and generator.random() < 0.5 and label != UNLABELLED:
-            if (mirrored := self.mirrored[label]) is not None:
+        if self.mirrored is not None and generator.random() < 0.5:
+            if (mirrored := self._mirrored(label)) is not None:
                 clip, label = transforms.flip(clip), mirrored
         if self.brightness:
             clip = transforms.shift_brightness(clip, self.brightness, generator)
         return self.augment(clip, generator), label
+
+    def _mirrored(self, label: Any) -> Any:
+        """The label of the mirrored clip; ``None`` if there is no such class."""
+        if not self.multi_label:
+            return None if label == UNLABELLED else self.mirrored[label]
+        numbers = [self.mirrored[i] for i in label.nonzero().flatten().tolist()]
+        if None in numbers:
+            return None
+        out = torch.zeros_like(label)
+        out[numbers] = 1.0
+        return out
 
 
 def _check_name(key: str, name: str, names: tuple[str, ...]) -> None:

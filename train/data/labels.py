@@ -20,13 +20,20 @@ from rstg_pyg.train.errors import UserError, nearest
 
 
 class Video(NamedTuple):
-    """A video of a split: its id (a path below the videos' folder), its class, if it is known, and how
-    many frames its list says that it has.
+    """A video of a split: its id (a path below the videos' folder), its class, if it is known, or all
+    its classes where videos have several, and how many frames its list says that it has.
     """
 
     id: str
-    label: int | None
+    label: int | tuple[int, ...] | None
     frames: int | None = None
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Its classes: none, one, or several."""
+        if isinstance(self.label, tuple):
+            return self.label
+        return () if self.label is None else (self.label,)
 
 
 def held_out(videos: Sequence[Video], share: float) -> list[Video]:

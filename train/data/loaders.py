@@ -208,6 +208,11 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+def _tensor(labels: tuple[Any, ...]) -> Tensor:
+    """Labels of a batch, each a number or zeros and ones."""
+    return torch.stack([torch.as_tensor(label) for label in labels]) if labels else torch.tensor([])
+
+
 #: Clips (if any could be read), their labels, and what could not be read.
 _Batch = tuple["Tensor | None", Tensor, "list[Unread]"]
 
@@ -218,4 +223,4 @@ def _stack(videos: list[tuple[Tensor, int] | Unread] | UserError) -> _Batch | Us
     unread = [video for video in videos if isinstance(video, Unread)]
     read = [video for video in videos if not isinstance(video, Unread)]
     clips, labels = zip(*read) if read else ((), ())
-    return torch.stack(clips) if read else None, torch.tensor(labels), unread
+    return torch.stack(clips) if read else None, _tensor(labels), unread

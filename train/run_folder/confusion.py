@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def per_class(counts: Counts, names: list[str]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def write_precisions(folder: Path, precisions: list[float], names: list[str]) -> None:
+    """Writes ``per_class.csv`` where videos have several labels: the average precision of each class,
+    empty for a class without videos.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    texts = ["" if math.isnan(x) else f"{x:.4f}" for x in precisions]
+    rows = [{"class": name, "average precision": text} for name, text in zip(names, texts)]
+    write_text(folder / "per_class.csv", as_csv(rows))
 
 
 def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:

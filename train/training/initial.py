@@ -55,8 +55,11 @@ def _load_fitting(model: VideoClassifier, path: Path, config: Config, names: lis
             raise UserError(f"train.init: {path}: {name} holds values that are not finite")
         else:
             taken[name] = theirs
-    if not any(name.partition(".")[0] in ("backbone", "blocks", "head") for name in taken):
-        raise UserError(f"train.init: {path}: no tensor fits the config's model; new: {_some(new)}")
+    filters = [f"backbone.{name}" for name, p in model.backbone.named_parameters() if p.dim() > 1]
+    if not any(name in taken for name in filters):
+        raise UserError(
+            f"train.init: {path}: nothing fits the config's backbone; expected {_some(new)}"
+        )
     model.load_state_dict(taken, strict=False)
     unused = [
         f"{name} {list(weights[name].shape)}" for name in weights.keys() - model.state_dict().keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
     MultilabelAveragePrecision,
 )
+from torchmetrics.utilities import dim_zero_cat
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -73,7 +75,7 @@ class VideoTask(pl.LightningModule):
         self.eval_metrics = self._metrics()
         # validate_args would read back from the device.
         if multi_label:
-            self.precision = MultilabelAveragePrecision(classes, average="none", validate_args=False)
+            self.precision = _Precision(classes, average="none", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(classes, validate_args=False)
         self.class_weights: Tensor | None = None  # in the loss
         alphas = {v2.MixUp: train.mixup, v2.CutMix: train.cutmix}
@@ -191,7 +193,7 @@ class VideoTask(pl.LightningModule):
                 f"{len(broken)} of {len(self.finite)} batches{where}"
             )
         if self.multi_label:
-            self.class_precision = self.precision.compute().cpu()  # NaN for a class without videos
+            self.class_precision = self.precision.compute().reshape(-1).cpu()
             values["mAP"] = float(self.class_precision.nanmean())
         return values
 
@@ -212,8 +214,9 @@ class VideoTask(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Computes the metrics, of the videos of all processes."""
-        classes = self.model.num_classes  # torchmetrics returns a scalar for one class
-        self.test_confusion = self.confusion.compute().reshape(classes, classes).cpu().numpy()
+        if not self.multi_label:
+            classes = self.model.num_classes  # torchmetrics returns a scalar for one class
+            self.test_confusion = self.confusion.compute().reshape(classes, classes).cpu().numpy()
         self.test_results = self._results("test", self.trainer.test_dataloaders)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -262,6 +265,17 @@ class VideoTask(pl.LightningModule):
         checkpoint["origin"] = self.origin
         checkpoint["label_names"] = self.label_names
         checkpoint["multi_label"] = self.multi_label
+
+
+class _Precision(MultilabelAveragePrecision):
+    """The average precision of every class, ``[num_classes]``; NaN for one without videos."""
+
+    def compute(self) -> Tensor:
+        """The average precisions of the videos of all processes."""
+        there = dim_zero_cat(self.target).sum(dim=0) > 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchmetrics says so, and gives zero
+            return super().compute().where(there, torch.nan)
 
 
 def batch_names(loader: Any, count: int, number: int | None = None) -> str:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from rstg_pyg.train.data.check import check
 from rstg_pyg.train.data.folder import VideoFolder, is_class_folder, read_folder
+from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.errors import UserError
 
@@ -172,6 +173,38 @@ def test_numbers_are_sorted_as_numbers(tmp_path):
     assert read_folder(tmp_path).classes == [str(number) for number in range(12)]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_several_labels_per_video(tmp_path, files, kind):
+    rows = [("1", ["jump", "run"]), ("2", []), ("3", ["run"]), ("4", "sit"), ("5", ["run", "run"])]
+    for name, _ in rows:
+        files.video(tmp_path / f"in/{name}.mp4", int(name), 5)
+    texts = [json.dumps({"file_name": f"{name}.mp4", "label": label}) for name, label in rows]
+    if kind == "csv":  # as pandas writes lists
+        texts = ["file_name,label", *(f'{name}.mp4,"{label}"' for name, label in rows)]
+    (tmp_path / f"in/metadata.{kind}").write_text("\n".join(texts) + "\n")
+    expected = torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]])
+    packed = pack(tmp_path / "in", tmp_path / "packed", short_side=24)
+    for root in (tmp_path / "in", tmp_path / "packed", tmp_path / "in"):
+        dataset = VideoFolder(root, val_fraction=0, **SMALL)
+        assert dataset.classes == ["jump", "run", "sit"] and dataset.multi_label
+        assert torch.equal(dataset.labels, expected)
+        clips, labels = next(iter(DataLoader(dataset, batch_size=5)))
+        assert clips.shape == (5, 3, 4, 20, 20) and torch.equal(labels, expected)
+        (batch,) = VideoLoader(dataset, 5)
+        assert torch.equal(batch[1], expected)
+        past = time.time() - 9
+        os.utime(root / f"metadata.{kind}" if root.name == "in" else root / "train.csv", (past, past))
+        os.utime(root, (past, past))
+    assert packed.videos == 5 and "several per video" in dataset.origin
+    assert len(VideoFolder(tmp_path / "in", "val", val_fraction=0.4, **SMALL)) == 2
+    flips = VideoFolder(tmp_path / "in", val_fraction=0, flip=True, **SMALL)
+    flips.mirrored = [1, 0, None]
+    labels = {tuple(flips[5 * epoch + 0][1].tolist()) for epoch in range(9)}
+    assert labels == {(1, 1, 0)}
+    assert {tuple(flips[5 * e + 2][1].tolist()) for e in range(9)} == {(0, 1, 0), (1, 0, 0)}
+    assert {tuple(flips[5 * e + 3][1].tolist()) for e in range(9)} == {(0, 0, 1)}
+
+
 def test_part_of_train(tmp_path):
     touch(tmp_path, *(f"{c}/{n}.mp4" for c in "abc" for n in range(10)), "d/1.mp4")
     listing = read_folder(tmp_path)
@@ -278,7 +311,7 @@ def test_what_is_no_data_set(tmp_path, names, words):
     [
         ("metadata.csv", "file,label\n1.mp4,a\n", "line 2: expected a value for 'file_name'"),
         ("metadata.csv", "file_name,label\n1.mp4,\n", "line 2: expected a value for 'label'"),
-        ("metadata.jsonl", '{"file_name": "1.mp4", "label": ["a", "b"]}', "several labels"),
+        ("metadata.jsonl", '{"file_name": "1.mp4", "label": ["a", ["b"]]}', "a value for 'label'"),
         ("metadata.jsonl", "[1]", "line 1: expected an object of JSON"),
         ("metadata.csv", "file_name,label\n../1.mp4,a\n", "below the data folder"),
         ("train.csv", "1.mp4\n", "line 1: expected a path and a label"),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rstg_pyg.train.data.sampling import (
+    dense,
     segments,
     test_indices,
     train_indices,
@@ -44,7 +45,20 @@ def test_uniform_training_is_not_random():
     assert generator.random() == np.random.default_rng(0).random()
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "segments"])
+def test_dense():
+    assert dense(40, 4, 3, 0.0).tolist() == [0, 3, 6, 9]
+    assert dense(40, 4, 3, 1.0).tolist() == [30, 33, 36, 39]
+    assert dense(7, 4, 3, 0.9).tolist() == [0, 2, 4, 6]  # too short: all of it
+    assert dense(3, 6, 2, 0.5).tolist() == [0, 0, 0, 1, 1, 2]
+    assert test_indices(41, 5, "dense", stride=5)[0].tolist() == [10, 15, 20, 25, 30]
+    generator = np.random.default_rng(0)
+    clips = [train_indices(12, 4, "dense", generator, stride=3) for _ in range(99)]
+    assert {clip[0] for clip in clips} == {0, 1, 2} and all((np.diff(c) == 3).all() for c in clips)
+    varying = np.cumsum([0, 1, 1, 1, 3, 3, 3])  # seconds: frames that are shown 2 s apart
+    assert dense(7, 4, 1, 0.0, varying).tolist() == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "segments", "dense"])
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 10_000])
 def test_all_frames_exist(sampling, length):
     clips = test_indices(length, 32, sampling, 2)

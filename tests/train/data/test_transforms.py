@@ -110,3 +110,21 @@ def test_mirrored_classes():
         "Plugging something into something but pulling it right out as you remove your hand",
     ]
     assert transforms.mirrored_classes(classes) == [1, 0, 3, 2, 4, None, 8, 7, 6, 9]
+
+
+@pytest.mark.parametrize("arguments", [(0.4, 0), (0.0, 9), (0.4, 20)])
+def test_augmentation_is_alike_in_all_frames_and_depends_on_the_generator_only(arguments):
+    augment = transforms.Augment(*arguments)
+    frame = torch.randint(0, 256, (1, 24, 32, 3), dtype=torch.uint8)
+    clip = frame.expand(5, -1, -1, -1)
+    before = torch.get_rng_state()
+    found = [augment(clip, np.random.default_rng(seed)) for seed in range(12)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    for seed, out in enumerate(found):
+        assert out.shape == clip.shape and out.dtype == torch.uint8
+        assert (out == out[:1]).all()
+        assert torch.equal(out, augment(clip, np.random.default_rng(seed)))
+    assert sum(not torch.equal(out, clip) for out in found) > 6
+    assert len({out.numpy().tobytes() for out in found}) > 6
+    assert torch.equal(transforms.Augment(0.0, 0)(clip, np.random.default_rng(0)), clip)

@@ -70,7 +70,10 @@ class VideoFolder(VideoClips):
         for split in ("train", "val", "test"):
             with suppress(UserError):
                 parts[split] = self.listing.part(split, self.val_fraction)
-        counts = {split: Counter(video.label for video in videos) for split, videos in parts.items()}
+        counts = {
+            split: Counter(label for video in videos for label in video.labels)
+            for split, videos in parts.items()
+        }
         totals = ", ".join(f"{split} {len(videos):,}" for split, videos in parts.items())
         number = len(self.classes)
         classes = "1 class" if number == 1 else f"{number:,} classes"
@@ -91,6 +94,8 @@ class VideoFolder(VideoClips):
                 f"no validation videos: {self.val_fraction:.0%} of the training videos of every class "
                 f"are kept for it (data.val_fraction)"
             )
+        if self.multi_label:
+            lines.append("several labels per video: a sigmoid for each class, mean average precision")
         if "test" not in parts:
             lines.append("no test videos: results are those of the validation videos")
         return "\n".join([*lines, *(f"note: {note}" for note in self.listing.notes)])

@@ -23,7 +23,7 @@ from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.files import write_text
 
 #: Changes whenever the same folder gives another listing.
-_VERSION = 1
+_VERSION = 2
 _SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
 _START = 1 << 16  # bytes of two files that are compared first
 _LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
@@ -83,7 +83,7 @@ class Listing:
             raise UserError(f"{self.root}: there are no videos of {split} (it has {have}){hint}")
         by_class = defaultdict(list)
         for video in self.splits["train"]:
-            by_class[video.label].append(video)
+            by_class[None if isinstance(video.label, tuple) else video.label].append(video)
         val: set[str] = set()
         for videos in by_class.values():
             val |= {video.id for video in held_out(videos, val_fraction)[: len(videos) - 1]}
@@ -229,7 +229,7 @@ def _class_folders(
             for video in videos:
                 name = video.relative_to(root).as_posix()
                 check_id(str(video), name)
-                rows.append(tables.Row(name, normal(path.name), str(video)))
+                rows.append(tables.Row(name, (normal(path.name),), str(video)))
     if empty and (rows or folder != root):
         problems.append(
             f"{folder}: {len(empty)} class folders have no videos ({some(empty)}); fill or remove them"
@@ -249,8 +249,9 @@ def _numbered(
 ) -> tuple[list[str], dict[str, list[Video]]]:
     """The classes, and the videos with their numbers."""
     rows = [row for rows in found.values() for row in rows]
+    several = any(row.several for row in rows)
     if class_list is None:
-        names = {row.label for row in rows}
+        names = {name for row in rows for name in row.labels}
         digits = all(name.isascii() and name.isdigit() for name in names)
         classes = sorted(names, key=int) if digits else sorted(names)
         by_label = {name: number for number, name in enumerate(classes)}
@@ -259,10 +260,10 @@ def _numbered(
         classes = [listed[number] for number in sorted(listed)]
         by_label = {str(number): classes.index(name) for number, name in listed.items()}
         by_label |= {name: number for number, name in enumerate(classes)}
-        if wrong := [row for row in rows if row.label not in by_label]:
-            labels = list(dict.fromkeys(row.label for row in wrong))
+        if wrong := [(row, name) for row in rows for name in row.labels if name not in by_label]:
+            labels = list(dict.fromkeys(name for _, name in wrong))
             problems.append(
-                f"{wrong[0].where}: the label {labels[0]!r} is not in {path.name}"
+                f"{wrong[0][0].where}: the label {labels[0]!r} is not in {path.name}"
                 f"{nearest(labels[0], by_label)}"
                 + (f" ({len(labels) - 1} more labels are not)" if len(labels) > 1 else "")
             )
@@ -273,12 +274,13 @@ def _numbered(
         for row in rows:
             if row.id in first:
                 problems.append(f"{row.where}: {row.id} is there twice (first in {first[row.id]})")
-            elif row.label in by_label:
-                videos[split].append(Video(row.id, by_label[row.label]))
+            elif all(name in by_label for name in row.labels):
+                labels = tuple(sorted({by_label[name] for name in row.labels}))
+                videos[split].append(Video(row.id, labels if several else labels[0]))
             first[row.id] = row.where
     if videos.get("train"):
         counts = {
-            split: Counter(v.label for v in rows if v.label is not None)
+            split: Counter(label for video in rows for label in video.labels)
             for split, rows in videos.items()
         }
         for split in ("val", "test"):
@@ -361,7 +363,10 @@ def _from_cache(cache: Path, root: Path) -> Listing | None:
             root,
             values["layout"],
             values["classes"],
-            {s: [Video(*video) for video in videos] for s, videos in values["splits"].items()},
+            {
+                s: [Video(v, tuple(of) if isinstance(of, list) else of) for v, of in videos]
+                for s, videos in values["splits"].items()
+            },
             {split: Path(path) for split, path in values["places"].items()},
             notes=values["notes"],
         )

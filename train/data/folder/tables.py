@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import csv
 import io
 import json
@@ -34,15 +36,17 @@ class Row(NamedTuple):
 
     Attributes:
         id: Its path below the data set's folder.
-        label: Its label as written.
+        labels: Its label as written; all of them, if it has several.
         where: The file and the line.
         split: The split that the table says, if it does.
+        several: Whether the table has a list in the place of the label.
     """
 
     id: str
-    label: str
+    labels: tuple[str, ...]
     where: str
     split: str | None = None
+    several: bool = False
 
 
 def find_metadata(folder: Path) -> Path | None:
@@ -84,7 +88,8 @@ def read_class_list(folder: Path) -> tuple[Path, dict[int, str]] | None:
 
 def read_metadata(path: Path, root: Path) -> list[Row]:
     """The rows of ``metadata.csv`` or ``metadata.jsonl``: ``file_name``, from the table's folder, and
-    ``label``. A column ``split`` or the first folder of the name says which split it is.
+    ``label``, which may be a list. A column ``split`` or the first folder of the name says which split
+    it is.
 
     Raises:
         UserError: If columns are missing, or a line is damaged.
@@ -93,7 +98,7 @@ def read_metadata(path: Path, root: Path) -> list[Row]:
     prefix = "" if inside == "." else f"{inside}/"
     rows = []
     for where, values in _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path):
-        name, label = _text(where, values, "file_name"), _text(where, values, "label")
+        name, label = _text(where, values, "file_name"), _label(where, values, "label")
         split = split_of(str(values["split"])) if values.get("split") else None
         split = split or (split_of(name.partition("/")[0]) if not prefix else None)
         rows.append(_row(prefix + name, label, where, root, split))
@@ -114,7 +119,7 @@ def read_list(path: Path, root: Path) -> list[Row]:
     if set(header) & set(_PATHS) and set(header) & set(_LABELS):
         columns = [next(c for c in names if c in header) for names in (_PATHS, _LABELS)]
         return [
-            _row(_text(where, values, columns[0]), _text(where, values, columns[1]), where, root)
+            _row(_text(where, values, columns[0]), _label(where, values, columns[1]), where, root)
             for where, values in _csv_lines(path)
         ]
     rows = []
@@ -139,7 +144,11 @@ def write_tables(folder: Path, classes: list[str], splits: dict[str, list[Video]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(("path", "label"))
-        table.writerows((v.id, classes[v.label or 0]) for v in videos)
+        for video in videos:
+            names = [classes[label] for label in video.labels]
+            table.writerow(
+                (video.id, json.dumps(names) if isinstance(video.label, tuple) else names[0])
+            )
         write_text(folder / f"{split}.csv", text.getvalue())
 
 
@@ -154,19 +163,30 @@ def _split_line(line: str, separator: str | None) -> tuple[str, str]:
     return name, rest[0] if rest else ""
 
 
-def _row(name: str, label: str, where: str, root: Path, split: str | None = None) -> Row:
+def _row(name: str, label: str | list[str], where: str, root: Path, split: str | None = None) -> Row:
     name = name.strip().removeprefix("./")
     for top in (f"{root}/", f"{os.path.abspath(root)}/"):
         name = name.removeprefix(top)
     check_id(where, name)
-    return Row(name, normal(label), where, split)
+    several = isinstance(label, list)
+    labels = tuple(normal(text) for text in (label if several else [label]))
+    return Row(name, labels, where, split, several)
+
+
+def _label(where: str, values: dict[str, Any], column: str) -> str | list[str]:
+    """A label as text, or a list of them: one of JSON, or written like one of JSON or Python."""
+    value = values.get(column)
+    if isinstance(value, str) and value.strip()[:1] + value.strip()[-1:] == "[]":
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(value.strip())
+    if isinstance(value, list):
+        return [_text(where, {column: label}, column) for label in value]
+    return _text(where, values, column)
 
 
 def _text(where: str, values: dict[str, Any], column: str) -> str:
     """A value as text."""
     value = values.get(column)
-    if isinstance(value, list) and column == "label":
-        raise UserError(f"{where}: expected one label (several labels per video are not supported yet)")
     if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
         have = ", ".join(map(str, values))
         raise UserError(f"{where}: expected a value for {column!r} (the columns are {have})")
