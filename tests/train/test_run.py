@@ -111,7 +111,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at, mor
     assert not Path("parts/results.json").exists()
     saved = torch.load("parts/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == at
-    assert run("--out", "parts", "--resume", *more) == 0
+    assert run("--out", "parts", *more, "--resume") == 0
 
     a, b = weights("whole/checkpoints/last.ckpt"), weights("parts/checkpoints/last.ckpt")
     assert a.keys() == b.keys()
