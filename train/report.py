@@ -26,7 +26,7 @@ from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_text
 from rstg_pyg.train.schema import ClipsConfig
-from rstg_pyg.train.tables import as_csv, as_markdown
+from rstg_pyg.train.text_tables import as_csv, as_markdown
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rstg_pyg.train.benchmarking.variants import ALL_PAIRS, LOOP, OURS, TEXTBOOK, WHOLE
 from rstg_pyg.train.plots import new_figure, save_png
-from rstg_pyg.train.tables import as_markdown
+from rstg_pyg.train.text_tables import as_markdown
 
 Row = dict[str, Any]
 

@@ -18,7 +18,7 @@ from rstg_pyg.train.files import write_text
 from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Row, experiment_differences
 from rstg_pyg.train.plots import COLORS, new_figure, save_png
 from rstg_pyg.train.report import Run, read_run
-from rstg_pyg.train.tables import as_markdown
+from rstg_pyg.train.text_tables import as_markdown
 
 NOT_MEASURED = "not measured"
 _PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rstg_pyg.train.files import write_text
 from rstg_pyg.train.plots import COLORS, new_figure, save_png
 from rstg_pyg.train.run_folder.metrics import MetricsFile
-from rstg_pyg.train.tables import as_csv
+from rstg_pyg.train.text_tables import as_csv
 
 _MOST_NUMBERS = 60  # with more classes, cells have no numbers
 _MOST_NAMES = 400  # with more classes, rows have no names
