@@ -16,6 +16,8 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +105,11 @@ def measure(
         for variant, figures in zip(variants, found):
             seconds = figures["ms"] / 1e3
             row = {
+                **asdict(case),
+                "topology": case.topology if case.density is None else f"density {case.density}",
                 "section": section,
                 "nodes": nodes,
                 "edges": edge_index.size(1),
-                "topology": case.topology if case.density is None else f"density {case.density}",
-                "density": case.density,
-                "channels": case.channels,
-                "frames": case.frames,
-                "batch": case.batch,
                 "dtype": "float32",
                 "threads": torch.get_num_threads(),
                 "variant": variant.name,
@@ -131,16 +130,13 @@ def network_rows(quick: bool, device: str) -> list[Row]:
     pairs = networks(quick, device)
     half = device == "cuda"
 
-    def step(model: torch.nn.Module, x: Tensor) -> Callable[[], object]:
-        def call() -> None:
-            model.zero_grad()
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                loss = model(x).float().sum()
-            loss.backward()
+    def step(model: torch.nn.Module, x: Tensor) -> None:
+        model.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = model(x).float().sum()
+        loss.backward()
 
-        return call
-
-    calls = {name: step(*pair) for name, pair in pairs.items()}
+    calls = {name: partial(step, *pair) for name, pair in pairs.items()}
     found = timed(calls, 3 if quick else 15, 10 if quick else 180, device)
     return [
         {

@@ -113,10 +113,9 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
             streamed = logits.tolist()
         if number in marks:
             gc.collect()
-            held = {"state_bytes": tree_leaves(state), "tensor_bytes": gc.get_objects()}
-            sizes = {name: _bytes(values) for name, values in held.items()}
-            del held  # otherwise it keeps this state alive until the next measurement
-            rows.append({"frame": number, **sizes, "resident_bytes": _resident()})
+            own, everything = _bytes(tree_leaves(state)), _bytes(gc.get_objects())
+            row = {"frame": number, "state_bytes": own, "tensor_bytes": everything}
+            rows.append({**row, "resident_bytes": _resident()})
     whole = model(torch.cat(list(random_frames(compared)), dim=2))
     return {
         "rows": rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, product
 
@@ -85,7 +85,7 @@ SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
 
 
 def timed(
-    calls: dict[str, Callable[[], object]], repeats: int, seconds: float, device: str
+    calls: Mapping[str, Callable[[], object]], repeats: int, seconds: float, device: str
 ) -> list[dict[str, float]]:
     """Times calls in alternation (A B C A B C ...), so that all run under the same conditions.
 

@@ -47,12 +47,19 @@ def test_runs_what_is_not_done(tmp_path, parallel):
 
 
 def test_two_at_once(tmp_path):
-    """Each waits for the other."""
-    line = (
-        "import time\n(folder / 'here').touch()\n"
-        "while len(list(folder.parent.glob('*/here'))) < 2: time.sleep(0.01)\n"
-    )
-    assert run_jobs([script(tmp_path, name, line) for name in "ab"], 2)
+    """Each waits for another, and there is never a third."""
+    line = """
+import time
+here = lambda: len(list(folder.parent.glob("*/here")))
+(folder / "here").touch()
+while here() < 2 and not (folder.parent / "met").exists():
+    time.sleep(0.01)
+(folder.parent / "met").touch()
+assert here() <= 2
+time.sleep(1)
+(folder / "here").unlink()
+"""
+    assert run_jobs([script(tmp_path, name, line) for name in "abc"], 2)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):

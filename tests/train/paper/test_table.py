@@ -62,7 +62,7 @@ def test_whether_the_order_of_the_paper_holds(record, tmp_path):
     """Standard errors by hand: those of 10,000 videos, and the seeds' of 1 point over 2 seeds."""
     for seed, shift in ((0, 0.01), (1, -0.01)):
         record("conv_lstm", 0.5 + shift, seed, 5)  # paper: 39.7
-    record("homogeneous", 0.51, digits=5)  # 58.3
+    record("homogeneous", 0.525, digits=5)  # 58.3
     record("one_temporal_stage", 0.40, digits=5)  # 74.1
     record("positional", 0.90, digits=5)  # 97.2
     record("ours", 0.99, digits=5)
@@ -78,9 +78,9 @@ def test_whether_the_order_of_the_paper_holds(record, tmp_path):
         "Ours above RSTG: Positional All-temp: holds",
     ]
     spread = math.sqrt(2)  # of 51 and 49
-    videos = 1e4 * 0.5 * 0.5 / 1e4 + 1e4 * 0.51 * 0.49 / 1e4
+    videos = 1e4 * 0.5 * 0.5 / 1e4 + 1e4 * 0.525 * 0.475 / 1e4
     error = math.sqrt(videos + spread**2 / 2 + spread**2)
-    assert f"(+1.0 points, standard error {error:.1f})" in found[0]
+    assert error < 2.5 and f"(+2.5 points, standard error {error:.1f})" in found[0]
 
 
 def test_ablation_of_ours(record, tmp_path):
