@@ -1,6 +1,7 @@
 """Modules import each other without circles, and the rooms what the architecture page says."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -29,16 +30,17 @@ def name_of(path):
 MODULES = {name_of(p): p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))}
 
 
+@functools.cache
 def imports(module, everywhere=True):
     """The modules that a module imports; a name imported from a package may be a module in it."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    tree, found = ast.parse(MODULES[module].read_text(encoding="utf-8")), set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield full if full in MODULES else node.module
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in full}
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
+    return found
 
 
 def room_of(module):
@@ -59,16 +61,12 @@ def test_the_page_has_every_room():
     assert set(ROWS) == {f"rstg_pyg{room}" for room in rooms}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("room", ROWS)
 def test_a_room_imports_the_rooms_that_the_page_names(room):
-    assert {room_of(m) for m in of_room(room, False)} - {None} == ROWS[room][0]
-
-
-@pytest.mark.parametrize("room", ROWS)
-def test_only_the_converter_and_saved_networks_know_of_train_when_they_are_used(room):
+    """The converter and saved networks know of train only when they are used."""
     late = {"rstg_pyg.train"} if room in ("rstg_pyg.official", "rstg_pyg") else set()
-    assert {room_of(m) for m in of_room(room, True)} - {None} == ROWS[room][0] | late
+    for everywhere, more in ((False, set()), (True, late)):
+        assert {room_of(m) for m in of_room(room, everywhere)} - {None} == ROWS[room][0] | more
 
 
 @pytest.mark.parametrize("room", ["rstg_pyg.graphs", "rstg_pyg", "rstg_pyg.backbones"])

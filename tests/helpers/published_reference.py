@@ -115,7 +115,7 @@ class Graph:
     def __init__(self, flags, variables, training=False):
         self.flags, self.training = flags, training
         self.v = {name.removeprefix(SCOPE): np.array(v, np.float64) for name, v in variables.items()}
-        self.a, self.mid = adjacency(flags), {}
+        self.a = adjacency(flags)
         self.scales = range(flags["num_scales"], 0, -1)
         # The variable holds float32 numbers.
         self.pos = positions(flags).astype(np.float32) if flags["use_positional_emb"] else None
@@ -162,7 +162,7 @@ class Graph:
             out.append(h)
         return np.array(out)
 
-    def attend(self, scope, z, m, name):
+    def attend(self, scope, z, m):
         """One head: ``[B, N, C]`` from nodes and messages ``[B, N, N, C]``, before bias and ReLU."""
         if self.flags["use_att"] == "simple":
             f1 = self.linear(f"{scope}att_conv1", z)
@@ -174,7 +174,6 @@ class Graph:
             logit = self.a * np.einsum("bic,bjc->bij", q, key)
         e = np.exp(logit - logit.max(-1, keepdims=True))
         alpha = e / e.sum(-1, keepdims=True)
-        self.mid.setdefault(name, alpha)
         return np.einsum("bij,bijc->bic", alpha, m) + self.v[f"{scope}att_bias/biases"]
 
     def space(self, z):
@@ -187,19 +186,17 @@ class Graph:
         m = relu(self.linear("send_messages_mlp/send_conv1", pairs))
         m = relu(self.linear("send_messages_mlp/send_conv2", m))
         m = self.norm("send_messages_mlp/message", m)
-        self.mid.setdefault("messages_k0_t0", m)
         if self.flags["multihead_att"]:
             g = []
             for h in range(8):
-                head, name = f"attention_head{h}/", f"attention_k0_t0_head{h}"
+                head = f"attention_head{h}/"
                 messages = self.linear(f"{head}messages_proj", m)
-                g.append(relu(self.attend(f"{head}dot_product_attn/", z, messages, name)))
+                g.append(relu(self.attend(f"{head}dot_product_attn/", z, messages)))
             g = np.concatenate(g, -1)
         elif self.flags["use_att"] == "dot":
-            g = relu(self.attend("dot_product_attn/", z, m, "attention_k0_t0"))
+            g = relu(self.attend("dot_product_attn/", z, m))
         else:
-            g = relu(self.norm("my_attn/att", self.attend("my_attn/", z, m, "attention_k0_t0")))
-        self.mid.setdefault("aggregated_k0_t0", g)
+            g = relu(self.norm("my_attn/att", self.attend("my_attn/", z, m)))
         u = np.concatenate([z, g], -1)
         if self.flags["scalewise_update"]:
             parts, at = [], 0
@@ -208,38 +205,31 @@ class Graph:
                 for layer in range(1, self.flags["update_layers"] + 1):
                     part = relu(self.linear(f"update_node_mlp_/update_conv{layer}_type{q}", part))
                 parts.append(part)
-            out = self.norm("update_node_mlp_/update", np.concatenate(parts, 1))
-        else:
-            for layer in range(1, self.flags["update_layers"] + 1):
-                u = relu(self.linear(f"update_node_mlp/update_conv{layer}", u))
-            out = self.norm("update_node_mlp/update", u)
-        self.mid.setdefault("updated_k0_t0", out)
-        return out
+            return self.norm("update_node_mlp_/update", np.concatenate(parts, 1))
+        for layer in range(1, self.flags["update_layers"] + 1):
+            u = relu(self.linear(f"update_node_mlp/update_conv{layer}", u))
+        return self.norm("update_node_mlp/update", u)
 
     def __call__(self, x):
-        """All outputs for a map ``[B, T, H, W, C]``; what is inside goes to ``self.mid``."""
-        x, self.mid = np.asarray(x, np.float64), {}
+        """All outputs for a map ``[B, T, H, W, C]``."""
+        x = np.asarray(x, np.float64)
         b, t, height, width, _ = x.shape
         nodes = []
         for s in self.scales:
             cells = np.einsum("ri,cj,btijd->btrcd", area(s, height), area(s, width), x)
             nodes.append(cells.reshape(b, t, s * s, -1))
-        v = self.mid["patch_feats"] = np.concatenate(nodes, 2)
+        v = np.concatenate(nodes, 2)
         if self.flags["project_in"]:
             v = self.linear("project_i3d", v)
         if self.flags["dataset"] == "mnist":
             v = self.bn("batch_normalization", v)
-        v = self.mid["node_feats_before_graph"] = self.norm("before_graf", v)
+        v = self.norm("before_graf", v)
         v = v.transpose(1, 0, 2, 3)  # time first
         for k in range(self.flags["num_process_iter"]):
             if k in self.flags["time_iter_mom"]:
-                stage = self.lstm("cudnn_lstm", v.reshape(t, -1, v.shape[-1]))
-                self.mid[f"lstm_intern_k{k}"] = stage
-                v = stage.reshape(v.shape)
-            v = self.mid[f"nodes_after_space_k{k}"] = np.stack([self.space(frame) for frame in v])
-        stage = self.lstm("time_update_extern/cudnn_lstm", v.reshape(t, -1, v.shape[-1]))
-        self.mid["lstm_extern"] = stage
-        v = stage.reshape(v.shape)
+                v = self.lstm("cudnn_lstm", v.reshape(t, -1, v.shape[-1])).reshape(v.shape)
+            v = np.stack([self.space(frame) for frame in v])
+        v = self.lstm("time_update_extern/cudnn_lstm", v.reshape(t, -1, v.shape[-1])).reshape(v.shape)
         if self.flags["project_out"]:
             v = self.linear("project_back_to_i3d", v)
         maps, at = 0, 0

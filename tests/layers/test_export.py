@@ -28,7 +28,7 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
-NAMES = ["plain", "typed", "gru", "space only", "residual", "inside"]
+NAMES = ["typed", "gru", "space only", "residual", "inside"]
 NAMES += ["norms over frames", "homogeneous", "lstm head"]
 CLIP = torch.zeros(1, 3, 3, 16, 16)
 #: Names of files of this machine begin with it.
@@ -118,9 +118,8 @@ def test_onnx_with_bfloat16_weights(tmp_path):
     kinds = {onnx.TensorProto.DataType.Name(weight.data_type) for weight in weights}
     assert kinds == {"BFLOAT16", "INT64"}
     wanted = model(clips(SHAPES[1]))
-    error = (
-        run_onnx(tmp_path / "half.onnx", clips(SHAPES[1])) - wanted
-    ).abs().max() / wanted.abs().max()
+    found = run_onnx(tmp_path / "half.onnx", clips(SHAPES[1]))
+    error = (found - wanted).abs().max() / wanted.abs().max()
     assert 1e-5 < error < 2e-2  # eight bits of mantissa
 
 
@@ -202,18 +201,10 @@ def test_onnx_of_a_step_of_a_stream(name, tmp_path):
     wanted = [model(x[:, :, :seen]) for seen in range(1, 7)]
     found = follow(step, state, x.split(1, dim=2))
     torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.slow
-@needs_onnx
-@torch.no_grad()
-def test_frames_stay_open_after_a_step_was_written(tmp_path):
-    """Writing a step unrolls its cells, which torch would remember."""
-    model = network("typed")
-    export_stream_onnx(model, clips((1, 3, 1, 16, 16)), tmp_path / "x.onnx")
-    program = export_program(model, CLIP)
+    # Writing a step unrolls its cells, which torch would remember: the number of frames stays open.
     x = clips((2, 3, 5, 16, 16))
-    torch.testing.assert_close(program.module()(x), model(x), atol=1e-5, rtol=1e-5)
+    program = export_program(model, CLIP).module()
+    torch.testing.assert_close(program(x), model(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

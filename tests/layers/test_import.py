@@ -5,6 +5,7 @@ import sys
 import pytest
 
 CODE = """
+import importlib.util
 import json
 import sys
 
@@ -28,7 +29,12 @@ feature_map = torch.randn(1, 4, 2, 3, 3)
 rstg_pyg.RSTGBlock(4, scales=(2, 1))(feature_map).sum().backward()
 rstg_pyg.graphs.frames_to_data(feature_map, (2, 1))
 own = [name for name in sys.modules if name.split(".")[0] == "rstg_pyg"]
-print(json.dumps([sorted(imported), sorted(packages()), own]))
+found = [sorted(imported), sorted(packages()), own]
+
+if importlib.util.find_spec("matplotlib"):  # a picture makes no window
+    rstg_pyg.graphs.plot_grid(grid).figure.savefig("picture.png")
+    assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules
+print(json.dumps(found))
 """
 
 
