@@ -36,12 +36,13 @@ class ConvStage(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
         frames = _channels_last(x.transpose(1, 2).flatten(0, 1))
-        step = frames.size(0)
         if x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
             frame = self.conv.out_channels * frames.size(2) * frames.size(3)
             step = max(BLOCK_SIZE // max(frame, 1), 1)
-        blocks = [self._stage(block) for block in frames.split(max(step, 1))]
-        out = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+            blocks = [self._stage(block) for block in frames.split(step)]
+            out = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        else:  # ONNX has no split of any number of frames
+            out = self._stage(frames)
         return out.unflatten(0, (x.size(0), x.size(2))).transpose(1, 2)
 
     def _stage(self, frames: Tensor) -> Tensor:

@@ -54,14 +54,14 @@ def recorded(name):
     """Flags, and the shape of every variable and whether it is trained."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         flags = json.loads(str(file["config"]))
-        if "variables" in file.files:
-            found = {
-                name: (tuple(s), trained) for name, s, trained in json.loads(str(file["variables"]))
-            }
-        else:
+        if "trainable" in flags:
             names = [key for key in file.files if key.startswith(("var/", "ckpt/"))]
             shapes = {key.partition("/")[2]: file[key].shape for key in names}
             found = {name: (shape, name in flags["trainable"]) for name, shape in shapes.items()}
+        else:
+            found = {
+                name: (tuple(s), trained) for name, s, trained in json.loads(str(file["variables"]))
+            }
     constant = ("resize_filters", "positional_emb", "Momentum", "global_step", "cudnn_compatible")
     return flags, {n: value for n, value in found.items() if not any(word in n for word in constant)}
 
