@@ -27,12 +27,9 @@ def draw_clips(clips: Sequence[Tensor], captions: Sequence[str], kind: str) -> C
     """
     frames = [_frames(clip) for clip in clips]
     if kind == ".png":
-        return save_pages([_sheet([_strip(*pair) for pair in zip(frames, captions)], 1)])
-    pages = [
-        _sheet([_strip([frame], caption) for frame, caption in zip(moment, captions)], 3)
-        for moment in zip(*frames)
-    ]
-    return save_pages(pages, _MILLISECONDS)
+        return save_pages([_page(frames, captions, columns=1)])
+    moments = ([[frame] for frame in moment] for moment in zip(*frames))
+    return save_pages([_page(moment, captions, columns=3) for moment in moments], _MILLISECONDS)
 
 
 def save_pages(
@@ -59,20 +56,15 @@ def _frames(clip: Tensor) -> list[Image.Image]:
     return [Image.fromarray(frame).resize(size, Image.Resampling.NEAREST) for frame in pixels]
 
 
-def _strip(frames: Sequence[Image.Image], caption: str) -> Image.Image:
-    """Frames side by side, with the caption below."""
-    width, height = frames[0].size
-    out = Image.new("RGB", (_GAP + len(frames) * (width + _GAP), height + _GAP + _TEXT), "white")
-    for i, frame in enumerate(frames):
-        out.paste(frame, (_GAP + i * (width + _GAP), _GAP))
-    ImageDraw.Draw(out).text((_GAP, height + _GAP + 2), caption, fill="black")
-    return out
-
-
-def _sheet(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Arranges tiles of equal size in rows."""
-    (width, height), columns = tiles[0].size, min(len(tiles), columns)
-    out = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
-    for i, tile in enumerate(tiles):
-        out.paste(tile, (i % columns * width, i // columns * height))
+def _page(rows: Sequence[list[Image.Image]], captions: Sequence[str], columns: int) -> Image.Image:
+    """Rows of frames, with their captions below, in columns."""
+    columns = min(len(rows), columns)
+    step, tall = rows[0][0].width + _GAP, rows[0][0].height + _GAP + _TEXT
+    wide = len(rows[0]) * step + _GAP
+    out = Image.new("RGB", (columns * wide, -(-len(rows) // columns) * tall), "white")
+    for i, (frames, caption) in enumerate(zip(rows, captions)):
+        left, top = i % columns * wide + _GAP, i // columns * tall + _GAP
+        for k, frame in enumerate(frames):
+            out.paste(frame, (left + k * step, top))
+        ImageDraw.Draw(out).text((left, top + frame.height + 2), caption, fill="black")
     return out
