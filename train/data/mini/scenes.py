@@ -282,42 +282,29 @@ class Event(NamedTuple):
     reverse: bool = False
 
 
-def _both_ways(scene: Callable[[Stage], list[Body]], forwards: str, backwards: str) -> dict[str, Event]:
-    return {forwards: Event(scene), backwards: Event(scene, reverse=True)}
-
+#: Scenes, and their classes when played forwards and backwards.
+_BOTH_WAYS = [
+    (partial(_shift, start=(0.5, 0.8), end=(0.5, 0.2)),
+     "Moving something up", "Moving something down"),
+    (partial(_shift, start=(0.2, 0.5), end=(0.8, 0.5)),
+     "Pushing something from left to right", "Pushing something from right to left"),
+    (_grow, "Moving something toward the camera", "Moving something away from the camera"),
+    (_join_one, "Moving something closer to something", "Moving something away from something"),
+    (_join_both, "Moving something and something closer to each other",
+     "Moving something and something away from each other"),
+    (_enter, "Putting something on a surface", "Taking something from somewhere"),
+    (partial(_cover, in_front=False),
+     "Putting something behind something", "Pulling something from behind of something"),
+    (partial(_cover, in_front=True),
+     "Putting something in front of something", "Removing something, revealing something behind"),
+]  # fmt: skip
 
 #: The classes, by their names in Something-Something; two by two they are pairs.
 EVENTS = {
-    **_both_ways(
-        partial(_shift, start=(0.5, 0.8), end=(0.5, 0.2)),
-        "Moving something up",
-        "Moving something down",
-    ),
-    **_both_ways(
-        partial(_shift, start=(0.2, 0.5), end=(0.8, 0.5)),
-        "Pushing something from left to right",
-        "Pushing something from right to left",
-    ),
-    **_both_ways(_grow, "Moving something toward the camera", "Moving something away from the camera"),
-    **_both_ways(
-        _join_one, "Moving something closer to something", "Moving something away from something"
-    ),
-    **_both_ways(
-        _join_both,
-        "Moving something and something closer to each other",
-        "Moving something and something away from each other",
-    ),
-    **_both_ways(_enter, "Putting something on a surface", "Taking something from somewhere"),
-    **_both_ways(
-        partial(_cover, in_front=False),
-        "Putting something behind something",
-        "Pulling something from behind of something",
-    ),
-    **_both_ways(
-        partial(_cover, in_front=True),
-        "Putting something in front of something",
-        "Removing something, revealing something behind",
-    ),
+    name: Event(scene, reverse)
+    for scene, *names in _BOTH_WAYS
+    for name, reverse in zip(names, (False, True))
+} | {
     # What two objects do to each other, told apart by more than the order of frames:
     "Moving something and something so they collide with each other": Event(
         partial(_meet, collide=True)
