@@ -207,7 +207,7 @@ class RSTGConv(SpaceStage, MessagePassing):
         edges = plain_edges(edge_index, size)
         weight = None if edge_weight is None else _rows_first(edge_weight.unsqueeze(-1)).squeeze(-1)
         ends = (sources, pos_src), (nodes, pos_dst)
-        out, alpha = gather_messages(self, edges, edge_attr, weight, *ends) or self._gather(
+        out, alpha = gather_messages(self, edges, edge_attr, weight, batch, *ends) or self._gather(
             edges, edge_attr, weight, *ends, size, batch, lead
         )
         if self.after_aggr is not None:

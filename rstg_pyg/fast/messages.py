@@ -31,7 +31,7 @@ def weighted_messages_formula(
     bias: Optional[Tensor],
     source: Tensor,
     target: Tensor,
-) -> Tensor:
+) -> Tuple[Tensor, Tensor]:
     r"""Sums, for every target and head, the weighted messages of a send function of two layers:
 
     .. math::
@@ -48,20 +48,23 @@ def weighted_messages_formula(
         target: The receiver of every edge, ``[E]``.
 
     Returns:
-        ``[H, N, M, D]``.
+        The sums ``[H, N, M, D]``; and over all edges and channels of each copy the mean of the messages
+        and of their squares, ``[2, M]``, for norms (see :func:`weighted_messages`).
     """
     hidden = (src.index_select(0, source) + dst.index_select(0, target)).relu()
     message = torch.nn.functional.linear(hidden, weight, bias).relu()
+    moments = torch.stack([message.double(), message.double().square()]).mean(dim=(1, 3))
     weighted = message.unsqueeze(0) * alpha.movedim(-1, 0).unsqueeze(-1)  # [H, E, M, D]
     out = weighted.new_zeros(weighted.size(0), *dst.shape[:2], weight.size(0))
-    return out.index_add(1, target, weighted)
+    return out.index_add(1, target, weighted), moments
 
 
 class _WeightedMessages(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, src, dst, alpha, weight, bias, source, target):
+    def forward(ctx, src, dst, alpha, weight, bias, source, target, with_moments):
         keep = any(ctx.needs_input_grad)
         out = src.new_zeros(alpha.size(2), *dst.shape[:2], weight.size(0))
+        moments = src.new_zeros(2, dst.size(1), dtype=torch.double)
         messages = []
         with no_autocast(src):
             for block in _blocks(src, source):
@@ -70,14 +73,17 @@ class _WeightedMessages(torch.autograd.Function):
                 message = product(hidden.flatten(0, 1), weight, bias, relu=True)
                 message = message.view(*hidden.shape[:2], -1)
                 _add_weighted(out, message, alpha[block], i)
+                if with_moments:
+                    moments += _moments(message)
                 if keep:
                     messages.append(message)
+        ctx.count = source.numel() * weight.size(0) if with_moments else 0
         if keep:
             ctx.save_for_backward(src, dst, alpha, weight, bias, source, target, *messages)
-        return out
+        return out, moments / max(ctx.count, 1)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, d_moments):
         src, dst, alpha, weight, bias, source, target, *messages = ctx.saved_tensors
         with no_autocast(src):
             if torch.is_grad_enabled():
@@ -87,13 +93,20 @@ class _WeightedMessages(torch.autograd.Function):
                     inputs,
                     ctx.needs_input_grad,
                     grad,
+                    d_moments,
                 )
-                return (*grads, None, None)
-            grads = _backward(src, dst, alpha, weight, bias, source, target, messages, grad)
-            return (*grads, None, None)
+                return (*grads, None, None, None)
+            shift = scale = None  # of the messages' gradients by their moments, [M, 1]
+            if ctx.count > 0:
+                shift, scale = (d_moments / ctx.count).to(src.dtype).unsqueeze(-1)
+                scale = 2 * scale
+            grads = _backward(
+                src, dst, alpha, weight, bias, source, target, messages, grad, shift, scale
+            )
+            return (*grads, None, None, None)
 
 
-def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
+def _backward(src, dst, alpha, weight, bias, source, target, messages, grad, shift, scale):
     """Gradients of sources, targets, coefficients, weight and bias."""
     d_src, d_dst, d_alpha = torch.zeros_like(src), torch.zeros_like(dst), torch.empty_like(alpha)
     d_weight = torch.zeros_like(weight)
@@ -101,6 +114,8 @@ def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
     for block, message in zip(_blocks(src, source), messages):
         j, i = source[block], target[block]
         d_message, d_alpha[block] = _weighted_backward(grad, message, alpha[block], i)
+        if scale is not None:
+            d_message.addcmul_(message, scale).add_(shift)
         # Through the ReLU, to the rows of a matrix product.
         d_message = torch.ops.aten.threshold_backward(d_message, message, 0).flatten(0, 1)
         hidden = _hidden(src, dst, j, i)
@@ -113,6 +128,14 @@ def _backward(src, dst, alpha, weight, bias, source, target, messages, grad):
         d_dst.index_add_(0, i, d_hidden)
         del d_message, d_hidden, hidden  # before the next block takes its own
     return d_src, d_dst, d_alpha, d_weight, d_bias
+
+
+def _moments(message: Tensor) -> Tensor:
+    """Sums of messages ``[e, M, D]`` and of their squares over edges and channels, ``[2, M]``."""
+    if message.dtype in (torch.float16, torch.bfloat16):
+        message = message.float()
+    both = torch.stack([message.sum(-1), torch.linalg.vecdot(message, message)])
+    return both.sum(1, dtype=torch.double)
 
 
 def _blocks(x: Tensor, source: Tensor) -> Iterator[slice]:
@@ -161,12 +184,22 @@ def weighted_messages(
     bias: Optional[Tensor],
     source: Tensor,
     target: Tensor,
-) -> Tensor:
-    """See :func:`weighted_messages_formula`."""
+    with_moments: bool = True,
+) -> Tuple[Tensor, Tensor]:
+    r"""See :func:`weighted_messages_formula`. Without ``with_moments`` the moments are zero.
+
+    A norm of the messages with one mean :math:`\mu` and deviation :math:`\sigma` per copy is linear once
+    they are known, so it may follow the sums:
+
+    .. math::
+        \sum_j \alpha_{jih} \left( \frac{\mathbf{m}_{ji} - \mu}{\sigma} \gamma + \beta \right)
+        = \frac{\mathbf{g}_{hi} - \mu \sum_j \alpha_{jih}}{\sigma} \gamma
+        + \beta \sum_j \alpha_{jih}
+    """
     kind = autocast_to(src) or src.dtype
     src, dst, alpha, weight = (x.to(kind) for x in (src, dst, alpha, weight))
     bias = None if bias is None else bias.to(kind)
-    return _WeightedMessages.apply(src, dst, alpha, weight, bias, source, target)
+    return _WeightedMessages.apply(src, dst, alpha, weight, bias, source, target, with_moments)
 
 
 def weighted_hidden_formula(

@@ -9,6 +9,7 @@ from torch_geometric.nn import SumAggregation
 from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import split_edges, weighted_hidden, weighted_messages
+from rstg_pyg.norm import JointLayerNorm
 from rstg_pyg.parts import MLP_FACTOR
 from rstg_pyg.softmax import edge_softmax
 
@@ -27,19 +28,22 @@ def gather_messages(
     edge_index: Tensor,
     edge_attr: Optional[Tensor],
     edge_weight: Optional[Tensor],
+    batch: Optional[Tensor],
     sources: Tuple[Tensor, Optional[Tensor]],
     targets: Tuple[Tensor, Optional[Tensor]],
 ) -> Optional[Tuple[Tensor, Tensor]]:
     r"""What ``edge_updater`` and ``propagate`` of :class:`~rstg_pyg.RSTGConv` compute together.
 
-    What is linear at the end of a message (the last layer beside a linear path, the value projection
-    of several heads) is applied to each node's sums instead of to every message.
+    What is linear at the end of a message (the last layer beside a linear path, a joint layer norm whose
+    statistics are known, the value projection of several heads) is applied to each node's sums instead
+    of to every message.
 
     Args:
         conv: The layer, a :class:`~rstg_pyg.RSTGConv`.
         edge_index: The edges.
         edge_attr: Edge features.
         edge_weight: Weights of the edges, ``[E, M or 1]``.
+        batch: The graph of each node.
         sources: Features and positions of the senders, nodes first (``[S, M, C]``).
         targets: The same of the receivers.
 
@@ -58,7 +62,7 @@ def gather_messages(
     work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
     if x_src.device.type == "cpu" and work < LEAST_WORK:
         return None
-    if not _applies(conv):
+    if not _applies(conv) or (conv.message_norm is not None and batch is not None):
         return None
     edges = split_edges(edge_index, conv.flow, x_src.size(0), x_dst.size(0))
     if edges is None:
@@ -82,12 +86,16 @@ def gather_messages(
         share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)  # [N, M, C / H, H]
         out = MLP_FACTOR * _values(lin, out, alpha.view(logit.shape), target)
         return out + share.transpose(2, 3).flatten(2), alpha
-    out = weighted_messages(
-        src, dst, alpha.view(logit.shape), lin.weight, lin.bias, source, target
+    norm = conv.message_norm
+    alphas = alpha.view(logit.shape)
+    out, moments = weighted_messages(
+        src, dst, alphas, lin.weight, lin.bias, source, target, norm is not None
     )  # [H, N, M, D]
+    if norm is not None:
+        out = _normalized(norm.module, out, moments, _totals(alphas, target, x_dst.size(0)))
     if conv.lin_value is None:
         return out.squeeze(0), alpha
-    return _values(conv.lin_value, out, alpha.view(logit.shape), target), alpha
+    return _values(conv.lin_value, out, alphas, target), alpha
 
 
 def _applies(conv: Any) -> bool:
@@ -97,12 +105,21 @@ def _applies(conv: Any) -> bool:
         and untouched(conv.send, conv.send.act, conv.attend, conv.lin_value, conv.aggr_module)
         and len(conv.send.lins) == 1
         and untouched(*conv.send.lins)
-        and conv.message_norm is None
+        and _norm_applies(conv)
         and type(conv.aggr_module) is SumAggregation
         and not conv.explain
         and all(getattr(type(conv), name).__module__ in _OWN for name in _METHODS)
         and not any(hooks for name, hooks in vars(conv).items() if _is_message_hook(name))
     )
+
+
+def _norm_applies(conv: Any) -> bool:
+    """Whether there is no norm of messages, or one with the statistics of each frame's messages."""
+    norm = conv.message_norm
+    if norm is None:
+        return True
+    joint = type(norm.module) is JointLayerNorm and norm.module.num_joint_dims == 2
+    return joint and not conv.send.skip and untouched(norm, norm.module)
 
 
 def _is_message_hook(name: str) -> bool:
@@ -112,13 +129,30 @@ def _is_message_hook(name: str) -> bool:
     )
 
 
+def _totals(alpha: Tensor, target: Tensor, nodes: int) -> Tensor:
+    """Sums of coefficients ``[E, M, H]`` per node, ``[H, N, M, 1]``."""
+    total = alpha.new_zeros(nodes, *alpha.shape[1:]).index_add(0, target, alpha)
+    return total.movedim(-1, 0).unsqueeze(-1)
+
+
+def _normalized(norm: JointLayerNorm, out: Tensor, moments: Tensor, total: Tensor) -> Tensor:
+    """The sums ``[H, N, M, D]`` of normalized messages from those of messages, their moments and the
+    sums of coefficients.
+    """
+    mean, square = moments
+    scale = torch.rsqrt((square - mean.square()).clamp(min=0) + norm.eps)
+    kind = torch.promote_types(out.dtype, norm.weight.dtype)
+    mean, scale = (x.to(kind).unsqueeze(-1) for x in (mean, scale))
+    out, total = out.to(kind), total.to(kind)
+    return (out - mean * total) * scale * norm.weight + total * norm.bias
+
+
 def _values(lin: Linear, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
     """Projects every head's sums ``[H, N, M, D]`` with its share of the weights: ``[N, M, D]``."""
     heads, nodes, copies, width = out.shape
     weight = lin.weight.view(heads, -1, width).transpose(1, 2).to(out.dtype)
     out = torch.bmm(out.flatten(1, 2), weight).view(heads, nodes, copies, -1)
     if lin.bias is not None:
-        total = alpha.new_zeros(nodes, copies, heads).index_add(0, target, alpha).to(out.dtype)
         bias = lin.bias.view(heads, 1, 1, -1).to(out.dtype)
-        out = out + total.movedim(-1, 0).unsqueeze(-1) * bias
+        out = out + _totals(alpha, target, nodes).to(out.dtype) * bias
     return out.permute(1, 2, 0, 3).flatten(2)

@@ -1,5 +1,7 @@
 """The fast paths against the formulas beside them; when they are taken, what they keep, same bits."""
 
+import contextlib
+
 import pytest
 import torch
 from helpers import random_weights
@@ -7,7 +9,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.nn import Linear as PyGLinear
 from torch_geometric.utils import to_torch_csr_tensor
 
-from rstg_pyg import RSTGConv
+from rstg_pyg import JointLayerNorm, RSTGConv
 from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import eager, plain_paths
 from rstg_pyg.fast.linear import Linear, product, uses_onednn
@@ -50,10 +52,10 @@ def test_weighted_messages(bias, rows, monkeypatch):
     fast = call(messages.weighted_messages, bias)
     inputs = arguments(bias)
     out, expected = fast(*inputs), call(messages.weighted_messages_formula, bias)(*inputs)
-    assert out.shape == (H, N, M, D)
+    assert [x.shape for x in out] == [(H, N, M, D), (2, M)]
     torch.testing.assert_close(out, expected)
-    grads = (torch.autograd.grad(y, inputs, draw(*out.shape).detach()) for y in (out, expected))
-    torch.testing.assert_close(*grads)
+    grads = [draw(*x.shape).detach() for x in out]
+    torch.testing.assert_close(*(torch.autograd.grad(y, inputs, grads) for y in (out, expected)))
     with torch.no_grad():
         torch.testing.assert_close(fast(*inputs), expected)
     if rows == 4:
@@ -154,7 +156,7 @@ def test_when_the_fast_path_is_taken(monkeypatch):
     x, edge_index = torch.randn(2, 5, 4), GRID.edge_index
     for kwargs in (
         {}, {"form": "paper"}, {"heads": 2}, {"attention": None}, {"attention": "additive"},
-        {"residual": True},
+        {"residual": True}, {"form": "paper", "norm": JointLayerNorm},
     ):  # fmt: skip
         assert taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     assert taken(RSTGConv(4, 8), x[0], edge_index, monkeypatch)
@@ -163,9 +165,11 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert taken(RSTGConv(4, 8), x, edge_index, monkeypatch)
         assert not taken(RSTGConv(4, 8), x[:1], edge_index, monkeypatch)
     for kwargs in (
-        {"norm": torch.nn.LayerNorm}, {"num_send_layers": 1}, {"num_send_layers": 3}, {"aggr": "mean"}
+        {"norm": torch.nn.LayerNorm}, {"norm": JointLayerNorm}, {"num_send_layers": 1}, {"num_send_layers": 3}, {"aggr": "mean"}
     ):  # fmt: skip
         assert not taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
+    conv, batch = RSTGConv(4, 8, form="paper", norm=JointLayerNorm), torch.tensor([0, 0, 0, 0, 0])
+    assert not taken(conv, x[0], edge_index, monkeypatch, batch=batch)
     conv = RSTGConv(4, 8, edge_dim=1)
     assert not taken(conv, x, edge_index, monkeypatch, edge_attr=torch.ones(edge_index.size(1)))
     assert taken(RSTGConv(4, 8), x, EdgeIndex(edge_index, sparse_size=(5, 5)), monkeypatch)
@@ -188,6 +192,23 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert not taken(conv, x, edge_index, monkeypatch)
         handle.remove()
         assert taken(conv, x, edge_index, monkeypatch)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+def test_norm_of_messages_after_their_sum(heads, lead, monkeypatch):
+    """Coefficients sum to 0.6, as with dropout; the last node has no neighbors."""
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda alpha, p, training: 0.6 * alpha)
+    conv = random_weights.randomize(
+        RSTGConv(4, 8, heads=heads, form="paper", norm=JointLayerNorm).double()
+    )
+    x = draw(*lead, 6, 4)
+    inputs, found = [x, *conv.parameters()], []
+    for paths in (contextlib.nullcontext, plain_paths):
+        with paths():
+            out = conv(x, GRID.edge_index)
+            found.append([out, *torch.autograd.grad(out.pow(3).sum(), inputs)])
+    torch.testing.assert_close(*found)
 
 
 class Adapter(torch.nn.Module):
