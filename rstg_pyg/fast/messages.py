@@ -188,8 +188,8 @@ def weighted_messages(
 ) -> Tuple[Tensor, Tensor]:
     r"""See :func:`weighted_messages_formula`. Without ``with_moments`` the moments are zero.
 
-    A norm of the messages with one mean :math:`\mu` and deviation :math:`\sigma` per copy is linear once
-    they are known, so it may follow the sums:
+    A norm of the messages with one mean :math:`\mu` and deviation :math:`\sigma` per copy is linear
+    once they are known, so it may follow the sums:
 
     .. math::
         \sum_j \alpha_{jih} \left( \frac{\mathbf{m}_{ji} - \mu}{\sigma} \gamma + \beta \right)

@@ -34,9 +34,9 @@ def gather_messages(
 ) -> Optional[Tuple[Tensor, Tensor]]:
     r"""What ``edge_updater`` and ``propagate`` of :class:`~rstg_pyg.RSTGConv` compute together.
 
-    What is linear at the end of a message (the last layer beside a linear path, a joint layer norm whose
-    statistics are known, the value projection of several heads) is applied to each node's sums instead
-    of to every message.
+    What is linear at the end of a message (the last layer beside a linear path, a joint layer norm
+    whose statistics are known, the value projection of several heads) is applied to each node's sums
+    instead of to every message.
 
     Args:
         conv: The layer, a :class:`~rstg_pyg.RSTGConv`.
@@ -78,16 +78,15 @@ def gather_messages(
     alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
 
     src, dst = conv.send.source(x_src, pos_src), conv.send.target(x_dst, pos_dst)
-    lin = conv.send.lins[0]
+    lin, alphas = conv.send.lins[0], alpha.view(logit.shape)
     if conv.send.skip:
         hidden = conv.send.width - conv.send.channels
-        out = weighted_hidden(src, dst[..., :hidden], alpha.view(logit.shape), source, target)
+        out = weighted_hidden(src, dst[..., :hidden], alphas, source, target)
         out, skip = out.split([hidden, conv.send.channels], dim=-1)  # [H, N, M, *]
         share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)  # [N, M, C / H, H]
-        out = MLP_FACTOR * _values(lin, out, alpha.view(logit.shape), target)
+        out = MLP_FACTOR * _values(lin, out, alphas, target)
         return out + share.transpose(2, 3).flatten(2), alpha
     norm = conv.message_norm
-    alphas = alpha.view(logit.shape)
     out, moments = weighted_messages(
         src, dst, alphas, lin.weight, lin.bias, source, target, norm is not None
     )  # [H, N, M, D]

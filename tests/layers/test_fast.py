@@ -165,7 +165,8 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         assert taken(RSTGConv(4, 8), x, edge_index, monkeypatch)
         assert not taken(RSTGConv(4, 8), x[:1], edge_index, monkeypatch)
     for kwargs in (
-        {"norm": torch.nn.LayerNorm}, {"norm": JointLayerNorm}, {"num_send_layers": 1}, {"num_send_layers": 3}, {"aggr": "mean"}
+        {"norm": torch.nn.LayerNorm}, {"norm": JointLayerNorm}, {"aggr": "mean"},
+        {"num_send_layers": 1}, {"num_send_layers": 3},
     ):  # fmt: skip
         assert not taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     conv, batch = RSTGConv(4, 8, form="paper", norm=JointLayerNorm), torch.tensor([0, 0, 0, 0, 0])
