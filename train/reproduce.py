@@ -1,4 +1,4 @@
-"""Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|base|full ...``.
+"""Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|small|base|full ...``.
 
 Every row and seed is a run of ``run.py`` in its own folder. Finished runs are skipped and unfinished
 ones resume, so the command can be stopped and run again at any time. After every run the table is
@@ -23,7 +23,7 @@ from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Job, Row, run_job
 from rstg_pyg.train.paper.table import run_folder, write_table
 from rstg_pyg.train.run_folder.folder import check_free, named_folder
 
-SIZES = ("mini", "base", "full")
+SIZES = ("mini", "small", "base", "full")
 
 
 @command

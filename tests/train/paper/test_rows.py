@@ -20,7 +20,7 @@ def build(row, size, *overrides):
 
 
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("size", ["mini", "base"])
+@pytest.mark.parametrize("size", ["mini", "small", "base"])
 def test_every_row_runs_at_every_size(row, size):
     config, model = build(row, size)
     data = config.data
