@@ -26,12 +26,12 @@ def frames_norm(channels):
     return ChannelBatchNorm(channels, num_joint_dims=3, unbiased=False)
 
 
-#: Norm, attention and whether there is a residual.
+#: Norm, attention and whether there is a residual; every pair of two occurs.
 VARIANTS = [
-    (None, None, False), (None, "dot", True), (JointLayerNorm, "dot", False),
-    (JointLayerNorm, "additive", True), (ChannelBatchNorm, "additive", False),
-    (ChannelBatchNorm, None, True), (frames_norm, None, False), (frames_norm, "dot", True),
-]  # fmt: skip
+    (norm, attention, bool((i + j) % 2))
+    for i, norm in enumerate([None, JointLayerNorm, ChannelBatchNorm, frames_norm])
+    for j, attention in enumerate([None, "dot", "additive"])
+]
 #: Videos, frames, scales, the value of all features (or random), and whether there are edges.
 CASES = {
     "black frames": (2, 3, (2, 1), 0.0, True),
