@@ -147,7 +147,7 @@ def _describe(split: str, splits: Splits, files: LabelFiles, classes: list[str])
     if split not in splits:
         return f"{split}: {'its list cannot be used' if split in files.splits else 'no list of videos'}"
     counts = Counter(label for video in splits[split] for label in video.labels)
-    number, unlabeled = len(splits[split]), counts.pop(None, 0)
+    number, unlabeled = len(splits[split]), sum(not video.labels for video in splits[split])
     if number == unlabeled:
         return f"{split}: {number:,} videos, no labels (can be predicted)"
     order = sorted(range(len(classes)), key=lambda label: counts[label])
