@@ -54,12 +54,14 @@ from rstg_pyg.train.training.loggers import make_loggers, writing_events
 from rstg_pyg.train.training.pretrain import pretrain
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import (
+    choose_precision,
     eval_loader,
     make_trainer,
     prepare_model,
     prepare_torch,
     share_batches,
     train_loader,
+    with_precision,
 )
 
 
@@ -126,10 +128,13 @@ def fit(
         newest = "" if resume is True else os.fspath(resume)
         folder, checkpoint = run_to_resume(config.name, out, newest)
         if checkpoint is not None:
-            origin, step = check_resumable(checkpoint, config)
+            origin, step, precision = check_resumable(checkpoint, config)
+            if config.trainer.precision == "auto":
+                config = with_precision(config, precision)
         check_writable(folder)
 
     prepare_torch(config)
+    config = choose_precision(config)
     splits = [split for split in ("train", "val", "test") if has_split(config, split)]
     datasets = {split: build_dataset(config, split) for split in splits}
     if config.train.early_stopping is not None and "val" not in datasets:
@@ -227,6 +232,7 @@ def evaluate(
     check_model(config)
     weights = read_weights(checkpoint, config)
     prepare_torch(config)
+    config = choose_precision(config)
     if not has_split(config, "test"):
         raise UserError("data.root: there is no list of validation videos; nothing can be evaluated")
     dataset = build_dataset(config, "test")
@@ -370,6 +376,7 @@ def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) ->
     train = config.train
     count = sum(p.numel() for p in model.parameters())
     print(f"{config.name}: {count / 1e6:.2f} M parameters, config {config_hash(config)}, {folder}")
+    print(f"precision: {config.trainer.precision}")
     if config.data.dataset == "something" and config.data.root is None:
         print(
             "data.root is not given: this uses the built-in mini-something, and the section 'demo' of "

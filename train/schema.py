@@ -253,7 +253,10 @@ class TrainerConfig(Section):
     devices: Few | Literal["auto"] = 1
     num_nodes: PositiveInt = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    #: ``auto``: bf16-mixed where it is faster (a GPU with bfloat16, or measured in the first
+    #: milliseconds of a run: a processor with AMX, or of AMD with AVX512-BF16), else 32-true. A run
+    #: records what was chosen, and goes on with it.
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     deterministic: bool = True
     #: Channels-last memory format (faster for 3-D convolutions on a GPU with mixed precision).
     channels_last: bool = False

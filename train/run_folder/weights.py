@@ -189,24 +189,26 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
-def check_resumable(path: Path, config: Config) -> tuple[str, int]:
+def check_resumable(path: Path, config: Config) -> tuple[str, int, str]:
     """Reads a checkpoint and checks that it belongs to this run.
 
     Returns:
-        The description of the data that the run started with, and the checkpoint's step.
+        The description of the data that the run started with, the checkpoint's step, and the run's
+        precision.
 
     Raises:
         UserError: If it cannot be read or belongs to another config; the message names the keys.
     """
     checkpoint = read_checkpoint(path)
+    saved = saved_config(checkpoint["config"], path)
     changed = [
         line
-        for line in differences(to_dict(saved_config(checkpoint["config"], path)), to_dict(config))
+        for line in differences(to_dict(saved), to_dict(config))
         if not line.startswith(_MAY_CHANGE)
     ]
     if changed:
         raise UserError(_other_config(path, changed))
-    return checkpoint["origin"], checkpoint["global_step"]
+    return checkpoint["origin"], checkpoint["global_step"], saved.trainer.precision
 
 
 def saved_config(values: dict[str, Any], path: Path) -> Config:

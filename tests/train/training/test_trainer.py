@@ -9,12 +9,15 @@ from helpers.tiny_run import tiny_config
 from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.training import trainer as module
 from rstg_pyg.train.training.trainer import (
+    choose_precision,
     eval_loader,
     make_trainer,
     prepare_model,
     prepare_torch,
     train_loader,
+    with_precision,
 )
 
 
@@ -92,6 +95,21 @@ def test_memory_layout_and_compilation(asked):
     prepare_model(conv, config_of(trainer={"channels_last": asked, "compile": asked}))
     assert conv.weight.is_contiguous(memory_format=torch.channels_last_3d) == asked
     assert (conv._compiled_call_impl is not None) == asked
+
+
+@pytest.mark.parametrize("gain, precision", [(0.55, "32-true"), (1.9, "bf16-mixed")])
+def test_precision_is_what_is_faster_here(gain, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_gain_of_bfloat16", lambda: gain)
+    config = config_of(trainer={"accelerator": "cpu"})
+    assert config.trainer.precision == "auto"
+    assert choose_precision(config) == with_precision(config, precision)
+    assert make_trainer(config, tmp_path, []).precision == precision
+    for given in ("32-true", "bf16-mixed"):
+        assert choose_precision(with_precision(config, given)).trainer.precision == given
+
+
+def test_the_gain_of_bfloat16_is_measured():
+    assert 0.01 < module._gain_of_bfloat16() < 50
 
 
 def test_the_trainer_is_made_as_the_config_asks(tmp_path):
