@@ -61,7 +61,7 @@ def test_a_long_stream_within_rounding(name, dtype, tolerance):
 
 
 def held():
-    """Tensors that are alive, and the bytes of their storages (sparse ones of other tests have none)."""
+    """Tensors that are alive, and the bytes of their storages (sparse ones have none)."""
     gc.collect()
     tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
     tensors = [x for x in tensors if x.layout == torch.strided]
