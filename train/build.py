@@ -162,6 +162,7 @@ def check_model(config: Config) -> None:
     maps = stage_maps(config)
     with torch.device("meta"), torch.no_grad(), _named("model"):
         model = _assemble(config, 2, maps).eval()
+        freeze(model, config.train.freeze)
         for stage, block in model.block_after.items():
             model.blocks[block](maps[stage][:, :, :1])
         if model.head is not None:
@@ -281,6 +282,29 @@ _BACKBONES = {
     "i3d": _resnet,
     "torchvision": _torchvision,
 }
+
+
+def freeze(model: VideoClassifier, stages: list[str]) -> None:
+    """Takes stages of the backbone out of training: their weights, and the statistics of their norms.
+
+    Args:
+        model: The network.
+        stages: Names of stages or parts of the backbone; ``backbone`` is all of it.
+
+    Raises:
+        UserError: If the backbone has no such stage.
+    """
+    backbone = model.backbone
+    root = getattr(backbone, "stages", None) or backbone.network
+    for stage in stages:
+        parts = [backbone] if stage == "backbone" else []
+        parts += [m for name, m in root.named_modules() if name == stage]
+        parts += [m for name, m in root.named_children() if name.startswith(f"{stage}_")]  # bottlenecks
+        if not parts or not stage:
+            known = ", ".join(["backbone", *getattr(backbone, "places", ()), *backbone.channels])
+            raise UserError(f"train.freeze: expected some of {known} (got {stage!r})")
+        for part in parts:
+            part.eval().requires_grad_(False)
 
 
 def build_head(head: LSTMHeadConfig, feature_map: Tensor) -> LSTMHead:

@@ -200,7 +200,8 @@ class TrainConfig(Section):
     """Optimization."""
 
     #: Weights to start from: a run folder, a checkpoint or a safetensors file of this project, or the
-    #: name of a model that comes along. Tensors that fit by name and shape are taken.
+    #: name of a model that comes along. Tensors that fit by name and shape are taken, and no
+    #: ``model.backbone.weights``.
     init: str | None = None
     #: Stages of the backbone that are not trained (``backbone``: all of them).
     freeze: list[str] = []

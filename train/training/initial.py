@@ -1,4 +1,4 @@
-"""What a training begins with: weights of others, and stages that are not trained."""
+"""Weights that a training begins with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NAMED = 8  # tensors in a message
 
 
 def load_pretrained(model: VideoClassifier, config: Config, names: list[str]) -> None:
-    """Loads ``model.backbone.weights`` into the backbone, and what fits of ``train.init`` into the
-    network; prints what was taken.
+    """Loads what fits of ``train.init`` into the network, or else ``model.backbone.weights`` into the
+    backbone; prints what was taken.
 
     Args:
         model: The network.
@@ -27,13 +27,16 @@ def load_pretrained(model: VideoClassifier, config: Config, names: list[str]) ->
         UserError: If weights cannot be read or do not fit.
     """
     path = getattr(config.model.backbone, "weights", None)
-    if path is not None:
+    if config.train.init is not None:
+        try:
+            print(_load_fitting(model, find_weights(config.train.init), config, names), flush=True)
+        except UserError as e:
+            raise UserError(f"train.init: {e}") from e
+    elif path is not None:
         try:
             print(load_backbone_weights(model.backbone, path, keep_nonlocal=True), flush=True)
         except WeightsError as e:
             raise UserError(f"model.backbone.weights: {'; '.join(str(e).splitlines())}") from e
-    if config.train.init is not None:
-        print(_load_fitting(model, find_weights(config.train.init), config, names), flush=True)
 
 
 def _load_fitting(model: VideoClassifier, path: Path, config: Config, names: list[str]) -> str:
@@ -52,14 +55,12 @@ def _load_fitting(model: VideoClassifier, path: Path, config: Config, names: lis
         elif name.startswith("lin.") and old_names != names:
             new.append(f"{name} (of other classes)")
         elif theirs.is_floating_point() and not theirs.isfinite().all():
-            raise UserError(f"train.init: {path}: {name} holds values that are not finite")
+            raise UserError(f"{path}: {name} holds values that are not finite")
         else:
             taken[name] = theirs
     filters = [f"backbone.{name}" for name, p in model.backbone.named_parameters() if p.dim() > 1]
     if not any(name in taken for name in filters):
-        raise UserError(
-            f"train.init: {path}: nothing fits the config's backbone; expected {_some(new)}"
-        )
+        raise UserError(f"{path}: nothing fits the config's backbone; expected {_some(new)}")
     model.load_state_dict(taken, strict=False)
     unused = [
         f"{name} {list(weights[name].shape)}" for name in weights.keys() - model.state_dict().keys()
@@ -77,26 +78,3 @@ def _load_fitting(model: VideoClassifier, path: Path, config: Config, names: lis
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def freeze(model: VideoClassifier, stages: list[str]) -> None:
-    """Takes stages of the backbone out of training: their weights, and the statistics of their norms.
-
-    Args:
-        model: The network.
-        stages: Names of stages or parts of the backbone; ``backbone`` is all of it.
-
-    Raises:
-        UserError: If the backbone has no such stage.
-    """
-    backbone = model.backbone
-    root = getattr(backbone, "stages", None) or backbone.network
-    for stage in stages:
-        parts = [backbone] if stage == "backbone" else []
-        parts += [m for name, m in root.named_modules() if name == stage]
-        parts += [m for name, m in root.named_children() if name.startswith(f"{stage}_")]  # bottlenecks
-        if not parts or not stage:
-            known = ", ".join(["backbone", *getattr(backbone, "places", ()), *backbone.channels])
-            raise UserError(f"train.freeze: expected some of {known} (got {stage!r})")
-        for part in parts:
-            part.eval().requires_grad_(False)

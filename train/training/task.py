@@ -21,12 +21,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.train.build import normalize
+from rstg_pyg.train.build import freeze, normalize
 from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.errors import NonFiniteError
-from rstg_pyg.train.training.initial import freeze
 
 _MOST_NAMES = 16  # videos in a message
 
