@@ -215,7 +215,7 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
     return value
 
 
-def _affine(backbone: VideoResNet, found: set[str]) -> dict[str, Tensor]:
+def _affine(backbone: torch.nn.Module, found: set[str]) -> dict[str, Tensor]:
     """Batch norm statistics for affine layers: they leave the input unchanged."""
     filled = {}
     for prefix, module in backbone.named_modules():

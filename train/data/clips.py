@@ -255,17 +255,17 @@ class VideoClips(Dataset):
         crop = transforms.random_crop if self.crop == "random" else transforms.multi_scale_crop
         clip = crop(frames, self.crop_size, generator)
         if self.mirrored is not None and generator.random() < 0.5:
-            if (mirrored := self._mirrored(label)) is not None:
+            if (mirrored := self._mirror(label, self.mirrored)) is not None:
                 clip, label = transforms.flip(clip), mirrored
         if self.brightness:
             clip = transforms.shift_brightness(clip, self.brightness, generator)
         return self.augment(clip, generator), label
 
-    def _mirrored(self, label: Any) -> Any:
+    def _mirror(self, label: Any, mirrored: list[int | None]) -> Any:
         """The label of the mirrored clip; ``None`` if there is no such class."""
         if not self.multi_label:
-            return None if label == UNLABELLED else self.mirrored[label]
-        numbers = [self.mirrored[i] for i in label.nonzero().flatten().tolist()]
+            return None if label == UNLABELLED else mirrored[label]
+        numbers = [mirrored[i] for i in label.nonzero().flatten().tolist()]
         if None in numbers:
             return None
         out = torch.zeros_like(label)

@@ -275,8 +275,8 @@ def _numbered(
             if row.id in first:
                 problems.append(f"{row.where}: {row.id} is there twice (first in {first[row.id]})")
             elif all(name in by_label for name in row.labels):
-                labels = tuple(sorted({by_label[name] for name in row.labels}))
-                videos[split].append(Video(row.id, labels if several else labels[0]))
+                numbers = tuple(sorted({by_label[name] for name in row.labels}))
+                videos[split].append(Video(row.id, numbers if several else numbers[0]))
             first[row.id] = row.where
     if videos.get("train"):
         counts = {

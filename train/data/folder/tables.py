@@ -168,9 +168,8 @@ def _row(name: str, label: str | list[str], where: str, root: Path, split: str |
     for top in (f"{root}/", f"{os.path.abspath(root)}/"):
         name = name.removeprefix(top)
     check_id(where, name)
-    several = isinstance(label, list)
-    labels = tuple(normal(text) for text in (label if several else [label]))
-    return Row(name, labels, where, split, several)
+    labels = label if isinstance(label, list) else [label]
+    return Row(name, tuple(map(normal, labels)), where, split, isinstance(label, list))
 
 
 def _label(where: str, values: dict[str, Any], column: str) -> str | list[str]:
