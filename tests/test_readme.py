@@ -49,7 +49,10 @@ def test_code_blocks_run_and_give_what_they_say(folder, block):
 def test_tutorials_run_from_top_to_bottom(folder, page):
     namespace, compared = {}, 0
     for block in pages.blocks_of(page):
-        if block.language == "python":
+        script = re.match(r"# (\w+\.py)\n", block.text)
+        if script:
+            (folder / script[1]).write_text(block.text)
+        elif block.language == "python":
             compared += pages.run_python(block, namespace)
         elif block.language == "sh":
             for command in block.commands():
