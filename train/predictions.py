@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_atomically, write_json, write_text
+from rstg_pyg.train.files import write_json, write_text
 
-_MOST_LINES = 8  # classes in a picture
+_MOST_LINES = 6  # classes in a picture, as there are colors
 COLUMNS = ("video", "start", "end", "rank", "class", "name", "probability", "error")
 
 
@@ -59,7 +59,7 @@ class Windows(list[Window]):
         """
         path = Path(path)
         if path.suffix == ".png":
-            write_atomically(path, lambda file: draw_windows(self).savefig(file, format="png"))
+            draw_windows(self, path)
         elif path.suffix == ".json":
             write_json(path, {"windows": self.entries(top)})
         elif path.suffix == ".csv":
@@ -92,32 +92,26 @@ def write_table(path: Path, answers: Sequence[dict[str, Any]]) -> None:
     table.writeheader()
     for answer in answers:
         for part in answer.get("windows", [answer]):
-            whole = {**answer, **part}
             for rank, entry in enumerate(part.get("predictions", []), 1):
-                table.writerow({**whole, **entry, "rank": rank})
+                table.writerow({**answer, **part, **entry, "rank": rank})
         if "error" in answer:
             table.writerow(answer)
     write_text(path, text.getvalue())
 
 
-def draw_windows(windows: Sequence[Window]) -> Any:
-    """A figure of the probabilities over time of the classes that are ever the likeliest."""
-    from matplotlib.figure import Figure
+def draw_windows(windows: Sequence[Window], path: Path) -> None:
+    """Draws the probabilities over time of the likeliest classes."""
+    from rstg_pyg.train.plots import new_figure, save_png
 
     series = [{p.name: p.probability for p in window.predictions} for window in windows]
-    highest = {name: max(values[name] for values in series) for name in series[0]} if series else {}
-    names = sorted(highest, key=highest.__getitem__, reverse=True)[:_MOST_LINES]
+    highest = {name: max(values[name] for values in series) for name in series[0]}
     middle = [(window.start + window.end) / 2 for window in windows]
-    figure = Figure((11, 4.4), dpi=130, facecolor="white", layout="constrained")
-    axes = figure.subplots()
-    for name in names:
+    figure, [axes] = new_figure(11, 4.4)
+    for name in sorted(highest, key=highest.__getitem__, reverse=True)[:_MOST_LINES]:
         line = [100 * values[name] for values in series]
         axes.plot(middle, line, marker="o", markersize=3, label=name[:60])
     axes.set_ylim(0, 101)
     axes.set_xlabel("seconds (middle of the window)")
     axes.set_ylabel("probability, %")
-    axes.grid(color="#e8e8e8", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    if names:
-        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
-    return figure
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    save_png(figure, path)

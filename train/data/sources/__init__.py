@@ -92,8 +92,8 @@ def open_video(path: str | Path) -> tuple[FrameSource, str]:
     name, path = str(path), home(path)
     if "://" in name or (name.isdigit() and not os.path.exists(path)):
         raise UserError(
-            f"{name}: expected a file or a folder of frames (addresses and cameras are not read); save "
-            f"the video to a file first"
+            f"{name}: expected a file or a folder of frames (addresses and cameras are not read as one "
+            f"video); use Predictor.watch, or predict.py with an address or --camera"
         )
     place = Place(path.parent, {path.name: path})
     if not os.path.isdir(path):
