@@ -82,8 +82,9 @@ def from_hub(name: str | os.PathLike[str], options: dict[str, Any]) -> Path | No
     Raises:
         UserError: If they cannot be fetched.
     """
-    hub_id = isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name)
-    if not hub_id or os.path.exists(name) or os.path.exists(name.split("/")[0]):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    if os.path.exists(name) or os.path.exists(name.split("/")[0]):
         return None
     try:
         from huggingface_hub import hf_hub_download
@@ -126,7 +127,8 @@ def _results_of(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((path.parent.parent / "results.json").read_text(encoding="utf-8"))
         found["checkpoint"] = Path(found["checkpoint"]).name
-        return {"weights": path.name, **{key: found[key] for key in _RESULTS}}
+        kept = {key: found[key] for key in _RESULTS}
+        return {"weights": path.name, "mAP": found.get("mAP"), **kept}
     except (OSError, ValueError, KeyError, TypeError):  # none, or of an older version
         return None
 
@@ -165,16 +167,17 @@ def save_network(model: Any, folder: str | os.PathLike[str]) -> None:
 
 def card(name: str, model: VideoClassifier, config: Config) -> str:
     """The model card, in Markdown."""
-    data, classes, found = config.data, model.classes or [], model.results
+    data, classes, found = config.data, model.classes or [], model.results or {}
     rows = {
         "input": f"{data.num_frames} frames of {data.size} x {data.size} pixels, {data.channels} "
         f"channel{'s' if data.channels > 1 else ''}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
     }
-    if found is not None and found["top1"] is not None:
+    scores = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
+    known = [f"{name} {found[k]:.2%}" for k, name in scores.items() if found.get(k) is not None]
+    if known:
         rows |= {
-            "top-1, top-5": f"{found['top1']:.2%}, {found['top5']:.2%} "
-            f"of {found['num_videos']:,} videos",
+            "result": f"{', '.join(known)} of {found['num_videos']:,} videos",
             "measured on": f"`{found['checkpoint']}`; the weights are those of `{found['weights']}`",
             "protocol": found["protocol"],
             "data": found["data"],

@@ -61,7 +61,7 @@ def test_a_run_as_a_model_of_the_package(shipped, run, clip):
     assert not model.training and model.classes == measured.names
     assert model.results["top1"] == run.results["top1"] and model.config["name"] == "tiny"
     text = (shipped / "README.md").read_text()
-    assert f"| top-1, top-5 | {run.results['top1']:.2%}, " in text
+    assert f"| result | top-1 {run.results['top1']:.2%}, top-5 " in text
     assert "| measured on | `last.ckpt`; the weights are those of `last.ckpt` |" in text
     assert (
         text.startswith("---\nlibrary_name: rstg_pyg\n")
@@ -94,6 +94,17 @@ def test_what_cannot_be_saved_or_found(tmp_path, shipped):
         VideoClassifier.from_pretrained("tinny")
     with pytest.raises(UserError, match=r"it has no checkpoints/best.ckpt .* no model.safetensors"):
         Predictor.load(tmp_path)
+
+
+def test_networks_for_several_labels_keep_that(tmp_path, shipped, clip):
+    model = VideoClassifier.from_pretrained("tiny")
+    model.multi_label = True
+    model.results |= {"top1": None, "top5": None, "mAP": 0.5}
+    model.save_pretrained(tmp_path / "x")
+    assert "| result | mAP 50.00% of " in (tmp_path / "x/README.md").read_text()
+    several = {p.label: p.probability for p in Predictor.load(tmp_path / "x", "cpu")(clip)}
+    logits = Predictor.load("tiny", "cpu").logits(clip[None])
+    assert several == pytest.approx(dict(enumerate(logits.sigmoid().tolist())))
 
 
 def test_paths_of_the_machine_are_left_out(tmp_path, shipped):
