@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
+from torchvision.models import get_model
 
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.predict import main as predict
+from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run import main
 
 SMALL = ["data.num_frames=3", "data.short_side=16", "data.crop_size=16", "data.num_workers=0"]
@@ -96,3 +98,43 @@ def test_10000_clips_are_listed_in_seconds(tmp_path, monkeypatch):
     begin = time.process_time()
     read_folder(root)
     assert time.process_time() - begin < 2
+
+
+def test_several_labels_per_video(run, tmp_path, capsys):
+    names = [f"train/{'ab'[n % 2]}/{n}.mp4" for n in range(12)]
+    rows = [{"file_name": name, "label": ["x", "y"][n % 3 :]} for n, name in enumerate(names)]
+    (tmp_path / "clips/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    more = ["train.early_stopping=9", "train.class_weights=balanced", "train.mixup=0.2"]
+    assert run("data.root=clips", *more) == 0
+    printed = capsys.readouterr().out
+    assert "several labels per video" in printed and "test: mAP " in printed
+    results = json.loads((tmp_path / "runs/folder/results.json").read_text())
+    assert results["top1"] is None and 0 <= results["mAP"] <= 1 and results["loss"] < 1
+    lines = (tmp_path / "runs/folder/per_class.csv").read_text().splitlines()
+    assert lines[0] == "class,average precision" and [row[:2] for row in lines[1:]] == ["x,", "y,"]
+    assert run("data.root=clips", *more, "--evaluate", "runs/folder/checkpoints/last.ckpt") == 0
+    again = json.loads((tmp_path / "runs/folder-evaluate/results.json").read_text())
+    assert again["mAP"] == results["mAP"]
+    ranked = Predictor.load("runs/folder", "cpu").ranked(torch.tensor([2.0, 3.0]))
+    assert [c.probability for c in ranked] == pytest.approx([0.9526, 0.8808], abs=1e-4)  # sigmoids
+
+
+@pytest.mark.slow
+def test_a_pretrained_network(run, tmp_path, capsys):
+    """The form of folder.yaml with torchvision's weights, here from a file."""
+    torch.save(get_model("r3d_18").state_dict(), "r3d.pth")
+    backbone = "model.backbone={kind: torchvision, network: r3d_18, weights: r3d.pth}"
+    rstg = "model.rstg={places: [layer3], hidden_channels: 4, scales: [1]}"
+    network = ["size=pretrained", backbone, rstg, "data.root=clips", "train.max_steps=2"]
+    small = [s for s in SMALL if not s.startswith("model.")]
+    assert main(["--cfg", "folder.yaml", *small, *network]) == 0
+    printed = capsys.readouterr().out
+    assert "r3d_18: 100 used" in printed and "(dense with stride 2" in printed
+    saved = torch.load("runs/folder/checkpoints/last.ckpt", weights_only=True)
+    start, now = torch.load("r3d.pth", weights_only=True), saved["state_dict"]
+    frozen = {k for k, v in start.items() if torch.equal(v, now.get(f"model.backbone.network.{k}", v))}
+    assert {k for k in start if k.startswith(("stem", "layer1"))} <= frozen
+    assert not any(k.endswith("conv1.0.weight") for k in frozen if not k.startswith("layer1"))
+    assert not torch.equal(saved["current_model_state"]["model.lin.weight"], now["model.lin.weight"])
+    assert run("data.root=clips", "train.init=runs/folder") == 2  # another backbone
+    assert "train.init: runs/folder/checkpoints/" in capsys.readouterr().err
