@@ -30,7 +30,7 @@ from rstg_pyg.train.text_tables import as_csv, as_markdown
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
-_NUMBERS = ("top-1 %", "top-5 %", "videos", "seed", "parameters", "GFLOPs", "steps", "seconds")
+_NUMBERS = ("top-1 %", "top-5 %", "mAP %", "videos", "seed", "parameters", "GFLOPs", "steps", "seconds")
 _NOTE = (
     "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
     "and standard deviation over the runs."
@@ -40,8 +40,9 @@ _NOTE = (
 class Run(BaseModel):
     """The results of a run that the table shows."""
 
-    top1: _Number
-    top5: _Number
+    top1: _Number | None  # null if videos have several labels, or none were evaluated
+    top5: _Number | None
+    mAP: _Number | None = None
     num_videos: _Count
     protocol: str
     seed: _Count
@@ -100,7 +101,7 @@ def read_run(folder: Path) -> Run:
 
 
 def table(runs: Sequence[Run], flops: bool = True) -> list[dict[str, str]]:
-    """The rows of the table, best top-1 first.
+    """The rows of the table, best top-1 (or mAP) first.
 
     Args:
         runs: The runs, from :func:`read_run`.
@@ -114,8 +115,18 @@ def table(runs: Sequence[Run], flops: bool = True) -> list[dict[str, str]]:
         while any(other.seed == run.seed for other in groups.get((*key, again), [])):
             again += 1
         groups.setdefault((*key, again), []).append(run)
-    best = sorted(groups.values(), key=lambda group: -statistics.fmean(r.top1 for r in group))
-    return [_row(group, flops) for group in best]
+    best = sorted(
+        groups.values(), key=lambda group: -statistics.fmean(r.top1 or r.mAP or 0 for r in group)
+    )
+    rows = [_row(group, flops) for group in best]
+    if all(run.mAP is None for run in runs):
+        rows = [{k: v for k, v in row.items() if k != "mAP %"} for row in rows]
+    return rows
+
+
+def _percent(shares: list[float | None]) -> str:
+    known = [100 * share for share in shares if share is not None]
+    return _spread(known, ".2f") if known else ""
 
 
 def _row(group: list[Run], flops: bool) -> dict[str, str]:
@@ -124,8 +135,9 @@ def _row(group: list[Run], flops: bool) -> dict[str, str]:
     return {
         "name": config.name + (f" ({', '.join(folders)})" if folders != [config.name] else ""),
         "model": describe_model(config),
-        "top-1 %": _spread([100 * run.top1 for run in group], ".2f"),
-        "top-5 %": _spread([100 * run.top5 for run in group], ".2f"),
+        "top-1 %": _percent([run.top1 for run in group]),
+        "top-5 %": _percent([run.top5 for run in group]),
+        "mAP %": _percent([run.mAP for run in group]),
         "videos": f"{first.num_videos:,}",
         "protocol": first.protocol,
         "seed": ", ".join(str(seed) for seed in sorted(run.seed for run in group)),

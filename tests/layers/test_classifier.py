@@ -132,6 +132,13 @@ def test_classifier_reset_classifier(backbone):
     model.reset_classifier()
     assert not torch.equal(model.lin.weight, weight) and model.lin.bias.abs().max() == 0
     assert torch.equal(model.backbone.stages["stem"].weight, stem)
+    model.to(torch.float64).reset_classifier(7)
+    assert (model.num_classes, model.lin.weight.shape, model.lin.weight.dtype) == (
+        7, torch.Size([7, 6]), torch.float64,
+    )  # fmt: skip
+    assert model.lin.bias.count_nonzero() == 0
+    with pytest.raises(ValueError, match="'num_classes'"):
+        model.reset_classifier(0)
 
 
 def test_classifier_state_dict_round_trip(clip):

@@ -39,6 +39,13 @@ def written(tmp_path, *arguments):
     return list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text(encoding="utf-8"))))
 
 
+def test_runs_with_several_labels_per_video(tmp_path, make_run):
+    runs = [make_run("one", 0.5), make_run("several", None, "train.lr=0.1", top5=None, mAP=0.75)]
+    rows = written(tmp_path, *runs, "--no-flops")
+    assert [(row["top-1 %"], row["mAP %"]) for row in rows] == [("", "75.00"), ("50.00", "")]
+    assert "mAP %" not in written(tmp_path, "one", "--no-flops")[0]
+
+
 @pytest.mark.slow
 def test_runs_are_sorted_and_seeds_share_a_row(tmp_path, make_run, capsys):
     runs = [
