@@ -18,8 +18,8 @@ from rstg_pyg.fast.linear import product
 #: Rows and numbers of a block of edges on the CPU, at least: enough for a matrix product at full rate,
 #: few enough for the cache. A GPU takes all edges at once.
 BLOCK_ROWS, BLOCK_SIZE = 1024, 2**18
-#: Up to how many pairs of nodes per edge the dot products of all pairs (one matrix product) are
-#: cheaper than those of the edges alone.
+#: Up to how many pairs of nodes per edge a matrix product over all pairs is cheaper than sums over the
+#: edges alone.
 PAIRS_PER_EDGE = 16
 
 
@@ -267,6 +267,33 @@ def weighted_hidden(src: Tensor, dst: Tensor, alpha: Tensor, source: Tensor, tar
     return _WeightedHidden.apply(src.to(kind), dst.to(kind), alpha.to(kind), source, target)
 
 
+def weighted_sources(x: Tensor, alpha: Tensor, source: Tensor, target: Tensor, nodes: int) -> Tensor:
+    """Sums of what the senders have, weighted: each head weights its share of the channels. One matrix
+    product per copy and head, over all pairs of nodes.
+
+    Args:
+        x: ``[S, M, R]``.
+        alpha: Attention coefficients, ``[E, M, H]``.
+        source: The sender of every edge, ``[E]``.
+        target: The receiver of every edge, ``[E]``.
+        nodes: The number of receivers.
+
+    Returns:
+        ``[N, M, R]``.
+    """
+    senders, copies, heads = x.size(0), x.size(1), alpha.size(2)
+    pairs = alpha.new_zeros(nodes * senders, copies * heads)
+    pairs = pairs.index_add(0, target * senders + source, alpha.flatten(1))
+    pairs = pairs.view(nodes, senders, -1).permute(2, 0, 1)  # [M * H, N, S]
+    x = x.unflatten(-1, (heads, -1)).flatten(1, 2).transpose(0, 1)  # [M * H, S, R / H]
+    return torch.bmm(pairs, x).transpose(0, 1).reshape(nodes, copies, -1)
+
+
+def few_pairs(source: Tensor, sources: int, targets: int) -> bool:
+    """Whether matrix products over all pairs of nodes are cheaper than sums over the edges alone."""
+    return targets * sources <= PAIRS_PER_EDGE * source.numel()
+
+
 def edge_dots_formula(query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Dot products of the receiver's query and the sender's key.
 
@@ -313,7 +340,7 @@ class _EdgeDots(torch.autograd.Function):
 def edge_dots(query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """See :func:`edge_dots_formula`."""
     (targets, copies, heads, _), sources = query.shape, key.size(0)
-    if targets * sources > PAIRS_PER_EDGE * source.numel():
+    if not few_pairs(source, sources, targets):
         return _EdgeDots.apply(query, key, source, target)
     query, key = query.flatten(1, 2).transpose(0, 1), key.flatten(1, 2).permute(1, 2, 0)
     pairs = torch.bmm(query, key).flatten(1)  # [M * H, N * S]

@@ -8,7 +8,13 @@ from torch_geometric.nn import SumAggregation
 
 from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.fast.messages import split_edges, weighted_hidden, weighted_messages
+from rstg_pyg.fast.messages import (
+    few_pairs,
+    split_edges,
+    weighted_hidden,
+    weighted_messages,
+    weighted_sources,
+)
 from rstg_pyg.norm import JointLayerNorm
 from rstg_pyg.parts import MLP_FACTOR
 from rstg_pyg.softmax import edge_softmax
@@ -80,12 +86,18 @@ def gather_messages(
     src, dst = conv.send.source(x_src, pos_src), conv.send.target(x_dst, pos_dst)
     lin, alphas = conv.send.lins[0], alpha.view(logit.shape)
     if conv.send.skip:
-        hidden = conv.send.width - conv.send.channels
-        out = weighted_hidden(src, dst[..., :hidden], alphas, source, target)
-        out, skip = out.split([hidden, conv.send.channels], dim=-1)  # [H, N, M, *]
-        share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)  # [N, M, C / H, H]
-        out = MLP_FACTOR * _values(lin, out, alphas, target)
-        return out + share.transpose(2, 3).flatten(2), alpha
+        hidden, channels = conv.send.width - conv.send.channels, conv.send.channels
+        dst = dst[..., :hidden]
+        if few_pairs(source, x_src.size(0), x_dst.size(0)):
+            src, rest = src.split([hidden, channels], dim=-1)
+            share = weighted_sources(rest, alphas.to(rest.dtype), source, target, x_dst.size(0))
+            out = weighted_hidden(src, dst, alphas, source, target)  # [H, N, M, *]
+        else:
+            out = weighted_hidden(src, dst, alphas, source, target)
+            out, skip = out.split([hidden, channels], dim=-1)
+            share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)
+            share = share.transpose(2, 3).flatten(2)
+        return MLP_FACTOR * _values(lin, out, alphas, target) + share, alpha
     norm = conv.message_norm
     out, moments = weighted_messages(
         src, dst, alphas, lin.weight, lin.bias, source, target, norm is not None

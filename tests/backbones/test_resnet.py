@@ -15,7 +15,7 @@ from rstg_pyg.backbones import (
     i3d_resnet50,
     nonlocal_resnet50,
 )
-from rstg_pyg.backbones.resnet import Bottleneck, FrozenBatchNorm, NonLocalBlock, Stem
+from rstg_pyg.backbones.resnet import Bottleneck, Conv, FrozenBatchNorm, NonLocalBlock, Stem, _normed
 
 BLOCKS = [f"res{s}_{b}" for s, depth in zip((2, 3, 4, 5), (3, 4, 6, 3)) for b in range(depth)]
 
@@ -98,6 +98,29 @@ def test_other_sizes(kwargs, clip, rows, columns):
     found = [shapes[name] for name in ("stem", "res3_0", "res4_0", "res5_0")]
     assert [shape[3] for shape in found] == rows and [shape[4] for shape in found] == columns
     assert found[0][2] == clip[0] and found[1][2] == clip[0] // 2
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("stride, frames", [(1, 5), (2, 5), (1, 1)])
+def test_convolution_and_frozen_norm_equal_torchs(kernel, stride, frames):
+    """Also where the norm goes into the weights, and where a hook keeps it out of them."""
+    conv, bn = Conv(6, 4, kernel, stride), FrozenBatchNorm(4)
+    randomize(torch.nn.ModuleList([conv, bn]))
+    x = torch.randn(2, 6, frames, 4, 6, dtype=torch.double, requires_grad=True)
+    inputs = [x, conv.weight, bn.weight, bn.bias]
+    plain = F.conv3d(x, conv.weight, None, conv.stride, conv.padding)
+    expected = norm(plain, bn)
+    seen = []
+    outs = [_normed(conv, bn, x), bn(conv(x))]
+    with bn.register_forward_pre_hook(lambda module, args: seen.append(args[0])):
+        outs.append(_normed(conv, bn, x))
+    torch.testing.assert_close(seen, [plain])
+    for out in outs:
+        torch.testing.assert_close(out, expected)
+        found, wanted = (
+            torch.autograd.grad(y.pow(3).sum(), inputs, retain_graph=True) for y in (out, expected)
+        )
+        torch.testing.assert_close(found, wanted)
 
 
 def test_stages_and_places():

@@ -197,17 +197,18 @@ def test_when_the_fast_path_is_taken(monkeypatch):
 
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("lead", [(), (2, 3)])
-def test_norm_of_messages_after_their_sum(heads, lead, monkeypatch):
-    """Coefficients sum to 0.6, as with dropout; the last node has no neighbors."""
+@pytest.mark.parametrize("kwargs", [{}, {"form": "paper", "norm": JointLayerNorm}], ids=str)
+@pytest.mark.parametrize("pairs", [0, 16])
+def test_what_is_linear_follows_the_sums(heads, lead, kwargs, pairs, monkeypatch):
+    """Coefficients sum to 0.6, as with dropout; the last node has no neighbors; an edge is twice."""
+    monkeypatch.setattr(messages, "PAIRS_PER_EDGE", pairs)
     monkeypatch.setattr(torch.nn.functional, "dropout", lambda alpha, p, training: 0.6 * alpha)
-    conv = random_weights.randomize(
-        RSTGConv(4, 8, heads=heads, form="paper", norm=JointLayerNorm).double()
-    )
-    x = draw(*lead, 6, 4)
+    conv = random_weights.randomize(RSTGConv(4, 8, heads=heads, **kwargs).double())
+    x, edge_index = draw(*lead, 6, 4), torch.cat([GRID.edge_index, GRID.edge_index[:, :1]], dim=1)
     inputs, found = [x, *conv.parameters()], []
     for paths in (contextlib.nullcontext, plain_paths):
         with paths():
-            out = conv(x, GRID.edge_index)
+            out = conv(x, edge_index)
             found.append([out, *torch.autograd.grad(out.pow(3).sum(), inputs)])
     torch.testing.assert_close(*found)
 
