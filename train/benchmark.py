@@ -27,7 +27,13 @@ from torch import Tensor
 from rstg_pyg.fast.linear import product
 from rstg_pyg.train.benchmarking.cases import QUICK, SECTIONS, Case, timed
 from rstg_pyg.train.benchmarking.tables import Row, page, plots
-from rstg_pyg.train.benchmarking.variants import Variant, networks, stage_variants, whole_variants
+from rstg_pyg.train.benchmarking.variants import (
+    Variant,
+    networks,
+    published_variants,
+    stage_variants,
+    whole_variants,
+)
 from rstg_pyg.train.command import command
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json, write_text
@@ -79,6 +85,8 @@ def check_equal(variants: list[Variant], x: Tensor) -> dict[str, float]:
 
 def variants_of(section: str, case: Case, quick: bool, device: str) -> tuple[Tensor, list[Variant]]:
     """The input of a case, and the variants that its section compares."""
+    if section == "published":
+        return published_variants(case, device)
     compiled = not quick and (case in QUICK or section == "whole")
     make = whole_variants if section == "whole" else stage_variants
     x, variants = make(case, compiled, device)
@@ -118,7 +126,7 @@ def measure(
                 "edges_per_s": edge_index.size(1) * case.frames * case.batch / seconds,
                 "difference": differences.get(variant.name),
             }
-            if variant.same:
+            if variant.same and section != "published":  # of a graph alone the least work is known
                 row["gflop_least"] = needed / 1e9
                 row |= {f"share_of_{name}": needed / seconds / rate for name, rate in rates.items()}
             rows.append(row)

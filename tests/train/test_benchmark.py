@@ -9,7 +9,7 @@ import torch
 from rstg_pyg.train import benchmark
 from rstg_pyg.train.benchmarking.cases import QUICK, SECTIONS, Case, peak_bytes
 from rstg_pyg.train.benchmarking.tables import page, plots
-from rstg_pyg.train.benchmarking.variants import stage_variants, whole_variants
+from rstg_pyg.train.benchmarking.variants import published_variants, stage_variants, whole_variants
 
 TINY = Case((2, 1), frames=3, channels=8)
 RATES = {"mm": 1e9, "onednn": 2e9}
@@ -35,6 +35,16 @@ def test_whole_variants_compute_the_same():
     assert x.shape == (2, 3, 5, 8)
     assert len(benchmark.check_equal(variants, x)) == 3
     assert all(variant.forward(x).shape == x.shape for variant in variants)
+
+
+@pytest.mark.parametrize("topology, count", [("grid", 3), ("complete", 2)])
+def test_published_variants_compute_the_same(topology, count):
+    x, variants = published_variants(replace(TINY, batch=2, topology=topology))
+    assert len(benchmark.check_equal(variants, x)) == count
+    grads = [benchmark.call_of(v, x, backward=True)()[0] for v in variants]
+    for variant, grad in zip(variants, grads):
+        by = (grad - grads[0]).norm() / grads[0].norm()
+        assert by < (1e-3 if variant.same else 0.5), variant.name
 
 
 def test_another_function_is_found():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import GCNConv, MessagePassing
 from torch_geometric.utils import softmax
 
-from rstg_pyg import RSTG, RSTGConv
+from rstg_pyg import RSTG, RSTGConv, VideoClassifier
 
 
 class Formulas(torch.nn.Module):
@@ -127,6 +127,25 @@ class FrameByFrame(torch.nn.Module):
                     v = self.space(v)
             frames.append(v)
         return torch.stack(frames, dim=1)
+
+
+class PublishedNetwork(torch.nn.Module):
+    """A small network whose head is a graph to a vector, with the graph as published.
+
+    Args:
+        model: Whose weights to use: its graph has neither norms nor positions.
+    """
+
+    def __init__(self, model: VideoClassifier):
+        super().__init__()
+        self.model = model
+        head: Any = model.head
+        self.graph = FrameByFrame(head.rstg, head.edge_index, head.pool.num_nodes)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """"""
+        nodes = self.graph(self.model.head.pool(self.model.backbone(clip)))
+        return self.model.lin(nodes.mean(dim=1).sum(dim=1))
 
 
 def _step_cell(cell: torch.nn.LSTM) -> torch.nn.LSTMCell:

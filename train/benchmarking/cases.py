@@ -59,6 +59,7 @@ QUICK = [
     Case(_85, frames=16, channels=256),
 ]
 _WHOLE = Case(_14, frames=16, channels=512, batch=4)
+_PUBLISHED = Case(_14, frames=10, channels=512, batch=2)
 _STAGE = [
     Case(scales, frames, channels, topology)
     for (scales, frames), channels, topology in product(
@@ -80,6 +81,10 @@ SECTIONS: dict[str, tuple[list[Case], list[Case]]] = {
         [Case(_30, frames=32, channels=128, density=tenth / 10) for tenth in range(1, 11)],
     ),
     "whole": ([_WHOLE], [_WHOLE, replace(_WHOLE, batch=1), replace(_WHOLE, batch=16)]),
+    "published": (
+        [replace(_PUBLISHED, channels=64)],
+        [_PUBLISHED, replace(_PUBLISHED, batch=8), replace(_WHOLE, topology="complete")],
+    ),
     "network": ([], []),
 }
 

@@ -16,6 +16,7 @@ from torch_geometric.nn import GATv2Conv, TransformerConv
 from rstg_pyg import RSTG, DenseRSTGConv, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.backbones import SimpleConv, i3d_resnet50
 from rstg_pyg.fast.autograd import plain_paths
+from rstg_pyg.published import published_arguments
 from rstg_pyg.train.benchmarking import baselines
 from rstg_pyg.train.benchmarking.cases import Case
 
@@ -140,6 +141,32 @@ def whole_variants(
         *found,
         Variant(f"GConvLSTM-style loop {_OTHER}", on_graph(recurrent), recurrent, same=False),
         Variant(f"space-time attention layer {_OTHER}", attend, layer, same=False),
+    ]
+
+
+def published_variants(case: Case, device: str = "cpu") -> tuple[Tensor, list[Variant]]:
+    """What the published code runs, as a whole: the SyncMNIST network on clips ``[B, 1, T, 64, 64]``
+    (as many filters as channels in the graph), or with ``topology="complete"`` the published graph
+    with its norms, on maps ``[B, C, T, 6, 6]``.
+    """
+    torch.manual_seed(0)
+    width = case.channels
+    found, size = [], (1, case.frames, 64, 64)
+    if case.topology == "complete":
+        size = (width, case.frames, 6, 6)
+        model: Any = RSTGBlock(width, scales=case.scales, to="vec", **published_arguments())
+        model.to(device)
+    else:
+        head = RSTGBlock(width, scales=case.scales, to="vec", positions=False, form="paper")
+        model = VideoClassifier(SimpleConv(1, [width] * 3), 46, head=head).to(device)
+        published = baselines.PublishedNetwork(model).to(device)
+        found = [Variant(LOOP, published, published)]
+    half = partial(torch.autocast, device, torch.bfloat16)
+    return torch.randn(case.batch, *size, device=device), [
+        *found,
+        Variant("RSTG, plain path", model, model, context=plain_paths),
+        Variant(WHOLE, model, model),
+        Variant("RSTG, bfloat16", model, model, same=False, context=half),
     ]
 
 
