@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -143,6 +143,10 @@ def make_trainer(
     """
     settings = config.trainer
     if config.train.ema is not None:
+        try:
+            from pytorch_lightning.callbacks import WeightAveraging
+        except ImportError as e:
+            raise UserError(f"train.ema: needs pytorch-lightning 2.6 (got {pl.__version__})") from e
         average = get_ema_multi_avg_fn(config.train.ema)
         callbacks = [WeightAveraging(multi_avg_fn=average), *callbacks]  # before any that saves
     if settings.progress_bar:
