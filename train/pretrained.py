@@ -47,7 +47,7 @@ Classes: {classes}.
 """
 
 
-def find_weights(name: str | Path) -> Path:
+def find_weights(name: str | os.PathLike[str]) -> Path:
     """The file with the weights of a network.
 
     Args:
@@ -133,7 +133,7 @@ def _results_of(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def measured_weights(name: str | Path) -> Path:
+def measured_weights(name: str | os.PathLike[str]) -> Path:
     """:func:`find_weights`, but of a run folder the checkpoint that its ``results.json`` is of."""
     path = find_weights(name)
     found = _results_of(path)

@@ -89,20 +89,30 @@ def windows_of_stream(
         UserError: If it cannot be opened, or sends nothing.
     """
     frames: list[tuple[float, Tensor]] = []
-    start = now = 0.0
+    start = done = now = 0.0  # of the next window, the end of the one before, and the last frame
+    count = 0
     for now, frame in _live_frames(name):
-        while now >= start + seconds and frames:
-            yield start, start + seconds, _chosen(frames, sample)
+        count += 1
+        while now >= start + seconds - 1e-6:
+            if not frames or frames[-1][0] < start - 1e-6:  # a gap
+                start = now
+                break
+            done = start + seconds
+            yield start, done, _chosen(frames, start, sample)
+            # The last window of all may begin between this one and the next.
+            frames = [(t, kept) for t, kept in frames if t >= start - 1e-6]
             start += step
-            frames = [(t, kept) for t, kept in frames if t >= start]
-        start = start if frames else now
         frames.append((now, resize_short_side(frame[None], short_side)[0]))
-    if frames and start == 0:  # shorter than a window
-        yield start, now, _chosen(frames, sample)
+    length = now + now / max(count - 1, 1)
+    if length > done + 1e-6 and frames:
+        start = max(length - seconds, 0.0)
+        yield start, length, _chosen(frames, start, sample)
 
 
-def _chosen(frames: list[tuple[float, Tensor]], sample: Sample) -> Tensor:
-    return torch.stack([frames[index][1] for index in sample(len(frames), None).tolist()])
+def _chosen(frames: list[tuple[float, Tensor]], start: float, sample: Sample) -> Tensor:
+    """The frames of the clips of a window that begins at a time and ends with the last frame."""
+    inside = [frame for t, frame in frames if t >= start - 1e-6]
+    return torch.stack([inside[index] for index in sample(len(inside), None).tolist()])
 
 
 def _live_frames(name: str) -> Iterator[tuple[float, Tensor]]:
