@@ -1,5 +1,6 @@
 """Every kind of video is read as a player shows it, in order and at random places."""
 
+import pickle
 from fractions import Fraction
 
 import av
@@ -13,7 +14,7 @@ from PIL import Image
 
 from rstg_pyg.train.data.sampling import uniform
 from rstg_pyg.train.data.sources import open_source, open_video
-from rstg_pyg.train.data.sources.video_file import open_file
+from rstg_pyg.train.data.sources.video_file import VideoFile, open_file
 from rstg_pyg.train.errors import UserError
 
 FAST = {"preset": "ultrafast", "crf": "1"}
@@ -44,6 +45,26 @@ def test_a_seek_that_fails_costs_nothing_but_time(tmp_path):
     video._keys = [0, 10, 30, 50]  # as if these could be decoded from, which the file says, too
     found = list(video.frames([12, 33, 55]))
     assert all(np.array_equal(a, wanted[i]) for a, i in zip(found, [12, 33, 55])) and not video._keys
+
+
+def test_frames_that_no_other_needs_are_not_decoded(tmp_path, monkeypatch):
+    options = {"preset": "fast", "x264-params": "keyint=40:bframes=3:b-adapt=0:scenecut=0"}
+    path = write(tmp_path / "a.mp4", "libx264", 60, options=options)
+    wanted, decoded, decode = in_order(path), [], VideoFile._decoded
+
+    def counted(*args):
+        for frame in decode(*args):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(VideoFile, "_decoded", counted)
+    video = open_file(path)
+    sent = pickle.loads(pickle.dumps(video))  # before and after what was opened is used
+    for copy in (video, video, sent, pickle.loads(pickle.dumps(video))):
+        decoded.clear()
+        found = list(copy.frames([2, 30, 59]))
+        assert all(np.array_equal(a, wanted[i]) for a, i in zip(found, [2, 30, 59], strict=True))
+        assert len(decoded) < 40 and copy._keys == [0, 40]
 
 
 @pytest.mark.parametrize("number", ORIENTATIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ class VideoFile:
         self.path = path
         self._keys: list[int] = []  # numbers of the frames that decoding can start from
         self._begins_between_keys = False
-        with self._open() as (container, stream):
+        self._kept: tuple[int, Any] = (0, None)  # by which process; what was opened to count
+        with self._open(keep=True) as (container, stream):
             rate, unit = stream.average_rate, stream.time_base
             self.fps = float(rate) if rate else None
             stamps, trusted = self._scan(container, stream, length_known)
@@ -114,19 +115,31 @@ class VideoFile:
         elif self.fps:
             self.times = np.arange(self.num_frames) / self.fps
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": (0, None)}
+
     @contextmanager
-    def _open(self):
-        """The container and its video stream. Errors of PyAV become a ``UserError``."""
+    def _open(self, keep: bool = False):
+        """The container and its video stream. Errors of PyAV become a ``UserError``.
+
+        Opening is costly, as FFmpeg decodes some frames. So what was opened to count is kept for the
+        first reading, where that begins with a seek.
+        """
+        (process, container), self._kept = self._kept, (0, None)
         try:
-            with av.open(
-                f"file:{self.path}", options=_CONTAINER_OPTIONS, timeout=PATIENCE
-            ) as container:
+            if process != os.getpid():  # another process would move the place in the file
+                container = av.open(f"file:{self.path}", options=_CONTAINER_OPTIONS, timeout=PATIENCE)
+            with ExitStack() as stack:
+                stack.enter_context(container)
                 stream = self._best_stream(container)
                 codec = stream.codec_context
                 check_size(self.path, codec.width, codec.height)
                 codec.thread_count = 1
                 codec.options = _CODEC_OPTIONS
                 yield container, stream
+                if keep and self._keys:
+                    self._kept = os.getpid(), container
+                    stack.pop_all()
         except (UserError, _CannotSeek, GeneratorExit):
             raise
         except Exception as e:  # PyAV raises nearly anything on damaged files
@@ -203,13 +216,20 @@ class VideoFile:
         return stamps, trusted
 
     def _decoded(
-        self, container: av.container.InputContainer, stream: av.VideoStream
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        wanted: set[int] | None = None,
     ) -> Iterator[av.VideoFrame]:
-        """Decodes on from where the container is. Damage is an error, but not before the first key
-        frame of a recording that begins earlier.
+        """Decodes on from where the container is, if time stamps are given only these and what they
+        need. Damage is an error, but not before the first key frame of a recording that begins earlier.
         """
-        strict = not self._begins_between_keys
+        strict, codec = not self._begins_between_keys, stream.codec_context
+        # Other codecs' frames without references may have some in a higher temporal layer (HEVC).
+        h264 = codec.codec.canonical_name == "h264"
         for packet in container.demux(stream):
+            if h264 and wanted is not None:
+                codec.skip_frame = "DEFAULT" if packet.pts in wanted or not packet.size else "NONREF"
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
@@ -225,8 +245,9 @@ class VideoFile:
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
         """Yields frames ``[H, W, 3]`` uint8 of the given numbers, which increase (by default all).
 
-        Frames between two wanted ones are skipped by seeking where a key frame allows it. Where that
-        turns out not to work everything is decoded from the start, from then on.
+        Frames between two wanted ones are skipped, by seeking where a key frame allows it, and in H.264
+        those that no other frame needs. Where that turns out not to work everything is decoded from the
+        start, from then on.
         """
         indices = range(self.num_frames) if indices is None else indices
         reformatter, done = VideoReformatter(), 0  # one for all frames: it is costly to set up
@@ -241,38 +262,46 @@ class VideoFile:
     def _find(self, indices: Sequence[int]) -> Iterator[tuple[av.VideoFrame, float]]:
         """The frames of the given numbers, with their pixel aspect ratio."""
         with self._open() as (container, stream):
-            frames, at = self._from(container, stream, 0), -1  # at: the number of the last frame
+            wanted = {self._stamps[index] for index in indices} if self._keys else None
+            frames, at = self._from(container, stream, 0, wanted), -1  # at: the last frame's number
             for index in indices:
                 before = bisect_right(self._keys, index)  # keys; none where an edit list cut them off
                 key = self._keys[before - 1] if before else 0
                 if key > at + 1:
-                    frames, at = self._from(container, stream, key), key - 1
-                for _ in range(index - at):
-                    frame = next(frames)
-                at = index
+                    frames = self._from(container, stream, key, wanted)
+                while at != index:
+                    at, frame = next(frames)
                 yield frame, float(stream.sample_aspect_ratio or 1)
 
     def _from(
-        self, container: av.container.InputContainer, stream: av.VideoStream, number: int
-    ) -> Iterator[av.VideoFrame]:
-        """Decodes on from a key frame, or without seeking from the start."""
-        if number:
-            container.seek(self._stamps[number], stream=stream)
-        at = number
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        number: int,
+        wanted: set[int] | None,
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decodes on from a key frame, or with ``wanted=None`` all from the start: numbers and frames,
+        at least those of the wanted time stamps.
+        """
+        at, stamps = number, self._stamps
         try:
-            for frame in self._decoded(container, stream):
-                if self._stamps:
-                    if number == at > 0 and frame.pts is not None and frame.pts < self._stamps[at]:
+            if wanted is not None:
+                container.seek(stamps[number], stream=stream)
+            for frame in self._decoded(container, stream, wanted):
+                if wanted is not None:
+                    if at == number and frame.pts is not None and frame.pts < stamps[at]:
                         continue  # a seek may end too early
-                    if at >= self.num_frames or frame.pts != self._stamps[at]:
-                        break
-                yield frame
+                    while at < len(stamps) and stamps[at] != frame.pts and stamps[at] not in wanted:
+                        at += 1
+                if stamps and (at >= len(stamps) or frame.pts != stamps[at]):
+                    break
+                yield at, frame
                 at += 1
         except (UserError, av.error.FFmpegError) as e:
-            if number:
+            if wanted is not None:
                 raise _CannotSeek from e
             raise
-        if number:
+        if wanted is not None:
             raise _CannotSeek
         raise UserError(
             f"{self.path}: frame {at} of {self.num_frames} cannot be decoded, the video is damaged; "
