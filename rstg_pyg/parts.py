@@ -108,19 +108,28 @@ class SendMLP(torch.nn.Module):
             with torch.no_grad():
                 self.lins[-1].weight.mul_(MLP_START)
 
-    def source(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
+    def source_parts(self, x: Tensor, pos: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
         """The part of the first layer that depends on the sender, and of the linear path beside it."""
         out = self.lin_src(x)
         out = out if self.lin_pos_src is None else out + self.lin_pos_src(pos)
         if self.skip_src is None:
-            return out
+            return out, None
         skip = self.skip_src(x)
-        return torch.cat([out, skip if self.skip_pos is None else skip + self.skip_pos(pos)], dim=-1)
+        return out, skip if self.skip_pos is None else skip + self.skip_pos(pos)
 
-    def target(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
+    def source(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
+        """Both of :meth:`source_parts`, side by side."""
+        out, skip = self.source_parts(x, pos)
+        return out if skip is None else torch.cat([out, skip], dim=-1)
+
+    def target_part(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
         """The part of the first layer that depends on the receiver (the linear path has none)."""
         out = self.lin_dst(x)
-        out = out if self.lin_pos_dst is None else out + self.lin_pos_dst(pos)
+        return out if self.lin_pos_dst is None else out + self.lin_pos_dst(pos)
+
+    def target(self, x: Tensor, pos: Optional[Tensor]) -> Tensor:
+        """:meth:`target_part`, with zeros for the linear path."""
+        out = self.target_part(x, pos)
         return out if self.skip_src is None else torch.nn.functional.pad(out, (0, self.channels))
 
     def edge(self, edge_attr: Tensor) -> Tensor:

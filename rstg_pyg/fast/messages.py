@@ -254,8 +254,9 @@ class _WeightedHidden(torch.autograd.Function):
             j, i = source[block], target[block]
             hidden = _hidden(src, dst, j, i)
             d_hidden, d_alpha[block] = _weighted_backward(grad, hidden, alpha[block], i)
-            first = d_hidden[..., : dst.size(-1)]
-            first.mul_(hidden[..., : dst.size(-1)] > 0)  # through the ReLU
+            first, active = d_hidden[..., : dst.size(-1)], hidden[..., : dst.size(-1)]
+            # Through the ReLU, in place.
+            torch.ops.aten.threshold_backward.grad_input(first, active, 0, grad_input=first)
             d_src.index_add_(0, j, d_hidden)
             d_dst.index_add_(0, i, first)
         return d_src, d_dst, d_alpha, None, None
@@ -284,7 +285,7 @@ def weighted_sources(x: Tensor, alpha: Tensor, source: Tensor, target: Tensor, n
     senders, copies, heads = x.size(0), x.size(1), alpha.size(2)
     pairs = alpha.new_zeros(nodes * senders, copies * heads)
     pairs = pairs.index_add(0, target * senders + source, alpha.flatten(1))
-    pairs = pairs.view(nodes, senders, -1).permute(2, 0, 1)  # [M * H, N, S]
+    pairs = pairs.view(nodes, senders, -1).permute(2, 0, 1).contiguous()  # [M * H, N, S]
     x = x.unflatten(-1, (heads, -1)).flatten(1, 2).transpose(0, 1)  # [M * H, S, R / H]
     return torch.bmm(pairs, x).transpose(0, 1).reshape(nodes, copies, -1)
 

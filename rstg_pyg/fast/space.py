@@ -83,18 +83,17 @@ def gather_messages(
     alpha = edge_softmax(logit, conv.weight_of_attention(edge_weight), target, x_dst.size(0))
     alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
 
-    src, dst = conv.send.source(x_src, pos_src), conv.send.target(x_dst, pos_dst)
+    src, rest = conv.send.source_parts(x_src, pos_src)
+    dst = conv.send.target_part(x_dst, pos_dst)
     lin, alphas = conv.send.lins[0], alpha.view(logit.shape)
-    if conv.send.skip:
-        hidden, channels = conv.send.width - conv.send.channels, conv.send.channels
-        dst = dst[..., :hidden]
+    if rest is not None:
         if few_pairs(source, x_src.size(0), x_dst.size(0)):
-            src, rest = src.split([hidden, channels], dim=-1)
             share = weighted_sources(rest, alphas.to(rest.dtype), source, target, x_dst.size(0))
             out = weighted_hidden(src, dst, alphas, source, target)  # [H, N, M, *]
         else:
-            out = weighted_hidden(src, dst, alphas, source, target)
-            out, skip = out.split([hidden, channels], dim=-1)
+            both = torch.cat([src, rest], dim=-1)
+            out = weighted_hidden(both, dst, alphas, source, target)
+            out, skip = out.split([src.size(-1), rest.size(-1)], dim=-1)
             share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)
             share = share.transpose(2, 3).flatten(2)
         return MLP_FACTOR * _values(lin, out, alphas, target) + share, alpha
