@@ -60,10 +60,10 @@ class Conv(torch.nn.Conv3d):
         x = x.movedim(1, -1)
         if self.kernel_size[0] == 1:
             return F.linear(x, weight.flatten(1), bias).movedim(-1, 1)
-        # What frame t + k - padding gives to frame t, for all k at once: [B, T, H, W, k, C'].
+        # What every frame gives to those around it, for all k at once: [B, T, H, W, k, C'].
         steps = F.linear(x, weight.movedim(2, 0).flatten(0, 1).flatten(1))
         steps = steps.unflatten(-1, (self.kernel_size[0], -1))
-        shifts = [self.padding[0] - k for k in range(self.kernel_size[0])]
+        shifts = [self.kernel_size[0] // 2 - k for k in range(self.kernel_size[0])]
         parts = [
             F.pad(steps[..., k, :], [0] * 6 + [n, -n])
             for k, n in enumerate(shifts)
@@ -75,12 +75,12 @@ class Conv(torch.nn.Conv3d):
         return out.movedim(-1, 1)
 
 
-def _normed(conv: Conv, norm: torch.nn.Module, x: Tensor) -> Tensor:
+def _normed(conv: torch.nn.Module, norm: torch.nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))``. Frozen statistics go into the convolution's weights, unless somebody looks at
     what is in between.
     """
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
-    if type(conv) is not Conv or type(norm) is not FrozenBatchNorm or hooked:
+    if hooked or not (type(conv) is Conv and type(norm) is FrozenBatchNorm):
         return norm(conv(x))
     factor, offset = norm.factors()
     return conv.with_weight(x, conv.weight * factor.view(-1, 1, 1, 1, 1), offset)
@@ -165,7 +165,9 @@ class Bottleneck(torch.nn.Module):
         out = _normed(self.conv1, self.bn1, x).relu_()
         out = _normed(self.conv2, self.bn2, out).relu_()
         out = _normed(self.conv3, self.bn3, out)
-        return (out + (x if self.shortcut is None else _normed(*self.shortcut, x))).relu_()
+        return (
+            out + (x if self.shortcut is None else _normed(self.shortcut[0], self.shortcut[1], x))
+        ).relu_()
 
 
 class NonLocalBlock(torch.nn.Module):
