@@ -1,7 +1,7 @@
 """Checks and prepares data: ``python train/prepare.py check|pack|bench-data|show ...``.
 
 ``check`` and ``pack`` take the folder of a data set of videos (``--root``); ``show`` takes a config
-(``--cfg``); ``bench-data`` takes either.
+(``--cfg``); ``bench-data`` takes either, or compares readers of videos (``--readers``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rstg_pyg.train.benchmarking.readers import compare_readers
 from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import available_configs, load_config, to_dict
@@ -27,6 +28,7 @@ from rstg_pyg.train.drawing.clips import draw_clips
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.run_folder.results import device_name, environment
+from rstg_pyg.train.text_tables import as_markdown
 
 
 @command
@@ -72,6 +74,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     bench_parser = subcommand("bench-data", bench_data, "measure how fast clips are made or read")
     bench_parser.add_argument("--root", metavar="FOLDER", help="a data set of videos, or a packed one")
+    bench_parser.add_argument("--readers", action="store_true", help="compare with other libraries")
     bench_parser.add_argument("--seconds", type=float, default=5.0, help="per measurement (default: 5)")
     bench_parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="with --cfg")
     bench_parser.add_argument("--out", metavar="FILE.json", help="also write the results to a file")
@@ -85,10 +88,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if getattr(arguments, "workers", 1) < 1:
         raise UserError(f"--workers: expected at least 1 (got {arguments.workers})")
-    if getattr(arguments, "root", None) is not None:
-        if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
-            raise UserError("--root: cannot be combined with a config or key.path=value")
-        return arguments
+    for name in ("root", "readers"):
+        if getattr(arguments, name, None):
+            if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
+                raise UserError(f"--{name}: cannot be combined with a config or key.path=value")
+            return arguments
     arguments.overrides += rest  # overrides after an option
     if not arguments.cfg:
         raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")
@@ -147,7 +151,8 @@ def bench_data(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.seconds < float("inf"):
         raise UserError(f"--seconds: expected a positive number (got {arguments.seconds})")
     out = None if arguments.out is None else output_file("--out", arguments.out, (".json",))
-    figures = _bench_reading(arguments) if arguments.root is not None else _bench_making(arguments)
+    bench = _bench_reading if arguments.root is not None else _bench_making
+    figures = (_bench_readers if arguments.readers else bench)(arguments)
     if out is not None:
         write_json(out, {**figures, **environment(torch.device(arguments.device))})
 
@@ -166,6 +171,27 @@ def _bench_reading(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{rate['milliseconds']:.1f} ms ({rate['detail']})"
         )
     return {"rates": rates}
+
+
+def _bench_readers(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Clips per second of our data sets and of other libraries."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler
+    found = compare_readers(arguments.seconds, lambda text: print(text, file=sys.stderr))
+    cells: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        cell = cells.setdefault(f"{row['data']}, {row['frames']} frames", {})
+        cell[row["reader"]] = f"{row['clips_per_second']:.1f} (±{row['spread'] / 2:.0%})"
+    readers = list(dict.fromkeys(row["reader"] for row in found["rows"]))
+    print("clips/s, short side 256, crop 224; one process, one thread")
+    print(
+        as_markdown(
+            [{"clips/s": name, **{r: cell.get(r) for r in readers}} for name, cell in cells.items()]
+        )
+    )
+    for name, reason in found["absent"].items():
+        print(f"{name}: absent ({reason})")
+    return found
 
 
 def _bench_making(arguments: argparse.Namespace) -> dict[str, Any]:

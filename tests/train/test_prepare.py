@@ -6,6 +6,7 @@ import pytest
 from helpers.commands import fails
 from PIL import Image, ImageSequence
 
+from rstg_pyg.train.benchmarking import readers
 from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.prepare import main
 
@@ -55,9 +56,28 @@ def test_bench_data(capsys):
     assert "threads" in figures and "torch" in figures["versions"]
 
 
+@pytest.mark.slow
+def test_readers_are_compared(capsys, monkeypatch):
+    small = (".mp4", "libx264", {"preset": "ultrafast"}, 4e5, 48, 64, 12)
+    monkeypatch.setattr(readers, "_VIDEOS", {"mp4": small})
+    assert main(["bench-data", "--readers", "--seconds", "0.01", "--out", "readers.json"]) == 0
+    found, printed = json.loads(Path("readers.json").read_text()), capsys.readouterr().out
+    rows = {(row["data"], row["frames"], row["reader"]): row for row in found["rows"]}
+    for data, other in (("mp4", "PyAV"), ("JPEG folder", "Pillow"), ("packed store", "Pillow")):
+        for frames in (8, 32):
+            ours = rows[data, frames, "rstg_pyg"]
+            assert f"{ours['clips_per_second']:.1f} (" in printed and ours["difference"] == 0
+            by = rows[data, frames, f"{other}, plain loop"]["difference"]
+            assert by == 0 if data != "packed store" else 0 < by < 4  # encoded once more
+    assert found["versions"]["torch"] and found["compared"]["av"]
+    for name in ("decord", "torchcodec", "cv2"):
+        assert (name in found["compared"]) != (f"{name}: absent (" in printed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["bench-data", "--readers", "--cfg", CONFIG], "--readers: cannot be combined"),
         (["show", "--cfg", CONFIG, "--out", "a.jpg"], "ending in .png or .gif"),
         (["show", "--cfg", CONFIG, "--out", "a.png", "--count", "0"], "at least 1"),
         (["show", "--out", "a.png"], "--cfg needs the name of a config"),

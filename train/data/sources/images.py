@@ -88,7 +88,7 @@ def check_size(where: str | Path, width: int, height: int) -> None:
 def over_black(image: Image.Image) -> Image.Image:
     """An image in RGB, with what is transparent over black."""
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     black = Image.new("RGBA", image.size, (0, 0, 0, 255))
     return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
 
