@@ -1,5 +1,13 @@
 """Feature extractors with named stages, for :class:`rstg_pyg.VideoClassifier`."""
 
+from rstg_pyg.backbones.bn_inception import BNInception, ECOLite
+from rstg_pyg.backbones.inception import (
+    InceptionVideo,
+    OffsetBatchNorm,
+    inception_i3d,
+    s3dg,
+    s3dg_howto100m,
+)
 from rstg_pyg.backbones.resnet import (
     C2D_KERNELS,
     I3D_KERNELS,
@@ -25,7 +33,11 @@ from rstg_pyg.backbones.weights import (
 __all__ = [
     "C2D_KERNELS",
     "I3D_KERNELS",
+    "BNInception",
+    "ECOLite",
     "FrozenBatchNorm",
+    "InceptionVideo",
+    "OffsetBatchNorm",
     "SimpleConv",
     "TorchvisionVideo",
     "VideoResNet",
@@ -34,8 +46,11 @@ __all__ = [
     "available_networks",
     "c2d_resnet50",
     "i3d_resnet50",
+    "inception_i3d",
     "load_backbone_weights",
     "nonlocal_resnet50",
     "preprocessing",
     "read_tensors",
+    "s3dg",
+    "s3dg_howto100m",
 ]

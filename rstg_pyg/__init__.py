@@ -15,6 +15,7 @@ from rstg_pyg.heads import LSTMHead
 from rstg_pyg.homogeneous import HomogeneousRSTG
 from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
 from rstg_pyg.published import BiasReLU, published_arguments
+from rstg_pyg.relations import RelationHead, WindowMean
 from rstg_pyg.rstg import RSTG
 
 __version__ = "0.1.0"
@@ -29,7 +30,9 @@ __all__ = [
     "LSTMHead",
     "RSTGBlock",
     "RSTGConv",
+    "RelationHead",
     "VideoClassifier",
+    "WindowMean",
     "ZeroInitNorm",
     "graphs",
     "models",

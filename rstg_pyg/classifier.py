@@ -37,7 +37,8 @@ class VideoClassifier(torch.nn.Module, Pretrained):
     A head is an RSTG-to-vec block or any other module that makes a vector of :obj:`out_channels`
     from a map of :obj:`channels`, both its attributes; frames can be streamed through it if it has
     ``streams`` and ``stream`` as :class:`RSTGBlock` has, and clips may have different lengths if its
-    ``forward`` takes ``lengths``. :class:`LSTMHead` is an example.
+    ``forward`` takes ``lengths``. :class:`LSTMHead` is an example. A head with a method
+    ``classifier(in_features, num_classes)`` makes the last layer, too (:class:`RelationHead`).
 
     Args:
         backbone (torch.nn.Module): The backbone.
@@ -131,7 +132,7 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         self.pool_window = pool_window
         self.grad_checkpointing = grad_checkpointing
         self.dropout = torch.nn.Dropout(dropout)
-        self.lin = torch.nn.Linear(size, num_classes)
+        self.lin = self._classifier(size, num_classes)
         self.reset_classifier()
 
     def reset_classifier(self, num_classes: Optional[int] = None):
@@ -145,9 +146,13 @@ class VideoClassifier(torch.nn.Module, Pretrained):
             self.num_classes = num_classes
             weight = self.lin.weight
             size = self.lin.in_features
-            self.lin = torch.nn.Linear(size, num_classes, device=weight.device, dtype=weight.dtype)
+            self.lin = self._classifier(size, num_classes, device=weight.device, dtype=weight.dtype)
         torch.nn.init.xavier_uniform_(self.lin.weight)
         torch.nn.init.zeros_(self.lin.bias)
+
+    def _classifier(self, size: int, num_classes: int, **kwargs: Any) -> torch.nn.Linear:
+        make = getattr(self.head, "classifier", torch.nn.Linear)
+        return make(size, num_classes, **kwargs)
 
     def features(self, clip: Tensor) -> Tensor:
         """The last feature map, blocks included.

@@ -1,9 +1,9 @@
 """Replays numbers recorded from the published code: ``python tests/check_golden.py FILE...``.
 
 A FILE is a graph-only recording (``g*.npz``), a whole network with stored weights (``w01*.npz``) or
-weights made by a recipe (other ``w*.npz``), or the folder with a TensorFlow checkpoint and its
-``expected.npz``. Prints, for every recorded output, the largest error relative to the largest recorded
-magnitude, and exits with 1 if one is above the file's tolerance.
+weights made by a recipe (other ``w*.npz``, and those of the table's other networks), or the folder with
+a TensorFlow checkpoint and its ``expected.npz``. Prints, for every recorded output, the largest error
+relative to the largest recorded magnitude, and exits with 1 if one is above the file's tolerance.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from golden_compare import SHARP_TOLERANCE, TOLERANCE, Comparison, add_gradients, under
 from golden_models import check_checkpoint, check_recipe, check_small
+from golden_rows import check_rows
 from torch import Tensor
 
 from rstg_pyg import official
@@ -44,6 +45,8 @@ def check(path: Path) -> Comparison:
         raise SystemExit(f"{path}: not a recording of the golden format ({e})") from None
     if "in/feature_map" in data:
         return check_graph(flags, data)
+    if "frames_to_input" in flags:
+        return check_rows(flags, data)
     if "recipe" in data:
         return check_recipe(flags, data)
     if any(name.startswith("ckpt/") for name in data):

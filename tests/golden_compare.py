@@ -20,9 +20,15 @@ class Comparison:
     def __init__(self, tolerance: float):
         self.tolerance = tolerance
         self.errors: dict[str, float] = {}
+        self.tolerances: dict[str, float] = {}
 
     def add(
-        self, name: str, ours: Tensor | np.ndarray, recorded: np.ndarray, floor: float = 0.0
+        self,
+        name: str,
+        ours: Tensor | np.ndarray,
+        recorded: np.ndarray,
+        floor: float = 0.0,
+        tolerance: float | None = None,
     ) -> None:
         """Compares one output. Shapes must be equal; what is not finite is an infinite error.
 
@@ -31,6 +37,7 @@ class Comparison:
             ours: Our numbers.
             recorded: The recorded ones.
             floor: The least magnitude that the error is relative to.
+            tolerance: The largest allowed error of this output. (default: that of the file)
         """
         ours = np.asarray(ours.detach() if isinstance(ours, Tensor) else ours, dtype=np.float64)
         recorded = np.asarray(recorded, dtype=np.float64)
@@ -39,10 +46,11 @@ class Comparison:
         scale = max(np.abs(recorded).max(initial=0.0), floor)
         error = np.abs(ours - recorded).max(initial=0.0) / (scale if scale > 0 else 1.0)
         self.errors[name] = float(error) if np.isfinite(error) else float("inf")
+        self.tolerances[name] = self.tolerance if tolerance is None else tolerance
 
     def failed(self) -> list[str]:
         """The outputs whose error is above the tolerance."""
-        return [name for name, error in self.errors.items() if not error <= self.tolerance]
+        return [name for name, error in self.errors.items() if not error <= self.tolerances[name]]
 
     def groups(self) -> dict[str, float]:
         """The largest error of every kind of output (``out``, ``mid``, ``grad``, ...)."""

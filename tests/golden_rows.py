@@ -1,0 +1,382 @@
+"""Replays recordings of the other networks of the paper's table, for ``check_golden.py``."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from golden_compare import TOLERANCE, Comparison, under
+from torch import Tensor
+
+from rstg_pyg import RelationHead, VideoClassifier, WindowMean
+from rstg_pyg.backbones import (
+    BNInception,
+    ECOLite,
+    OffsetBatchNorm,
+    inception_i3d,
+    s3dg,
+    s3dg_howto100m,
+)
+
+#: Batch statistics (``train/``) of few values amplify rounding.
+TRAIN_TOLERANCE = 1e-3
+
+_CAFFE_BRANCHES = {"1x1": "b0", "3x3": "b1", "double": "b2", "pool": "b3"}
+_TF_LEAVES = {
+    "weights": "conv.weight",
+    "BatchNorm/beta": "bn.bias",
+    "BatchNorm/moving_mean": "bn.running_mean",
+    "BatchNorm/moving_variance": "bn.running_var",
+    "temporal/weights": "temporal.weight",
+    "temporal/biases": "temporal.bias",
+    "self_gating/transformer_W/weights": "gate.lin.weight",
+}
+
+
+def _caffe_name(name: str, handover: bool = False) -> str:
+    """TRN and ECO."""
+    if found := re.fullmatch(r"consensus\.fc_fusion_scales\.(\d+)\.([13])\.(\w+)", name):
+        return f"head.lins.{found[1]}.{found[3]}" if found[2] == "1" else f"{name} (part)"
+    name = name.replace("consensus.classifier.1.", "head.lins.0.").replace(
+        "consensus.classifier.3.", "lin."
+    )
+    layer, _, leaf = name.removeprefix("base_model.").rpartition(".")
+    norm = layer.endswith("_bn")
+    layer = layer.removesuffix("_bn")
+    if found := re.fullmatch(r"res(\d)([ab])(?:_(1|2|down))?", layer):
+        stage, block, part = found.groups()
+        if part is None or layer == "res3a_2" or part == "down":
+            place = f"bn_{block}" if part is None else "down"
+        else:
+            place = f"{block}.{'bn' if norm else f'conv{part}'}"
+        return f"backbone.stages.res{stage}.{place}.{leaf}"
+    if found := re.fullmatch(r"(conv\d)_(\w+)", layer):
+        place = f"{found[1]}.{found[2]}"
+    elif handover and layer.startswith("inception_3c_"):
+        place = layer.replace("inception_3c_", "handover.")
+    elif found := re.fullmatch(r"(inception_\w\w)_((1x1|3x3|double|pool)\w*)", layer):
+        place = f"{found[1]}.{_CAFFE_BRANCHES[found[3]]}.{found[2]}"
+    else:
+        return name
+    return f"backbone.stages.{place}.{'bn' if norm else 'conv'}.{leaf}"
+
+
+def _piergiaj_name(name: str) -> str:
+    name = name.replace("logits.conv3d.", "lin.").replace("conv3d.", "conv.")
+    name = re.sub(r"^Conv3d_(\w\w)_\dx\d", r"backbone.stages.conv_\1", name)
+    return re.sub(r"^Mixed_(\w\w)\.b(\d)([ab]?)\.", _mixed, name)
+
+
+def _mixed(found: re.Match) -> str:
+    """The place of a unit; the only one of the first branch is called a."""
+    return f"backbone.stages.mixed_{found[1]}.b{found[2]}.{found[3] or 'a'}."
+
+
+def _slim_name(name: str) -> str:
+    place, leaf = re.fullmatch(
+        r"InceptionV1/((?:Mixed_\w\w/Branch_\d/)?Conv[23]d_\w\w_\dx\d|Logits/Conv[23]d_0c_1x1)/(.+)",
+        name,
+    ).groups()
+    if place.startswith("Logits"):
+        return f"lin.{leaf.replace('weights', 'weight').replace('biases', 'bias')}"
+    if found := re.fullmatch(r"Mixed_(\w\w)/Branch_(\d)/Conv[23]d_0(\w)_\dx\d", place):
+        return _mixed(found) + _TF_LEAVES[leaf]
+    return f"backbone.stages.conv_{place[7:9]}.{_TF_LEAVES[leaf]}"
+
+
+def _howto_name(name: str) -> str:
+    for theirs, ours in (
+        ("conv1.", "conv."),
+        ("bn1.", "bn."),
+        ("conv2.", "temporal."),
+        ("bn2.", "temporal_bn."),
+    ):
+        name = re.sub(rf"(?<=\.){re.escape(theirs)}", ours, name)
+    name = re.sub(r"^fc\.", "lin.", name)
+    name = re.sub(r"^mixed_(\w\w)\.conv_b(\d)_?([ab]?)\.", _mixed, name)
+    gate = r"^mixed_(\w\w)\.gating_b(\d)\.fc\."
+    name = re.sub(
+        gate, lambda m: f"backbone.stages.mixed_{m[1]}.b{m[2]}.{'ab'[m[2] != '0']}.gate.lin.", name
+    )
+    name = re.sub(r"^gating\.fc\.", "backbone.stages.conv_2c.gate.lin.", name)
+    return re.sub(r"^conv(?:_(2b|2c)|1)\.", lambda m: f"backbone.stages.conv_{m[1] or '1a'}.", name)
+
+
+def recipe_value(name: str, shape: list[int], scales: dict[str, float]) -> np.ndarray:
+    """A weight made from its name, as ``recipe`` in the recordings says."""
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode("ascii"))))
+    leaf = re.split(r"[./]", name)[-1]
+    if leaf in ("weight", "weights") and len(shape) >= 2:
+        inputs = np.prod(shape[1:] if leaf == "weight" else shape[:-1])
+        value = rng.standard_normal(shape) * np.sqrt(2 / inputs)
+        for part, factor in scales.items():
+            value *= factor if part in name else 1.0
+    elif leaf in ("weight", "running_var", "moving_variance"):
+        value = rng.uniform(0.5, 1.5, shape)
+    else:
+        value = rng.standard_normal(shape) * 0.1
+    return value.astype(np.float32)
+
+
+def build(
+    flags: dict, names: list[str]
+) -> tuple[VideoClassifier, Callable[[str], str], dict[str, str]]:
+    """The network of a recording, its names for ours, and stages by their recorded names."""
+    classes = flags["num_classes"]
+    inception = {
+        f"Mixed_{level}": f"mixed_{level}"
+        for level in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
+    }
+    if "new_fc.weight" in names and not any("res3a" in name for name in names):
+        multi = any("fc_fusion_scales" in name for name in names)
+        head = RelationHead(
+            1024,
+            flags["num_segments"],
+            flags.get("img_feature_dim", 256),
+            multi,
+            drawn=flags.get("drawn") or None,
+        )
+        model = VideoClassifier(BNInception(), classes, head=head)
+        return (
+            model,
+            lambda n: _caffe_name(n.replace("new_fc.", "head.lin_in.")),
+            {"frame_features": "head.lin_in"},
+        )
+    if "new_fc.weight" in names:
+        mids = {
+            "handover_3d": "handover",
+            "handover_2d": "handover",
+            "res3a": "res3.down",
+            "res3b_out": "res3",
+        }
+        for level in "45":
+            mids |= {f"res{level}a_out": f"res{level}.bn_a", f"res{level}b_out": f"res{level}"}
+        return (
+            VideoClassifier(ECOLite(), classes),
+            lambda n: _caffe_name(n.replace("new_fc.", "lin.")),
+            mids,
+        )
+    if "conv1.conv1.weight" in names:
+        pools = {f"maxpool_{level}": f"pool_{level}" for level in ("2a", "3a", "4a", "5a")}
+        mids = {**pools, "conv_2c": "conv_2c.temporal_relu", "gating": "conv_2c"}
+        return VideoClassifier(s3dg_howto100m(), classes), _howto_name, mids
+    head = WindowMean(1024)
+    if "Conv3d_1a_7x7.conv3d.weight" in names:
+        norm = functools.partial(torch.nn.BatchNorm3d, eps=1e-3, momentum=0.01)
+        convs = {f"Conv3d_{n}": f"conv_{n[:2]}" for n in ("1a_7x7", "2b_1x1", "2c_3x3")}
+        pools = {f"MaxPool3d_{n}": f"pool_{n[:2]}" for n in ("2a_3x3", "3a_3x3", "4a_3x3", "5a_2x2")}
+        model = VideoClassifier(inception_i3d(norm=norm), classes, head=head)
+        return model, _piergiaj_name, {**inception, **convs, **pools}
+    make = s3dg if any("temporal" in name for name in names) else inception_i3d
+    arguments = {"norm": OffsetBatchNorm, "first_kernel": flags.get("first_temporal_kernel_size", 7)}
+    if make is s3dg:
+        arguments["gates"] = any("self_gating" in name for name in names)
+    convs = {f"Conv2d_{n}": f"conv_{n[:2]}" for n in ("1a_7x7", "2b_1x1", "2c_3x3")}
+    pools = {f"MaxPool_{n}": f"pool_{n[:2]}" for n in ("2a_3x3", "3a_3x3", "4a_3x3", "5a_2x2")}
+    return (
+        VideoClassifier(make(**arguments), classes, head=head),
+        _slim_name,
+        {**inception, **convs, **pools},
+    )
+
+
+class Weights:
+    """Recorded weights and their places in our network.
+
+    Args:
+        model: The network, whose weights are set.
+        rename: From recorded names to ours.
+        made: The recorded weights.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, rename: Callable[[str], str], made: dict[str, np.ndarray]
+    ):
+        self.rename = rename
+        ours = model.state_dict()
+        parts: dict[str, list[Tensor]] = {"lin.weight": [], "lin.bias": []}
+        for name, value in made.items():
+            if rename(name).endswith("(part)"):
+                parts[f"lin.{name.rpartition('.')[2]}"].append(torch.from_numpy(value))
+            else:
+                ours_name = rename(name)
+                ours[ours_name] = to_torch(name, torch.from_numpy(value)).reshape(ours[ours_name].shape)
+        if parts["lin.weight"]:
+            ours["lin.weight"] = torch.cat(parts["lin.weight"], dim=1)
+            ours["lin.bias"] = torch.stack(parts["lin.bias"])
+        model.load_state_dict(ours)
+        used = {rename(name) for name in made} | (
+            {"lin.weight", "lin.bias"} if parts["lin.weight"] else set()
+        )
+        missing = {name for name in ours if "num_batches" not in name} - used
+        if missing:
+            raise SystemExit(f"not recorded: {sorted(missing)}")
+
+    def recorded(self, name: str, tensors: dict[str, Tensor]) -> Tensor:
+        """One of our tensors in the recorded layout (up to axes of size one)."""
+        ours = self.rename(name)
+        if ours.endswith("(part)"):
+            scale, leaf = int(name.split(".")[2]), name.rpartition(".")[2]
+            value = tensors[f"lin.{leaf}"]
+            return value[scale] if leaf == "bias" else value[:, 256 * scale : 256 * scale + 256]
+        value = tensors[ours]
+        if name.endswith("/weights"):
+            value = value[(...,) + (None,) * (5 - value.dim())].permute(2, 3, 4, 1, 0)
+        return value
+
+
+def to_torch(name: str, value: Tensor) -> Tensor:
+    """A weight with output and input channels first."""
+    return value.permute(4, 3, 0, 1, 2) if name.endswith("/weights") else value
+
+
+def check_rows(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
+    """A network of the table: weights by the recipe; logits, stages, gradients, batch statistics."""
+    compare = Comparison(TOLERANCE)
+    variables = json.loads(str(data["variables"]))
+    names = [name for name, *_ in variables]
+    model, rename, mids = build(flags, names)
+    made = {n: recipe_value(n, s, flags["scales"]) for n, s, _ in variables if "num_batches" not in n}
+    for name, known in json.loads(str(data["variables_first_last_sum"])).items():
+        if name in made:
+            flat = made[name].ravel().astype(np.float64)
+            if not np.allclose([flat[0], flat[-1], flat.sum()], known, rtol=1e-4, atol=1e-3):
+                raise SystemExit(f"'{name}' is not what the recipe makes: the recipe has changed")
+    weights = Weights(model, rename, made)
+    ours = sum(p.numel() for p in model.parameters())
+    compare.add("n_params", np.array(ours), np.array(flags["n_params"]))
+
+    clip, to_layout = make_input(flags)
+    shown = to_layout(clip)
+    compare.add("in/first_values", shown.flatten()[:64], data["in/first_values"])
+    sums = torch.stack([shown.double().sum(), shown.double().abs().sum()])
+    compare.add("in/sum", sums, data["in/sum"])
+    last = flags["layout"].endswith("C]")
+    heard = listen(model, mids)
+    model.eval()
+    with torch.no_grad():
+        compare.add("out/logits", model(clip), data["out/logits"])
+    for name in sorted({key.split("/")[1] for key in data if key.startswith("mid/")}):
+        if name in ("avg_pool", "global_pool", "step_logits"):  # what the head makes is in the logits
+            continue
+        if name not in heard:
+            raise SystemExit(f"recorded, but not known here: {name}")
+        value = heard[name]
+        if value.dim() == 5 and len(data.get(f"mid/{name}/shape", value.shape)) == 4:
+            value = value.transpose(1, 2).flatten(0, 1)
+        add_summary(compare, f"mid/{name}", value.movedim(1, -1) if last else value, data, last)
+    # Gradients in float64: in float32, ReLUs near zero and ties of max pooling go the other way here and
+    # there, and single gradients far from the logits differ by up to some percent.
+    model.double()
+    compare_pass(compare, model, weights, clip.double(), to_layout, data, "")
+    if "train/logits" in data:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.eval()
+        compare_pass(compare, model, weights, clip.double(), to_layout, data, "train/")
+        tensors = model.state_dict()
+        for name, value in under(data, "after_step/").items():
+            compare.add(f"after_step/{name}", weights.recorded(name, tensors), value)
+    return compare
+
+
+def make_input(flags: dict) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The clip as our network takes it, and what turns one into the recorded layout."""
+    rng = np.random.Generator(np.random.PCG64(flags["input_seed"]))
+    frames = torch.from_numpy(rng.integers(0, 256, size=flags["frames_shape"], dtype=np.uint8)).float()
+    rule = flags["frames_to_input"]
+    if "[104,117,128]" in rule:
+        clip = frames - torch.tensor([128.0, 117.0, 104.0])
+        return clip.movedim(-1, 1), lambda x: x.flip(1).transpose(1, 2).flatten(1, 2)
+    if "float32(frames)/255*2-1" in rule:
+        clip = (frames / 255 * 2 - 1).movedim(-1, 1)
+    elif "float32(frames)/255," in rule:
+        clip = (frames / 255).movedim(-1, 1)
+    else:
+        raise SystemExit(f"an input that is not known here: {rule}")
+    return clip, (lambda x: x.movedim(1, -1)) if "[B,T,H,W,3]" in rule else (lambda x: x)
+
+
+def listen(model: VideoClassifier, mids: dict[str, str]) -> dict[str, Tensor]:
+    """Writes activations into the returned dictionary while the model runs in evaluation."""
+    heard: dict[str, Tensor] = {}
+    stages = model.backbone.stages
+    modules = dict(model.named_modules())
+
+    def hook(name: str, module: torch.nn.Module, _, y: Tensor) -> None:
+        if not model.training:
+            y = y.flatten(0, 1) if name == "frame_features" else y
+            y = y.relu() if name.endswith("a_out") else y
+            heard.setdefault(name, y.detach().clone())  # of the first pass
+
+    for name, place in {**{stage: stage for stage in stages}, **mids}.items():
+        module = modules.get(f"backbone.stages.{place}", modules.get(place))
+        module.register_forward_hook(functools.partial(hook, name))
+    return heard
+
+
+def compare_pass(compare, model, weights: Weights, clip, to_layout, data, prefix: str) -> None:
+    """Logits and gradients of one forward and backward pass."""
+    tolerance = TRAIN_TOLERANCE if prefix else TOLERANCE
+    clip = clip.clone().requires_grad_()
+    model.zero_grad()
+    logits = model(clip)
+    name = "train/logits" if prefix else "out/logits"
+    compare.add(name if prefix else "out/logits (float64)", logits, data[name], tolerance=tolerance)
+    value_name = "train/functional_value" if prefix else "functional/value"
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(b"functional")))
+    value = (torch.from_numpy(rng.standard_normal(logits.shape).astype(np.float32)) * logits).sum()
+    if value_name in data:
+        scale = float(np.abs(data[name]).max())
+        compare.add(value_name, value, data[value_name], scale, tolerance=tolerance)
+    value.backward()
+    last = to_layout(clip).shape[-1] == 3 and clip.shape[-1] != 3
+    if f"{prefix}grad_in/shape" in data or f"{prefix}grad_in" in data:
+        add_summary(compare, f"{prefix}grad_in", to_layout(clip.grad), data, last, tolerance)
+    gradients = {n: p.grad for n, p in model.named_parameters()}
+    recorded = under(data, f"{prefix}grad/")
+    # An offset before a batch norm has the gradient zero on paper, and rounding in practice.
+    floor = 1e-3 * max(float(g.abs().max()) for g in gradients.values())
+    for name in sorted({re.sub("/(shape|sum_l2|first|last)$", "", name) for name in recorded}):
+        ours = weights.recorded(name, gradients)
+        whole = f"{prefix}grad/{name}"
+        if name in recorded:
+            compare.add(whole, ours.reshape(recorded[name].shape), recorded[name], floor, tolerance)
+            continue
+        flat, (total, norm) = ours.flatten().double(), recorded[f"{name}/sum_l2"]
+        compare.add(f"{whole}/l2", flat.norm(), norm, tolerance=tolerance)
+        most = flat.abs().sum()
+        compare.add(f"{whole}/sum", flat.sum(), np.array(total), float(most), tolerance=tolerance)
+        largest = float(flat.abs().max())
+        for part, mine in (("first", flat[:64]), ("last", flat[-64:])):
+            compare.add(
+                f"{whole}/{part}", mine, recorded[f"{name}/{part}"], largest, tolerance=tolerance
+            )
+
+
+def add_summary(
+    compare, name: str, ours: Tensor, data, last: bool, tolerance: float | None = None
+) -> None:
+    """Compares an activation or a gradient, whole or by means, deviations and a slice."""
+    if name in data:
+        compare.add(name, ours.reshape(data[name].shape), data[name], tolerance=tolerance)
+        return
+    compare.add(f"{name}/shape", np.array(ours.shape), data[f"{name}/shape"])
+    channels = ours.ndim - 1 if last else 1
+    flat = ours.detach().double().movedim(channels, -1).flatten(0, -2)
+    largest = float(flat.std())
+    compare.add(f"{name}/channel_mean", flat.mean(0), data[f"{name}/channel_mean"], largest, tolerance)
+    compare.add(
+        f"{name}/channel_std", flat.std(0, correction=0), data[f"{name}/channel_std"], 0.0, tolerance
+    )
+    part = ours.detach()
+    for axis, n in enumerate(ours.shape):
+        wanted = torch.tensor(sorted({0, n // 2, n - 1}))
+        part = part.narrow(axis, 0, min(n, 48)) if axis == channels else part.index_select(axis, wanted)
+    compare.add(f"{name}/slice", part, data[f"{name}/slice"], 0.0, tolerance)
