@@ -43,15 +43,15 @@ class CaffeInput(torch.nn.Module):
         frames, *sides = clip.shape[2:]
         if frames % self.frames:
             raise ValueError(
-                f"ECO-Lite: expected clips with a multiple of {self.frames} frames, such as 4, 8, 16 or "
-                f"32 (got {frames})"
+                f"ECO-Lite: expected clips of 4, 8, 12, 16 or another multiple of {self.frames} frames "
+                f"(got {frames})"
             )
         for side in sides if self.halved else ():
             if side < 31 or (side + 1) // 2 // 4 % 4:  # 31..38, 63..70, ...
                 fits = max(round(side / 32), 1) * 32
                 raise ValueError(
-                    f"BN-Inception: expected frames of 224 x 224 pixels, or other multiples of 32 such as "
-                    f"{fits} (got {' x '.join(map(str, sides))})"
+                    f"BN-Inception: expected frames of 224 x 224 pixels or another multiple of 32, "
+                    f"such as {fits} (got {' x '.join(map(str, sides))})"
                 )
         return clip.flip(1)
 
@@ -88,10 +88,12 @@ def _block(here: int, widths: list[int], last: bool, norm: Norm) -> Branches:
         }
     )
     if one:
-        pool = torch.nn.MaxPool3d if last else torch.nn.AvgPool3d
-        branches["b3"] = sequence(
-            pool=pool((1, 3, 3), 1, (0, 1, 1)), pool_proj=_unit(here, projection, 1, norm)
-        )
+        if last:
+            pool: torch.nn.Module = torch.nn.MaxPool3d((1, 3, 3), 1, (0, 1, 1))
+        else:  # padding by itself, as AvgPool3d takes no maps smaller than its kernel
+            pad = torch.nn.ConstantPad3d((1, 1, 1, 1, 0, 0), 0.0)
+            pool = torch.nn.Sequential(pad, torch.nn.AvgPool3d((1, 3, 3), 1))
+        branches["b3"] = sequence(pool=pool, pool_proj=_unit(here, projection, 1, norm))
     else:
         branches["b3"] = _max_pool()
     return Branches(branches)
@@ -127,7 +129,7 @@ class _Caffe(torch.nn.Module):
         for module in self.modules():
             if isinstance(module, torch.nn.Conv3d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                torch.nn.init.zeros_(module.bias)
+                torch.nn.init.zeros_(module.get_parameter("bias"))
             elif isinstance(module, torch.nn.BatchNorm3d):
                 module.reset_parameters()
 
@@ -141,8 +143,8 @@ class _Caffe(torch.nn.Module):
 class BNInception(_Caffe):
     r"""BN-Inception (Inception-v2) on every frame, the network of TSN and TRN.
 
-    As converted from Caffe: convolutions have biases, pooling rounds sizes up, and only 224 x 224 pixels
-    and other multiples of 32 fit. With the mean over the map (no head) in
+    As converted from Caffe: convolutions have biases, pooling rounds sizes up, and only 224 x 224
+    pixels and other multiples of 32 fit. With the mean over the map (no head) in
     :class:`rstg_pyg.VideoClassifier` it is TSN, with :class:`rstg_pyg.RelationHead` TRN.
 
     Its ``stages`` are ``conv1``, ``pool1``, ``conv2``, ``pool2``, ``inception_3a`` ...

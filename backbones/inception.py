@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,13 +72,22 @@ class SameConv3d(torch.nn.Conv3d):
 
 
 class SameMaxPool3d(torch.nn.MaxPool3d):
-    """3-D max pooling with :func:`same_padding` of its input's size; padding is never the maximum."""
+    """3-D max pooling with :func:`same_padding` of its input's size; padding is never the maximum.
+
+    Args:
+        kernel: Frames, rows and columns of a window.
+        stride: Frames, rows and columns from one window to the next.
+    """
+
+    def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
+        super().__init__(tuple(kernel), tuple(stride))
+        self.sizes = tuple(kernel), tuple(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C, T / stride, ...]``, rounded up."""
-        padding = same_padding(x.shape[2:], self.kernel_size, self.stride)
+        padding = same_padding(x.shape[2:], *self.sizes)
         before = [first for first, _ in padding]  # what is missing at the end, ceil_mode adds
-        return F.max_pool3d(x, self.kernel_size, self.stride, before, ceil_mode=True)
+        return F.max_pool3d(x, *self.sizes, before, ceil_mode=True)
 
 
 class SpaceToDepth(torch.nn.Module):
@@ -185,14 +194,17 @@ class InceptionVideo(torch.nn.Module):
         super().__init__()
         self.separable, self.temporal_norm = separable, temporal_norm
         self.gates, self.gate_bias, self.norm = gates, gate_bias, norm
-        pool = functools.partial(torch.nn.MaxPool3d, ceil_mode=True)
+        pool: Callable[..., torch.nn.Module] = functools.partial(torch.nn.MaxPool3d, ceil_mode=True)
         parts: dict[str, torch.nn.Module] = {"bn": norm(width), "relu": torch.nn.ReLU(inplace=True)}
         if space_to_depth:
             conv = torch.nn.Conv3d(8 * in_channels, width, (2, 4, 4), 1, (1, 2, 2), bias=False)
             parts = {"to_depth": SpaceToDepth(), "conv": conv, **parts, "cut": FirstCut()}
         else:
             pool = SameMaxPool3d
-            parts = {"conv": SameConv3d(in_channels, width, (first_kernel, 7, 7), 2, bias=False), **parts}
+            parts = {
+                "conv": SameConv3d(in_channels, width, (first_kernel, 7, 7), 2, bias=False),
+                **parts,
+            }
         stages: dict[str, torch.nn.Module] = {
             "conv_1a": sequence(**parts),
             "pool_2a": pool((1, 3, 3), (1, 2, 2)),

@@ -13,8 +13,8 @@ from rstg_pyg.checks import check_numbers
 class WindowMean(torch.nn.Module):
     r"""The mean over time of means over windows, the head of I3D and S3D-G.
 
-    Windows of :math:`2 \times 7 \times 7` cells with stride 1, or what of it fits the map: with more than
-    two steps, inner ones count double.
+    Windows of :math:`2 \times 7 \times 7` cells with stride 1, or what of it fits the map: with more
+    than two steps, inner ones count double.
 
     Args:
         channels (int): Channels of the feature map.
@@ -79,8 +79,8 @@ class RelationHead(torch.nn.Module):
         v_t = W \, \mathrm{dropout}(\bar x_t), \qquad
         h_s = \sum_{t_1 < \ldots < t_s} \mathrm{ReLU}(W_s \, \mathrm{ReLU}([v_{t_1}, \ldots, v_{t_s}]))
 
-    Each scale :math:`s = T, T - 1, \ldots, 2` sums over ``num_relations`` of its sets of frames (fewer if
-    there are not as many), and has its own part of the classifier (:meth:`classifier`), which adds the
+    Each scale :math:`s = T, T - 1, \ldots, 2` sums over ``num_relations`` of its sets of frames (or
+    all, if there are fewer), and has its own part of the classifier (:meth:`classifier`), which adds the
     scales up. In training the sets are drawn anew in every call. The authors' code does this in
     evaluation, too; here evaluation takes the mean over all sets times ``num_relations``, which is the
     expectation of it, and always the same.
@@ -141,8 +141,8 @@ class RelationHead(torch.nn.Module):
             fitting = all(0 <= i < n for part, n in zip(drawn, most) for i in part)
         if not fitting:
             raise ValueError(
-                f"Expected 'drawn' to have {self.counts[1:]} positions for the scales {self.scales[1:]}, "
-                f"each below the number of sets (got {drawn})"
+                f"Expected 'drawn' to have {self.counts[1:]} positions for the scales "
+                f"{self.scales[1:]}, each below the number of sets (got {drawn})"
             )
         self.drawn = drawn
         self.reset_parameters()
@@ -159,7 +159,7 @@ class RelationHead(torch.nn.Module):
         torch.nn.init.normal_(self.lin_in.weight, std=0.001)
         torch.nn.init.zeros_(self.lin_in.bias)
         for lin in self.lins:
-            lin.reset_parameters()  # type: ignore[operator]
+            lin.reset_parameters()
 
     def classifier(self, in_features: int, num_classes: int, **kwargs) -> torch.nn.Linear:
         """The last layer for this head, which :class:`VideoClassifier` uses."""
