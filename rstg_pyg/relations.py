@@ -79,11 +79,11 @@ class RelationHead(torch.nn.Module):
         v_t = W \, \mathrm{dropout}(\bar x_t), \qquad
         h_s = \sum_{t_1 < \ldots < t_s} \mathrm{ReLU}(W_s \, \mathrm{ReLU}([v_{t_1}, \ldots, v_{t_s}]))
 
-    Each scale :math:`s = T, T - 1, \ldots, 2` sums over ``num_relations`` of its sets of frames, and
-    has its own part of the classifier (:meth:`classifier`), which adds the scales up. If there are fewer
-    sets, all are used. In training the sets are drawn anew in every call. The authors' code does this in
-    evaluation, too; here evaluation takes the mean over all sets times ``num_relations``, which is the
-    expectation of it, and always the same.
+    Each scale :math:`s = T, T - 1, \ldots, 2` sums over ``num_relations`` of its sets of frames,
+    and has its own part of the classifier (:meth:`classifier`), which adds the scales up. If there
+    are fewer sets, all are used. In training the sets are drawn anew in every call. The authors'
+    code does this in evaluation, too; here evaluation takes the mean over all sets times
+    ``num_relations``, which is the expectation of it, and always the same.
 
     Args:
         channels (int): Channels of the feature map.
