@@ -156,8 +156,8 @@ class RSTGBlock(torch.nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def _apply(self, fn: Callable, recurse: bool = True):
-        """Moves the block. The ``meta`` device (``to_empty``) gives no numbers: the graph's are made
-        again, the weights' are for ``load_state_dict`` or ``reset_parameters``.
+        """Moves the block. After the ``meta`` device (``to_empty``) the graph's buffers are computed
+        again; weights need ``load_state_dict`` or ``reset_parameters``.
         """
         on_meta = self.edge_index.is_meta
         super()._apply(fn, recurse)
@@ -167,7 +167,7 @@ class RSTGBlock(torch.nn.Module):
         return self
 
     def reset_parameters(self):
-        """Draws all weights anew; the output scale becomes zero again."""
+        """Re-initializes all weights; the output scale becomes zero again."""
         for module in (self.rstg, self.lin_out, self.norm):
             reset(module)
 
@@ -243,9 +243,9 @@ class RSTGBlock(torch.nn.Module):
 
         Args:
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
-            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`. Those
-                beyond change nothing in a vector or in the map of the frames before, which needs a
-                block that :attr:`streams`. (default: :obj:`None`, all :math:`T`)
+            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`. Frames
+                beyond the length are ignored: they change neither a vector nor the map of earlier
+                frames. Needs a block that :attr:`streams`. (default: :obj:`None`, all :math:`T`)
         """
         if lengths is not None and not self.streams:
             raise ValueError(
@@ -256,7 +256,7 @@ class RSTGBlock(torch.nn.Module):
         return self._back(mean_over_frames(nodes, 1, lengths) if self.unpool is None else nodes, x)
 
     def extra_repr(self) -> str:
-        """The arguments that the parts below do not show."""
+        """The arguments that the submodules' ``repr`` does not show."""
         return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}"
 
 

@@ -106,7 +106,7 @@ def reset_cell(cell: Cell):
 class Histories:
     r"""Which rows are the history of one node, and in what order a recurrent cell reads them.
 
-    A node's history is the rows it has: a frame in which it is absent is no step of the cell. The
+    A node's history is the rows it has: frames in which it is absent are skipped. The
     histories of all nodes are packed as cuDNN wants them (first all first steps, then all second
     steps, ..., longest histories first), so there is no padding and one call of the cell.
 
@@ -167,13 +167,13 @@ class Histories:
                 part.to(end.dtype).index_copy(1, self.present, end)
                 for part, end in zip(parts, list_of_parts(last))
             ]
-        else:  # nobody is there; the weights take part, since other processes wait for their gradients
+        else:  # no node is present; the weights still get a (zero) gradient, which DDP waits for
             x = x + sum(weight.sum() for weight in cell.parameters())
         return x, state_of_parts(parts)
 
 
 def _opaque() -> bool:
-    """Whether a compiled graph is being made, and not a program that shall run without this package."""
+    """Whether ``torch.compile`` is tracing, and not an export that must run without this package."""
     if not hasattr(torch.compiler, "is_exporting"):  # before 2.7, where strict export sets this
         return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
     return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
@@ -220,7 +220,7 @@ def _cell_shapes(x, sizes, state, weights, train, autocast):
 
 
 def _cell_backward(grad, grad_state, x, sizes, state, weights, autocast):
-    """Computes the forward pass once more: what a kernel keeps for its backward pass is its secret."""
+    """Computes the forward pass once more: a kernel's saved tensors cannot be accessed."""
     inputs = [value.detach().requires_grad_() for value in (x, state, *weights)]
     with torch.enable_grad():
         out = _cell(inputs[0], sizes, inputs[1], inputs[2:], True, autocast)

@@ -1,4 +1,4 @@
-"""What users give to the layers: made plain, or what does not fit in one sentence each."""
+"""Checks of the layers' inputs, with one-sentence errors, and their conversion to the plain form."""
 
 import inspect
 from numbers import Integral

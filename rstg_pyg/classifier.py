@@ -65,7 +65,7 @@ class VideoClassifier(torch.nn.Module, Pretrained):
     Raises:
         ValueError: If a block names a stage that does not exist, has other channels than its stage,
             or goes to the wrong kind of output, if the clips have another number of dimensions, or if
-            ``lengths`` are given to a network that looks across frames otherwise than by its cells.
+            ``lengths`` are given to a network that mixes frames other than by its recurrent cells.
 
     Example:
         >>> backbone = rstg_pyg.backbones.SimpleConv(1, (16, 16, 16))
@@ -192,7 +192,7 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         return self._obstacle() is None
 
     def _obstacle(self) -> Optional[str]:
-        """The part that looks across frames otherwise than by its cells."""
+        """The module, other than the recurrent cells, that mixes frames."""
         if not getattr(self.backbone, "per_frame", False):
             return f"the backbone {type(self.backbone).__name__} (it does not say 'per_frame')"
         for stage, name in self.block_after.items():
@@ -203,12 +203,12 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         return None
 
     def _check_frames(self, instead: str) -> None:
-        """Refuses networks that look across frames otherwise than by their cells."""
+        """Refuses networks in which a module other than the recurrent cells mixes frames."""
         obstacle = self._obstacle()
         if obstacle is not None:
             raise ValueError(
-                f"Expected a network that sees single frames but for its cells (got one that looks "
-                f"across frames: {obstacle}); {instead}"
+                f"Expected a network in which only the recurrent cells mix frames (got one in which this "
+                f"mixes frames: {obstacle}); {instead}"
             )
 
     @torch.no_grad()
@@ -227,7 +227,7 @@ class VideoClassifier(torch.nn.Module, Pretrained):
             state, whose size does not grow.
 
         Raises:
-            ValueError: If a part of the network looks across frames otherwise than by its cells, or the
+            ValueError: If a module other than the recurrent cells mixes frames, or the
                 frames have another shape.
         """
         self._check_frames("give it the whole clip")
@@ -267,7 +267,7 @@ class VideoClassifier(torch.nn.Module, Pretrained):
             clip (torch.Tensor): Clips :math:`(B, C, T, H, W)` or :math:`(B, L, C, T, H, W)`,
                 normalized as the backbone wants.
             lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)` or
-                :math:`(B, L)`: what is in those beyond changes nothing. For networks whose frames can
+                :math:`(B, L)`; frames beyond the length are ignored. For networks whose frames can
                 be fed one by one (:attr:`streams`); in training, batch norms count all frames.
                 (default: :obj:`None`, all :math:`T`)
         """

@@ -1,7 +1,7 @@
 """How the nodes of many frames lie in memory: all of them in every frame, or rows that come and go.
 
 :class:`~rstg_pyg.RSTG` runs its stages on any of these forms. Each knows how a space stage runs over
-all frames, how a time stage runs over all histories, and how the nodes come in and go out.
+all frames, how a time stage runs over all histories, and how nodes are reordered before and after.
 """
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -121,7 +121,7 @@ class DenseFrames:
 class FlatFrames:
     """One row per node and frame: ``[R, C]``, and edges between rows of the same frame.
 
-    This is a PyG batch whose graphs are the frames, and with it come all its freedoms: any graph in
+    This is a PyG batch whose graphs are the frames, so anything that PyG allows works: any graph in
     any frame, nodes that come and go, sequences of different lengths.
     """
 

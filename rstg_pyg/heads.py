@@ -20,7 +20,7 @@ class LSTMHead(torch.nn.Module):
     The baselines "Mean + LSTM" and "Conv + LSTM" of the `"Recurrent Space-time Graph Neural Networks"
     <https://arxiv.org/abs/1904.05582>`_ paper (section 4.1): the LSTM sees the mean of each frame's
     map, or with ``map_size`` the flattened map itself. Its outputs are averaged over time as the nodes
-    are in RSTG-to-vec, so that only what is between map and vector differs.
+    are in RSTG-to-vec, so only the part between map and vector differs.
 
     Args:
         channels (int): Channels of the feature map.
@@ -66,7 +66,7 @@ class LSTMHead(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform, every gate by itself; biases zero)."""
+        """Re-initializes all weights (Glorot uniform, every gate by itself; biases zero)."""
         if self.norm is not None:
             self.norm.reset_parameters()
         reset_cell(self.lstm)
@@ -108,13 +108,13 @@ class LSTMHead(torch.nn.Module):
 
         Args:
             x (torch.Tensor): The feature map :math:`(B, C, T, H, W)`.
-            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`; those
-                beyond change nothing. (default: :obj:`None`, all :math:`T`)
+            lengths (torch.Tensor or list, optional): How many frames each clip has, :math:`(B)`; frames
+                beyond the length are ignored. (default: :obj:`None`, all :math:`T`)
         """
         if lengths is None:
             return self.stream(x)[0]
         return mean_over_frames(self._run(x)[0].transpose(0, 1), 1, lengths)
 
     def extra_repr(self) -> str:
-        """The arguments that the parts below do not show."""
+        """The arguments that the submodules' ``repr`` does not show."""
         return f"channels={self.channels}, map_size={self.map_size}"

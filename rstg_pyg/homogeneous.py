@@ -97,7 +97,7 @@ class HomogeneousRSTG(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
+        """Re-initializes all weights (Glorot uniform; biases zero)."""
         for module in self.children():
             reset(module)
 

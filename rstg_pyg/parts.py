@@ -99,8 +99,8 @@ class SendMLP(torch.nn.Module):
         )
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero). Beside a linear path, the last layer's
-        are close to zero.
+        """Re-initializes all weights (Glorot uniform; biases zero). Beside a linear path, those of the
+        last layer are close to zero.
         """
         for module in self.children():
             reset(module)
@@ -161,7 +161,7 @@ class SendMLP(torch.nn.Module):
 
 
 class Attention(torch.nn.Module):
-    """Query and key maps of nodes; the kinds of attention differ in what they make of them.
+    """Query and key maps of nodes; the kinds of attention combine them in different ways.
 
     Args:
         in_channels (tuple): Channels of source and target nodes.
@@ -177,16 +177,16 @@ class Attention(torch.nn.Module):
         self.lin_query = Linear(in_channels[1], out_channels, **kwargs)
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
+        """Re-initializes all weights (Glorot uniform; biases zero)."""
         self.lin_key.reset_parameters()
         self.lin_query.reset_parameters()
 
     def query(self, x: Tensor) -> Tensor:
-        """What the receiver asks for."""
+        """The queries, from the target nodes."""
         return self.lin_query(x)
 
     def key(self, x: Tensor) -> Tensor:
-        """What the sender offers."""
+        """The keys, from the source nodes."""
         return self.lin_key(x)
 
     def edges(
@@ -271,7 +271,7 @@ class TypedLinear(torch.nn.Module):
         )
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
+        """Re-initializes all weights (Glorot uniform; biases zero)."""
         reset(self.lins)
 
     def forward(self, x: Tensor, node_type: Optional[Tensor]) -> Tensor:
@@ -298,8 +298,8 @@ class TypedLinear(torch.nn.Module):
         return out.index_select(0, order.argsort())
 
     def by_node(self, x: Tensor, node_type: Tensor) -> Tensor:
-        """The same with a copy of the weights per node: nobody has to ask the device how many nodes are
-        of which type, so the host need not wait for it.
+        """The same with a copy of the weights per node. It needs no counts of nodes per type, which
+        would have to be read back from the device.
         """
         shape, x = x.shape[:-1], x.flatten(1, -2)  # [N, M, C]
         lins: List[Any] = list(self.lins)
@@ -353,8 +353,8 @@ class UpdateMLP(torch.nn.Module):
             self.skip_message = TypedLinear(hidden_channels, channels, num_types, bias=False)
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero). Beside a linear path, the last layer's
-        are close to zero.
+        """Re-initializes all weights (Glorot uniform; biases zero). Beside a linear path, those of the
+        last layer are close to zero.
         """
         for module in self.children():
             reset(module)

@@ -44,9 +44,9 @@ class RSTG(torch.nn.Module):
     Nodes and graphs need not be the same in all frames. On :math:`(B, T, N, C)`, ``mask`` and
     ``lengths`` say which nodes are there, and ``edge_index`` may be a list with a graph per frame. On
     rows :math:`(R, C)`, a PyG batch whose graphs are the frames, ``node`` says which rows are one
-    node's history (:func:`~rstg_pyg.graphs.join_sequences` makes both from lists of ``Data``). An
-    absent node is no step of its cell: its state waits until it is back. One that shall begin afresh
-    gets a number (or a place) of its own.
+    node's history (:func:`~rstg_pyg.graphs.join_sequences` makes both from lists of ``Data``). While
+    a node is absent, its LSTM state is not updated. To start from a zero state again, a node needs a
+    new number in ``node`` (or its own place in ``N``).
 
     Args:
         in_channels (int): Channels of the nodes, or :obj:`-1` to take them from the first input;
@@ -157,7 +157,7 @@ class RSTG(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform, every gate by itself; biases zero)."""
+        """Re-initializes all weights (Glorot uniform, every gate by itself; biases zero)."""
         for module in self.children():
             if module is not self.cells and module is not self.last_cell:
                 reset(module)

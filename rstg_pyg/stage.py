@@ -28,7 +28,8 @@ from rstg_pyg.parts import (
 class SpaceStage(torch.nn.Module):
     """The base of :class:`~rstg_pyg.RSTGConv` (edges) and :class:`~rstg_pyg.DenseRSTGConv` (all pairs).
 
-    Arguments as of :class:`~rstg_pyg.RSTGConv`. The parts are ``send``, ``attend`` and ``update_mlp``.
+    The arguments are those of :class:`~rstg_pyg.RSTGConv`. Its modules are ``send``, ``attend`` and
+    ``update_mlp``.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class SpaceStage(torch.nn.Module):
         return edge_weight if self.edge_weight_on == "attention" else None
 
     def reset_parameters(self):
-        """Draws all weights anew (Glorot uniform; biases zero)."""
+        """Re-initializes all weights (Glorot uniform; biases zero)."""
         for module in self.children():
             reset(module)
 

@@ -201,7 +201,7 @@ class Predictor:
             ``[H, W, 3]`` uint8 and returns the classes after it, most likely first.
 
         Raises:
-            UserError: If the video is missing or damaged, or the network looks across frames.
+            UserError: If the video is missing or damaged, or the network mixes frames.
 
         Example:
             >>> step = predictor.stream()
@@ -209,7 +209,7 @@ class Predictor:
             ...     best = step(frame)[0]
         """
         if not self.model.streams:
-            raise UserError("this network looks across frames: it cannot stream; give it whole videos")
+            raise UserError("this network mixes frames and cannot stream; give it whole videos")
         return self._own_frames() if video is None else self._sampled_frames(video)
 
     def _own_frames(self) -> Callable[[Any], list[Prediction]]:

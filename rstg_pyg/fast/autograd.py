@@ -1,4 +1,4 @@
-"""What the autograd functions of this room share."""
+"""What the autograd functions of the fast path share."""
 
 from typing import Callable, List, Optional, Sequence, Tuple
 
@@ -18,7 +18,7 @@ _GLOBAL_HOOKS = (
 
 
 class plain_paths:
-    """Context in which no fast path is taken: for tests, comparisons and to look for a fault.
+    """Context in which no fast path is taken: for tests, comparisons and debugging.
 
     Example:
         >>> with plain_paths():
@@ -50,7 +50,7 @@ def eager() -> bool:
 
 
 def untouched(*modules: Optional[torch.nn.Module]) -> bool:
-    """Whether these modules compute what is written here, and nobody wants to see them being called.
+    """Whether these modules compute what is written here, and have no hooks that expect their calls.
 
     Not so with hooks, and with modules (or methods ``forward``) that were put in the place of ours, as
     adapters of weights do.

@@ -92,7 +92,7 @@ class _Plain(torch.nn.Linear):
 
 
 class Linear(torch_geometric.nn.Linear, _Plain):
-    """:class:`torch_geometric.nn.Linear` at the machine's rate; the same parameters and arguments.
+    """:class:`torch_geometric.nn.Linear` with oneDNN's matrix products where they are faster.
 
     It also is a :class:`torch.nn.Linear`, which adapters (LoRA) look for, and takes parametrizations.
     """

@@ -1,4 +1,4 @@
-"""The edges' half of a space stage in one function: attention, messages and their weighted sum."""
+"""A space stage's attention, messages and their weighted sum in one autograd function."""
 
 from typing import Any, Optional, Tuple
 
@@ -109,7 +109,7 @@ def gather_messages(
 
 
 def _applies(conv: Any) -> bool:
-    """Whether the layer is the common one and nobody looks into it."""
+    """Whether the layer is a plain one without hooks or explainers."""
     return (
         type(conv.send.act) is torch.nn.ReLU
         and untouched(conv.send, conv.send.act, conv.attend, conv.lin_value, conv.aggr_module)

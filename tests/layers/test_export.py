@@ -210,7 +210,7 @@ def test_onnx_of_a_step_of_a_stream(name, tmp_path):
 @pytest.mark.parametrize(
     "export, name, clip, message",
     [
-        (export_stream, "homogeneous", CLIP[:, :, :1], "looks across frames: the head"),
+        (export_stream, "homogeneous", CLIP[:, :, :1], "mixes frames: the head"),
         (export_stream, "training", CLIP[:, :, :1], "evaluation mode"),
         (export_program, "training", CLIP, "evaluation mode"),
         (export_program, "plain", CLIP[0], r"of shape \[B, C, T, H, W\] \(got \[3, 3, 16, 16\]\)"),

@@ -59,7 +59,7 @@ def test_networks_that_look_across_frames_take_no_lengths():
     head = RSTGBlock(6, scales=(2, 1), to="vec", graph=HomogeneousRSTG)
     for message, kwargs in [
         ("block after stage 'conv0' .* give it clips of one length", dict(blocks={"conv0": block})),
-        ("looks across frames: the head", dict(head=head)),
+        ("mixes frames: the head", dict(head=head)),
     ]:
         with pytest.raises(ValueError, match=message):
             VideoClassifier(SimpleConv(3, (6, 6), padding=1), 5, **kwargs)(clips(0).float(), LENGTHS)

@@ -98,7 +98,7 @@ def test_networks_that_look_across_frames_say_which_part_does():
         (made({"conv1": inside(graph=HomogeneousRSTG)}, vec()), "stage 'conv1'"),
     ):
         assert not model.streams
-        with pytest.raises(ValueError, match=f"looks across frames: .*{part}"):
+        with pytest.raises(ValueError, match=f"mixes frames: .*{part}"):
             model.stream(clips(dtype=torch.float32))
     with torch.device("meta"):
         model = VideoClassifier(i3d_resnet50(), 5).eval()
