@@ -77,8 +77,9 @@ def check_command(command):
     outline = re.search(r"(?<!=)\[", command)  # optional parts are in brackets
     if command.startswith(FOREIGN) or outline:
         return
-    if command.startswith("python tests/check_golden.py"):
-        assert (ROOT / "tests/check_golden.py").is_file()
+    script = re.match(r"python ((?:tests|docs)/\w+\.py)", command)
+    if script:
+        assert (ROOT / script[1]).is_file()
         return
     main, arguments = _ours(command)
     with _only_parsing(), contextlib.suppress(_Parsed):

@@ -35,7 +35,7 @@ class Cell:
     @property
     def values(self) -> list[float]:
         """Top-1 of every run, in percent."""
-        return [100 * run.top1 for run in self.runs]
+        return [100 * run.top1 for run in self.runs if run.top1 is not None]
 
     @property
     def mean(self) -> float:
