@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -5,6 +7,8 @@ from hypothesis import HealthCheck, settings
 from rstg_pyg.train.data.syncmnist import load_digits
 
 torch.set_num_threads(1)  # the tests are small, and several run at once
+# Without bfloat16 in hardware, trainer.precision=auto is float32 on every machine, also in processes.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 usual = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("ordinary", derandomize=True, database=None, **usual)
