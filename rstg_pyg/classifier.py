@@ -207,8 +207,8 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         obstacle = self._obstacle()
         if obstacle is not None:
             raise ValueError(
-                f"Expected a network in which only the recurrent cells mix frames (got one in which this "
-                f"mixes frames: {obstacle}); {instead}"
+                f"Expected a network in which only the recurrent cells mix frames (got one in which "
+                f"this mixes frames: {obstacle}); {instead}"
             )
 
     @torch.no_grad()
