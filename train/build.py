@@ -7,8 +7,9 @@ Their config keys are in ``schema.py`` and ``schema_model.py``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,18 +21,24 @@ from rstg_pyg import (
     HomogeneousRSTG,
     JointLayerNorm,
     LSTMHead,
+    RelationHead,
     RSTGBlock,
     VideoClassifier,
+    WindowMean,
     ZeroInitNorm,
     published_arguments,
 )
 from rstg_pyg.backbones import (
     C2D_KERNELS,
     I3D_KERNELS,
+    BNInception,
+    ECOLite,
     FrozenBatchNorm,
     SimpleConv,
     TorchvisionVideo,
     VideoResNet,
+    inception_i3d,
+    s3dg,
 )
 from rstg_pyg.graphs import AreaPool
 from rstg_pyg.train.config import Config
@@ -44,11 +51,14 @@ from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import ClipsConfig, Data, FolderConfig, SomethingConfig, SyncMNISTConfig
 from rstg_pyg.train.schema_model import (
-    LSTMHeadConfig,
+    Head,
+    InceptionConfig,
+    RelationHeadConfig,
     ResNetConfig,
     RSTGConfig,
     SimpleConvConfig,
     TorchvisionConfig,
+    WindowMeanConfig,
 )
 
 _LENGTHS = {"train": "train_videos", "val": "val_videos", "test": "test_videos"}
@@ -166,7 +176,8 @@ def check_model(config: Config) -> None:
         for stage, block in model.block_after.items():
             model.blocks[block](maps[stage][:, :, :1])
         if model.head is not None:
-            model.head(maps[list(model.backbone.channels)[-1]][:, :, :1])
+            last = maps[list(model.backbone.channels)[-1]]
+            model.head(last if isinstance(model.head, RelationHead) else last[:, :, :1])
 
 
 def build_model(config: Config, num_classes: int) -> VideoClassifier:
@@ -271,6 +282,23 @@ def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:
     )
 
 
+#: Networks, and the epsilons of their norms.
+_INCEPTIONS: dict[str, tuple[Callable[..., torch.nn.Module], float]] = {
+    "bn_inception": (BNInception, 1e-5),
+    "eco_lite": (ECOLite, 1e-5),
+    "inception_i3d": (inception_i3d, 1e-3),
+    "s3dg": (s3dg, 1e-3),
+}
+
+
+def _inception(backbone: InceptionConfig, data: Data) -> torch.nn.Module:
+    make, eps = _INCEPTIONS[backbone.kind]
+    if data.channels != 3:
+        raise ValueError(f"Expected clips of red, green, blue for '{backbone.kind}' (got gray ones)")
+    frozen = {"norm": functools.partial(FrozenBatchNorm, eps=eps)} if backbone.norm == "frozen" else {}
+    return make(width=backbone.width, **frozen)
+
+
 def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:
     return TorchvisionVideo(backbone.network, (data.num_frames, data.size, data.size))
 
@@ -280,6 +308,7 @@ _BACKBONES = {
     "simple_conv": _simple_conv,
     "c2d": _resnet,
     "i3d": _resnet,
+    **dict.fromkeys(_INCEPTIONS, _inception),
     "torchvision": _torchvision,
 }
 
@@ -307,8 +336,14 @@ def freeze(model: VideoClassifier, stages: list[str]) -> None:
             part.eval().requires_grad_(False)
 
 
-def build_head(head: LSTMHeadConfig, feature_map: Tensor) -> LSTMHead:
+def build_head(head: Head, feature_map: Tensor) -> torch.nn.Module:
     """The head of a config if it has no graph, for the last map ``[B, C, T, H, W]``."""
+    channels, frames = feature_map.shape[1:3]
+    if isinstance(head, WindowMeanConfig):
+        return WindowMean(channels)
+    if isinstance(head, RelationHeadConfig):
+        with _named("model.head"):
+            return RelationHead(channels, frames, **head.model_dump(exclude={"kind"}))
     size = tuple(feature_map.shape[-2:]) if head.spatial else None
     return LSTMHead(feature_map.size(1), head.hidden_channels, size, in_norm=head.in_norm == "batch")
 

@@ -160,7 +160,7 @@ def describe_model(config: Config) -> str:
     model = config.model
     words = [getattr(model.backbone, "network", model.backbone.kind)]
     words += [] if model.rstg is None else [f"RSTG at {', '.join(model.rstg.places)}"]
-    words += [] if model.head is None else ["LSTM"]
+    words += [] if model.head is None else [{"lstm": "LSTM"}.get(model.head.kind, model.head.kind)]
     return " + ".join(words)
 
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from rstg_pyg import RSTG, LSTMHead, RSTGBlock, RSTGConv, VideoClassifier
-from rstg_pyg.backbones import SimpleConv, VideoResNet
+from rstg_pyg import RSTG, LSTMHead, RelationHead, RSTGBlock, RSTGConv, VideoClassifier
+from rstg_pyg.backbones import BNInception, SimpleConv, VideoResNet
 from rstg_pyg.train.errors import nearest
 
 _MOST = 2**31 - 1  # limit of a count; tensor sizes are products of several
@@ -119,14 +119,33 @@ class TorchvisionConfig(Section):
     weights: str | None = None
 
 
+class InceptionConfig(Section):
+    """BN-Inception, ECO-Lite, I3D of 3-D Inception, or S3D-G: see :mod:`rstg_pyg.backbones`.
+
+    The first two are made for ``data.mean: [128, 117, 104]`` and ``data.std: 1``, the others for 127.5
+    and 127.5.
+    """
+
+    kind: Literal["bn_inception", "eco_lite", "inception_i3d", "s3dg"]
+    #: Channels of the first stage; the others are in proportion.
+    width: PositiveInt = default(BNInception, "width")
+    #: ``frozen``: fixed statistics; ``batch``: batch statistics.
+    norm: Literal["frozen", "batch"] = "batch"
+
+
 Backbone = Annotated[
     Annotated[SimpleConvConfig, Tag("simple_conv")]
     | Annotated[ResNetConfig, Tag("resnet")]
+    | Annotated[InceptionConfig, Tag("inception")]
     | Annotated[TorchvisionConfig, Tag("torchvision")],
     chosen(
         "kind",
         "simple_conv",
-        {"simple_conv": "simple_conv", "c2d": "resnet", "i3d": "resnet", "torchvision": "torchvision"},
+        {
+            **{"simple_conv": "simple_conv", "c2d": "resnet", "i3d": "resnet"},
+            **dict.fromkeys(("bn_inception", "eco_lite", "inception_i3d", "s3dg"), "inception"),
+            "torchvision": "torchvision",
+        },
     ),
 ]
 
@@ -212,13 +231,38 @@ class LSTMHeadConfig(Section):
     in_norm: Literal["batch"] | None = None
 
 
+class RelationHeadConfig(Section):
+    """Relations of frames (TRN), :class:`rstg_pyg.RelationHead`, for ``data.num_frames`` frames."""
+
+    kind: Literal["relations"]
+    hidden_channels: PositiveInt = default(RelationHead, "hidden_channels")
+    multi_scale: bool = default(RelationHead, "multi_scale")
+    #: Sets of frames of every scale.
+    num_relations: Few = default(RelationHead, "num_relations")
+    dropout: Fraction = default(RelationHead, "dropout")
+
+
+class WindowMeanConfig(Section):
+    """The head of I3D and S3D-G, :class:`rstg_pyg.WindowMean`."""
+
+    kind: Literal["windows"]
+
+
+Head = Annotated[
+    Annotated[LSTMHeadConfig, Tag("lstm")]
+    | Annotated[RelationHeadConfig, Tag("relations")]
+    | Annotated[WindowMeanConfig, Tag("windows")],
+    chosen("kind", "lstm", {"lstm": "lstm", "relations": "relations", "windows": "windows"}),
+]
+
+
 class ModelConfig(Section):
     """Backbone, graph and classifier."""
 
     backbone: Backbone = SimpleConvConfig()
     rstg: RSTGConfig | None = RSTGConfig()
     #: Computes the vector to classify, instead of a graph at ``head``.
-    head: LSTMHeadConfig | None = None
+    head: Head | None = None
     #: Whether the head's vector replaces the pooled map (``serial``) or is added to it (``plus``).
     combine: Literal["serial", "plus"] = default(VideoClassifier, "combine")
     dropout: Fraction = default(VideoClassifier, "dropout")

@@ -149,3 +149,37 @@ def test_the_published_form_of_a_config(rstg):
     )
     head = build_model(config, 3).head
     assert head.topology == "complete" and head.rstg.convs[0].after_aggr is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bn_inception", "eco_lite", "inception_i3d", "s3dg"])
+def test_the_other_networks_of_the_table_with_a_graph_or_their_heads(kind):
+    data = {**SMT, "num_frames": 4, "crop_size": 64}
+    backbone = {"kind": kind, "width": 8}
+    for norm in ("batch", "frozen"):
+        config = parse({"backbone": {**backbone, "norm": norm}, "rstg": {"scales": [1]}}, data)
+        check_model(config)
+        model = build_model(config, 5).train()
+        assert model(torch.rand(2, 3, 4, 64, 64)).shape == (2, 5)
+        counts = [value for name, value in model.backbone.named_buffers() if "batches" in name]
+        assert len(counts) > 20 and {int(n) for n in counts} == {0 if norm == "frozen" else 1}
+    heads = {"bn_inception": ["relations"], "eco_lite": []}.get(kind, ["windows"])
+    for head in heads:
+        config = parse({"backbone": backbone, "rstg": None, "head": {"kind": head}}, data)
+        check_model(config)
+        model = build_model(config, 5)
+        assert type(model.head).__name__ == {"relations": "RelationHead", "windows": "WindowMean"}[head]
+        assert model(torch.rand(2, 3, 4, 64, 64)).shape == (2, 5)
+
+
+def test_what_the_other_networks_of_the_table_refuse():
+    def network(kind, **model):
+        return {"backbone": {"kind": kind, "width": 8}, "rstg": None, **model}
+
+    size = {**SMT, "num_frames": 4, "crop_size": 120}
+    refused("model.backbone: BN-Inception: .*multiple of 32, such as 128", network("bn_inception"), size)
+    refused("model.backbone: ECO-Lite: .*got 6", network("eco_lite"), {**size, "num_frames": 6})
+    refused("model.backbone: Expected clips of red, green, blue", network("s3dg"), {"num_frames": 4})
+    one = {**SMT, "num_frames": 1, "crop_size": 64}
+    head = network("bn_inception", head={"kind": "relations"})
+    refused("model.head: Expected 'num_frames' to be at least 2", head, one)
