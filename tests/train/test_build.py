@@ -177,7 +177,7 @@ def test_what_the_other_networks_of_the_table_refuse():
         return {"backbone": {"kind": kind, "width": 8}, "rstg": None, **model}
 
     size = {**SMT, "num_frames": 4, "crop_size": 120}
-    refused("model.backbone: BN-Inception: .*multiple of 32, such as 128", network("bn_inception"), size)
+    refused("model.backbone: BN-Inception: .*of 32, such as 128", network("bn_inception"), size)
     refused("model.backbone: ECO-Lite: .*got 6", network("eco_lite"), {**size, "num_frames": 6})
     refused("model.backbone: .*red, green, blue", network("s3dg"), {"num_frames": 4})
     one = {**SMT, "num_frames": 1, "crop_size": 64}
