@@ -94,7 +94,7 @@ def test_a_step_of_a_stream(run, tmp_path, capsys, name):
 def test_a_network_that_looks_across_frames_has_no_step(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(SimpleConv, "per_frame", False)
     error = fails(capsys, main, run, "--out", tmp_path / "x.pt2", "--stream")
-    assert error.startswith("error: --stream: Expected a network that sees single frames")
+    assert error.startswith("error: --stream: Expected a network in which only")
     assert "give it the whole clip" in error
 
 
