@@ -45,7 +45,7 @@ def check(path: Path) -> Comparison:
         raise SystemExit(f"{path}: not a recording of the golden format ({e})") from None
     if "in/feature_map" in data:
         return check_graph(flags, data)
-    if "frames_to_input" in flags:
+    if "network" in flags:
         return check_rows(flags, data)
     if "recipe" in data:
         return check_recipe(flags, data)

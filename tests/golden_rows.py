@@ -127,7 +127,7 @@ def build(
     flags: dict, names: list[str]
 ) -> tuple[VideoClassifier, Callable[[str], str], dict[str, str]]:
     """The network of a recording, its names for ours, and stages by their recorded names."""
-    classes = flags["num_classes"]
+    classes = flags.get("num_classes", 1)
     inception = {
         f"Mixed_{level}": f"mixed_{level}"
         for level in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
@@ -172,6 +172,10 @@ def build(
         pools = {f"MaxPool3d_{n}": f"pool_{n[:2]}" for n in ("2a_3x3", "3a_3x3", "4a_3x3", "5a_2x2")}
         model = VideoClassifier(inception_i3d(norm=norm), classes, head=head)
         return model, _piergiaj_name, {**inception, **convs, **pools}
+    if "InceptionV1/Conv2d_1a_7x7/weights" not in names:
+        raise SystemExit(
+            f"{flags['case']}: {flags['network']} cannot be built here yet"
+        )
     make = s3dg if any("temporal" in name for name in names) else inception_i3d
     arguments = {"norm": OffsetBatchNorm, "first_kernel": flags.get("first_temporal_kernel_size", 7)}
     if make is s3dg:
