@@ -1,7 +1,7 @@
 """Networks with their weights: from this package, a folder, or the Hugging Face Hub, and back."""
 
 import os
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 
 class Pretrained:
@@ -65,4 +65,5 @@ class Pretrained:
         """
         from huggingface_hub import PyTorchModelHubMixin  # as a base class it would be a dependency
 
-        return PyTorchModelHubMixin.push_to_hub(self, repo_id, **options)
+        push: Callable[..., str] = PyTorchModelHubMixin.push_to_hub
+        return push(self, repo_id, **options)

@@ -202,9 +202,10 @@ def _opencv_images(cv2: Any, path: Path, count: int) -> np.ndarray:
 
 
 def _scaled(cv2: Any, pixels: np.ndarray) -> np.ndarray:
-    height, width = short_side_size(*pixels.shape[:2], _SIDE)
-    way = cv2.INTER_AREA if pixels.shape[0] > height else cv2.INTER_CUBIC
-    if pixels.shape[:2] != (height, width):
+    before = (pixels.shape[0], pixels.shape[1])
+    height, width = short_side_size(before[0], before[1], _SIDE)
+    way = cv2.INTER_AREA if before[0] > height else cv2.INTER_CUBIC
+    if before != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=way)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
