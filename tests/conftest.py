@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ settings.load_profile("ordinary")
 @pytest.fixture(autouse=True)
 def same_settings():
     """A run inside a test asks torch for deterministic algorithms; others do not expect it."""
+    terminating = signal.getsignal(signal.SIGTERM)  # Lightning leaves its own after an exception
     yield
+    signal.signal(signal.SIGTERM, terminating)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(1)
 

@@ -32,10 +32,10 @@ import torch._dynamo  # what optimizers import when they are first used, in seco
 from helpers.tiny_run import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rstg_pyg.train import prepare, run
+from rstg_pyg.train import fitting, prepare, run
 from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini import write_mini_something
-from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
+from rstg_pyg.train.data.sources.packed import STORE, PackedVideos, video_key
 from rstg_pyg.train.files import write_json
 from rstg_pyg.train.run_folder import confusion
 from rstg_pyg.train.run_folder.results import environment
@@ -87,8 +87,8 @@ class Victim:
             os.dup2(out, 2)
             stack = open(self.stack, "w")  # noqa: SIM115
             # Drawing takes most of a short run's time.
-            run.write_curves = confusion.draw_confusion = lambda *arguments: None
-            confusion._save = lambda figure, path: path.touch()
+            fitting.write_curves = confusion.draw_confusion = lambda *arguments: None
+            confusion.save_png = lambda figure, path: path.touch()
             faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
             code = 1
             try:
@@ -201,7 +201,7 @@ class Packing:
         whole = self.whole
         a, b = (PackedVideos(folder / STORE) for folder in (whole, other))
         out = [] if a.videos() == b.videos() and a.made == b.made else ["videos"]
-        out += [v for v in a.videos() if bytes(a._record(v)[0]) != bytes(b._record(v)[0])]
+        out += [v for v in a.videos() if bytes(a._get(video_key(v))) != bytes(b._get(video_key(v)))]
         files = [sorted(p.relative_to(f) for p in f.rglob("*")) for f in (whole, other)]
         return out if files[0] == files[1] else [*out, "files"]
 

@@ -89,7 +89,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if getattr(arguments, "workers", 1) < 1:
         raise UserError(f"--workers: expected at least 1 (got {arguments.workers})")
     for name in ("root", "readers"):
-        if getattr(arguments, name, None):
+        if getattr(arguments, name, None) not in (None, False):
             if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:
                 raise UserError(f"--{name}: cannot be combined with a config or key.path=value")
             return arguments

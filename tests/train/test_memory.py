@@ -19,9 +19,10 @@ from rstg_pyg.train.training.trainer import eval_loader, make_trainer, train_loa
 
 
 def held():
-    """Tensors that are alive, and their bytes."""
+    """Tensors that are alive, and their bytes (sparse ones have no storage)."""
     gc.collect()
     tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    tensors = [x for x in tensors if x.layout == torch.strided]
     return len(tensors), sum(x.untyped_storage().nbytes() for x in tensors)
 
 

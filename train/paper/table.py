@@ -91,6 +91,9 @@ def read_cells(out: Path) -> Cells:
         folder = run_folder(out, digits, row, 0).parent
         runs = [read_run(path.parent) for path in folder.glob("seed*/results.json")]
         runs.sort(key=lambda run: run.seed)
+        for run in runs:
+            if run.top1 is None:
+                raise UserError(f"{folder / run.folder / 'results.json'}: expected a top-1 (got null)")
         for run in runs[1:]:
             changed = experiment_differences(_experiment(runs[0]), _experiment(run))
             if changed:

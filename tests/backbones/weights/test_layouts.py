@@ -98,7 +98,7 @@ def test_torchvision_in_c2d_is_the_image_network_per_frame(image_network):
     still = images[:, :, None].expand(-1, -1, 2, -1, -1)  # behind res2 the pairs are pooled
     out = backbone(still)
     assert late.abs().max() > 0.1
-    torch.testing.assert_close(out[:, :, 0], late, atol=1e-3, rtol=1e-3)
+    assert (out[:, :, 0] - late).abs().max() < 1e-4 * late.abs().max()
     logits = head(out.mean(dim=(2, 3, 4)))
     torch.testing.assert_close(logits, image_network(images), atol=1e-3, rtol=1e-3)
 
