@@ -225,6 +225,7 @@ def test_one_class(root):
         shutil.rmtree(root / split / "b")
     dataset = VideoFolder(root, **SMALL)
     assert dataset.classes == ["a"] and "1 class, videos: train 3, val 1" in dataset.summary()
+    assert "with one class there is nothing to learn" in dataset.summary()
 
 
 def test_summary(root):

@@ -88,6 +88,8 @@ class VideoFolder(VideoClips):
             order = sorted(range(number), key=lambda label: counts["train"][label])
             least, most = (f"{counts['train'][i]:,} ({self.classes[i]})" for i in (order[0], order[-1]))
             lines.append(f"  training videos of the smallest class {least}, of the largest {most}")
+        if number == 1:
+            lines.append("  with one class there is nothing to learn: add folders of other classes")
         lines += self._sizes()
         if "val" in parts and "val" not in self.listing.splits:
             lines.append(
