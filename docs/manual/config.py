@@ -63,8 +63,10 @@ def _paths(schema: dict[str, Any], sections: dict[str, Any], path: str = "") -> 
 
 def _references(field: dict[str, Any]) -> list[str]:
     """The sections that a key can hold."""
-    options = [field, *field.get("anyOf", ()), *field.get("oneOf", ()), *field.get("allOf", ())]
-    return [option["$ref"].rsplit("/", 1)[1] for option in options if "$ref" in option]
+    if "$ref" in field:
+        return [field["$ref"].rsplit("/", 1)[1]]
+    options = [*field.get("anyOf", ()), *field.get("oneOf", ()), *field.get("allOf", ())]
+    return [name for option in options for name in _references(option)]
 
 
 def _title(name: str, sections: dict[str, Any], path: str | None = None) -> str:
