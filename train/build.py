@@ -345,7 +345,7 @@ def build_head(head: Head, feature_map: Tensor) -> torch.nn.Module:
         with _named("model.head"):
             return RelationHead(channels, frames, **head.model_dump(exclude={"kind"}))
     size = tuple(feature_map.shape[-2:]) if head.spatial else None
-    return LSTMHead(feature_map.size(1), head.hidden_channels, size, in_norm=head.in_norm == "batch")
+    return LSTMHead(channels, head.hidden_channels, size, in_norm=head.in_norm == "batch")
 
 
 def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
@@ -362,7 +362,8 @@ def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
         names += ["time_stages", "space_stages", "cell"]
     arguments = {name: getattr(config, name) for name in names}
     norms = {"layer": JointLayerNorm, "batch": ChannelBatchNorm, None: None}
-    out_norms = {"layer": ZeroInitNorm, "batch": _out_batch_norm, None: None}
+    batch_norm = functools.partial(ChannelBatchNorm, channel_dim=1, zero_init=True)
+    out_norms = {"layer": ZeroInitNorm, "batch": batch_norm, None: None}
     out_norm = None if config.out_norm == "default" else config.out_norm
     if config.published:
         first = config.in_norm == "batch"
@@ -387,10 +388,6 @@ def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
             graph=HomogeneousRSTG if config.homogeneous else RSTG,
             **arguments,
         )
-
-
-def _out_batch_norm(channels: int) -> ChannelBatchNorm:
-    return ChannelBatchNorm(channels, channel_dim=1, zero_init=True)
 
 
 def normalize(clips: Tensor, config: Config) -> Tensor:

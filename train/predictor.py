@@ -152,10 +152,8 @@ class Predictor:
     def times(self, video: Video) -> np.ndarray:
         """The frames of each sampling in time, ``[temporal, T]``."""
         source, name = _opened(video)
-        length = source.num_frames(name)
-        times = source.varying_times(name)
-        count = self.protocol.temporal
-        return np.stack(test_indices(length, self.num_frames, self.sampling, count, times, self.stride))
+        sampled = self._sample(source.num_frames(name), source.varying_times(name))
+        return sampled.reshape(self.protocol.temporal, self.num_frames)
 
     def clips(self, video: Video) -> Tensor:
         """A video's clips ``[L, C, T, H, W]`` uint8.
