@@ -1,46 +1,19 @@
 """Data sets and models from a config.
 
-To add a data set, add a function to ``_DATASETS``; to add a backbone, a function to ``_BACKBONES``.
+To add a data set, add a function to ``_DATASETS``; backbones and heads are in ``build_parts.py``.
 Their config keys are in ``schema.py`` and ``schema_model.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rstg_pyg import (
-    RSTG,
-    ChannelBatchNorm,
-    HomogeneousRSTG,
-    JointLayerNorm,
-    LSTMHead,
-    RelationHead,
-    RSTGBlock,
-    VideoClassifier,
-    WindowMean,
-    ZeroInitNorm,
-    published_arguments,
-)
-from rstg_pyg.backbones import (
-    C2D_KERNELS,
-    I3D_KERNELS,
-    BNInception,
-    ECOLite,
-    FrozenBatchNorm,
-    SimpleConv,
-    TorchvisionVideo,
-    VideoResNet,
-    inception_i3d,
-    s3dg,
-)
-from rstg_pyg.graphs import AreaPool
+from rstg_pyg import RelationHead, VideoClassifier
+from rstg_pyg.train.build_parts import build_backbone, build_block, build_head, named
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
@@ -49,17 +22,19 @@ from rstg_pyg.train.data.mini import VERSION, write_mini_something
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema import ClipsConfig, Data, FolderConfig, SomethingConfig, SyncMNISTConfig
-from rstg_pyg.train.schema_model import (
-    Head,
-    InceptionConfig,
-    RelationHeadConfig,
-    ResNetConfig,
-    RSTGConfig,
-    SimpleConvConfig,
-    TorchvisionConfig,
-    WindowMeanConfig,
-)
+from rstg_pyg.train.schema import ClipsConfig, FolderConfig, SomethingConfig, SyncMNISTConfig
+
+__all__ = [
+    "build_backbone",
+    "build_dataset",
+    "build_model",
+    "builtin_folder",
+    "check_model",
+    "freeze",
+    "has_split",
+    "normalize",
+    "stage_maps",
+]
 
 _LENGTHS = {"train": "train_videos", "val": "val_videos", "test": "test_videos"}
 
@@ -170,7 +145,7 @@ def check_model(config: Config) -> None:
         UserError: As :func:`build_model`.
     """
     maps = stage_maps(config)
-    with torch.device("meta"), torch.no_grad(), _named("model"):
+    with torch.device("meta"), torch.no_grad(), named("model"):
         model = _assemble(config, 2, maps).eval()
         freeze(model, config.train.freeze)
         for stage, block in model.block_after.items():
@@ -192,7 +167,7 @@ def build_model(config: Config, num_classes: int) -> VideoClassifier:
 def _assemble(config: Config, num_classes: int, maps: dict[str, Tensor]) -> VideoClassifier:
     """The network of a config, whose backbone gives these maps."""
     model = config.model
-    with _named("model.backbone"):
+    with named("model.backbone"):
         backbone = build_backbone(config)
     stages = {name: name for name in maps} | getattr(backbone, "places", {})
     last = maps[list(backbone.channels)[-1]]
@@ -207,7 +182,7 @@ def _assemble(config: Config, num_classes: int, maps: dict[str, Tensor]) -> Vide
             raise UserError(f"model.rstg.places: expected some of {known} (got {place!r})")
     if model.head is not None:
         head = build_head(model.head, last)
-    with _named("model"):
+    with named("model"):
         return VideoClassifier(
             backbone,
             num_classes,
@@ -218,15 +193,6 @@ def _assemble(config: Config, num_classes: int, maps: dict[str, Tensor]) -> Vide
             pool_window=model.pool_window,
             grad_checkpointing=model.grad_checkpointing,
         )
-
-
-@contextlib.contextmanager
-def _named(key: str) -> Iterator[None]:
-    """A context that turns a layer's error into a :class:`UserError` that names the config's key."""
-    try:
-        yield
-    except ValueError as e:
-        raise UserError(f"{key}: {e}") from e
 
 
 def stage_maps(config: Config) -> dict[str, Tensor]:
@@ -242,7 +208,7 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
         maps[name] = x
         return x
 
-    with torch.device("meta"), torch.no_grad(), _named("model.backbone"):
+    with torch.device("meta"), torch.no_grad(), named("model.backbone"):
         backbone = build_backbone(config).eval()
         x = torch.empty(1, data.channels, data.num_frames, data.size, data.size)
         try:
@@ -257,60 +223,6 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
                 f"({str(e).splitlines()[0][:150]}); use larger clips or fewer stages"
             ) from e
     return maps
-
-
-def build_backbone(config: Config) -> torch.nn.Module:
-    """The backbone of a config."""
-    return _BACKBONES[config.model.backbone.kind](config.model.backbone, config.data)
-
-
-def _simple_conv(backbone: SimpleConvConfig, data: Data) -> SimpleConv:
-    return SimpleConv(data.channels, backbone.filters, backbone.padding, backbone.pool)
-
-
-def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:
-    return VideoResNet(
-        {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}[backbone.kind],
-        backbone.nonlocal_stages,
-        in_channels=data.channels,
-        depths=backbone.depths,
-        width=backbone.width,
-        pool_padding=backbone.pool_padding,
-        last_stride=backbone.last_stride,
-        small_stem=backbone.small_stem,
-        norm={"frozen": FrozenBatchNorm, "batch": torch.nn.BatchNorm3d}[backbone.norm],
-    )
-
-
-#: Networks, and the epsilons of their norms.
-_INCEPTIONS: dict[str, tuple[Callable[..., torch.nn.Module], float]] = {
-    "bn_inception": (BNInception, 1e-5),
-    "eco_lite": (ECOLite, 1e-5),
-    "inception_i3d": (inception_i3d, 1e-3),
-    "s3dg": (s3dg, 1e-3),
-}
-
-
-def _inception(backbone: InceptionConfig, data: Data) -> torch.nn.Module:
-    make, eps = _INCEPTIONS[backbone.kind]
-    if data.channels != 3:
-        raise ValueError(f"Expected clips of red, green, blue for '{backbone.kind}' (got gray ones)")
-    frozen = {"norm": functools.partial(FrozenBatchNorm, eps=eps)} if backbone.norm == "frozen" else {}
-    return make(width=backbone.width, **frozen)
-
-
-def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:
-    return TorchvisionVideo(backbone.network, (data.num_frames, data.size, data.size))
-
-
-#: Functions that build a backbone, by ``model.backbone.kind``.
-_BACKBONES = {
-    "simple_conv": _simple_conv,
-    "c2d": _resnet,
-    "i3d": _resnet,
-    **dict.fromkeys(_INCEPTIONS, _inception),
-    "torchvision": _torchvision,
-}
 
 
 def freeze(model: VideoClassifier, stages: list[str]) -> None:
@@ -334,60 +246,6 @@ def freeze(model: VideoClassifier, stages: list[str]) -> None:
             raise UserError(f"train.freeze: expected some of {known} (got {stage!r})")
         for part in parts:
             part.eval().requires_grad_(False)
-
-
-def build_head(head: Head, feature_map: Tensor) -> torch.nn.Module:
-    """The head of a config if it has no graph, for the last map ``[B, C, T, H, W]``."""
-    channels, frames = feature_map.shape[1:3]
-    if isinstance(head, WindowMeanConfig):
-        return WindowMean(channels)
-    if isinstance(head, RelationHeadConfig):
-        with _named("model.head"):
-            return RelationHead(channels, frames, **head.model_dump(exclude={"kind"}))
-    size = tuple(feature_map.shape[-2:]) if head.spatial else None
-    return LSTMHead(channels, head.hidden_channels, size, in_norm=head.in_norm == "batch")
-
-
-def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
-    """A graph of a config, for a map ``[B, C, T, H, W]``.
-
-    Raises:
-        UserError: If a scale is finer than the map, or arguments do not fit each other.
-    """
-    with _named("model.rstg.scales"):  # first: the graph's size grows with the scales' fourth power
-        AreaPool(config.scales)(feature_map.to("meta"))
-    names = ["num_rounds", "residual", "shared_rounds", "heads", "attention_scale", "dropout"]
-    names += ["num_update_layers", "form"]
-    if not config.homogeneous:
-        names += ["time_stages", "space_stages", "cell"]
-    arguments = {name: getattr(config, name) for name in names}
-    norms = {"layer": JointLayerNorm, "batch": ChannelBatchNorm, None: None}
-    batch_norm = functools.partial(ChannelBatchNorm, channel_dim=1, zero_init=True)
-    out_norms = {"layer": ZeroInitNorm, "batch": batch_norm, None: None}
-    out_norm = None if config.out_norm == "default" else config.out_norm
-    if config.published:
-        first = config.in_norm == "batch"
-        arguments |= published_arguments(
-            config.attention, config.norm, first_batch_norm=first, out_norm=out_norm
-        )
-    else:
-        arguments |= dict(attention=config.attention, topology=config.topology)
-        arguments |= dict(in_norm=norms[config.in_norm], norm=norms[config.norm])
-        arguments |= dict(out_norm=out_norms[out_norm])
-    if config.out_norm == "default":
-        del arguments["out_norm"]
-    with _named("model.rstg"):
-        return RSTGBlock(
-            feature_map.size(1),
-            config.hidden_channels,
-            config.scales,
-            to=to,
-            positions=config.positions and config.space_stages,
-            map_size=config.map_size,
-            typed_update=config.typed_update and config.space_stages,
-            graph=HomogeneousRSTG if config.homogeneous else RSTG,
-            **arguments,
-        )
 
 
 def normalize(clips: Tensor, config: Config) -> Tensor:

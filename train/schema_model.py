@@ -2,7 +2,7 @@
 
 A key that is an argument of a layer has the layer's default (:func:`default`); the layer checks whether
 values fit each other. To add a backbone, add a section here, make it a member of :data:`Backbone`, and
-add a function to ``build.py``.
+add a function to ``build_parts.py``.
 """
 
 from __future__ import annotations
