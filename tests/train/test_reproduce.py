@@ -37,7 +37,7 @@ def test_a_table_from_nothing_killed_and_resumed(tmp_path, monkeypatch, capsys):
     assert main(COMMAND) == 0
     assert (first / "results.json").stat().st_mtime_ns == before
     for seed in seeds:  # nothing ran twice
-        assert (seed / "log.txt").read_text().count("test: top-1") == 1
+        assert (seed / "log.txt").read_text().count("test      top-1") == 1
     found = {s: json.loads((s / "results.json").read_text()) for s in seeds}
     assert [r["seed"] for r in found.values()] == [0, 1]
     mean = 50 * sum(result["top1"] for result in found.values())

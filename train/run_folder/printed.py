@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from textwrap import indent, wrap
 from typing import Any
 
 import torch
+from rich.markup import escape
 
 from rstg_pyg.train.config import Config, config_hash
 from rstg_pyg.train.data.folder import VideoFolder
+from rstg_pyg.train.training.progress import show
+
+_FILES = ("results.json", "checkpoints/best.ckpt", "metrics.csv", "per_class.csv", "confusion.png")
+_FILES += ("curves.png",)
 
 
 def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:
@@ -33,31 +40,49 @@ def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) ->
 
 
 def print_tail(results: dict[str, Any], folder: Path) -> None:
-    """Prints the results."""
-    speed = results.get("training") or {}
-    if "data_share" in speed:
-        print(
-            f"a step took {speed['step_ms']:.0f} ms, {speed['data_ms']:.1f} ms of it waiting for data "
-            f"({speed['data_share']:.1%} in all; {speed['slow_data_steps']:.2%} of the steps waited "
-            f"for more than a tenth of their time, the worst {speed['worst_data_share']:.1%}); "
-            f"{speed['videos_per_second']:.0f} videos/s"
-        )
+    """Prints the results, where the files are, and what to do next."""
+    here = shlex.quote(str(folder))
+    rows = {
+        "test": _score(results),
+        "protocol": results["protocol"],
+        "time": _time(results),
+        "skipped": _skipped(results, folder),
+        "files": f"{folder}: {', '.join(file for file in _FILES if (folder / file).is_file())}",
+    }
+    commands = {"next": f"rstg predict CLIP.mp4 --ckpt {here}", "": f"rstg report {here}"}
+    print()
+    for name, text in (rows | commands).items():
+        if name in rows:  # a command stays in one line
+            text = "\n".join(wrap(text, 70, break_long_words=False, break_on_hyphens=False))
+        if text:
+            show(f"[bold]{name:10}[/bold]{escape(indent(text, ' ' * 10).strip())}")
+
+
+def _score(results: dict[str, Any]) -> str:
     if results["loss"] is None:
-        print(f"not evaluated, since there are no validation videos; written to {folder}", flush=True)
-        return
-    score = (
-        f"mAP {results['mAP']:.2%}"
-        if "mAP" in results
-        else (f"top-1 {results['top1']:.2%}, top-5 {results['top5']:.2%}")
+        return "not evaluated, since there are no validation videos"
+    names = ("mAP",) if "mAP" in results else ("top1", "top5")
+    scores = [f"{name.replace('top', 'top-')} {results[name]:.2%}" for name in names]
+    videos = f"{results['num_videos']:,} videos ({results['data']})"
+    return f"{', '.join(scores)}, loss {results['loss']:.4f} on {videos}"
+
+
+def _time(results: dict[str, Any]) -> str:
+    text = f"{results['seconds'] / 60:.1f} minutes, {results['steps']:,} steps"
+    speed = results.get("training") or {}
+    if "data_share" not in speed:
+        return text
+    return (
+        f"{text} of {speed['step_ms']:.0f} ms, {speed['videos_per_second']:,.0f} videos/s, "
+        f"{speed['data_share']:.1%} of it waiting for data"
     )
-    print(
-        f"test: {score}, loss {results['loss']:.4f} on {results['num_videos']} videos "
-        f"({results['data']}) after {results['steps']} steps and {results['seconds']:.0f} s"
+
+
+def _skipped(results: dict[str, Any], folder: Path) -> str:
+    if results["skipped"] is None:
+        return ""
+    left_out = ", ".join(f"{len(v)} of {k}" for k, v in results["skipped"]["videos"].items())
+    return (
+        f"{results['num_unread']} videos of the test could not be read and were not evaluated; "
+        f"skipped in all: {left_out or 'none'}, see {folder / results['skipped']['file']}"
     )
-    if results["skipped"] is not None:
-        left_out = ", ".join(f"{len(v)} of {k}" for k, v in results["skipped"]["videos"].items())
-        print(
-            f"{results['num_unread']} videos of the test could not be read and were not evaluated; "
-            f"skipped in all: {left_out or 'none'}, see {folder / results['skipped']['file']}"
-        )
-    print(f"protocol: {results['protocol']}\nwritten to {folder}", flush=True)

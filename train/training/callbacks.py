@@ -1,4 +1,4 @@
-"""Callbacks: metrics and progress, stopping on signals, early stopping, and non-finite values."""
+"""Callbacks: metrics, stopping on signals, early stopping, and non-finite values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import Interrupted, NonFiniteError
 from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.training.checkpoints import Checkpoints
+from rstg_pyg.train.training.progress import show, validation_line
 from rstg_pyg.train.training.task import batch_names
 
 _GO_ON = "a checkpoint is saved; run the same command with --resume to continue"
@@ -44,6 +45,7 @@ class Meter(pl.Callback):
         self.seconds = 0.0  # time before the run was resumed, and of pre-training
         self.clock = 0.0
         self.pretraining: dict[str, float] | None = None  # its results
+        self.recent: dict[str, float] = {}  # the last row of training
 
     def state_dict(self) -> dict[str, Any]:
         """The training time so far, and the results of pre-training."""
@@ -78,6 +80,7 @@ class Meter(pl.Callback):
             values["videos_per_second"] = self.batch_size * len(recent) / total
             values["data_share"] = waited / total
             values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            self.recent = values
             shown = {"loss": "loss", "acc": "top1", "videos/s": "videos_per_second"}
             pl_module.log_dict(
                 {name: values[key] for name, key in shown.items() if key in values},
@@ -92,11 +95,7 @@ class Meter(pl.Callback):
         values = {k[4:]: float(v) for k, v in found.items() if k.startswith("val/")}
         self._log(trainer, "val", values)
         if trainer.is_global_zero:
-            score = f"mAP {values['mAP']:.2%}" if "mAP" in values else f"top-1 {values['top1']:.2%}"
-            print(
-                f"\nstep {trainer.global_step}: validation loss {values['loss']:.4f}, {score}",
-                flush=True,
-            )
+            show(validation_line(trainer.global_step, pl_module.total_steps, values, self.recent))
         self.clock = time.perf_counter()
 
     def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
@@ -124,16 +123,6 @@ class Meter(pl.Callback):
             "worst_data_share": max(w / t for w, t in self.steps),
             "slow_data_steps": sum(w > 0.1 * t for w, t in self.steps) / len(self.steps),
         }
-
-
-class Progress(TQDMProgressBar):
-    """Lightning's progress bar without the logger's version."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The metrics shown after the bar."""
-        items = super().get_metrics(trainer, pl_module)
-        items.pop("v_num", None)
-        return items
 
 
 class StopOnSignal(pl.Callback):

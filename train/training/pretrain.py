@@ -6,12 +6,14 @@ import math
 import time
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.build import build_dataset, normalize
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.errors import NonFiniteError
+from rstg_pyg.train.training.progress import on_terminal
 
 #: Loss weight of the cells without a digit, of which there are many more.
 _BACKGROUND = 0.1
@@ -40,7 +42,9 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
     filters = Filters(model.backbone, config).to(device)
     optimizer = torch.optim.AdamW(filters.parameters(), lr=settings.lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
-    for step in range(settings.steps):
+    steps = range(settings.steps)
+    hidden = not (config.trainer.progress_bar and on_terminal())
+    for step in track(steps, "pre-training", transient=True, disable=hidden):
         items = torch.arange(settings.batch_size, device=device) + step * settings.batch_size
         videos = frames.videos(items)
         batch = videos.clips, videos.classes, videos.corners

@@ -17,8 +17,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.training.callbacks import Progress
 from rstg_pyg.train.training.checkpoints import AtomicCheckpointIO
+from rstg_pyg.train.training.progress import ProgressBar
 
 #: From which gain on ``trainer.precision``: ``auto`` takes bfloat16 on a processor.
 LEAST_GAIN = 1.25
@@ -150,7 +150,7 @@ def make_trainer(
         average = get_ema_multi_avg_fn(config.train.ema)
         callbacks = [WeightAveraging(multi_avg_fn=average), *callbacks]  # before any that saves
     if settings.progress_bar:
-        callbacks = [*callbacks, Progress(refresh_rate=10)]
+        callbacks = [*callbacks, ProgressBar()]
     if "notebook" in settings.strategy:
         raise UserError(f"trainer.strategy: {settings.strategy} is for notebooks; use auto or ddp")
     try:
@@ -173,7 +173,7 @@ def make_trainer(
             logger=list(loggers),
             default_root_dir=folder,
             enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-            enable_progress_bar=settings.progress_bar,
+            enable_progress_bar=False,  # Lightning's own
             enable_model_summary=False,
             use_distributed_sampler=False,
         )

@@ -39,8 +39,9 @@ class Run:
             optimizers=[optimizer], loggers=[logger],
         )  # fmt: skip
         self.task = types.SimpleNamespace(
-            train_metrics=Metrics(), log_dict=lambda values, **_: self.shown.append(values)
-        )
+            train_metrics=Metrics(), log_dict=lambda values, **_: self.shown.append(values),
+            total_steps=1_200,
+        )  # fmt: skip
         self.batch = 0
 
     def start(self):
@@ -87,7 +88,8 @@ def test_rows_are_means_since_the_row_before(tmp_path, monkeypatch, capsys, part
     assert [validation[key] for key in ("loss", "top1", "top5")] == ["0.75", "0.25", "0.75"]
     assert (second["step"], second["loss"], second["data_share"]) == ("4", "0.375", "0.333333")
     assert second["videos_per_second"] == "2.66667"  # the validation's seconds are not in it
-    assert "step 2: validation loss 0.7500, top-1 25.00%" in capsys.readouterr().out
+    line = "step     2/1,200  train loss 1.5000  val loss 0.7500  top-1  25.00%\n"
+    assert capsys.readouterr().out == line
     assert run.shown[0] == {"loss": 1.5, "acc": 0.5, "videos/s": 4.0}
     assert [(step, sorted(values)[0]) for values, step in run.logged] == [
         (2, "train/data_share"), (2, "val/loss"), (4, "train/data_share"),

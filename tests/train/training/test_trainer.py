@@ -10,6 +10,7 @@ from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.training import trainer as module
+from rstg_pyg.train.training.progress import ProgressBar
 from rstg_pyg.train.training.trainer import (
     choose_precision,
     eval_loader,
@@ -121,9 +122,10 @@ def test_the_trainer_is_made_as_the_config_asks(tmp_path):
     assert (trainer.accumulate_grad_batches, trainer.gradient_clip_val) == (4, 0.5)
     assert (trainer.log_every_n_steps, trainer.val_check_interval, trainer.max_epochs) == (3, 7, 1)
     assert (trainer.precision, trainer.num_devices) == ("bf16-mixed", 1)
-    assert mine in trainer.callbacks and trainer.progress_bar_callback is None
+    bars = [c for c in trainer.callbacks if isinstance(c, (ProgressBar, pl.callbacks.ProgressBar))]
+    assert mine in trainer.callbacks and not bars
     assert trainer.num_sanity_val_steps == 0 and trainer.default_root_dir == str(tmp_path)
     bar = make_trainer(config_of(trainer={"progress_bar": True}), tmp_path, [])
-    assert bar.progress_bar_callback is not None
+    assert any(isinstance(c, ProgressBar) for c in bar.callbacks)
     with pytest.raises(UserError, match="^trainer: .*nonsense"):
         make_trainer(config_of(trainer={"strategy": "nonsense"}), tmp_path, [])
