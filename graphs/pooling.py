@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,6 +37,29 @@ def _check_size(scales: tuple[tuple[int, int], ...], height: int, width: int) ->
                 f"Expected every scale to fit the feature map of {height} x {width} cells "
                 f"(got a scale of {rows} x {cols}); use coarser scales or an earlier, larger map"
             )
+
+
+def _pool_weight(scales: tuple[tuple[int, int], ...], x: Tensor) -> Tensor:
+    """The share of every cell of maps ``x [..., H, W]`` in every node, ``[N, H * W]``."""
+    if x.device.type == "cpu" and type(x) is Tensor and not torch.compiler.is_compiling():
+        with torch.inference_mode(False):  # kept, also for steps with gradients
+            return _kept_weight(scales, *x.shape[-2:], x.dtype, x.device)
+    return _make_weight(scales, *x.shape[-2:], x.dtype, x.device)
+
+
+def _make_weight(scales, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    _check_size(scales, height, width)
+    kwargs = dict(device=device, dtype=dtype)
+    return torch.cat(
+        [
+            torch.kron(area_matrix(rows, height, **kwargs), area_matrix(cols, width, **kwargs))
+            for rows, cols in scales
+        ]
+    )
+
+
+#: The latest weights: made anew, they would take a tenth of the time of a stream's frame.
+_kept_weight = lru_cache(16)(_make_weight)
 
 
 class _AreaModule(torch.nn.Module):
@@ -76,15 +100,7 @@ class AreaPool(_AreaModule):
                 f"Expected 'feature_map' to have the five dimensions [B, C, T, H, W] "
                 f"(got shape {tuple(feature_map.shape)})"
             )
-        height, width = feature_map.shape[-2:]
-        _check_size(self.scales, height, width)
-        kwargs = dict(device=feature_map.device, dtype=feature_map.dtype)
-        weight = torch.cat(
-            [
-                torch.kron(area_matrix(rows, height, **kwargs), area_matrix(cols, width, **kwargs))
-                for rows, cols in self.scales
-            ]
-        )  # [N, H * W]
+        weight = _pool_weight(self.scales, feature_map)
         return torch.einsum("np,bctp->btnc", weight, feature_map.flatten(3))
 
 

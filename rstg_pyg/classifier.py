@@ -230,7 +230,8 @@ class VideoClassifier(torch.nn.Module, Pretrained):
             ValueError: If a module other than the recurrent cells mixes frames, or the
                 frames have another shape.
         """
-        self._check_frames("give it the whole clip")
+        if state is None:
+            self._check_frames("give it the whole clip")
         if self.training:
             raise ValueError("Expected evaluation mode for a stream: call eval() first")
         if frames.dim() != 5 or frames.size(2) == 0:

@@ -75,11 +75,11 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """:func:`torch.nn.functional.linear`."""
     if (
         not eager()
+        or x.numel() * weight.size(0) < LEAST_WORK
         or not uses_onednn(x)
         or weight.dtype != x.dtype
         or autocast_to(x) is not None
         or x.dim() < 2
-        or x.numel() * weight.size(0) < LEAST_WORK
     ):
         return torch.nn.functional.linear(x, weight, bias)
     # Views are made out here: a layer's result may be overwritten, by ReLU for example.

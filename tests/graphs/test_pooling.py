@@ -106,3 +106,14 @@ def test_other_shapes_are_refused():
     for shape in [(2, 3, 13, 4), (14, 4), (3, 14, 4), (1, 2, 3, 14, 4)]:
         with pytest.raises(ValueError, match=r"shape \[B, T, 14, C\] for the scales"):
             AreaUnpool((3, 2, 1))(torch.randn(shape), (6, 6))
+
+
+def test_weights_that_are_kept_serve_every_mode():
+    pool, x = AreaPool(((3, 5),)), torch.rand(1, 2, 1, 6, 7)
+    with torch.inference_mode(), torch.device("meta"):
+        expected = pool(x)
+    x.requires_grad_()
+    out = pool(x)
+    assert torch.equal(out, expected)
+    out.sum().backward()
+    assert x.grad.sum() > 0
