@@ -2,6 +2,8 @@
 
 ``FOLDER/sixteen``: 16 of the 20 classes, with 200 clips for training and 25 for validation each.
 ``FOLDER/twenty``: all of them, with 30 other clips for training and 50 for testing each.
+``FOLDER/twenty_N``: the same test clips, with N clips per class for training: 5 and 10 of those 30, or 100
+and 300 others, which ``sixteen`` does not have either.
 """
 
 import sys
@@ -23,6 +25,10 @@ PARTS = (
     ("sixteen", "val", 25, "validation", 0),
     ("twenty", "train", 30, "test", 0),
     ("twenty", "test", 50, "test", 30),
+    ("twenty_5", "train", 5, "test", 0),
+    ("twenty_10", "train", 10, "test", 0),
+    ("twenty_100", "train", 100, "train", 200),
+    ("twenty_300", "train", 300, "train", 200),
 )
 
 
@@ -42,5 +48,8 @@ clips = MiniSomething(size=52)
 for data, split, count, source, first in PARTS:
     for item in range(first * len(EVENTS), (first + count) * len(EVENTS)):
         label = clips.label(item)
-        if data == "twenty" or label not in LEFT_OUT:
+        if data != "sixteen" or label not in LEFT_OUT:
             write(Path(sys.argv[1], data, split, label, f"{item}.mp4"), clips.render(source, item))
+    test = Path(sys.argv[1], data, "test")
+    if not test.exists() and data.startswith("twenty_"):
+        test.symlink_to(Path("..", "twenty", "test"))
