@@ -1,7 +1,7 @@
 """Heads compared on few clips: ``python docs/heads.py TRANSFER OUT``.
 
-``TRANSFER`` is the folder that ``docs/transfer.py`` wrote. The same backbone, data, recipe and seeds for
-every head; each run leaves a file in ``OUT``, and those that are there are not run again.
+``TRANSFER`` is the folder that ``docs/transfer.py`` wrote. All heads have the same backbone, data,
+recipe and seeds; each run leaves a file in ``OUT``, and those that are there are not run again.
 """
 
 import json
@@ -58,6 +58,7 @@ class TransformerHead(torch.nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """From the map to the mean of all nodes."""
         nodes = self.pool(x) + self.node + self.frame  # [B, T, N, C]
         return self.blocks(nodes.flatten(1, 2)).mean(dim=1)
 

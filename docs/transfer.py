@@ -2,8 +2,8 @@
 
 ``FOLDER/sixteen``: 16 of the 20 classes, with 200 clips for training and 25 for validation each.
 ``FOLDER/twenty``: all of them, with 30 other clips for training and 50 for testing each.
-``FOLDER/twenty_N``: the same test clips, with N clips per class for training: 5 and 10 of those 30, or 100
-and 300 others, which ``sixteen`` does not have either.
+``FOLDER/twenty_N``: the same test clips, with N clips per class for training: 5 and 10 of those 30, or
+100 and 300 others, which ``sixteen`` does not have either.
 """
 
 import sys

@@ -38,7 +38,8 @@ class RSTGConv(SpaceStage, MessagePassing):
         \right] \right)
 
         \alpha_{ji} &= \mathrm{softmax}_{j \in \mathcal{N}(i)} \left( s \,
-        \langle \mathbf{W}_q \mathbf{v}_i, \mathbf{W}_k \mathbf{v}_j \rangle \right)
+        \langle \mathbf{W}_q \mathbf{v}_i, \mathbf{W}_k \mathbf{v}_j + \mathbf{W}_e \mathbf{e}_{ji}
+        \rangle \right)
 
         \mathbf{g}_i &= \sum_{j \in \mathcal{N}(i)} \alpha_{ji} \, \mathbf{m}_{ji}
 
@@ -54,9 +55,10 @@ class RSTGConv(SpaceStage, MessagePassing):
         \mathbf{m}_{ji} = \mathrm{MLP}_s ( \ldots ), \qquad
         \mathbf{v}^{\prime}_i = \mathrm{MLP}_u ( \ldots )
 
-    with ReLU after every layer of both MLPs, :math:`s = 1`, and :obj:`hidden_channels` equal to
-    :obj:`out_channels` by default. The first layer of :math:`\mathrm{MLP}_s` is computed per node and
-    added per edge, which gives the same numbers for about half the work.
+    with ReLU after every layer of both MLPs, :math:`s = 1`, no edge features in the attention, and
+    :obj:`hidden_channels` equal to :obj:`out_channels` by default. The first layer of
+    :math:`\mathrm{MLP}_s` is computed per node and added per edge, which gives the same numbers for
+    about half the work.
 
     Args:
         in_channels (int or tuple): Size of each input sample, or :obj:`-1` to derive the size from
@@ -69,8 +71,8 @@ class RSTGConv(SpaceStage, MessagePassing):
         num_send_layers (int, optional): Layers of :math:`\mathrm{MLP}_s`. (default: :obj:`2`)
         num_update_layers (int, optional): Layers of :math:`\mathrm{MLP}_u`. (default: :obj:`2`)
         attention (str, optional): :obj:`"dot"` (above), :obj:`"additive"`
-            (:math:`\mathrm{LeakyReLU}(a_q \mathbf{v}_i + a_k \mathbf{v}_j)`, slope 0.2), or
-            :obj:`None` for the mean over the neighbors. (default: :obj:`"dot"`)
+            (:math:`\mathrm{LeakyReLU}(a_q \mathbf{v}_i + a_k \mathbf{v}_j + a_e \mathbf{e}_{ji})`,
+            slope 0.2), or :obj:`None` for the mean over the neighbors. (default: :obj:`"dot"`)
         heads (int, optional): Number of attention heads. Each weighs its share of the channels, and the
             heads are concatenated. (In the paper's form, messages are projected once more before.)
             (default: :obj:`1`)
@@ -245,12 +247,13 @@ class RSTGConv(SpaceStage, MessagePassing):
         key, query = None, nodes.new_zeros(nodes.size(0), copies * self.heads)
         if self.attend is not None:
             key, query = self.attend.key(source[0]).flatten(1), self.attend.query(nodes).flatten(1)
-        # edge_updater_type: (key: OptTensor, query: Tensor, edge_weight: OptTensor, copies: int)
-        alpha = self.edge_updater(
-            edges, key=key, query=query, edge_weight=weight, copies=copies, size=size
-        )
         if edge_attr is not None:
             edge_attr = _rows_first(edge_attr.view(-1, 1) if edge_attr.dim() == 1 else edge_attr)
+        # edge_updater_type: (key: OptTensor, query: Tensor, edge_attr: OptTensor, edge_weight: OptTensor, copies: int)  # noqa: E501
+        alpha = self.edge_updater(
+            edges, key=key, query=query, edge_attr=edge_attr, edge_weight=weight, copies=copies,
+            size=size,
+        )  # fmt: skip
         src, dst = self.send.source(*source).flatten(1), self.send.target(*target).flatten(1)
         # propagate_type: (src: Tensor, dst: Tensor, alpha: Tensor, edge_attr: OptTensor, batch: OptTensor, lead: List[int], copies: int)  # noqa: E501
         out = self.propagate(
@@ -269,6 +272,7 @@ class RSTGConv(SpaceStage, MessagePassing):
         self,
         key_j: OptTensor,
         query_i: Tensor,
+        edge_attr: OptTensor,
         edge_weight: OptTensor,
         copies: int,
         index: Tensor,
@@ -282,7 +286,8 @@ class RSTGConv(SpaceStage, MessagePassing):
         else:
             shape = (index.numel(), copies, self.attend.out_channels)
             weight = self.weight_of_logits(edge_weight)
-            logit = self.attend(query_i.view(shape), key_j.view(shape), weight)
+            key_j = self.attend.edge_key(key_j.view(shape), edge_attr)
+            logit = self.attend(query_i.view(shape), key_j, weight)
         alpha = edge_softmax(logit, self.weight_of_attention(edge_weight), index, dim_size)
         return torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 

@@ -92,8 +92,9 @@ class DenseRSTGConv(SpaceStage):
                 f"{list(adj.shape) if dense else getattr(adj, 'layout', type(adj).__name__)})"
             )
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
-        if edge_attr is not None and self.send.lin_edge is not None:
-            edge_attr = edge_attr.unsqueeze(-1) if edge_attr.dim() == 2 else edge_attr
+        if edge_attr is not None and edge_attr.dim() == 2:
+            edge_attr = edge_attr.unsqueeze(-1)
+        if self.send.lin_edge is not None:
             hidden = hidden + self.send.edge(edge_attr)
         message = self.send(hidden)  # [*, N, N, C]: receiver, sender
         joined = adj != 0
@@ -107,7 +108,8 @@ class DenseRSTGConv(SpaceStage):
         else:
             query, key = self.attend.query(x), self.attend.key(x)
             weight = self.weight_of_logits(edge_weight)
-            logit = self.attend(query.unsqueeze(-2), key.unsqueeze(-3), weight)
+            key = self.attend.edge_key(key.unsqueeze(-3), edge_attr)
+            logit = self.attend(query.unsqueeze(-2), key, weight)
         alpha = _pair_softmax(logit, self.weight_of_attention(edge_weight), joined.unsqueeze(-1))
         alpha = torch.nn.functional.dropout(alpha, p=self.dropout, training=self.training)
 

@@ -167,19 +167,30 @@ class Attention(torch.nn.Module):
         in_channels (tuple): Channels of source and target nodes.
         out_channels (int): Channels of query and key.
         bias (bool): Whether both maps have a bias.
+        edge_dim (int, optional): Channels of the edge attributes, which are added to the key; none if
+            attention does not see them. (default: :obj:`None`)
     """
 
-    def __init__(self, in_channels: Tuple[int, int], out_channels: int, bias: bool = True):
+    def __init__(
+        self,
+        in_channels: Tuple[int, int],
+        out_channels: int,
+        bias: bool = True,
+        edge_dim: Optional[int] = None,
+    ):
         super().__init__()
         self.out_channels = out_channels
-        kwargs = dict(bias=bias, weight_initializer="glorot", bias_initializer="zeros")
-        self.lin_key = Linear(in_channels[0], out_channels, **kwargs)
-        self.lin_query = Linear(in_channels[1], out_channels, **kwargs)
+        kwargs = dict(weight_initializer="glorot", bias_initializer="zeros")
+        self.lin_key = Linear(in_channels[0], out_channels, bias=bias, **kwargs)
+        self.lin_query = Linear(in_channels[1], out_channels, bias=bias, **kwargs)
+        self.lin_edge: Optional[Linear] = None
+        if edge_dim is not None:
+            self.lin_edge = Linear(edge_dim, out_channels, bias=False, **kwargs)
 
     def reset_parameters(self):
         """Re-initializes all weights (Glorot uniform; biases zero)."""
-        self.lin_key.reset_parameters()
-        self.lin_query.reset_parameters()
+        for module in self.children():
+            reset(module)
 
     def query(self, x: Tensor) -> Tensor:
         """The queries, from the target nodes."""
@@ -189,6 +200,10 @@ class Attention(torch.nn.Module):
         """The keys, from the source nodes."""
         return self.lin_key(x)
 
+    def edge_key(self, key: Tensor, edge_attr: Optional[Tensor]) -> Tensor:
+        """The keys ``[*, out_channels]`` of edges, from those of their source nodes."""
+        return key if self.lin_edge is None else key + self.lin_edge(edge_attr)
+
     def edges(
         self, query: Tensor, key: Tensor, source: Tensor, target: Tensor, weight: Optional[Tensor]
     ) -> Tensor:
@@ -197,7 +212,7 @@ class Attention(torch.nn.Module):
 
 
 class DotAttention(Attention):
-    r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j \rangle`, one per head.
+    r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j + W_e e_{ji} \rangle`, one per head.
 
     Args:
         in_channels (tuple): Channels of source and target nodes.
@@ -205,6 +220,8 @@ class DotAttention(Attention):
         heads (int): Number of heads.
         scale (float): The factor :math:`s` (the paper has 1; transformers use ``1 / sqrt(C)``).
         bias (bool): Whether query and key have a bias.
+        edge_dim (int, optional): Channels of the edge attributes that it sees.
+            (default: :obj:`None`)
     """
 
     def __init__(
@@ -214,8 +231,9 @@ class DotAttention(Attention):
         heads: int = 1,
         scale: float = 1.0,
         bias: bool = True,
+        edge_dim: Optional[int] = None,
     ):
-        super().__init__(in_channels, channels, bias)
+        super().__init__(in_channels, channels, bias, edge_dim)
         self.heads = heads
         self.scale = scale
 
@@ -237,7 +255,8 @@ class DotAttention(Attention):
 
 
 class AdditiveAttention(Attention):
-    r"""Logits :math:`\mathrm{LeakyReLU}(w_{ji} (a_q v_i + a_k v_j)) + w_{ji}`, one per head.
+    r"""Logits :math:`\mathrm{LeakyReLU}(w_{ji} (a_q v_i + a_k v_j + a_e e_{ji})) + w_{ji}`, one per
+    head.
 
     Query and key are one number per head. Without weights this is GAT's attention (:math:`w = 1`
     shifts all logits alike, so it is left out); with the 0/1 adjacency as weights on a complete graph

@@ -94,10 +94,11 @@ class SpaceStage(torch.nn.Module):
             make_act(act, act_kwargs), skip,
         )  # fmt: skip
         self.attend: Optional[Attention] = None
+        seen = edge_dim if skip else None  # by the attention
         if attention == "dot":
-            self.attend = DotAttention(ends, hidden, heads, attention_scale, bias)
+            self.attend = DotAttention(ends, hidden, heads, attention_scale, bias, seen)
         elif attention == "additive":
-            self.attend = AdditiveAttention(ends, heads, bias)
+            self.attend = AdditiveAttention(ends, heads, bias, seen)
         self.update_mlp = UpdateMLP(
             ends[1], out_channels, hidden, num_update_layers, num_node_types, act_last, bias,
             make_act(act, act_kwargs), skip,

@@ -145,6 +145,8 @@ def reference(conv, x_src, x_dst, edge_index, edge_attr=None, pos=(None, None), 
         query, key = conv.attend.lin_query, conv.attend.lin_key
         query = F.linear(x_dst[i], query.weight, query.bias)
         key = F.linear(x_src[j], key.weight, key.bias)
+        if edge_attr is not None and conv.form == "skip":
+            key = key + F.linear(edge_attr[k], conv.attend.lin_edge.weight)
         w = 1.0 if edge_weight is None or conv.edge_weight_on == "attention" else edge_weight[k]
         if conv.attention == "dot":
             dots = [a @ b for a, b in zip(query.chunk(heads), key.chunk(heads))]

@@ -40,6 +40,20 @@ def test_all_parameters_learn_from_the_second_step_on():
     assert all((p.grad != 0).any() for p in conv.parameters())
 
 
+@pytest.mark.parametrize("attention", ["dot", "additive"])
+def test_attention_sees_edge_features_but_not_in_the_papers_form(attention):
+    torch.manual_seed(0)
+    x, edges = torch.randn(1, 4).expand(3, 4), torch.tensor([[0, 1], [2, 2]])  # equal senders
+    for form in ("skip", "paper"):
+        conv = RSTGConv(4, 8, edge_dim=1, attention=attention, form=form)
+        attr = torch.tensor([[1.0], [-1.0]])
+        _, (_, alpha) = conv(x, edges, attr, return_attention_weights=True)
+        if form == "paper":
+            torch.testing.assert_close(alpha, torch.full((2, 1), 0.5))
+        else:
+            assert abs(alpha[0] - alpha[1]) > 0.01
+
+
 def test_twenty_layers_train():
     torch.manual_seed(0)
     x, y = torch.randn(40, 16), torch.randint(4, (40,))
