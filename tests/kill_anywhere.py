@@ -241,7 +241,9 @@ def _results(folder: Path) -> dict:
 def _events(folder: Path) -> dict:
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     tags = [t for t in events.Tags()["scalars"] if not t.endswith(TIMES) and "/" in t]
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+    # A run that is killed before results.json is there logs its test again.
+    return {tag: values[-1:] if tag.startswith("test/") else values for tag, values in found.items()}
 
 
 def kill_once(task: Training | Packing, folder: Path, seconds: float, rng) -> dict | None:

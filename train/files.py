@@ -16,7 +16,7 @@ from rstg_pyg.train.errors import UserError
 
 #: Files of a run folder that other commands could overwrite.
 _OF_A_RUN = ("results.json", "environment.json", "metrics.csv", "per_class.csv", "confusion.csv")
-_OF_A_RUN += ("confusion.png", "curves.png")
+_OF_A_RUN += ("confusion.png", "curves.png", "predictions.png")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -32,6 +32,7 @@ from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves, write_precisions
 from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, run_to_resume
+from rstg_pyg.train.run_folder.predictions import write_predictions
 from rstg_pyg.train.run_folder.printed import print_head, print_tail
 from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
 from rstg_pyg.train.run_folder.weights import (
@@ -51,7 +52,12 @@ from rstg_pyg.train.schema import (
 from rstg_pyg.train.training.callbacks import Meter, StopEarly, StopOnNonFinite, StopOnSignal
 from rstg_pyg.train.training.checkpoints import Checkpoints
 from rstg_pyg.train.training.initial import load_pretrained
-from rstg_pyg.train.training.loggers import make_loggers, writing_events
+from rstg_pyg.train.training.loggers import (
+    log_results,
+    log_setting,
+    logging_to,
+    make_loggers,
+)
 from rstg_pyg.train.training.pretrain import pretrain
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import (
@@ -171,6 +177,8 @@ def fit(
     trainer = make_trainer(config, folder, callbacks, loggers, validate_every)
     share_batches(loader, trainer)
     write_setting(folder, config, trainer)
+    if trainer.is_global_zero:
+        log_setting(loggers, config, folder)
 
     device = trainer.strategy.root_device
     if config.pretrain.steps and checkpoint is None:
@@ -184,7 +192,7 @@ def fit(
     for dataset in datasets.values():
         to_device(dataset, config, device)
     note_skipped(datasets, folder, trainer)
-    with checkpoints.restoring(), writing_events(folder):
+    with checkpoints.restoring(), logging_to(loggers, folder):
         val_loader = eval_loader(config, datasets["val"], trainer) if "val" in datasets else None
         trainer.fit(task, loader, val_loader, ckpt_path=checkpoint)
 
@@ -197,6 +205,8 @@ def fit(
         if "test" in datasets:
             write_classes(folder, task, results)
         write_curves(folder / "metrics.csv")
+        with logging_to(loggers, folder):
+            log_results(loggers, results, folder)
         write_json(folder / "results.json", results)  # the last file: a run that has it is complete
         print_tail(results, folder)
     return Run(folder, results)
@@ -362,6 +372,7 @@ def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> Non
     """Writes accuracy and confusion per class, as tables and a picture; with several labels per video,
     the average precision per class.
     """
+    write_predictions(folder, task.samples, task.label_names)
     if task.multi_label:
         write_precisions(folder, task.class_precision.tolist(), task.label_names)
         return

@@ -265,10 +265,11 @@ class TrainerConfig(Section):
     compile: bool = False
     #: CPU threads; null: torch's default.
     threads: Annotated[PositiveInt, Field(le=4096)] | None = None
+    #: Shows a bar on a terminal, and a line a minute where the output goes to a file.
     progress_bar: bool = True
-    #: Loggers besides metrics.csv: tensorboard, or any Lightning logger as
-    #: {class_path: ..., init_args: {...}}.
-    logger: list[Literal["tensorboard"] | dict[str, Any]] = ["tensorboard"]
+    #: Loggers: csv (metrics.csv, which every run has), tensorboard, wandb, mlflow, or any logger of
+    #: Lightning as {class_path: ..., init_args: {...}}.
+    logger: list[Literal["csv", "tensorboard", "wandb", "mlflow"] | dict[str, Any]] = ["tensorboard"]
 
 
 def _given(values: Any, key: str) -> dict[str, Any]:

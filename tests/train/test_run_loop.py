@@ -62,7 +62,7 @@ def test_any_logger_of_lightning_can_be_named(capsys):
     for entry, message in {
         "{class_path: nowhere.Logger}": "nowhere.Logger: cannot be created (ModuleNotFoundError",
         "{class_path: pathlib.Path}": "pathlib.Path: expected a Lightning logger",
-        "{class: x}": "expected tensorboard, or class_path",
+        "{class: x}": "expected csv, tensorboard, wandb, mlflow, or class_path",
     }.items():
         assert run(f"trainer.logger=[{entry}]") == 2
         error = capsys.readouterr().err

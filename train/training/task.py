@@ -28,6 +28,7 @@ from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.errors import NonFiniteError
 
 _MOST_NAMES = 16  # videos in a message
+_SAMPLES = 8  # clips of the test that are drawn
 
 
 class VideoTask(pl.LightningModule):
@@ -80,6 +81,7 @@ class VideoTask(pl.LightningModule):
         alphas = {v2.MixUp: train.mixup, v2.CutMix: train.cutmix}
         mixes = [mix(alpha=a, num_classes=classes) for mix, a in alphas.items() if a]
         self.mix = v2.RandomChoice(mixes) if mixes else None
+        self.samples: list[tuple[Tensor, Tensor, Tensor]] = []  # of the test
         self.finite: list[Tensor] = []  # whether the losses of an evaluation are finite, per batch
 
     def _metrics(self) -> MetricCollection:
@@ -144,10 +146,18 @@ class VideoTask(pl.LightningModule):
         self._evaluate(batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds a batch to the metrics and to the confusion matrix."""
+        """Adds a batch to the metrics and to the confusion matrix, and keeps some clips."""
         logits = self._evaluate(batch)
-        if not self.multi_label and not _blank(batch[1]):
+        if _blank(batch[1]):
+            return
+        if not self.multi_label:
             self.confusion.update(logits, batch[1])
+        batches = sum(self.trainer.num_test_batches)
+        if batch_idx % -(-batches // _SAMPLES) == 0:
+            scores = logits.float().sigmoid() if self.multi_label else logits.float().softmax(-1)
+            for clip, label, score in zip(*batch, scores[: -(-_SAMPLES // batches)]):
+                clip = clip if clip.dim() == 4 else clip[0]  # of several clips per video, the first
+                self.samples.append((clip.cpu(), label.cpu(), score.cpu()))
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         clips, labels = batch
@@ -210,6 +220,7 @@ class VideoTask(pl.LightningModule):
         """Starts the metrics afresh."""
         self._begin_evaluation()
         self.confusion.reset()
+        self.samples = []
 
     def on_test_epoch_end(self) -> None:
         """Computes the metrics, of the videos of all processes."""

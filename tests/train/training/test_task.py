@@ -1,4 +1,5 @@
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -51,7 +52,10 @@ def test_loss_and_metrics():
     assert (found["top1"], found["top5"]) == (0.5, 1.0)
     torch.testing.assert_close(found["loss"], F.cross_entropy(logits, labels))  # not smoothed
     assert task.confusion.update_count == 0
+    task.trainer = trainer = Mock(num_test_batches=[1])
     task.test_step((clips, labels), 0)
+    assert trainer and len(task.samples) == 4 and (task.samples[3][0] == clips[3]).all()
+    assert task.samples[3][1] == labels[3] and task.samples[3][2].sum().round() == 1
     assert task.confusion.compute().sum() == 4 and task.confusion.compute().trace() == 2
     task.on_test_epoch_start()  # another test starts afresh
     assert task.confusion.update_count == task.eval_metrics["loss"].weight == len(task.finite) == 0
