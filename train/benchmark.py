@@ -1,8 +1,8 @@
 """What message passing costs: ``python train/benchmark.py [--quick] [--device cuda] [--out DIR]``.
 
-Times RSTG's space stage, the complete RSTG and networks with it, and compares them with other
-implementations of the same function and with alternative layers. Before timing, every variant's result
-is compared with the first one's. Variants are timed in alternation; only ratios within one run are
+Times networks with RSTG and with other layers in its place, its space stage and the complete RSTG
+against other implementations of the same function, and streams. Variants that compute the same are
+compared before they are timed. They are timed in alternation; only ratios within one run are
 meaningful. Writes ``benchmark.json``, ``benchmark.md`` and plots; keeps sections of earlier calls on
 the same machine.
 """
@@ -16,7 +16,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.fast.linear import product
-from rstg_pyg.train.benchmarking.cases import QUICK, SECTIONS, Case, timed
-from rstg_pyg.train.benchmarking.tables import Row, page, plots
+from rstg_pyg.train.benchmarking.cases import SECTIONS, Case, timed
+from rstg_pyg.train.benchmarking.streams import stream_rows
+from rstg_pyg.train.benchmarking.tables import Row, page, plots, section_table
 from rstg_pyg.train.benchmarking.variants import (
     Variant,
     networks,
@@ -43,9 +44,8 @@ from rstg_pyg.train.run_folder.results import device_name
 #: Largest difference of variants that compute the same function, relative to the largest number.
 TOLERANCE = 1e-5
 _NOTE = (
-    "speed: textbook message passing, I3D or the first variant is 1; spread: distance of the quartiles "
-    "over the median; peak: what PyTorch's allocator holds beyond input and weights; difference: from "
-    "the first variant, relative to the largest number"
+    "medians ± half the distance of the quartiles; relative time: of forward + backward, each case's "
+    "first variant is 1; peak: what PyTorch's allocator holds beyond input and weights; seed 0"
 )
 
 
@@ -87,13 +87,14 @@ def variants_of(section: str, case: Case, quick: bool, device: str) -> tuple[Ten
     """The input of a case, and the variants that its section compares."""
     if section == "published":
         return published_variants(case, device)
-    compiled = not quick and (case in QUICK or section == "whole")
-    make = whole_variants if section == "whole" else stage_variants
-    x, variants = make(case, compiled, device)
+    compiled = not quick and case == SECTIONS[section][0]
+    if section == "whole":
+        return whole_variants(case, compiled, device)
+    x, variants = stage_variants(case, compiled and section == "stage", device)
     if section in ("density", "scaling"):  # few variants, many cases
         keep = ("all pairs", "dense", "textbook M", "RSTGConv, static")
         variants = [v for v in variants if v.name.startswith(keep) and not v.name.endswith("plain")]
-    if section == "scaling" and (quick or x.size(-2) > 100):  # dense forms: minutes
+    if section == "scaling" and x.size(-2) > 100:  # dense forms: minutes
         variants = [v for v in variants if not v.name.startswith(("all pairs", "dense"))]
     return x, variants
 
@@ -109,13 +110,11 @@ def measure(
     for backward in (False, True):
         calls = {v.name: call_of(v, x, backward) for v in variants}
         needed = case.flops(section != "whole") * (3 if backward else 1)
-        found = timed(calls, 7 if quick else 15, 4 if quick else 8, device)
-        for variant, figures in zip(variants, found):
-            seconds = figures["ms"] / 1e3
+        for variant, figures in zip(variants, timed(calls, 15, 2 if quick else 4, device)):
             row = {
                 **asdict(case),
-                "topology": case.topology if case.density is None else f"density {case.density}",
                 "section": section,
+                "case": str(case),
                 "nodes": nodes,
                 "edges": edge_index.size(1),
                 "dtype": "float32",
@@ -123,38 +122,43 @@ def measure(
                 "variant": variant.name,
                 "pass": "forward + backward" if backward else "forward",
                 **figures,
-                "edges_per_s": edge_index.size(1) * case.frames * case.batch / seconds,
                 "difference": differences.get(variant.name),
             }
             if variant.same and section != "published":  # of a graph alone the least work is known
                 row["gflop_least"] = needed / 1e9
+                seconds = figures["ms"] / 1e3
                 row |= {f"share_of_{name}": needed / seconds / rate for name, rate in rates.items()}
             rows.append(row)
     return rows
 
 
 def network_rows(quick: bool, device: str) -> list[Row]:
-    """Training steps (forward, backward, no optimizer) of whole networks; on a GPU in bfloat16."""
-    pairs = networks(quick, device)
+    """Complete networks: forward, and forward + backward in training; on a GPU in bfloat16."""
     half = device == "cuda"
 
-    def step(model: torch.nn.Module, x: Tensor) -> None:
+    def run(model: torch.nn.Module, x: Tensor, backward: bool) -> None:
+        model.train(backward)
         model.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        with torch.set_grad_enabled(backward), torch.autocast(device, torch.bfloat16, enabled=half):
             loss = model(x).float().sum()
-        loss.backward()
+        if backward:
+            loss.backward()
 
-    calls = {name: partial(step, *pair) for name, pair in pairs.items()}
-    found = timed(calls, 3 if quick else 15, 10 if quick else 180, device)
-    return [
-        {
-            "section": "network", "topology": "grid", "frames": x.size(2), "batch": x.size(0),
-            "dtype": "bfloat16" if half else "float32", "threads": torch.get_num_threads(),
-            "variant": f"{name}, {' x '.join(str(n) for n in x.shape[2:])}",
-            "pass": "forward + backward", **figures,
-        }
-        for (name, (_, x)), figures in zip(pairs.items(), found)
-    ]  # fmt: skip
+    rows = []
+    for case, (x, models) in networks(quick, device).items():
+        for backward in (False, True):
+            calls = {name: partial(run, model, x, backward) for name, model in models.items()}
+            found = timed(calls, 15, 4 if quick else 15, device)
+            rows += [
+                {
+                    "section": "network", "case": case, "dtype": "bfloat16" if half else "float32",
+                    "threads": torch.get_num_threads(), "variant": name,
+                    "pass": "forward + backward" if backward else "forward",
+                    "parameters": sum(p.numel() for p in model.parameters()), **figures,
+                }
+                for (name, model), figures in zip(models.items(), found)
+            ]  # fmt: skip
+    return rows
 
 
 def product_rates(device: str) -> dict[str, float]:
@@ -185,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="benchmark.py", description="What message passing costs.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="few cases, within two minutes")
+    add("--quick", action="store_true", help="the first case of each section, small: two minutes")
     add("--out", metavar="DIR", help="where to write JSON, Markdown and plots")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     add("--threads", type=int, default=2, help="CPU threads (default: 2)")
@@ -208,17 +212,18 @@ def main(argv: list[str] | None = None) -> int:
     header = [machine(device), f"large matrix product in float32: {shown}", _NOTE]
     print("\n".join(header), flush=True)
     for section in arguments.sections:
-        for case in SECTIONS[section][0 if quick else 1]:
+        if section == "network":
+            rows += network_rows(quick, device)
+        elif section == "streams":
+            rows += stream_rows(quick)
+        cases = SECTIONS[section]
+        for case in [replace(case, channels=64) for case in cases[:1]] if quick else cases:
             rows += measure(section, case, rates, quick, device)
             write(rows, header, out)  # an interrupted run keeps its results so far
-            nodes, topology = rows[-1]["nodes"], rows[-1]["topology"]
-            print(f"{section}: {nodes} nodes, D = {case.channels}, {topology}", flush=True)
-    if "network" in arguments.sections:
-        rows += network_rows(quick, device)
         write(rows, header, out)
+        print(f"{section}\n\n{section_table(rows, section)}\n", flush=True)
     if out is not None:
         plots(rows, out)
-    print(page(rows, header))
     return 0
 
 
@@ -240,7 +245,7 @@ def earlier_rows(out: Path, sections: Sequence[str], machine: str) -> list[Row]:
 def write(rows: list[Row], header: list[str], out: Path | None) -> None:
     """Writes the rows as JSON and Markdown to a folder, if one is given."""
     if out is not None:
-        write_json(out / "benchmark.json", {"machine": header[0], "rows": rows})
+        write_json(out / "benchmark.json", {"machine": header[0], "notes": header[1:], "rows": rows})
         write_text(out / "benchmark.md", page(rows, header))
 
 

@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from rstg_pyg.train import benchmark
-from rstg_pyg.train.benchmarking.cases import QUICK, SECTIONS, Case, peak_bytes
+from rstg_pyg.train.benchmarking.cases import SECTIONS, Case, peak_bytes
+from rstg_pyg.train.benchmarking.streams import stream_rows
 from rstg_pyg.train.benchmarking.tables import page, plots
-from rstg_pyg.train.benchmarking.variants import published_variants, stage_variants, whole_variants
+from rstg_pyg.train.benchmarking.variants import (
+    networks,
+    published_variants,
+    stage_variants,
+    whole_variants,
+)
 
 TINY = Case((2, 1), frames=3, channels=8)
 RATES = {"mm": 1e9, "onednn": 2e9}
@@ -51,7 +57,7 @@ def test_another_function_is_found():
     x, variants = stage_variants(TINY)
     forward = variants[2].forward
     variants[2].forward = lambda x: forward(x) * 1.001
-    with pytest.raises(SystemExit, match=f"{variants[2].name} differs from all pairs"):
+    with pytest.raises(SystemExit, match=f"{variants[2].name} differs from textbook"):
         benchmark.check_equal(variants, x)
 
 
@@ -70,15 +76,47 @@ def test_rows_and_pages(tmp_path):
     ours, textbook = last["RSTGConv, static"], last["textbook MessagePassing"]
     assert ours["share_of_mm"] == pytest.approx(2 * ours["share_of_onednn"])
     assert ours["share_of_mm"] == pytest.approx(3 * TINY.flops(stage=True) / ours["ms"] * 1e3 / 1e9)
-    text = page(rows, ["a machine"])
-    title = "5 nodes, 16 edges (grid), D = 8, 1 x 3 frames, float32"
-    assert "- a machine" in text and f"## stage, forward, {title}" in text
-    speed, memory = textbook["ms"] / ours["ms"], ours["peak_mib"] / textbook["peak_mib"]
-    assert f" | textbook MessagePassing | {speed:.2f} | {memory:.2f} |" in text
-    assert f"| RSTGConv, static | {ours['ms']:.1f} | {ours['spread']:.0%} | {speed:.2f} |" in text
-    plots([{**row, "nodes": 14, "frames": 64} for row in rows], tmp_path)
-    plots([{**row, "section": "density", "density": 0.5} for row in rows], tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"share.png", "density.png"}
+    lines = page(rows, ["a machine"]).splitlines()
+    assert "- a machine" in lines and "## stage" in lines
+    title = "5 nodes, 16 edges (grid), D = 8, 1 x 3 frames"
+    assert [line for line in lines if title in line and "textbook" in line and " | 1.00 | " in line]
+    (line,) = [line for line in lines if "| RSTGConv, static |" in line]
+    assert f"| {ours['ms'] / textbook['ms']:.2f} | {ours['peak_mib']:.0f} | " in line
+    for section in ("scaling", "density"):
+        plots([{**row, "section": section, "density": 0.5} for row in rows], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"scaling.png", "density.png"}
+
+
+def test_a_table_names_a_case_once_and_compares_with_its_first_variant():
+    row = {"section": "network", "case": "small", "spread": 0.2, "parameters": 1234, "peak_mib": 5}
+    both = [("forward", (10, 250)), ("forward + backward", (30, 1500))]
+    rows = [
+        {**row, "variant": name, "pass": how, "ms": ms}
+        for how, times in both
+        for name, ms in zip(("nothing", "RSTG"), times)
+    ]
+    assert page(rows, []).splitlines()[-3:] == [
+        "|---|---|---:|---:|---:|---:|---:|",
+        "| small | nothing | 1,234 | 10.0 ± 10% | 30.0 ± 10% | 1.00 | 5 |",
+        "|  | RSTG | 1,234 | 250 ± 10% | 1,500 ± 10% | 50.00 | 5 |",
+    ]
+
+
+@pytest.mark.slow
+def test_networks_differ_only_in_what_runs_on_the_nodes():
+    for x, models in networks(quick=True).values():
+        shapes = {name: model.eval()(x[:1]).shape for name, model in models.items()}
+        assert len(set(shapes.values())) == 1
+        assert len({sum(p.numel() for p in m.backbone.parameters()) for m in models.values()}) == 1
+
+
+@pytest.mark.slow
+def test_streams_give_the_same_in_every_form(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    rows = stream_rows(quick=True)
+    assert {row["variant"].split(",")[0] for row in rows} == {"eager", ".pt2", "ONNX"}
+    assert all(row["frames_per_s"] == pytest.approx(1000 / row["ms"]) for row in rows)
+    assert {row["threads"] for row in rows} == {1}
 
 
 def test_peak_counts_what_is_held_at_once():
@@ -96,7 +134,7 @@ def test_peak_counts_what_is_held_at_once():
 
 
 def test_half_of_textbook_memory_at_most():
-    x, variants = stage_variants(QUICK[0])
+    x, variants = stage_variants(SECTIONS["stage"][0])
     peak = {
         v.name: peak_bytes(benchmark.call_of(v, x, backward=True), "cpu")
         for v in variants
@@ -108,7 +146,7 @@ def test_half_of_textbook_memory_at_most():
 def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "product_rates", lambda device: RATES)
     for section in ("stage", "scaling"):
-        monkeypatch.setitem(SECTIONS, section, ([TINY], []))
+        monkeypatch.setitem(SECTIONS, section, [TINY])
     command = ["--quick", "--threads", "1", "--out", str(tmp_path), "--sections"]
     path = tmp_path / "benchmark.json"
     benchmark.main([*command, "stage"])

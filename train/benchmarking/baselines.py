@@ -173,3 +173,62 @@ class GraphLSTM(torch.nn.Module):
             hidden = o.sigmoid() * state.tanh()
             frames.append(hidden)
         return torch.stack(frames, dim=1)
+
+
+class NodeTransformer(torch.nn.Module):
+    """What a block may run instead of :class:`RSTG`: a layer of a transformer over the nodes of all
+    frames, ``x [B, T, N, C]``. Positions are added to the nodes.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        pos_channels: Channels of the positions.
+        num_node_types: Not used.
+    """
+
+    def __init__(self, in_channels: int, channels: int, pos_channels: int = 0, num_node_types: int = 1):
+        super().__init__()
+        self.lin_in = torch.nn.Linear(in_channels, channels)
+        self.lin_pos = torch.nn.Linear(pos_channels, channels, bias=False)
+        self.layer = torch.nn.TransformerEncoderLayer(
+            channels, 8, 4 * channels, dropout=0.0, activation="gelu", batch_first=True
+        )
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor, **unused: Any) -> Tensor:
+        """"""
+        x = self.lin_in(x) + self.lin_pos(pos)
+        return self.layer(x.flatten(1, 2)).view(x.shape)
+
+
+class FramesThenLSTM(torch.nn.Module):
+    """As :class:`NodeTransformer`: a layer of PyG in every frame, then an LSTM over each node's frames.
+
+    Args:
+        layer: The layer's class.
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        pos_channels: Channels of the positions.
+        num_node_types: Not used.
+    """
+
+    def __init__(
+        self,
+        layer: type[MessagePassing],
+        in_channels: int,
+        channels: int,
+        pos_channels: int = 0,
+        num_node_types: int = 1,
+    ):
+        super().__init__()
+        self.conv: Any = layer(in_channels + pos_channels, channels)
+        self.lstm = torch.nn.LSTM(channels, channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor, **unused: Any) -> Tensor:
+        """"""
+        x = torch.cat([x, pos.expand(*x.shape[:3], -1)], dim=-1)
+        clips, frames, nodes, _ = x.shape
+        shift = nodes * torch.arange(clips * frames, device=x.device)
+        batch = (edge_index.unsqueeze(1) + shift.view(1, -1, 1)).flatten(1)
+        out = self.conv(x.flatten(0, 2), batch).relu().view(clips, frames, nodes, -1)
+        out = self.lstm(out.transpose(0, 1).flatten(1, 2))[0]
+        return out.view(frames, clips, nodes, -1).transpose(0, 1)

@@ -20,7 +20,6 @@ from rstg_pyg.published import published_arguments
 from rstg_pyg.train.benchmarking import baselines
 from rstg_pyg.train.benchmarking.cases import Case
 
-#: Names that the pages look for.
 ALL_PAIRS, TEXTBOOK, OURS = "all pairs, concatenated", "textbook MessagePassing", "RSTGConv, static"
 LOOP, WHOLE = "published: loop over frames, all pairs", "RSTG"
 _OTHER = "(another function)"
@@ -73,7 +72,8 @@ def stage_variants(
     def masked(x: Tensor) -> Tensor:
         return dense(x, adjacency)
 
-    found = []
+    textbook = baselines.Textbook(own)
+    found = [Variant(TEXTBOOK, flat(textbook), textbook)]
     if case.frames * nodes * nodes * 2 * width <= MOST_PAIRS:
         pairs = baselines.AllPairs(own, edge_index, nodes)
         found += [
@@ -81,9 +81,7 @@ def stage_variants(
             Variant("dense twin, split first layer, plain", masked, dense, context=plain_paths),
             Variant("dense twin, split first layer", masked, dense),
         ]
-    textbook = baselines.Textbook(own)
     found += [
-        Variant(TEXTBOOK, flat(textbook), textbook),
         Variant("RSTGConv, plain path", static, conv, context=plain_paths),
         Variant("RSTGConv, block-diagonal batch", flat(conv), conv),
         Variant(OURS, static, conv),
@@ -170,18 +168,41 @@ def published_variants(case: Case, device: str = "cpu") -> tuple[Tensor, list[Va
     ]
 
 
-def networks(quick: bool, device: str = "cpu") -> dict[str, tuple[torch.nn.Module, Tensor]]:
-    """Complete networks and their clips: RSTG on a small network, I3D, and I3D with RSTG."""
+def networks(quick: bool, device: str = "cpu") -> dict[str, tuple[Tensor, dict[str, torch.nn.Module]]]:
+    """Clips and networks for them, without a graph and with one: a small network of the size of
+    smt.yaml's demo with the graph on its last map, and I3D with graphs after two stages.
+    """
+    torch.manual_seed(0)
+    graphs: dict[str, Callable] = {
+        "RSTG (default, one round)": RSTG,
+        "RSTG of the paper (three rounds)": partial(RSTG, form="paper"),
+        "transformer layer over all nodes of all frames": baselines.NodeTransformer,
+    }
+    for layer in (TransformerConv, GATv2Conv):
+        name = f"{layer.__name__} in each frame, then LSTM"
+        graphs[name] = partial(baselines.FramesThenLSTM, layer)
+    small = {"nothing (mean over time)": VideoClassifier(SimpleConv(3, (16, 32, 64), padding=1), 20)}
+    for name, graph in graphs.items():
+        head = RSTGBlock(64, to="vec", graph=graph)
+        small[name] = VideoClassifier(SimpleConv(3, (16, 32, 64), padding=1), 20, head=head)
+    large = {"nothing": VideoClassifier(i3d_resnet50(), 174)}
+    for name in list(graphs)[:3]:
+        after: Any = {"res3": 512, "res4": 1024}
+        blocks = {k: RSTGBlock(c, hidden_channels=512, graph=graphs[name]) for k, c in after.items()}
+        large[f"{name}, after res3 and res4"] = VideoClassifier(i3d_resnet50(), 174, blocks=blocks)
     frames, size = (8, 64) if quick else (32, 224)
     clips = 8 if device == "cuda" else 1
-    torch.manual_seed(0)
-    paper = partial(RSTGBlock, form="paper")
-    blocks = {"res3": paper(512), "res4": paper(1024, hidden_channels=512)}
-    small = VideoClassifier(SimpleConv(1, (32, 64, 64)), 46, head=paper(64, to="vec"))
-    clip, digits = torch.randn(clips, 3, frames, size, size), torch.randn(4 * clips, 1, 10, 64, 64)
     found = {
-        "SimpleConv + RSTG": (small, digits),
-        "I3D": (VideoClassifier(i3d_resnet50(), 174), clip),
-        "I3D + RSTG (res3, res4)": (VideoClassifier(i3d_resnet50(), 174, blocks=blocks), clip),
+        f"small network, {32 * clips} clips of 8 x 48 x 48": (
+            torch.randn(32 * clips, 3, 8, 48, 48, device=device),
+            small,
+        ),
+        f"I3D-ResNet-50, {clips} clip of {frames} x {size} x {size}": (
+            torch.randn(clips, 3, frames, size, size, device=device),
+            large,
+        ),
     }
-    return {name: (model.to(device), x.to(device)) for name, (model, x) in found.items()}
+    for _, models in found.values():
+        for model in models.values():
+            model.to(device)
+    return found
