@@ -19,11 +19,14 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints", "results/peers/peers.md"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+highlight_language = "none"  # blocks that do not say theirs are output
+copybutton_selector = "div:not(.highlight-none, .highlight-text) > div.highlight > pre"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -31,21 +31,21 @@ def results_table() -> str:
     out = []
     for (data, protocol), runs in sorted(tables.items(), key=lambda item: item[0]):
         rows = [
-            "| run | config | top-1 % | standard error | top-5 % | steps | seed | seconds | machine |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| config | run | top-1 % | standard error | top-5 % | steps | seconds | machine |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for _, path, run in sorted(runs, key=lambda row: row[:2]):
             share, count = run["top1"], run["num_videos"]
             error = (share * (1 - share) / count) ** 0.5
             seconds = f"{run['seconds']:,.0f}" if "seconds" in run else ""
+            file = Path(path)
             cells = (
-                f"[{Path(path).stem}](../{path})",
-                f"`{run['config']['name']}`",
+                f"[{run['config']['name']}, seed {run['seed']}](../{path})",
+                f"`{file.parent.parent.name if file.stem == 'results' else file.stem}`",
                 f"{100 * share:.1f}",
                 f"{100 * error:.1f}",
                 f"{100 * run['top5']:.1f}",
                 str(run.get("steps", "")),
-                str(run["seed"]),
                 seconds,
                 run["device"],
             )

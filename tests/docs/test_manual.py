@@ -67,7 +67,8 @@ def test_results_are_those_of_the_committed_runs(manual):
     for link, row in found.items():
         path = re.search(r"\((.*)\)", link)[1]
         run = json.loads((DOCS / "results" / path).read_text())
-        assert row[2] == f"{100 * run['top1']:.1f}" and row[6] == str(run["seed"])
+        assert link.startswith(f"[{run['config']['name']}, seed {run['seed']}](")
+        assert row[2] == f"{100 * run['top1']:.1f}" and row[5] == str(run["steps"])
     assert not any("smt_full_size_cpu" in link for link in found)  # one video is no accuracy
 
 

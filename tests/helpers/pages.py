@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Commands that are not ours to check.
 FOREIGN = ("pip install", "python -m pip", "python -m venv", "python -m pytest", "python -m sphinx",
-           "python -m http.server", "source ", "git ", "cd ", "ruff ", ".ci/run")  # fmt: skip
+           "python -m http.server", "python -m webbrowser", "source ", "git ", "cd ",
+           "ruff ", ".ci/run")  # fmt: skip
 
 
 @dataclass(frozen=True)
