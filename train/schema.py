@@ -12,6 +12,7 @@ from pydantic import Field, Tag, model_validator
 
 from rstg_pyg.backbones import available_networks, preprocessing
 from rstg_pyg.train.schema_model import (
+    INPUTS,
     Batch,
     Decay,
     Few,
@@ -224,7 +225,10 @@ class TrainConfig(Section):
     momentum: Decay = 0.9
     #: Of ``adamw``.
     beta2: Decay = 0.999
-    schedule: Literal["cosine", "constant"] = "cosine"
+    #: ``multistep``: a tenth of the rate from each of the ``milestones`` on.
+    schedule: Literal["cosine", "constant", "multistep"] = "cosine"
+    #: Of ``multistep``: fractions of all steps.
+    milestones: list[Fraction] = []
     #: Fraction of all steps in which the learning rate rises from zero (warm-up).
     warmup: Fraction = 0.05
     #: Gradient clipping: largest norm of the gradients; null: no clipping.
@@ -301,15 +305,18 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_pretrained(cls, values: Any) -> Any:
-        """With weights of torchvision, data that are not given are as in their training."""
+        """Data that are not given are as in the training of torchvision's weights, and pixels as the
+        kind of backbone has them.
+        """
         given = {key: _given(values, key) for key in ("data", "model")}
         backbone = _given(given["model"], "backbone")
-        network, weights = backbone.get("network"), backbone.get("weights")
-        videos = given["data"].get("dataset") in ("something", "folder")
-        if videos and network in available_networks() and isinstance(weights, str):
+        kind, network, weights = (backbone.get(key) for key in ("kind", "network", "weights"))
+        if given["data"].get("dataset") not in ("something", "folder"):
+            return values
+        usual = INPUTS.get(kind, {}) if isinstance(kind, str) else {}
+        if network in available_networks() and isinstance(weights, str):
             usual = {"sampling": "dense", **preprocessing(network, weights)}
-            return {**values, "data": {**usual, **given["data"]}}
-        return values
+        return {**values, "data": {**usual, **given["data"]}} if usual else values
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -122,8 +122,7 @@ class TorchvisionConfig(Section):
 class InceptionConfig(Section):
     """BN-Inception, ECO-Lite, I3D of 3-D Inception, or S3D-G: see :mod:`rstg_pyg.backbones`.
 
-    The first two are made for ``data.mean: [128, 117, 104]`` and ``data.std: 1``, the others for 127.5
-    and 127.5.
+    ``data.mean`` and ``data.std`` that are not given are those of :data:`INPUTS`.
     """
 
     kind: Literal["bn_inception", "eco_lite", "inception_i3d", "s3dg"]
@@ -131,6 +130,19 @@ class InceptionConfig(Section):
     width: PositiveInt = default(BNInception, "width")
     #: ``frozen``: fixed statistics; ``batch``: batch statistics.
     norm: Literal["frozen", "batch"] = "batch"
+    #: A file to start from, see :func:`rstg_pyg.backbones.load_backbone_weights`.
+    weights: str | None = None
+
+
+_CAFFE_INPUT = {"mean": [128.0, 117.0, 104.0], "std": 1.0}  # of RGB; the networks turn it to BGR
+_SLIM_INPUT = {"mean": 127.5, "std": 127.5}  # -1..1
+#: Mean and standard deviation of the pixels for which backbones were made, by their kind.
+INPUTS: dict[str, dict[str, Any]] = {
+    "bn_inception": _CAFFE_INPUT,
+    "eco_lite": _CAFFE_INPUT,
+    "inception_i3d": _SLIM_INPUT,
+    "s3dg": _SLIM_INPUT,
+}
 
 
 Backbone = Annotated[
@@ -143,7 +155,7 @@ Backbone = Annotated[
         "simple_conv",
         {
             **{"simple_conv": "simple_conv", "c2d": "resnet", "i3d": "resnet"},
-            **dict.fromkeys(("bn_inception", "eco_lite", "inception_i3d", "s3dg"), "inception"),
+            **dict.fromkeys(INPUTS, "inception"),
             "torchvision": "torchvision",
         },
     ),

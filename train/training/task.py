@@ -231,7 +231,7 @@ class VideoTask(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer, with weight decay on matrices only and the backbone's own rate, if it has one,
-        and the schedule: warm-up, then cosine or constant.
+        and the schedule: warm-up, then cosine, constant or in steps.
         """
         train = self.config.train
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -267,6 +267,8 @@ class VideoTask(pl.LightningModule):
         rate = min(1.0, (step + 1) / warmup)
         if train.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+        elif train.schedule == "multistep":
+            rate *= 0.1 ** sum(step >= part * self.total_steps for part in train.milestones)
         return rate
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
