@@ -171,7 +171,8 @@ def count_flops(config: Config, parameters: int) -> int:
         config: The experiment.
         parameters: The network's number of parameters, from which the number of classes follows.
     """
-    model = build_model(config, 1).eval()
+    with torch.device("meta"):
+        model = build_model(config, 1).eval()
     last = model.lin.in_features
     more = max(parameters - sum(p.numel() for p in model.parameters()), 0) // (last + 1)  # classes
     data: Any = config.data
@@ -179,7 +180,7 @@ def count_flops(config: Config, parameters: int) -> int:
     size = data.short_side if whole else data.size
     clip = torch.empty(1, data.channels, data.num_frames, size, size, device="meta")
     with torch.no_grad(), plain_paths(), FlopCounterMode(display=False) as counter:
-        model.to("meta")(clip)
+        model(clip)
     return counter.get_total_flops() + 2 * last * more
 
 

@@ -1,4 +1,5 @@
-"""Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|small|base|full ...``.
+"""Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|small|base|full ...`` and
+``python train/reproduce.py something --demo`` (or ``data.root=FOLDER``).
 
 Every row and seed is a run of ``run.py`` in its own folder. Finished runs are skipped and unfinished
 ones resume, so the command can be stopped and run again at any time. After every run the table is
@@ -12,16 +13,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import Interrupted, UserError, nearest
 from rstg_pyg.train.paper.figures import write_figures
 from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Job, Row, run_jobs
+from rstg_pyg.train.paper.something import DEMO, SOMETHING_ROWS, write_something_table
 from rstg_pyg.train.paper.table import run_folder, write_table
 from rstg_pyg.train.run_folder.folder import check_free, named_folder
+
+RowType = TypeVar("RowType")
 
 SIZES = ("mini", "small", "base", "full")
 
@@ -45,16 +50,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         usage="%(prog)s --size SIZE [options] [key.path=value ...]",
         allow_abbrev=False,
     )
-    table.set_defaults(function=run_table)
+    table.set_defaults(function=run_syncmnist)
     add = table.add_argument
     add("--size", choices=SIZES, required=True, help="see configs/syncmnist/common.yaml")
     add("--digits", type=int, choices=DIGITS, help="(default: what the size has)")
-    add("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
     add("--ablate", nargs="*", metavar="CHANGE", help=f"ours with changes: {', '.join(ABLATIONS)}")
-    add("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
-    add("--jobs", type=int, default=1, help="parallel runs; several use one thread each")
-    add("--out", default="runs/table_syncmnist", metavar="DIR")
-    add("--table-only", action="store_true", help="only write the table, run nothing")
+    _add_shared(table, "syncmnist", ROWS)
+    table = commands.add_parser(
+        "something",
+        help="run the rows of the Something-Something table",
+        usage="%(prog)s (--demo | data.root=FOLDER) [options] [key.path=value ...]",
+        allow_abbrev=False,
+    )
+    table.set_defaults(function=run_something)
+    table.add_argument("--demo", action="store_true", help="small versions on the built-in data")
+    _add_shared(table, "something", SOMETHING_ROWS)
     figures = commands.add_parser("figures", help="draw figures from finished runs")
     figures.set_defaults(function=draw_figures)
     add = figures.add_argument
@@ -62,10 +72,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", metavar="DIR", help="(default: RUN/figures)")
     add("--videos", type=int, default=1000, help="number of test videos")
     argv = list(sys.argv[1:] if argv is None else argv)
-    overrides = [a for a in argv if "=" in a and not a.startswith("-")] * (argv[:1] == ["syncmnist"])
+    is_table = argv[:1] in (["syncmnist"], ["something"])
+    overrides = [a for a in argv if "=" in a and not a.startswith("-")] * is_table
     arguments = parser.parse_args([a for a in argv if a not in overrides])
     arguments.overrides = overrides  # anywhere, also after an option with several values
     return arguments
+
+
+def _add_shared(parser: argparse.ArgumentParser, table: str, rows: Iterable[str]) -> None:
+    """The options of both tables."""
+    add = parser.add_argument
+    add("--rows", nargs="+", metavar="ROW", help=f"some of {', '.join(rows)}")
+    add("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
+    add("--jobs", type=int, default=1, help="parallel runs; several use one thread each")
+    add("--out", default=f"runs/table_{table}", metavar="DIR")
+    add("--table-only", action="store_true", help="only write the table, run nothing")
 
 
 def draw_figures(arguments: argparse.Namespace) -> int:
@@ -79,22 +100,64 @@ def draw_figures(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_table(arguments: argparse.Namespace) -> int:
+def run_syncmnist(arguments: argparse.Namespace) -> int:
     """``syncmnist``; returns the exit code."""
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
     size, out = arguments.size, named_folder(arguments.out) / arguments.size
     rows = chosen_rows(arguments.rows, arguments.ablate)
-    overrides = [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides]
-    jobs = make_jobs(out, size, rows, arguments.digits, arguments.seeds, overrides)
+    jobs = make_jobs(out, size, rows, arguments.digits, arguments.seeds, _overrides(arguments))
+    return _run(jobs, arguments, out, lambda: write_table(out, size))
+
+
+def run_something(arguments: argparse.Namespace) -> int:
+    """``something``; returns the exit code."""
+    demo = arguments.demo
+    out = named_folder(arguments.out) / ("demo" if demo else "full")
+    rows = [_known("--rows", name, SOMETHING_ROWS) for name in arguments.rows or SOMETHING_ROWS]
+    overrides = [*(DEMO if demo else ()), *_overrides(arguments)]
+    has_data = any(override.startswith("data.root=") for override in overrides)
+    if demo and has_data:
+        raise UserError("--demo: expected no data.root, since it is for the built-in data")
+    jobs = []
+    for seed, row in itertools.product(dict.fromkeys(arguments.seeds), rows):
+        changes = [f"name={row.name}", f"seed={seed}", "trainer.progress_bar=false", *overrides]
+        load_config(row.cfg, changes)
+        jobs.append(
+            Job(f"{row.name}, seed {seed}", out / row.name / f"seed{seed}", row.cfg, tuple(changes))
+        )
+    if not demo and not has_data:
+        print("nothing to run: the rows need the data (data.root=FOLDER), or --demo")
+        jobs = []
+    return _run(jobs, arguments, out, lambda: write_something_table(out, demo))
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1 (got {arguments.jobs})")
+    return [*(["trainer.threads=1"] if arguments.jobs > 1 else []), *arguments.overrides]
+
+
+def _run(jobs: list[Job], arguments: argparse.Namespace, out: Path, write: Callable[[], str]) -> int:
+    """Runs what has not ended, unless only the table is asked for; writes it. Returns the exit code."""
     done = True
-    if not arguments.table_only:
+    if jobs and not arguments.table_only:
         try:
-            done = run_jobs(jobs, arguments.jobs, after=lambda: write_table(out, size))
+            done = run_jobs(jobs, arguments.jobs, after=write)
         except KeyboardInterrupt:
             raise Interrupted("run the same command again to continue") from None
-    print(f"\n{write_table(out, size)}\nwritten to {out / 'table.md'} and .png")
+    print(f"\n{write()}\nwritten to {out / 'table.md'}")
     return 0 if done else 1
+
+
+def _known(option: str, name: str, known: Mapping[str, RowType]) -> RowType:
+    """The row of a name.
+
+    Raises:
+        UserError: If there is no such row.
+    """
+    if name not in known:
+        hint = nearest(name, known) or f"; known are {', '.join(known)}"
+        raise UserError(f"{option}: there is no '{name}'{hint}")
+    return known[name]
 
 
 def chosen_rows(rows: list[str] | None, changes: list[str] | None) -> list[Row]:
@@ -103,15 +166,12 @@ def chosen_rows(rows: list[str] | None, changes: list[str] | None) -> list[Row]:
     Raises:
         UserError: If there is no such row or change.
     """
-    for option, names, known in (("--rows", rows, ROWS), ("--ablate", changes, ABLATIONS)):
-        for name in names or []:
-            if name not in known:
-                hint = nearest(name, known) or f"; known are {', '.join(known)}"
-                raise UserError(f"{option}: there is no '{name}'{hint}")
     if rows is None:
         rows = list(ROWS) if changes is None else ["ours"]
-    out = [ROWS[name] for name in rows]
-    return out + [ABLATIONS[name] for name in (changes or ABLATIONS)] * (changes is not None)
+    out = [_known("--rows", name, ROWS) for name in rows]
+    if changes is not None:
+        out += [_known("--ablate", name, ABLATIONS) for name in changes or ABLATIONS]
+    return out
 
 
 def make_jobs(

@@ -27,9 +27,9 @@ _PAPERS_VIDEOS |= {"digit_size": 28, "max_step": 10}
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of a row with one number of digits, which differ only in their seeds."""
+    """The runs of a row (with one number of digits), which differ only in their seeds."""
 
-    row: Row
+    row: Any
     runs: list[Run]
 
     @property
@@ -88,22 +88,31 @@ def read_cells(out: Path) -> Cells:
     """
     cells = {}
     for digits, row in product(DIGITS, [*ROWS.values(), *ABLATIONS.values()]):
-        folder = run_folder(out, digits, row, 0).parent
-        runs = [read_run(path.parent) for path in folder.glob("seed*/results.json")]
-        runs.sort(key=lambda run: run.seed)
-        for run in runs:
-            if run.top1 is None:
-                raise UserError(f"{folder / run.folder / 'results.json'}: expected a top-1 (got null)")
-        for run in runs[1:]:
-            changed = experiment_differences(_experiment(runs[0]), _experiment(run))
-            if changed:
-                raise UserError(
-                    f"{folder}: the runs of a row must differ only in the seed; they differ in "
-                    f"{', '.join(changed[:3])}"
-                )
-        if runs:
-            cells[row.name, digits] = Cell(row, runs)
+        cell = read_cell(row, run_folder(out, digits, row, 0).parent)
+        if cell is not None:
+            cells[row.name, digits] = cell
     return cells
+
+
+def read_cell(row: Any, folder: Path) -> Cell | None:
+    """The runs of a row, which are in ``seed*`` in its folder; ``None`` if none has ended.
+
+    Raises:
+        UserError: If a file is damaged, or the runs differ in more than the seed.
+    """
+    runs = [read_run(path.parent) for path in folder.glob("seed*/results.json")]
+    runs.sort(key=lambda run: run.seed)
+    for run in runs:
+        if run.top1 is None:
+            raise UserError(f"{folder / run.folder / 'results.json'}: expected a top-1 (got null)")
+    for run in runs[1:]:
+        changed = experiment_differences(_experiment(runs[0]), _experiment(run))
+        if changed:
+            raise UserError(
+                f"{folder}: the runs of a row must differ only in the seed; they differ in "
+                f"{', '.join(changed[:3])}"
+            )
+    return Cell(row, runs) if runs else None
 
 
 def _experiment(run: Run) -> dict[str, Any]:
@@ -222,13 +231,19 @@ def _settings(cells: Cells) -> list[str]:
     runs = [run for cell in cells.values() for run in cell.runs]
     if not runs:
         return [f"Nothing is measured yet: every cell is '{NOT_MEASURED}'."]
-    seen: dict[str, list[str]] = {
-        "test": [run.protocol for run in runs],
-        "data": [run.data for run in runs],
-        "training videos": [_training_videos(run.config) for run in runs],
-        "machine": [run.device for run in runs],
-        "torch": [str(run.versions.get("torch", "unknown")) for run in runs],
-    }
+    return settings(runs, {"training videos": [_training_videos(run.config) for run in runs]})
+
+
+def settings(runs: list[Run], more: dict[str, list[str]]) -> list[str]:
+    """How runs were measured, as lines of Markdown.
+
+    Args:
+        runs: The runs.
+        more: Further lines: what it is, and its value for every run.
+    """
+    seen = {"test": [run.protocol for run in runs], "data": [run.data for run in runs]}
+    seen |= more | {"machine": [run.device for run in runs]}
+    seen["torch"] = [str(run.versions.get("torch", "unknown")) for run in runs]
     lines = [f"- {what}: {'; '.join(dict.fromkeys(values))}" for what, values in seen.items()]
     return ["## How it was measured", "", *lines]
 
