@@ -36,7 +36,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 
     ``.safetensors`` files are read with safetensors. From ``.pkl`` and ``.pickle`` files (including
     those of Python 2) only numeric arrays, strings, numbers, dictionaries, lists and tuples are read.
-    All other files are read with :func:`torch.load` and ``weights_only=True``. No code is run.
+    ``.npz`` files and TensorFlow checkpoints (``model.ckpt`` or ``model.ckpt.index``, which need
+    tensorflow) are read as arrays. All other files are read with :func:`torch.load` and
+    ``weights_only=True``. No code is run.
 
     Args:
         path: The file.
@@ -46,6 +48,10 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             would run code.
     """
     path = Path(path)
+    if path.suffix in (".npz", ".index") or path.with_name(f"{path.name}.index").is_file():
+        from rstg_pyg.official.variables import load_variables  # it imports WeightsError from here
+
+        return dict(load_variables(path))
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:

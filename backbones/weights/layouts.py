@@ -1,4 +1,5 @@
-"""The names of pretrained weights in other projects, mapped to ours.
+"""The names of pretrained weights in other projects, mapped to ours. (Those of Inception networks:
+:mod:`rstg_pyg.backbones.weights.inception`.)
 
 Four layouts of names are known. The original files were not available: the maps below were read from
 the public code that writes or reads such files, and are tested on synthetic files of the same names and
@@ -45,12 +46,16 @@ network in which the weights were trained; the RSTG authors fine-tuned such weig
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rstg_pyg.backbones.weights.files import WeightsError
+from rstg_pyg.backbones.weights.inception import INCEPTION_PLACES, INCEPTION_VALUES
+
+#: A layout's rules: patterns of their names, and our names.
+Rules = dict[str, str]
 
 #: Their names and ours. ``<...>`` is a pattern of :data:`_PLACES`, with the same value in both names.
-LAYOUTS: dict[str, dict[str, str]] = {
+LAYOUTS: dict[str, Rules] = {
     "torchvision": {
         "conv1.weight": "stages.stem.conv.weight",
         "bn1.<norm>": "stages.stem.bn.<norm>",
@@ -115,44 +120,50 @@ _PLACES = {
     "which": "theta|phi|g|out",
     "norm": "weight|bias|running_mean|running_var|s|b|rm|riv",
     "end": "weight|bias|w|b",
+    **INCEPTION_PLACES,
 }
 _OURS = {
     "part": {"a": "1", "b": "2", "c": "3"},
     "norm": {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"},
     "end": {"w": "weight", "b": "bias"},
+    **INCEPTION_VALUES,
 }
 
 
-def translate(names: Iterable[str], layout: str, where: str) -> tuple[str, dict[str, str]]:
+def translate(
+    names: Iterable[str], layout: str, where: str, known: Mapping[str, Rules], network: str = "ResNet"
+) -> tuple[str, dict[str, str]]:
     """The layout of a file, and a mapping from its names to ours.
 
     Args:
         names: The names of a file's tensors.
-        layout: One of :data:`LAYOUTS`, or ``"auto"`` for the layout that matches most names.
+        layout: One of the known layouts, or ``"auto"`` for the one that matches most names.
         where: The file, for the error message.
+        known: The layouts of the network, such as :data:`LAYOUTS`.
+        network: What the network is, for the error message.
 
     Raises:
         WeightsError: If there is no such layout, or it matches none of the names.
     """
-    if layout != "auto" and layout not in LAYOUTS:
-        raise WeightsError(f"Expected 'layout' to be one of {['auto', *LAYOUTS]} (got {layout!r})")
+    if layout != "auto" and layout not in known:
+        raise WeightsError(f"Expected 'layout' to be one of {['auto', *known]} (got {layout!r})")
     names = list(names)
-    choices = LAYOUTS if layout == "auto" else [layout]
-    found = {name: _names(names, name) for name in choices}
+    choices = list(known) if layout == "auto" else [layout]
+    found = {name: _names(names, name, known[name]) for name in choices}
     best = max(found, key=lambda name: len(found[name]))
     if not found[best]:
         first = ", ".join(names[:3]) or "nothing"
         raise WeightsError(
             f"{where}: expected names of the layout {' or '.join(found)} (got {first}, ...); "
-            "these are not the weights of a known ResNet"
+            f"these are not the weights of a known {network}"
         )
     return best, found[best]
 
 
-def _names(names: list[str], layout: str) -> dict[str, str]:
+def _names(names: list[str], layout: str, known: Rules) -> dict[str, str]:
     """A mapping from the file's names that are in the layout to ours."""
     rules = []
-    for theirs, ours in LAYOUTS[layout].items():
+    for theirs, ours in known.items():
         pattern = re.escape(theirs)
         for place, choices in _PLACES.items():
             pattern = pattern.replace(f"<{place}>", f"(?P<{place}>{choices})")

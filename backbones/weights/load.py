@@ -1,9 +1,8 @@
-"""Copies pretrained weights into a :class:`~rstg_pyg.backbones.VideoResNet` (of other projects) or a
-:class:`~rstg_pyg.backbones.TorchvisionVideo` (torchvision's).
-"""
+"""Copies pretrained weights of other projects into a backbone, or into a whole network."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,34 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 
-from rstg_pyg.backbones.resnet import VideoResNet
+from rstg_pyg.backbones.bn_inception import BNInception, ECOLite
+from rstg_pyg.backbones.inception import InceptionVideo
 from rstg_pyg.backbones.torchvision_video import CLASSIFIERS, TorchvisionVideo, network_weights
 from rstg_pyg.backbones.weights.files import WeightsError, read_tensors, unwrap
-from rstg_pyg.backbones.weights.layouts import translate
+from rstg_pyg.backbones.weights.inception import (
+    BN_INCEPTION_LAYOUTS,
+    ECO_LAYOUTS,
+    GAINLESS,
+    KYLEMIN,
+    VIDEO_LAYOUTS,
+    prepare,
+)
+from rstg_pyg.backbones.weights.layouts import LAYOUTS, Rules, translate
 from rstg_pyg.backbones.weights.report import WeightsReport
 
+_INCEPTION_LAYOUTS: dict[type, Mapping[str, Rules]] = {
+    BNInception: BN_INCEPTION_LAYOUTS,
+    ECOLite: ECO_LAYOUTS,
+    InceptionVideo: VIDEO_LAYOUTS,
+}
 #: Counters and indices, which every network has by itself.
 _BUFFERS = ("num_batches_tracked", "relative_position_index")
-#: Caffe2 blobs that are not weights.
-_COUNTERS = ("lr", "model_iter", "epoch", "weight_decay", "weight_decay_bn", "ONE")
+#: Caffe2 blobs and TensorFlow variables that are not weights.
+_COUNTERS = ("lr", "model_iter", "epoch", "weight_decay", "weight_decay_bn", "ONE", "global_step")
 
 
 def load_backbone_weights(
-    backbone: VideoResNet | TorchvisionVideo,
+    backbone: torch.nn.Module,
     source: str | Path | Mapping[str, Any],
     layout: str = "auto",
     *,
@@ -38,19 +51,27 @@ def load_backbone_weights(
 ) -> WeightsReport:
     """Copies weights of another project into a backbone, all of them or none.
 
+    Backbones are :class:`VideoResNet`, :class:`TorchvisionVideo`, :class:`BNInception`,
+    :class:`ECOLite` and :class:`InceptionVideo`.
+
     Kernels of one frame (or of an image network) are inflated if ours have more frames: repeated
     along time and divided by the number of frames. Optimizer state, counters and the classifier are
-    skipped. :mod:`rstg_pyg.backbones.weights.layouts` says which geometry and input each layout
-    expects. The name mappings follow public code and have not been tested on the original files.
+    skipped. :mod:`rstg_pyg.backbones.weights.layouts` and
+    :mod:`rstg_pyg.backbones.weights.inception` say which geometry and input each layout expects. The
+    name mappings follow public code and have not been tested on the original files.
 
     Args:
         backbone: The network, with the temporal kernels that the weights are for (or longer ones if
-            those in the file have one frame).
+            those in the file have one frame). A :class:`rstg_pyg.VideoClassifier` gets its head's
+            weights and its last layer from the file, too, such as all of TRN; it must have as many
+            classes.
         source: A file (see :func:`read_tensors`), or its tensors by name. For a network of torchvision
             also the name of its weights, such as ``KINETICS400_V1``; they are downloaded to the folder
             of ``torch.hub``, if they are not there.
-        layout: ``"torchvision"``, ``"slowfast"``, ``"pytorchvideo"``, ``"caffe2"``, or ``"auto"`` to
-            recognize it by the names. A network of torchvision has its own. (default: ``"auto"``)
+        layout: ``"torchvision"``, ``"slowfast"``, ``"pytorchvideo"``, ``"caffe2"``; ``"bn_inception"``;
+            ``"eco_lite"``; ``"deepmind"``, ``"piergiaj"``, ``"hassony2"``, ``"slim"``,
+            ``"s3d_howto100m"``; or ``"auto"`` to recognize it by the names. A network of torchvision
+            has its own. (default: ``"auto"``)
         head: A linear layer to load the file's classifier into; the number of classes must match.
             (default: the classifier is skipped)
         keep_nonlocal: Whether to leave non-local blocks unchanged if the file has none (new ones are
@@ -72,6 +93,11 @@ def load_backbone_weights(
         WeightsError: If the file cannot be read, its layout is unknown, or a tensor is missing,
             unused, of the wrong shape or not finite. In this case no weight is changed.
     """
+    parts = {"": backbone, "head.": head}
+    if hasattr(backbone, "backbone"):
+        network: Any = backbone
+        parts = {"": network.backbone, "relations.": network.head, "head.": network.lin}
+        backbone = network.backbone
     where = "the weights"
     if not isinstance(source, Mapping):
         if isinstance(backbone, TorchvisionVideo):
@@ -81,20 +107,23 @@ def load_backbone_weights(
     if isinstance(backbone, TorchvisionVideo):
         layout, names = backbone.name, _torchvision_names(state)
     else:
-        layout, names = translate(state, layout, where)
+        state = prepare(state)
+        layout, names = translate(state, layout, where, *_layouts(backbone))
     report = WeightsReport(layout=layout)
     report.skipped.update({name: "not among the weights" for name in other})
 
     wanted = {
-        name: tensor for name, tensor in backbone.state_dict().items() if not name.endswith(_BUFFERS)
+        f"{place}{name}": tensor
+        for place, part in parts.items()
+        for name, tensor in ({} if part is None else part.state_dict()).items()
+        if not name.endswith(_BUFFERS)
     }
-    if head is not None:
-        wanted.update({f"head.{name}": tensor for name, tensor in head.state_dict().items()})
+    skipped_parts = tuple(part for part in ("head.", "relations.") if parts.get(part) is None)
     values: dict[str, Tensor] = {}
     found: set[str] = set()
     for theirs, value in state.items():
         ours = names.get(theirs)
-        reason = _skipped(theirs, value, ours, head is None)
+        reason = _skipped(theirs, value, ours, skipped_parts)
         if reason is not None:
             report.skipped[theirs] = reason
         elif ours is None or ours not in wanted:
@@ -115,8 +144,8 @@ def load_backbone_weights(
             if fitted.dim() == 5 and (value.shape[2] if value.ndim == 5 else 1) < fitted.size(2):
                 report.inflated[ours] = fitted.size(2)
 
-    if affine:
-        filled = _affine(backbone, found)
+    if affine or layout in GAINLESS:
+        filled = _affine(backbone, found) if affine else _gains(wanted, found)
         report.filled += filled
         values.update(filled)
     missing = [name for name in wanted if name not in found and name not in values]
@@ -137,12 +166,16 @@ def load_backbone_weights(
 
 
 def _torchvision_names(names: Iterable[str]) -> dict[str, str]:
-    """A mapping from torchvision's names to ours."""
+    """A mapping from torchvision's names (or kylemin's for its ``s3d``) to ours."""
     ours = {}
     for name in names:
-        top, _, rest = name.partition(".")
+        theirs = name
+        if name.startswith(("base.", "fc.0.")):
+            for old, new in KYLEMIN:
+                theirs = re.sub(old, new, theirs)
+        top, _, rest = theirs.partition(".")
         if not name.endswith(_BUFFERS):
-            ours[name] = f"head.{rest}" if top in CLASSIFIERS else f"network.{name}"
+            ours[name] = f"head.{rest}" if top in CLASSIFIERS else f"network.{theirs}"
     return ours
 
 
@@ -173,13 +206,23 @@ def _downloaded(weights: WeightsEnum) -> Path:
     return path
 
 
-def _skipped(name: str, value: Any, ours: str | None, skip_head: bool) -> str | None:
+def _layouts(backbone: torch.nn.Module) -> tuple[Mapping[str, Rules], str]:
+    """The layouts of a backbone, and what it is."""
+    for kind, layouts in _INCEPTION_LAYOUTS.items():
+        if isinstance(backbone, kind):
+            return layouts, kind.__name__
+    return LAYOUTS, "ResNet"
+
+
+def _skipped(name: str, value: Any, ours: str | None, without: tuple[str, ...]) -> str | None:
     """Why an entry of a file is not needed; :obj:`None` if it is."""
     if ours is not None:
-        return "classifier" if skip_head and ours.startswith("head.") else None
+        return "classifier" if ours.startswith(without or ("?",)) else None
+    if name.startswith("text_module."):
+        return "text module"
     if name.endswith(_BUFFERS):
         return "counter or index"
-    if name.endswith("_momentum"):
+    if name.endswith(("_momentum", "/Momentum")):
         return "momentum of the optimizer"
     if name in _COUNTERS or not isinstance(value, (Tensor, np.ndarray)):
         return "not a weight"
@@ -197,10 +240,9 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
     if value.dim() == 4 and target.dim() == 5:
         value = value.unsqueeze(2)  # of an image network: [out, in, H, W]
     elif value.dim() != target.dim():
-        # A linear layer stored as a convolution or the reverse: shapes differ in size-1 dimensions.
-        sides = shape + [1] * (target.dim() - len(shape))
-        if all(side == 1 for side in sides[target.dim() :]):
-            value = value.reshape(sides[: target.dim()])
+        # A linear layer stored as a convolution, a vector as [1, C]: shapes differ in sides of 1.
+        if [side for side in shape if side != 1] == [side for side in expected if side != 1]:
+            value = value.reshape(expected)
     if value.dim() == 5 and target.dim() == 5 and value.size(2) == 1:
         frames = target.size(2)
         value = value.expand(-1, -1, frames, -1, -1) / frames
@@ -213,6 +255,12 @@ def _fit(value: Any, target: Tensor, ours: str) -> Tensor:
     if ours.endswith("running_var") and (value < 0).any():
         raise ValueError("expected variances, got negative numbers")
     return value
+
+
+def _gains(wanted: Mapping[str, Tensor], found: set[str]) -> dict[str, Tensor]:
+    """Gains of norms which the file has only an offset of."""
+    gains = {name for name in wanted if name.endswith(".bn.weight")} - found
+    return {n: torch.ones_like(wanted[n]) for n in gains if n.replace("weight", "bias") in found}
 
 
 def _affine(backbone: torch.nn.Module, found: set[str]) -> dict[str, Tensor]:
