@@ -32,6 +32,7 @@ from rstg_pyg.backbones import (
     BNInception,
     ECOLite,
     FrozenBatchNorm,
+    OffsetBatchNorm,
     SimpleConv,
     TorchvisionVideo,
     VideoResNet,
@@ -87,21 +88,23 @@ def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:
     )
 
 
-#: Networks, and the epsilons of their norms.
-_INCEPTIONS: dict[str, tuple[Callable[..., torch.nn.Module], float]] = {
-    "bn_inception": (BNInception, 1e-5),
-    "eco_lite": (ECOLite, 1e-5),
-    "inception_i3d": (inception_i3d, 1e-3),
-    "s3dg": (s3dg, 1e-3),
+#: Networks, the epsilon of their norms, and what makes a norm with batch statistics. (Published I3D and
+#: S3D-G keep 0.999 of their statistics, which takes thousands of steps.)
+_INCEPTIONS: dict[str, tuple[Callable[..., torch.nn.Module], float, Callable[..., torch.nn.Module]]] = {
+    "bn_inception": (BNInception, 1e-5, torch.nn.BatchNorm3d),
+    "eco_lite": (ECOLite, 1e-5, torch.nn.BatchNorm3d),
+    "inception_i3d": (inception_i3d, 1e-3, torch.nn.BatchNorm3d),
+    "s3dg": (s3dg, 1e-3, OffsetBatchNorm),
 }
 
 
 def _inception(backbone: InceptionConfig, data: Data) -> torch.nn.Module:
-    make, eps = _INCEPTIONS[backbone.kind]
+    make, eps, batch = _INCEPTIONS[backbone.kind]
     if data.channels != 3:
         raise ValueError(f"Expected clips of red, green, blue for '{backbone.kind}' (got gray ones)")
-    frozen = {"norm": functools.partial(FrozenBatchNorm, eps=eps)} if backbone.norm == "frozen" else {}
-    return make(width=backbone.width, **frozen)
+    frozen = functools.partial(FrozenBatchNorm, eps=eps)
+    moving = functools.partial(batch, eps=eps, momentum=0.1)
+    return make(width=backbone.width, norm=frozen if backbone.norm == "frozen" else moving)
 
 
 def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:

@@ -72,12 +72,15 @@ def test_a_batch_of_which_nothing_could_be_read_counts_for_nothing():
     assert task.loss(batch[0], torch.tensor([0])) > 0  # the label of a class
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "multistep"])
 def test_the_schedule(schedule):
     """Warm-up of a tenth of 40 steps."""
-    task = task_of(40, warmup=0.1, schedule=schedule)
-    cosine = [0.5 * (1 + math.cos(math.pi * step / 40)) for step in range(41)]
-    after = cosine if schedule == "cosine" else [1.0] * 41
+    task = task_of(40, warmup=0.1, schedule=schedule, milestones=[0.5, 0.75])
+    after = {
+        "cosine": [0.5 * (1 + math.cos(math.pi * step / 40)) for step in range(41)],
+        "constant": [1.0] * 41,
+        "multistep": [1.0] * 20 + [0.1] * 10 + [0.01] * 11,
+    }[schedule]
     rates = [task._rate(step) for step in range(41)]
     assert rates[:4] == pytest.approx([after[i] * (i + 1) / 4 for i in range(4)])
     assert rates[4:] == pytest.approx(after[4:])
