@@ -19,7 +19,7 @@ NEEDS_DATA = "needs the data"
 CLASSES = 174
 #: Overrides of ``--demo``: smaller clips and fewer epochs than the demos of the configs, so that a row
 #: takes some minutes of one CPU core.
-DEMO = ("data.short_side=36", "data.crop_size=32", "train.epochs=5", "train.validate_every=250")
+DEMO = ("data.short_side=36", "data.crop_size=32", "train.epochs=4", "train.validate_every=250")
 
 
 class SomethingRow(NamedTuple):
