@@ -20,6 +20,7 @@ from rstg_pyg.train.paper.something import (
     NEEDS_DATA,
     SOMETHING_ROWS,
     full_size,
+    page,
     write_something_table,
 )
 from rstg_pyg.train.reproduce import main
@@ -159,3 +160,10 @@ def test_a_row_from_nothing(tmp_path, monkeypatch, capsys):
     assert main(["something"]) == 0
     out = capsys.readouterr().out
     assert "nothing to run" in out and out.count(NEEDS_DATA) >= 2 * len(SOMETHING_ROWS)
+
+
+def test_the_manual_has_the_table_as_it_is_written():
+    manual = (Path(__file__).parents[3] / "docs/something_something.md").read_text(encoding="utf-8")
+    lines = [line for line in page({}, demo=False).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 * (len(SOMETHING_ROWS) + 2)
+    assert set(lines) <= set(manual.splitlines())
