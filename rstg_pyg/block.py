@@ -100,9 +100,7 @@ class RSTGBlock(torch.nn.Module):
                 )
         hidden_channels = channels if hidden_channels is None else hidden_channels
         out_channels = channels if out_channels is None else out_channels
-        check_numbers(
-            1, channels=channels, hidden_channels=hidden_channels, out_channels=out_channels
-        )
+        check_numbers(1, channels=channels, hidden_channels=hidden_channels, out_channels=out_channels)
         if isinstance(out_norm, str):
             if out_norm != "auto":
                 raise ValueError(

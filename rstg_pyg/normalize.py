@@ -189,9 +189,7 @@ class PerGraph(torch.nn.Module):
         """Resets the wrapped module."""
         reset(self.module)
 
-    def forward(
-        self, x: Tensor, batch: Optional[Tensor] = None, size: Optional[int] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, batch: Optional[Tensor] = None, size: Optional[int] = None) -> Tensor:
         """"""
         return normalize(self.module, self.how, x, batch, size)
 

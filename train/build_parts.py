@@ -112,7 +112,7 @@ def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:
 
 
 #: Functions that build a backbone, by ``model.backbone.kind``.
-_BACKBONES = {
+_BACKBONES: dict[str, Callable[[Any, Data], torch.nn.Module]] = {
     "simple_conv": _simple_conv,
     "c2d": _resnet,
     "i3d": _resnet,
@@ -128,7 +128,7 @@ def build_head(head: Head, feature_map: Tensor) -> torch.nn.Module:
 
 
 def _lstm(head: LSTMHeadConfig, feature_map: Tensor) -> LSTMHead:
-    size = tuple(feature_map.shape[-2:]) if head.spatial else None
+    size = (feature_map.size(-2), feature_map.size(-1)) if head.spatial else None
     norm = head.in_norm == "batch"
     return LSTMHead(feature_map.size(1), head.hidden_channels, size, in_norm=norm)
 

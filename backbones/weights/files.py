@@ -11,24 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rstg_pyg.backbones.weights.report import WeightsReport
+from rstg_pyg.backbones.weights.report import WeightsError
+from rstg_pyg.backbones.weights.tensorflow import read_variables
 
 #: Keys of checkpoints that hold the weights.
 CONTAINERS = ("model_state", "state_dict", "model", "blobs")
 #: Prefixes that wrappers add to every name.
 PREFIXES = ("module.", "model.")
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be read, or that do not fit the network.
-
-    Attributes:
-        report: What happened to every tensor, if the file could be read.
-    """
-
-    def __init__(self, message: str, report: WeightsReport | None = None):
-        super().__init__(message)
-        self.report = report
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
@@ -49,9 +38,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix in (".npz", ".index") or path.with_name(f"{path.name}.index").is_file():
-        from rstg_pyg.official.variables import load_variables  # it imports WeightsError from here
-
-        return dict(load_variables(path))
+        return dict(read_variables(path))
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:

@@ -48,8 +48,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from rstg_pyg.backbones.weights.files import WeightsError
 from rstg_pyg.backbones.weights.inception import INCEPTION_PLACES, INCEPTION_VALUES
+from rstg_pyg.backbones.weights.report import WeightsError
 
 #: A layout's rules: patterns of their names, and our names.
 Rules = dict[str, str]

@@ -15,7 +15,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 from rstg_pyg.backbones.bn_inception import BNInception, ECOLite
 from rstg_pyg.backbones.inception import InceptionVideo
 from rstg_pyg.backbones.torchvision_video import CLASSIFIERS, TorchvisionVideo, network_weights
-from rstg_pyg.backbones.weights.files import WeightsError, read_tensors, unwrap
+from rstg_pyg.backbones.weights.files import read_tensors, unwrap
 from rstg_pyg.backbones.weights.inception import (
     BN_INCEPTION_LAYOUTS,
     ECO_LAYOUTS,
@@ -25,7 +25,7 @@ from rstg_pyg.backbones.weights.inception import (
     prepare,
 )
 from rstg_pyg.backbones.weights.layouts import LAYOUTS, Rules, translate
-from rstg_pyg.backbones.weights.report import WeightsReport
+from rstg_pyg.backbones.weights.report import WeightsError, WeightsReport
 
 _INCEPTION_LAYOUTS: dict[type, Mapping[str, Rules]] = {
     BNInception: BN_INCEPTION_LAYOUTS,

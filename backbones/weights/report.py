@@ -69,3 +69,15 @@ class WeightsReport:
 
 def _some(items: list[str]) -> str:
     return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, or that do not fit the network.
+
+    Attributes:
+        report: What happened to every tensor, if the file could be read.
+    """
+
+    def __init__(self, message: str, report: WeightsReport | None = None):
+        super().__init__(message)
+        self.report = report

@@ -199,9 +199,9 @@ def test_configs_in_old_checkpoints_mean_the_same(name):
     """They are read as they were, and are those of the shipped files, which say what they rely on.
     Only the precision is no longer said where the machine may choose it.
     """
-    cfg, _, size = name.partition(" ")
+    cfg, *overrides = name.split(" ")
     before = parse_config(RECORDED[name], "old.ckpt")
-    now = differences(to_dict(before), to_dict(load_config(cfg, [size] if size else [])))
+    now = differences(to_dict(before), to_dict(load_config(cfg, overrides)))
     assert now in ([], ["trainer.precision ('32-true' against 'auto')"])
     changed = differences(RECORDED[name], common(to_dict(before), RECORDED[name]))
     assert all(line.startswith("model.rstg.out_norm ('auto' against") for line in changed)
