@@ -61,6 +61,13 @@ def test_full_size_is_the_public_code_s(name, parameters, multiply_adds):
     assert SOMETHING_ROWS[name].known[0] == pytest.approx(parameters / 1e6, abs=0.006)
 
 
+@pytest.mark.parametrize("name", ["i3d_inception", "s3dg"])
+@pytest.mark.parametrize("demo", [True, False])
+def test_graphs_go_into_any_stage(name, demo):
+    graph = "model.rstg={places: [mixed_3c, mixed_4c], hidden_channels: 16, scales: [2, 1]}"
+    check_model(load_config(SOMETHING_ROWS[name].cfg, [graph], demo=demo))
+
+
 @pytest.mark.parametrize(
     "row, recording",
     [
