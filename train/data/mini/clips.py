@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rstg_pyg.train.data.mini.scenes import EVENTS, Array, Body, Draws, Stage, smooth_noise
+from rstg_pyg.train.data.parallel import in_processes
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
 
@@ -30,6 +30,7 @@ VERSION = 1
 _VIDEOS = "20bn-something-something-v1"
 _LIST = "something-something-v1-{}.csv"
 _RECORD = "mini-something.json"
+_FEW = 500  # clips that one process has rendered before others have begun
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def write_mini_something(
     train: int = 4000,
     validation: int = 1000,
     test: int = 0,
-    num_threads: int = 2,
+    num_workers: int = 2,
     **options,
 ) -> Path:
     """Renders *mini-something* into a folder, in the layout of Something-Something v1.
@@ -190,7 +191,7 @@ def write_mini_something(
         train: Number of clips of the training split. Classes take turns in every split.
         validation: The same of the validation split.
         test: The same of the test split, whose list has no labels, as in the real data.
-        num_threads: Threads that render.
+        num_workers: Processes that render, where there are many clips.
         **options: Arguments of :class:`MiniSomething`.
 
     Returns:
@@ -214,7 +215,7 @@ def write_mini_something(
         prefix = f".{folder.name}.rendering-"
         with TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
             whole = Path(temporary) / folder.name
-            _write(whole, clips, counts, num_threads)
+            _write(whole, clips, counts, num_workers)
             write_atomically(
                 whole / _RECORD, lambda p: p.write_text(json.dumps(record, indent=1) + "\n")
             )
@@ -228,7 +229,7 @@ def write_mini_something(
     return folder
 
 
-def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_threads: int) -> None:
+def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_workers: int) -> None:
     """Writes the lists and the clips, whose ids count from 1 through the splits."""
     (folder / _VIDEOS).mkdir(parents=True)
     lists: dict[str, list[str]] = {"labels": sorted(EVENTS)}
@@ -240,19 +241,21 @@ def _write(folder: Path, clips: MiniSomething, counts: dict[str, int], num_threa
             lists.setdefault(split, []).append(line)
     for name, lines in lists.items():
         (folder / _LIST.format(name)).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    pool = ThreadPoolExecutor(num_threads)
+    for error in in_processes(_write_clip, jobs, num_workers if len(jobs) > _FEW else 1):
+        if error is not None:
+            raise error
+
+
+def _write_clip(job: tuple[Path, MiniSomething, str, int]) -> OSError | None:
+    """Writes the frames of one clip; returns the error if it cannot."""
+    folder, clips, split, item = job
     try:
-        for _ in pool.map(lambda job: _write_clip(*job), jobs):
-            pass  # raises what a thread raised
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing is waited for but what has begun
-
-
-def _write_clip(folder: Path, clips: MiniSomething, split: str, item: int) -> None:
-    """Writes the frames of one clip."""
-    folder.mkdir()
-    for i, frame in enumerate(clips.render(split, item), start=1):
-        Image.fromarray(frame).save(folder / f"{i:05d}.jpg", quality=90)
+        folder.mkdir()
+        for i, frame in enumerate(clips.render(split, item), start=1):
+            Image.fromarray(frame).save(folder / f"{i:05d}.jpg", quality=90)
+    except OSError as e:
+        return e
+    return None
 
 
 def _is_written(folder: Path, record: dict) -> bool:

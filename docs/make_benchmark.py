@@ -1,0 +1,92 @@
+"""Writes the measured parts of ``docs/benchmark.md`` anew from the files in ``docs/results``:
+``python docs/make_benchmark.py``. They stand between ``<!-- begin NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rstg_pyg.train.benchmarking.tables import section_table
+from rstg_pyg.train.text_tables import as_markdown
+
+DOCS = Path(__file__).resolve().parent
+_BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def result(name: str) -> Any:
+    """A result file."""
+    return json.loads((DOCS / "results" / name).read_text(encoding="utf-8"))
+
+
+def page(text: str) -> str:
+    """The page with all measured parts anew."""
+    benchmark = result("benchmark/benchmark.json")
+    rows = benchmark["rows"]
+    blocks = {
+        "answer": _answer([row for row in rows if row["section"] == "network"]),
+        "machine": "\n".join(f"- {line}" for line in (benchmark["machine"], *benchmark["notes"])),
+        "readers": _readers(result("readers.json")),
+        "speed": _speed(result("speed.json")),
+    }
+
+    def block(match: re.Match) -> str:
+        name = match[2]  # other ones are sections of the benchmark
+        return f"{match[1]}{blocks[name] if name in blocks else section_table(rows, name)}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def _answer(rows: list[dict[str, Any]]) -> str:
+    """How much longer a step and inference take with each layer, in the networks of the benchmark."""
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        lines += [f"{case[0].upper()}{case[1:]}:", ""]
+        times = {(row["variant"], row["pass"]): row["ms"] for row in rows if row["case"] == case}
+        names = list(dict.fromkeys(name for name, _ in times))
+        for name in names[1:]:
+            train, infer = (
+                100 * (times[name, how] / times[names[0], how] - 1)
+                for how in ("forward + backward", "forward")
+            )
+            lines.append(f"- {name}: {train:+.0f} % in training, {infer:+.0f} % in inference")
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _readers(found: dict[str, Any]) -> str:
+    """Clips per second of every reader; each cell's best one in bold."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in found["rows"]:
+        cells.setdefault(row["reader"], {})[f"{row['data']}, {row['frames']}"] = row
+    titles = list(cells["rstg_pyg"])
+    best = {t: max(c[t]["clips_per_second"] for c in cells.values() if t in c) for t in titles}
+    table = []
+    for reader, row in cells.items():
+        line: dict[str, Any] = {"clips/s": reader}
+        for title in titles:
+            if title in row:
+                rate = row[title]["clips_per_second"]
+                text = f"{rate:.1f} ± {row[title]['spread'] / 2:.0%}"
+                line[title] = f"**{text}**" if rate == best[title] else text
+        table.append({**dict.fromkeys(["clips/s", *titles]), **line})
+    versions = {**found["compared"], "torch": found["versions"]["torch"]}
+    about = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"{as_markdown(table, titles)}\n\n{found['device']}; {about}."
+
+
+def _speed(found: dict[str, Any]) -> str:
+    """Before and after."""
+    table = [
+        {"what": what, "before, ms": f"{row['before']:.0f}", "now, ms": f"{row['now']:.0f}",
+         "ratio": f"{row['before'] / row['now']:.2f}"}
+        for what, row in found["rows"].items()
+    ]  # fmt: skip
+    return as_markdown(table, ("before, ms", "now, ms", "ratio"))
+
+
+if __name__ == "__main__":
+    path = DOCS / "benchmark.md"
+    path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
