@@ -47,7 +47,7 @@ def results_table() -> str:
                 f"{100 * run['top5']:.1f}",
                 str(run.get("steps", "")),
                 seconds,
-                run["device"],
+                run["device"].replace("(R)", "").replace(" Processor", ""),
             )
             rows.append(f"| {' | '.join(cells)} |")
         out.append(f"## {data}\n\n{protocol}\n\n" + "\n".join(rows))
