@@ -20,11 +20,20 @@ class ConvStage(torch.nn.Module):
         out_channels: Channels of the output.
         padding: Zero padding of the convolution, in pixels.
         pool: Whether to halve the map by max pooling.
+        difference: Whether the convolution also takes each frame's difference from the one before.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, padding: int = 0, pool: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        padding: int = 0,
+        pool: bool = True,
+        difference: bool = False,
+    ):
         super().__init__()
-        self.conv = torch.nn.Conv2d(in_channels, out_channels, 3, padding=padding)
+        self.difference = difference
+        self.conv = torch.nn.Conv2d(in_channels * (1 + difference), out_channels, 3, padding=padding)
         self.pool = torch.nn.MaxPool2d(2) if pool else None
         self.reset_parameters()
 
@@ -35,6 +44,9 @@ class ConvStage(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
+        if self.difference:
+            before = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
+            x = torch.cat([x, x - before], dim=1)
         frames = _channels_last(x.transpose(1, 2).flatten(0, 1))
         if x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
             frame = self.conv.out_channels * frames.size(2) * frames.size(3)
@@ -74,6 +86,9 @@ class SimpleConv(torch.nn.Module):
         padding: Zero padding of every convolution. (default: 0)
         pool: Whether each stage ends with 2 x 2 max pooling; one value for all or one per stage.
             (default: ``True``)
+        difference: Whether the first stage takes, beside every frame, its difference from the frame
+            before (zero in the first frame), so that the map tells motion as well. Such a network does
+            not run on streams. (default: ``False``)
 
     Shapes:
         - **input:** clips :math:`(B, C, T, H, W)`
@@ -83,17 +98,17 @@ class SimpleConv(torch.nn.Module):
         ValueError: If ``pool`` does not have one value per stage.
     """
 
-    #: Frames do not depend on each other, so clips can be fed as a stream.
-    per_frame = True
-
     def __init__(
         self,
         in_channels: int = 1,
         filters: Sequence[int] = (512, 512, 512),
         padding: int = 0,
         pool: bool | Sequence[bool] = True,
+        difference: bool = False,
     ):
         super().__init__()
+        #: Whether frames do not depend on each other, so that clips can be fed as a stream.
+        self.per_frame = not difference
         pools = [pool] * len(filters) if isinstance(pool, bool) else list(pool)
         if len(pools) != len(filters):
             raise ValueError(
@@ -103,7 +118,9 @@ class SimpleConv(torch.nn.Module):
         widths = [in_channels, *filters]
         self.stages = torch.nn.ModuleDict(
             {
-                f"conv{i}": ConvStage(widths[i], widths[i + 1], padding, pools[i])
+                f"conv{i}": ConvStage(
+                    widths[i], widths[i + 1], padding, pools[i], difference=difference and i == 0
+                )
                 for i in range(len(filters))
             }
         )

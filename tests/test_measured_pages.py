@@ -70,3 +70,22 @@ def test_the_syncmnist_page_has_the_table_that_the_committed_runs_give(tmp_path)
     for percent, path in trials:
         top1 = json.loads((ROOT / "docs" / path).read_text())["top1"]
         assert abs(100 * top1 - float(percent)) <= 0.051
+
+
+def test_the_trials_on_vectors_come_from_the_committed_results():
+    page = (ROOT / "docs/syncmnist.md").read_text()
+    results = json.loads((ROOT / "docs/results/syncmnist/small/vectors.json").read_text())
+    measured = set()
+    for trial in results["trials"]:
+        known = trial["known"].replace("positions", "position").replace("steps", "step")
+        known = "position and step" if known == "both" else known
+        known += f", positions with noise of {trial['noise']:.1f} pixels" if trial["noise"] else ""
+        videos = f"{trial['steps'] * results['batch']:,}"
+        network = f"{trial['network']}, width {trial['width']}"
+        last = f"{trial['curve'][-1][2]:.1f}"
+        measured.add((str(trial["digits"]), known, network, videos, last))
+    rows = re.findall(r"^\| (\d) \| (.+) \| (.+) \| ([\d,]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert len(rows) == len(results["trials"]) and set(rows) == measured
+    errors = results["features"]["position_rmse_pixels"]
+    assert f"error of {errors['all 14 nodes']:.1f} pixels" in page
+    assert f"of scale 1 with {errors['the node of scale 1']:.1f}." in page

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from rstg_pyg import RelationHead, VideoClassifier
+from rstg_pyg.backbones import WeightsError, read_tensors
 from rstg_pyg.train.build_parts import build_backbone, build_block, build_head, named
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.data.label_files import find_label_files
 from rstg_pyg.train.data.mini import VERSION, write_mini_something
+from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.something import SomethingSomething
-from rstg_pyg.train.data.syncmnist import SyncMNIST, cache_folder, load_digits
+from rstg_pyg.train.data.syncmnist import SyncMNIST, as_paths, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import ClipsConfig, FolderConfig, SomethingConfig, SyncMNISTConfig
 
@@ -116,7 +118,9 @@ def builtin_folder(data: SomethingConfig) -> Path:
 
 
 def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
-    """SyncMNIST. Validation uses training digits in other videos, testing uses other digits."""
+    """SyncMNIST. Validation uses training digits in other videos, testing uses other digits, in
+    generated videos or in those of a file (``data.paths``).
+    """
     digits = load_digits("test" if split == "test" else "train", data.digits, data.root)
     arguments = dict(
         num_videos=getattr(data, _LENGTHS[split]),
@@ -130,6 +134,12 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
         max_step=data.max_step,
         none_probability=data.none_probability,
     )
+    if split == "test" and data.paths is not None:
+        file = str(home(data.paths))
+        try:
+            arguments["paths"] = as_paths(read_tensors(file), file)
+        except WeightsError as e:
+            raise UserError(f"data.paths: {e}") from e
     return SyncMNIST(digits, split, **{**arguments, **changes})
 
 

@@ -71,7 +71,9 @@ def build_backbone(config: Config) -> torch.nn.Module:
 
 
 def _simple_conv(backbone: SimpleConvConfig, data: Data) -> SimpleConv:
-    return SimpleConv(data.channels, backbone.filters, backbone.padding, backbone.pool)
+    return SimpleConv(
+        data.channels, backbone.filters, backbone.padding, backbone.pool, backbone.difference
+    )
 
 
 def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:

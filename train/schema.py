@@ -61,6 +61,8 @@ class SyncMNISTConfig(Section):
     train_videos: Many = 600_000
     val_videos: Many = 2_000
     test_videos: Many = 10_000
+    #: Test on the digits and paths of this file instead (the authors' predefined_path_test.pickle).
+    paths: str | None = None
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
     mean: Number = 0.0
     std: Positive = 1.0

@@ -85,6 +85,7 @@ class SimpleConvConfig(Section):
     filters: Annotated[list[PositiveInt], Field(min_length=1)] = default(SimpleConv, "filters")
     padding: FewOrNone = default(SimpleConv, "padding")
     pool: bool | list[bool] = default(SimpleConv, "pool")
+    difference: bool = default(SimpleConv, "difference")
 
 
 class ResNetConfig(Section):

@@ -55,6 +55,17 @@ def test_equals_plain_layers_per_frame(in_channels, padding, pool, size, block_s
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
 
 
+def test_difference_from_the_frame_before():
+    torch.manual_seed(0)
+    backbone = SimpleConv(2, (4, 5), difference=True)
+    clip = torch.randn(3, 2, 4, 12, 12)
+    before = clip[:, :, [0, 0, 1, 2]]
+    plain = SimpleConv(4, (4, 5))
+    plain.load_state_dict(backbone.state_dict())
+    torch.testing.assert_close(backbone(clip), plain(torch.cat([clip, clip - before], dim=1)))
+    assert plain.per_frame and not backbone.per_frame
+
+
 def test_reset():
     stage = SimpleConv(1, (4, 4)).stages["conv1"]
     torch.manual_seed(1)

@@ -23,7 +23,7 @@ _DATA = ("num_classes", "mean", "std")
 _FREE = ("model.backbone.weights", "model.grad_checkpointing", "model.dropout")
 #: Settings that may change between a run and its continuation.
 _MAY_CHANGE = (
-    *("name", "data.root", "data.num_workers", "data.on_error", "data.test_videos"),
+    *("name", "data.root", "data.num_workers", "data.on_error", "data.test_videos", "data.paths"),
     *("trainer.", "train.log_every"),
 )
 _METADATA = "rstg_pyg"

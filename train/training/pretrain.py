@@ -1,4 +1,6 @@
-"""Pre-training of the backbone on single frames, without the graph: which digit is where?"""
+"""Pre-training of the backbone on frames, without the graph: which digit is where, and (if the backbone
+takes differences of frames) how far did it move?
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _BACKGROUND = 0.1
 def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> dict[str, float]:
     """Trains the backbone to predict which digit is centered in which cell of its map, and where.
 
-    Uses single frames of training digits; the labels of the main task are not used.
+    Uses single frames of training digits (pairs of frames for a backbone that takes differences); the
+    labels of the main task are not used.
 
     Args:
         model: The network.
@@ -38,14 +41,17 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
     """
     begin = time.perf_counter()
     settings = config.pretrain
-    frames = build_dataset(config, "train", num_frames=1, seed=config.data.seed + 1).to(device)
+    per_video = 4 if config.model.backbone.difference else 1  # frames of which the loss is taken
+    count = per_video + config.model.backbone.difference
+    frames = build_dataset(config, "train", num_frames=count, seed=config.data.seed + 1).to(device)
+    batch_size = max(settings.batch_size // per_video, 1)
     filters = Filters(model.backbone, config).to(device)
     optimizer = torch.optim.AdamW(filters.parameters(), lr=settings.lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps)
     steps = range(settings.steps)
     hidden = not (config.trainer.progress_bar and on_terminal())
     for step in track(steps, "pre-training", transient=True, disable=hidden):
-        items = torch.arange(settings.batch_size, device=device) + step * settings.batch_size
+        items = torch.arange(batch_size, device=device) + step * batch_size
         videos = frames.videos(items)
         batch = videos.clips, videos.classes, videos.corners
         loss, accuracy = filters(*batch)
@@ -74,7 +80,9 @@ class Filters(torch.nn.Module):
     the class of the digit centered in the cell (or none) and the offset of its center from the cell's.
 
     Losses: a cross-entropy in which a digit is the target of the cells around its center, weighted by
-    distance, and the squared error of the offsets.
+    distance, and the squared error of the offsets. For a backbone that takes differences of frames also
+    the squared error of the digits' steps, in cells, by the same weights, and zero in other cells: so
+    the sum over a region is the step of the digit in it.
 
     Args:
         backbone: The filters.
@@ -86,23 +94,29 @@ class Filters(torch.nn.Module):
         self.config = config
         self.backbone = backbone
         width = backbone.channels[list(backbone.stages)[-1]]
-        self.readout = torch.nn.Conv2d(width, 1 + 3 * config.data.num_classes, 1)
+        parts = 5 if config.model.backbone.difference else 3
+        self.readout = torch.nn.Conv2d(width, 1 + parts * config.data.num_classes, 1)
 
     def forward(self, clips: Tensor, digits: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and share of digits recognized.
 
         Args:
-            clips: Single frames ``[B, 1, 1, H, W]`` uint8.
+            clips: Frames ``[B, 1, T, H, W]`` uint8. Of a backbone that takes differences, the first one
+                is only there for the second.
             digits: The digits' classes ``[B, D]``.
-            corners: Their top-left pixels ``[B, 1, D, 2]``.
+            corners: Their top-left pixels ``[B, T, D, 2]``.
         """
-        maps = self.readout(self.backbone(normalize(clips, self.config))[:, :, 0])  # [B, 1 + 3 K, h, w]
+        begin = int(self.config.model.backbone.difference)
+        maps = self.backbone(normalize(clips, self.config))[:, :, begin:]
+        maps = self.readout(maps.transpose(1, 2).flatten(0, 1))  # [B, *, h, w], B frames from here on
+        digits = digits.repeat_interleave(corners.size(1) - begin, dim=0)
         data = self.config.data
         classes, side = data.num_classes, maps.size(-1)
         _, first, stride = map_cells(self.config)
-        pixels = (corners[:, 0] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
+        pixels = (corners + data.digit_size / 2) * (data.frame_size / data.canvas_size)
         cell = torch.arange(side, device=maps.device)
-        off = ((pixels.float() - first) / stride).unsqueeze(-1) - cell  # [B, D, 2, side], in cells
+        places = (pixels.float() - first) / stride  # [B, T, D, 2], in cells
+        off = places[:, begin:].flatten(0, 1).unsqueeze(-1) - cell  # [B, D, 2, side]
         near = (1 - off.abs()).clamp(min=0)
         near = near[:, :, 0, :, None] * near[:, :, 1, None, :]  # [B, D, h, w]
         touched = (near > 0).float()
@@ -117,8 +131,12 @@ class Filters(torch.nn.Module):
         logits = maps[:, : classes + 1].log_softmax(1)
         empty = (1 - target.sum(1)).clamp(min=0)
         loss = -(target * logits[:, 1:]).sum() - _BACKGROUND * (empty * logits[:, 0]).sum()
-        errors = maps[:, classes + 1 :].unflatten(1, (2, classes)).transpose(0, 1) - by_class(offsets)
-        loss = loss + (mask * errors.square()).sum()
+        found = maps[:, classes + 1 :].unflatten(1, (-1, classes)).transpose(0, 1)  # [*, B, K, h, w]
+        loss = loss + (mask * (found[:2] - by_class(offsets)).square()).sum()
+        if begin:
+            step = places.diff(dim=1).flatten(0, 1)[..., None, None]  # [B, D, 2, 1, 1]
+            moved = by_class(torch.stack([near * step[:, :, 0], near * step[:, :, 1]]))
+            loss = loss + (found[2:] - moved).square().sum()
         score = torch.einsum("bkhw,bdhw->bdk", logits[:, 1:], near)
         return loss / digits.numel(), (score.argmax(-1) == digits).float().mean()
 

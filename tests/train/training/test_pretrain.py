@@ -22,15 +22,19 @@ def by_hand(filters, config, clips, digits, corners):
     """Loss and accuracy, from the docstring."""
     data = config.data
     (side, first, stride) = map_cells(config)
-    maps = filters.readout(filters.backbone(normalize(clips, config))[:, :, 0])
-    assert maps.shape == (len(clips), 1 + 3 * data.num_classes, side, side)
+    moving = config.model.backbone.difference
+    maps = filters.readout(filters.backbone(normalize(clips, config))[:, :, -1])
+    assert maps.shape == (len(clips), 1 + (5 if moving else 3) * data.num_classes, side, side)
     loss, right = 0.0, 0
-    for b, (kinds, places) in enumerate(zip(digits.tolist(), corners[:, 0])):
+    for b, (kinds, places) in enumerate(zip(digits.tolist(), corners[:, -1])):
+        steps = places - corners[b, 0]  # of two frames
+        steps = steps * (data.frame_size / data.canvas_size / stride)
         logs = maps[b, : 1 + data.num_classes].log_softmax(0)
         scores = torch.zeros(len(kinds), data.num_classes)
         for y in range(side):
             for x in range(side):
                 held = 0.0
+                moved = torch.zeros(2 * data.num_classes)
                 for d, kind in enumerate(kinds):
                     pixels = (places[d] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
                     off_y, off_x = ((pixels - first) / stride - torch.tensor([y, x])).tolist()
@@ -42,7 +46,10 @@ def by_hand(filters, config, clips, digits, corners):
                     shifts = maps[b, 1 + data.num_classes :, y, x]
                     loss += (shifts[kind] - off_y) ** 2 + (shifts[data.num_classes + kind] - off_x) ** 2
                     scores[d] += near * logs[1:, y, x].detach()
+                    moved[kind], moved[data.num_classes + kind] = near * steps[d]
                 loss -= 0.1 * max(0.0, 1 - held) * logs[0, y, x]
+                if moving:
+                    loss += (maps[b, 1 + 3 * data.num_classes :, y, x] - moved).square().sum()
         right += (scores.argmax(1) == torch.tensor(kinds)).sum().item()
     return loss / digits.numel(), right / digits.numel()
 
@@ -53,12 +60,14 @@ def by_hand(filters, config, clips, digits, corners):
         {"model": {"backbone": {"filters": [4, 4, 8]}}},
         {"data": {"frame_size": 24}},
         {"model": {"backbone": {"pool": False, "padding": 0}}},
+        {"model": {"backbone": {"difference": True}}},
     ],
-    ids=["three stages", "larger than the canvas", "every pixel"],
+    ids=["three stages", "larger than the canvas", "every pixel", "steps"],
 )
 def test_the_loss(sections):
     config, model = made(**sections)
-    videos = build_dataset(config, "train", num_frames=1).videos(torch.arange(5))
+    count = 1 + config.model.backbone.difference
+    videos = build_dataset(config, "train", num_frames=count).videos(torch.arange(5))
     batch = videos.clips, videos.classes, videos.corners
     filters = Filters(model.backbone, config)
     loss, accuracy = filters(*batch)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from rstg_pyg.train.data.syncmnist.digits import Digits
 from rstg_pyg.train.data.syncmnist.painting import paint, resize, stretch
+from rstg_pyg.train.data.syncmnist.path_file import Paths, check_paths
 from rstg_pyg.train.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -69,6 +70,9 @@ class SyncMNIST(Dataset):
         max_step: Longest step per frame and axis, in canvas pixels. (default: 10)
         none_probability: Share of videos without a synchronous pair. By default
             :math:`1 / (2 P + 2)` with :math:`P` pairs of classes, as published: 1/92 for ten.
+        paths: Takes digits and their paths from a file instead, see
+            :func:`~rstg_pyg.train.data.syncmnist.path_file.as_paths`; then there are at most as many
+            videos as in it. (default: ``None``)
 
     Raises:
         UserError: If a number is out of range.
@@ -88,6 +92,7 @@ class SyncMNIST(Dataset):
         digit_size: int = 28,
         max_step: int = 10,
         none_probability: float | None = None,
+        paths: Paths | None = None,
     ):
         if not 2 <= num_digits <= 10:
             raise UserError(f"data.num_digits: expected 2 to 10 digits in a video (got {num_digits})")
@@ -129,6 +134,10 @@ class SyncMNIST(Dataset):
         for word in (SPLITS.index(split), 0x53796E63):  # "Sync"
             key = _mix(_mix(key) + word)
         self.key = key
+        self.paths = paths
+        if paths is not None:
+            check_paths(paths, self)
+            self.num_videos = min(num_videos, len(paths.index))
 
     @property
     def origin(self) -> str:
@@ -138,15 +147,17 @@ class SyncMNIST(Dataset):
     @property
     def protocol_text(self) -> str:
         """How videos are evaluated."""
+        if self.paths is not None:
+            return f"single clip, {len(self)} test videos with digits and paths from data.paths"
         seen = "of digits that training never saw" if self.split == "test" else "of training digits"
         return f"single clip, {len(self)} generated videos (data seed {self.seed}) {seen}"
 
     def describe(self) -> str:
         """One line about the videos of this split."""
-        return (
-            f"{len(self):,} generated {self.split} videos (data seed {self.seed}) of "
-            f"{self.num_digits} digits each; {self.digits.detail}"
-        )
+        what = f"generated {self.split} videos (data seed {self.seed})"
+        if self.paths is not None:
+            what = "test videos of data.paths"
+        return f"{len(self):,} {what} of {self.num_digits} digits each; {self.digits.detail}"
 
     def to(self, device: torch.device | str) -> SyncMNIST:
         """Moves the digits, so that videos are generated on ``device``; returns the data set."""
@@ -190,6 +201,9 @@ class SyncMNIST(Dataset):
         if items.device.type == "cpu" and len(items) > CHUNK:
             parts = [self.videos(part) for part in items.split(CHUNK)]
             return Videos(*(torch.cat(field) for field in zip(*parts)))
+        if self.paths is not None:
+            corners, index, _, synchronous = (field.to(items.device)[items] for field in self.paths)
+            return self._painted(index, corners, synchronous)
         draws = _Draws(_mix(self.key + items), self._draws_per_video())
         count, digits = items.numel(), self.num_digits
 
@@ -198,10 +212,13 @@ class SyncMNIST(Dataset):
         classes = self._choose_classes(self.image_classes[first], draws)
         index = (draws.take(digits - 1) * self.class_counts[classes[:, 1:]]).long()
         others = self.by_class[self.class_starts[classes[:, 1:]] + index]
-        images = self.images[torch.cat([first[:, None], others], dim=1)]
         synchronous = draws.take(1)[:, 0] >= self.none_probability
         corners = self._walk(corner, synchronous, draws)
+        return self._painted(torch.cat([first[:, None], others], dim=1), corners, synchronous)
 
+    def _painted(self, index: Tensor, corners: Tensor, synchronous: Tensor) -> Videos:
+        """The videos with these images ``[B, D]`` of digits at these places ``[B, T, D, 2]``."""
+        images, classes = self.images[index], self.image_classes[index]
         frames = resize(stretch(paint(images, corners, self.canvas_size)), self.frame_size)
         high, low = classes[:, :2].amax(1), classes[:, :2].amin(1)
         pair = torch.div(high * (high - 1), 2, rounding_mode="floor") + low
