@@ -27,7 +27,7 @@ TRIALS = [
     (3, "steps", "LSTM", 256, 1000, 0.0),
     (3, "steps", "MLP of two frames", 128, 1000, 0.0),
     (3, "both", "LSTM", 64, 1000, 0.0),
-    (3, "steps", "LSTM", 64, 1000, 0.78125),
+    (3, "steps", "LSTM", 64, 1000, 0.78),
     (5, "steps", "LSTM", 64, 1500, 0.0),
     (5, "steps", "MLP of two frames", 128, 1000, 0.0),
 ]
