@@ -23,6 +23,10 @@ from rstg_pyg.backbones import (
     load_backbone_weights,
     s3dg,
 )
+from rstg_pyg.train.build import build_model
+from rstg_pyg.train.config import load_config
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.training.initial import load_pretrained
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECORDED = {
@@ -177,10 +181,9 @@ def test_kylemin(tmp_path):
     torch.testing.assert_close(other.state_dict(), backbone.state_dict(), rtol=0, atol=0)
 
 
-def test_bn_vectors_of_caffe_and_the_image_classifier():
-    """Vectors may be [1, C]; ImageNet's classifier is skipped; an unknown tensor is not."""
-    backbone = randomized(BNInception(16))
-    model, file = BNInception(16), {"last_linear.weight": torch.rand(9, 256)}
+def caffe_file(backbone):
+    """A file of BN-Inception, with vectors [1, C] in its norms, and ImageNet's classifier."""
+    file = {"last_linear.weight": torch.rand(9, 256)}
     for place, stage in backbone.stages.items():
         for unit, module in stage.named_modules():
             if isinstance(module, torch.nn.BatchNorm3d):
@@ -191,11 +194,28 @@ def test_bn_vectors_of_caffe_and_the_image_classifier():
                 for leaf in ("weight", "bias", "running_mean", "running_var"):
                     file[f"{name}_bn.{leaf}"] = getattr(module, leaf).detach()[None]
     assert {"conv1_7x7_s2.bias", "inception_3c_double_3x3_2_bn.running_var"} <= file.keys()
+    return file
+
+
+def test_bn_inception_of_images(tmp_path, capsys):
+    backbone = randomized(BNInception(16))
+    file, model = caffe_file(backbone), BNInception(16)
     report = load_backbone_weights(model, file)
     assert report.skipped == {"last_linear.weight": "classifier"}
     torch.testing.assert_close(model.state_dict(), backbone.state_dict(), rtol=0, atol=0)
     with pytest.raises(WeightsError, match="unused.*extra"):
         load_backbone_weights(model, {**file, "extra.weight": torch.rand(3)})
+
+    # From a config.
+    torch.save(file, tmp_path / "bn_inception.pth")
+    weights = f"model.backbone.weights={tmp_path / 'bn_inception.pth'}"
+    config = load_config("smt/trn.yaml", ["model.backbone.width=16", weights])
+    trn = build_model(config, 5)
+    load_pretrained(trn, config, list("abcde"))
+    torch.testing.assert_close(trn.backbone.state_dict(), backbone.state_dict(), rtol=0, atol=0)
+    assert "bn_inception: " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^model.backbone.weights: .*do not fit the network"):
+        load_pretrained(build_model(load_config("smt/trn.yaml"), 5), config, list("abcde"))
 
 
 @pytest.mark.parametrize("make", [functools.partial(ECOLite, 16), functools.partial(s3dg, width=16)])
