@@ -10,7 +10,7 @@ import torch
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.files import write_text
-from rstg_pyg.train.paper.table import Cell, read_cell, settings
+from rstg_pyg.train.paper.table import NOT_MEASURED, Cell, read_cell, settings
 from rstg_pyg.train.report import count_flops
 from rstg_pyg.train.text_tables import as_markdown
 
@@ -115,9 +115,10 @@ def page(cells: dict[str, Cell], demo: bool) -> str:
 def _scores(row: SomethingRow, cell: Cell | None, demo: bool) -> dict[str, Any]:
     """A line of the table."""
     line: dict[str, Any] = {"model": row.title, "backbone": row.backbone}
-    line |= {"top-1, paper": row.top1, "top-1, here": cell or NEEDS_DATA}
-    line |= {"top-5, paper": row.top5 or "-", "top-5, here": _top5(cell)}
-    line["protocol"] = "" if cell is None else cell.runs[0].protocol
+    missing = NOT_MEASURED if demo else NEEDS_DATA
+    line |= {"top-1, paper": row.top1, "top-1, here": cell or missing}
+    line |= {"top-5, paper": row.top5 or "-", "top-5, here": _top5(cell) if cell else missing}
+    line["protocol"] = "" if cell is None else cell.runs[0].config.data.protocol
     if demo:
         line["parameters"] = "" if cell is None else f"{cell.runs[0].parameters:,}"
         line["minutes"] = "" if cell is None else f"{cell.seconds / 60:.1f}"
@@ -139,9 +140,7 @@ def _sizes(row: SomethingRow) -> dict[str, Any]:
     }
 
 
-def _top5(cell: Cell | None) -> str:
-    if cell is None:
-        return NEEDS_DATA
+def _top5(cell: Cell) -> str:
     known = [100 * run.top5 for run in cell.runs if run.top5 is not None]
     return f"{sum(known) / len(known):.1f}" if known else "-"
 
