@@ -2,6 +2,7 @@
 
 from rstg_pyg.graphs.frames import frames_to_data
 from rstg_pyg.graphs.grid import complete_graph, multiscale_grid
+from rstg_pyg.graphs.page import attention_page
 from rstg_pyg.graphs.plot import plot_attention, plot_grid, relative_attention
 from rstg_pyg.graphs.pooling import AreaPool, AreaUnpool
 from rstg_pyg.graphs.space_time import space_time_edges
@@ -10,6 +11,7 @@ from rstg_pyg.graphs.temporal import join_sequences
 __all__ = [
     "AreaPool",
     "AreaUnpool",
+    "attention_page",
     "complete_graph",
     "frames_to_data",
     "join_sequences",

@@ -93,7 +93,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--csv", metavar="OUT", help="also write all probabilities shown to a table")
     add("--json", metavar="OUT", help="also write all probabilities shown to a file")
     add("--timeline", metavar="OUT.png", help="with --windows: a picture of the classes over time")
-    add("--overlay", metavar="OUT.gif|OUT.png", help="draw grid and attention on the frames")
+    add("--overlay", metavar="OUT.html|.gif|.png",
+        help="show the attention on the video: a page for the browser, an animation or a picture",
+    )  # fmt: skip
     add("--place", help="which graph the overlay shows (default: the last)")
     add("--stream", action="store_true", help="predict while frames arrive")
     add("--protocol", choices=tuple(PROTOCOLS), help="clips of a video (default: the checkpoint's)")
@@ -111,7 +113,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.windows is not None and (arguments.overlay is not None or arguments.stream):
         raise UserError("--windows: cannot be combined with --overlay or --stream")
     for option, suffixes in {
-        "overlay": (".gif", ".png"), "timeline": (".png",), "csv": (".csv",), "json": (".json",),
+        "overlay": (".html", ".gif", ".png"), "timeline": (".png",), "csv": (".csv",),
+        "json": (".json",),
     }.items():  # fmt: skip
         out = getattr(arguments, option)
         if out is not None:

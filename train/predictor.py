@@ -20,7 +20,8 @@ from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, crop_clips, read_
 from rstg_pyg.train.data.sampling import Times, test_indices
 from rstg_pyg.train.data.sources import FrameSource, open_video
 from rstg_pyg.train.data.transforms import resize_short_side
-from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph, overlay
+from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
+from rstg_pyg.train.drawing.video import draw_video
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import write_atomically
@@ -136,9 +137,12 @@ class Predictor:
         or sigmoid if videos have several labels.
         """
         count = len(logits) if top is None else min(top, len(logits))
-        chances = logits.sigmoid() if getattr(self.model, "multi_label", False) else logits.softmax(0)
-        values, labels = chances.topk(count)
+        values, labels = self.chances(logits).topk(count)
         return [Prediction(i, self.names[i], p) for i, p in zip(labels.tolist(), values.tolist())]
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """Converts logits ``[*, num_classes]`` to probabilities."""
+        return logits.sigmoid() if getattr(self.model, "multi_label", False) else logits.softmax(-1)
 
     def describe(self) -> str:
         """A one-line summary."""
@@ -293,7 +297,8 @@ class Predictor:
         Raises:
             UserError: If the video is missing or damaged, or the graph has no attention.
         """
-        return self._attention(self.middle_clip(video), place)
+        self.check_attention(place)
+        return attention(self.model, self.normalized(self.middle_clip(video)), place)
 
     def check_attention(self, place: str | None = None) -> None:
         """Checks that :meth:`attention` has something to show.
@@ -305,14 +310,11 @@ class Predictor:
             raise UserError("an exported network has no graph to look into; give the run it is from")
         find_graph(self.model, place)
 
-    def _attention(self, clip: Tensor, place: str | None) -> Attention:
-        self.check_attention(place)
-        return attention(self.model, self.normalized(clip), place)
-
     def draw_attention(
         self, video: Video, out: Path, title: str = "", place: str | None = None
     ) -> Attention:
-        """Draws :meth:`attention` on the clip's frames, into a ``.png`` or ``.gif`` file.
+        """Draws :meth:`attention` on the video: a page for the browser (``.html``), or a picture or
+        animation of the clip (``.png``, ``.gif``).
 
         Args:
             video: The video.
@@ -323,15 +325,9 @@ class Predictor:
         Raises:
             UserError: See :meth:`attention`; or if the file cannot be written.
         """
-        source, name = video = _opened(video)
-        clip = self.middle_clip(video)
-        found = self._attention(clip, place)
-        seconds = source.times(name)
-        captions = [
-            f"frame {index + 1}" + ("" if seconds is None else f", {seconds[index]:.2f} s")
-            for index in self.times(video)[0].tolist()
-        ]
-        write_atomically(out, overlay(clip, found, title, captions, out.suffix))
+        video = _opened(video)
+        found = self.attention(video, place)
+        write_atomically(out, draw_video(self, video, found, title, out.suffix))
         return found
 
     def _crops(self, frames: Tensor) -> Tensor:

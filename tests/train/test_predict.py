@@ -217,6 +217,11 @@ def test_a_bad_video_does_not_stop_the_others(here, capsys, monkeypatch, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--stream"]])
 def test_overlays(here, tmp_path, capsys, arguments):
+    page = tmp_path / "x.html"
+    assert main(["frames", "--ckpt", "last.ckpt", "--overlay", str(page), *arguments]) == 0
+    text = page.read_text()
+    assert all(name in text for name in NAMES) and "frame 9 of 9" in text and len(text) < 100_000
+    page.unlink()
     for kind, pages in ((".png", 1), (".gif", 4)):
         out = tmp_path / f"x{kind}"
         assert main(["frames", "--ckpt", "last.ckpt", "--overlay", str(out), *arguments]) == 0
@@ -270,7 +275,7 @@ def test_mistakes_are_named(here, tmp_path, capsys):
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     for arguments, message in (
         (["--top", "0"], "--top: expected at least 1 (got 0)"),
-        (["--overlay", "x.jpg"], "--overlay: expected a name ending in .gif or .png (got x.jpg)"),
+        (["--overlay", "x.jpg"], "--overlay: expected a name ending in .html or .gif or .png"),
         (["--place", "head"], "--place: selects the graph for --overlay"),
         (["--overlay", "x.png", "--place", "res3"], "--place: expected one of head (got 'res3')"),
         (["--overlay", "a.mp4/x.png"], "cannot be written"),

@@ -44,9 +44,8 @@ class Attention:
         region: Corners ``(x0, y0, x1, y1)`` of the nodes' regions, in 0..1, ``[N, 4]``.
         node_type: The scale of each node, ``[N]``.
         edge_index: Sources and targets of the edges, ``[2, E]``.
-        alpha: The coefficients, mean over rounds and heads, ``[T, E]``; those of the edges into one
-            node sum to one.
-        rounds: The number of rounds.
+        coefficients: The coefficients, ``[rounds, T, E, heads]``; those of the edges into one node sum
+            to one.
     """
 
     place: str
@@ -54,8 +53,17 @@ class Attention:
     region: Tensor
     node_type: Tensor
     edge_index: Tensor
-    alpha: Tensor
-    rounds: int
+    coefficients: Tensor
+
+    @property
+    def alpha(self) -> Tensor:
+        """The mean of the coefficients over rounds and heads, ``[T, E]``."""
+        return self.coefficients.mean(dim=(0, 3))
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds."""
+        return len(self.coefficients)
 
     def received(self) -> Tensor:
         """The attention that every node receives, the sum of its coefficients, ``[T, N]``."""
@@ -135,7 +143,6 @@ def attention(model: VideoClassifier, clip: Tensor, place: str | None = None) ->
             for hook in hooks:
                 hook.remove()
         alphas = [conv(*a, **{**k, "return_attention_weights": True})[1][1] for conv, a, k in calls]
-    alpha = torch.stack(alphas).float().mean(dim=(0, -1))  # [K, T, 1, E, heads] to [T, 1, E]
     grid = multiscale_grid(block.pool.scales)
     return Attention(
         place,
@@ -143,8 +150,7 @@ def attention(model: VideoClassifier, clip: Tensor, place: str | None = None) ->
         grid.region,
         grid.node_type,
         block.edge_index.cpu(),
-        alpha[:, 0].cpu(),
-        len(calls),
+        torch.stack(alphas)[:, :, 0].float().cpu(),  # [K, T, 1, E, heads]
     )
 
 
@@ -180,7 +186,7 @@ def overlay(
     count, scales = frames.size(1), len(attention.scales)
     most = max(2, math.ceil(float(attention.relative().max())))
     title = f"{title}\nattention at {attention.place}, mean of {attention.rounds} rounds"
-    names = ["clip", *map(_scale_name, attention.scales)]
+    names = ["clip", *map(scale_name, attention.scales)]
 
     def draw(column: np.ndarray, t: int) -> None:
         """A frame, and the same with each scale drawn on it."""
@@ -216,7 +222,8 @@ def overlay(
     return save_pages([_render(figure)])
 
 
-def _scale_name(scale: tuple[int, int]) -> str:
+def scale_name(scale: tuple[int, int]) -> str:
+    """How a scale is named in pictures."""
     rows, columns = scale
     return "whole frame" if rows == columns == 1 else f"{rows} {TIMES} {columns}"
 

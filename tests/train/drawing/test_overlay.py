@@ -99,7 +99,8 @@ def looked_at(node):
     alpha = torch.full((2, 12), 1 / 3)
     others = edges[1] != node
     alpha[1, others] = (edges[0] == node)[others].float()
-    return Attention("head", ((2, 2),), region, torch.zeros(4, dtype=torch.long), edges, alpha, 1)
+    alpha = alpha[None, ..., None]  # one round, one head
+    return Attention("head", ((2, 2),), region, torch.zeros(4, dtype=torch.long), edges, alpha)
 
 
 def test_the_region_that_all_look_at_is_bright(tmp_path):

@@ -100,7 +100,8 @@ def test_attention_of_regions_by_what_they_hold():
     grid = multiscale_grid((2, 1))
     source = grid.edge_index[0]
     alpha = torch.stack([(source == 0).float(), (source == 3).float()])
-    found = Attention("head", ((2, 2), (1, 1)), grid.region, grid.node_type, grid.edge_index, alpha, 1)
+    alpha = alpha[None, ..., None]  # one round, one head
+    found = Attention("head", ((2, 2), (1, 1)), grid.region, grid.node_type, grid.edge_index, alpha)
     relative = found.relative()[:, :4]
     top_left, top_right, bottom_left = [0.1, 0.1], [0.1, 0.9], [0.9, 0.1]
     # The pair in cells 0 and 1; another digit in 2, and in frame 1 in 1, too.
