@@ -11,17 +11,18 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Color map of attention, and its opacity over the picture.
-COLORS, TINT = "inferno", 0.5
-#: Colors of arrows from and to the outlined region.
-SENDS, LISTENS = "#ffffff", "#2fe6ff"
+#: Colors of attention that is received, of arrows to those that listen, and from those listened to.
+RECEIVED, HEARD, LISTENS = "#ffd400", "#4fc3ff", "#ff6ab8"
+#: Opacity of the largest attention over the picture.
+TINT = 0.6
+#: Attention is called a preference from so many even shares on.
+PREFERS = 1.1
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 _SHEETS = ("#4a6d8c", "#c8553d", "#7a9e5f", "#b08a3e", "#8a6fa0")  # one color per scale
 _INK = "#1a1a1a"
 #: How :func:`plot_grid` draws a frame: horizontal shear, height, distance between sheets.
 _SHEAR, _FLAT, _APART = 0.45, 0.5, 0.85
-_GRAY = (0.299, 0.587, 0.114)
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -69,7 +70,13 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     region, kind = grid.region.double().cpu().numpy(), grid.node_type.cpu().numpy()
     if node is not None and not 0 <= node < len(region):
         raise ValueError(f"Expected 'node' to be from 0 to {len(region) - 1} (got {node})")
-    ax = _new_axes(4.2, 1.2 + 1.4 * (int(kind.max()) + 1)) if ax is None else ax
+    pairs = _pairs(grid)
+    # With many nodes and edges all is finer, on a larger figure.
+    fine = min(1.0, (14 / len(region)) ** 0.5)
+    thin = min(1.0, (45 / max(1, len(pairs))) ** 0.5)
+    larger = 1 / fine**0.6
+    if ax is None:
+        ax = _new_axes(4.2 * larger, (1.2 + 1.4 * (int(kind.max()) + 1)) * larger)
     from matplotlib.collections import LineCollection
     from matplotlib.patches import Polygon
 
@@ -82,9 +89,7 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
             )
         )
         ax.add_patch(
-            Polygon(
-                corners, fill=False, edgecolor=color, linewidth=2.2 if i == node else 0.9, zorder=3
-            )
+            Polygon(corners, fill=False, edgecolor=color, linewidth=2.2 if i == node else 0.9, zorder=3)
         )
     if node is not None and getattr(grid, "pos_map", None) is not None:
         side = round(grid.pos_map.size(1) ** 0.5)
@@ -95,19 +100,30 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
         ax.pcolormesh(mesh[..., 0], mesh[..., 1], heat, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
     centers = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
     places = np.stack([_project(center, k) for center, k in zip(centers, kind)])
-    pairs = _pairs(grid)
     chosen = (pairs == node).any(1) if node is not None else np.ones(len(pairs), bool)
     for shown, color, linewidth, zorder in (
         (~chosen, "#bbbbbb", 0.5, 4),
         (chosen, _INK, 0.8 if node is None else 1.3, 5),
     ):
         if shown.any():
+            strong = zorder == 5 and node is not None
+            between = kind[pairs[shown]][:, 0] != kind[pairs[shown]][:, 1]
+            alpha = np.full(len(between), 0.9) if strong else np.where(between, 0.45, 0.7) * thin**0.4
+            width = linewidth if strong else linewidth * thin**0.5
             lines = places[pairs[shown]]
             ax.add_collection(
-                LineCollection(lines, alpha=0.7, color=color, linewidth=linewidth, zorder=zorder)
+                LineCollection(lines, alpha=alpha, color=color, linewidth=width, zorder=zorder)
             )
     colors = [_SHEETS[k % len(_SHEETS)] for k in kind]
-    ax.scatter(places[:, 0], places[:, 1], s=26, c=colors, edgecolors="white", linewidths=0.8, zorder=6)
+    ax.scatter(
+        places[:, 0],
+        places[:, 1],
+        s=26 * fine,
+        c=colors,
+        edgecolors="white",
+        linewidths=0.8 * fine,
+        zorder=6,
+    )
     for k in np.unique(kind):
         rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
         x, y = _project(np.array((0.0, 0.5)), k)
@@ -167,21 +183,22 @@ def plot_attention(
 ) -> Axes:
     """Draws the attention in one frame on the regions of one scale, over the picture.
 
-    A region's color is the attention that it receives from all nodes, as a multiple of uniform
-    attention (:func:`relative_attention`). The region of this scale that receives the most is
-    outlined. White arrows go from it to the nodes that attend to it most, blue arrows come in from the
-    nodes that it attends to most; a thicker arrow means a larger coefficient.
+    Regions that receive more attention than even shares would give them (:func:`relative_attention`
+    above 1) are tinted yellow. The region of this scale that receives the most is outlined. Blue arrows
+    go from it to the nodes that attend to it most, pink arrows come in from the nodes that it attends
+    to most; thicker means more. Coefficients below 1.1 even shares (one divided by the number of
+    neighbors) have no arrow. Where there are none and no region receives more, it
+    says "no preference".
 
     Args:
         grid: The graph, with ``region``, ``node_type`` and ``edge_index``.
         alpha: The coefficients of its edges ``[E]``, as from ``return_attention_weights=True`` (the
             mean over the heads).
         picture: The frame ``[H, W, 1 or 3]``, uint8. (default: none, gray)
-        ax: Where to draw. (default: the axes of a new figure, ``ax.figure``)
+        ax: Where to draw. (default: the axes of a new figure with a scale, ``ax.figure``)
         scale: The index of the scale in ``scales``.
         arrows: The maximum number of arrows of each kind.
-        most: The value shown in the brightest color; 0 has the darkest. (default: the largest value,
-            at least 2)
+        most: The value that has the strongest tint. (default: the largest value, at least 2)
 
     Returns:
         The axes, from 0 to 1 in both directions, ``y`` downwards.
@@ -204,45 +221,58 @@ def plot_attention(
     if len(nodes) == 0:
         kinds = int(grid.node_type.max())
         raise ValueError(f"Expected 'scale' to be from 0 to {kinds} (got {scale})")
-    ax = _new_axes(3.6, 3.6) if ax is None else ax
-    import matplotlib
+    own = ax is None
+    ax = _new_axes(4.4, 3.6) if ax is None else ax
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, Stroke
 
     alpha = alpha.detach().float().cpu()
     heat = relative_attention(grid.edge_index.cpu(), alpha, len(grid.region))[nodes.cpu()]
     most = max(2.0, float(heat.max())) if most is None else most
-    show_picture(
-        ax, torch.full((1, 1, 1), 128, dtype=torch.uint8) if picture is None else picture, gray=True
-    )
-    colors = matplotlib.colormaps[COLORS]
+    show_picture(ax, torch.full((1, 1, 1), 128, dtype=torch.uint8) if picture is None else picture)
     for (x0, y0, x1, y1), value in zip(grid.region[nodes].tolist(), heat.tolist()):
         cell = (x0, y0), x1 - x0, y1 - y0
-        ax.add_patch(Rectangle(*cell, facecolor=colors(value / most), alpha=TINT, linewidth=0))
+        tint = TINT * min(1.0, max(0.0, value - 1) / (most - 1))
+        ax.add_patch(Rectangle(*cell, facecolor=RECEIVED, alpha=tint, linewidth=0))
         ax.add_patch(Rectangle(*cell, fill=False, edgecolor="white", linewidth=0.7, alpha=0.6))
+    if own:
+        ax.figure.colorbar(
+            attention_colors(most), ax=ax, ticks=[1, most], format=f"%.2g{TIMES}"
+        ).set_label("attention received (1\N{MULTIPLICATION SIGN}: even)")
     best = int(nodes[heat.argmax()])
     outlined = [Stroke(linewidth=3.8, foreground="black"), Normal()]
+    rim = [Stroke(linewidth=2, foreground="black"), Normal()]
+    text: dict[str, Any] = dict(fontsize=7.7, color="white", va="center", path_effects=rim)
+    strongest = _strongest(grid, alpha, best, arrows)
+    if float(heat.max()) < PREFERS and not strongest:
+        ax.text(0.5, 0.5, "no preference", ha="center", **text)
+        return ax
     (x0, y0, x1, y1), inset = grid.region[best].tolist(), 0.013
     frame = Rectangle(
         (x0 + inset, y0 + inset), x1 - x0 - 2 * inset, y1 - y0 - 2 * inset,
         fill=False, edgecolor="white", linewidth=2.0, path_effects=outlined,
     )  # fmt: skip
     ax.add_patch(frame)
-    for source, target, weight in _strongest(grid, alpha, best, arrows):
-        _arrow(ax, grid.region[source].tolist(), grid.region[target].tolist(), weight, source == best)
-    ax.annotate(
-        f"{float(heat.max()):.1f}{TIMES}", (x0, y0), (6, -11), textcoords="offset points",
-        va="center", fontsize=7.7, color="white",
-        path_effects=[Stroke(linewidth=2, foreground="black"), Normal()],
-    )  # fmt: skip
+    for source, target, share in strongest:
+        _arrow(ax, grid.region[source].tolist(), grid.region[target].tolist(), share, source == best)
+    label = f"{float(heat.max()):.1f}{TIMES}"
+    ax.annotate(label, (x0, y0), (6, -11), textcoords="offset points", **text)
     return ax
 
 
-def show_picture(ax: Axes, picture: Tensor, gray: bool = False) -> None:
+def attention_colors(most: float) -> Any:
+    """What a colorbar of :func:`plot_attention` shows: the tint over gray, from 1 to ``most``."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
+
+    tinted = [(1 - TINT) * 0.5 + TINT * channel for channel in to_rgb(RECEIVED)]
+    colors = LinearSegmentedColormap.from_list("attention", [(0.5, 0.5, 0.5), tinted])
+    return ScalarMappable(Normalize(1, most), colors)
+
+
+def show_picture(ax: Axes, picture: Tensor) -> None:
     """Shows a picture ``[H, W, 1 or 3]`` uint8 that fills the axes."""
     pixels = picture.cpu().numpy()
-    if gray and pixels.shape[-1] == 3:
-        pixels = (pixels @ np.array(_GRAY)).round().astype(np.uint8)[..., None]
     pixels = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
     ax.imshow(
         pixels, extent=(0, 1, 1, 0), interpolation="bicubic", aspect=pixels.shape[0] / pixels.shape[1]
@@ -251,23 +281,26 @@ def show_picture(ax: Axes, picture: Tensor, gray: bool = False) -> None:
 
 
 def _strongest(grid: Any, alpha: Tensor, node: int, count: int) -> list[tuple[int, int, float]]:
-    """The strongest edges from and to a node: source, target, coefficient."""
+    """The strongest edges from and to a node that are preferred: source, target, and the coefficient as
+    a multiple of an even share.
+    """
     source, target = grid.edge_index.cpu()
+    share = alpha * target.bincount()[target]
     out = []
     for end in (source, target):
-        edges = ((end == node) & (source != target)).nonzero().view(-1)
-        for edge in edges[alpha[edges].argsort(descending=True)[:count]].tolist():
-            out.append((int(source[edge]), int(target[edge]), float(alpha[edge])))
+        edges = ((end == node) & (source != target) & (share >= PREFERS)).nonzero().view(-1)
+        for edge in edges[share[edges].argsort(descending=True)[:count]].tolist():
+            out.append((int(source[edge]), int(target[edge]), float(share[edge])))
     return out
 
 
-def _arrow(ax: Axes, source: list[float], target: list[float], weight: float, outgoing: bool) -> None:
+def _arrow(ax: Axes, source: list[float], target: list[float], share: float, outgoing: bool) -> None:
     """An arrow between the centers of two regions, with a ring around the end that is not outlined."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.patheffects import Normal, Stroke
 
     ends = [((a + c) / 2, (b + d) / 2) for a, b, c, d in (source, target)]
-    color, other = (SENDS, target) if outgoing else (LISTENS, source)
+    color, other = (HEARD, target) if outgoing else (LISTENS, source)
     radius = 1.8 + 4.0 * (other[2] - other[0])  # points; a larger region has a larger ring
     ax.plot(
         *ends[outgoing], "o", markersize=2 * radius, markerfacecolor="none", markeredgecolor=color,
@@ -275,7 +308,7 @@ def _arrow(ax: Axes, source: list[float], target: list[float], weight: float, ou
     )  # fmt: skip
     if ends[0] == ends[1]:
         return
-    size = 0.9 + 2.2 * weight
+    size = 0.9 + 1.1 * min(2.0, float(np.log2(share)))
     arrow = FancyArrowPatch(
         *ends,
         connectionstyle="arc3,rad=0.22",

@@ -34,6 +34,13 @@ def new_figure(
     return figure, all_axes
 
 
+def legend_below(axes: Axes, columns: int = 1) -> None:
+    """A legend below the panel, where it hides nothing."""
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8
+    )
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Writes a figure atomically.
 

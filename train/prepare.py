@@ -134,10 +134,22 @@ def show(arguments: argparse.Namespace) -> None:
     dataset: Any = build_dataset(config, arguments.split)
     samples = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
     captions = [_caption(dataset.label_names, label) for _, label in samples]
-    write = draw_clips([clip for clip, _ in samples], captions, path.suffix)
+    boxes = _pairs(dataset, len(samples)) if config.data.dataset == "syncmnist" else None
+    write = draw_clips([clip for clip, _ in samples], captions, path.suffix, boxes)
     write_atomically(path, write)
     what = dataset.digits.detail if config.data.dataset == "syncmnist" else dataset.origin
     print(f"{len(samples)} clips of {what} written to {path}")
+
+
+def _pairs(dataset: Any, count: int) -> list[torch.Tensor]:
+    """Boxes around the synchronous pair of digits in each of the first videos, ``[T, 2 or 0, 4]``."""
+    videos = dataset.videos(list(range(count)))
+    factor, side = dataset.frame_size / dataset.canvas_size, dataset.digit_size
+    boxes = []
+    for corners, synchronous in zip(videos.corners, videos.synchronous.tolist()):
+        low = corners[:, : 2 * synchronous].flip(-1).float()  # row and column to x and y
+        boxes.append(factor * torch.cat([low, low + side], dim=-1))
+    return boxes
 
 
 def _caption(names: list[str], label: Any) -> str:

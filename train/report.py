@@ -1,7 +1,7 @@
-"""Compares runs in one table: ``python train/report.py RUN... [--out report.md|.csv]``.
+"""Compares runs in one table: ``python train/report.py RUN... [--out report.html|.md|.csv]``.
 
-Reads nothing but the ``results.json`` of each run folder. Runs that differ only in the seed share
-a row: mean and standard deviation.
+Reads the ``results.json`` of each run folder, and for a page its ``metrics.csv``. Runs that differ
+only in the seed share a row: mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from rstg_pyg.train.config import Config, parse_config, to_dict
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_text
+from rstg_pyg.train.report_page import report_page
 from rstg_pyg.train.schema import ClipsConfig
 from rstg_pyg.train.text_tables import as_csv, as_markdown
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
 _NUMBERS = ("top-1 %", "top-5 %", "mAP %", "videos", "seed", "parameters", "GFLOPs", "steps", "seconds")
+_KINDS = (".html", ".md", ".csv")
 _NOTE = (
     "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
     "and standard deviation over the runs."
@@ -55,6 +57,7 @@ class Run(BaseModel):
     data: str = "unknown"
     versions: dict[str, Any] = {}
     folder: str = ""
+    path: Path = Path()
 
 
 @command
@@ -64,15 +67,19 @@ def main(argv: list[str] | None = None) -> int:
         prog="report.py", description="Compare runs in one table.", allow_abbrev=False
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders (with a results.json)")
-    parser.add_argument("--out", metavar="FILE", help="also write the table: .md or .csv")
+    parser.add_argument("--out", metavar="FILE", help="also write the table: .html, .md or .csv")
     parser.add_argument("--no-flops", action="store_true", help="do not build the models to count")
     arguments = parser.parse_args(argv)
-    out = None if arguments.out is None else output_file("--out", arguments.out, (".md", ".csv"))
+    out = None if arguments.out is None else output_file("--out", arguments.out, _KINDS)
     runs = [read_run(Path(run)) for run in arguments.runs]
-    rows = table(runs, flops=not arguments.no_flops)
+    groups = grouped(runs)
+    rows = table(groups, flops=not arguments.no_flops)
     page = f"{as_markdown(rows, right=_NUMBERS)}\n\n{_NOTE}\n"
     print(page)
     if out is not None:
+        if out.suffix == ".html":
+            folders = [[run.path for run in group] for group in groups]
+            page = report_page(rows, folders, _NUMBERS, _NOTE, out)
         write_text(out, as_csv(rows) if out.suffix == ".csv" else page)
         print(f"\nwritten to {out}")
     return 0
@@ -97,16 +104,12 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{path}: expected the results of a run ({key}: {first['msg']})") from e
     run.config = parse_config(run.config, str(path))
     run.folder = path.stem if path == folder else folder.resolve().name
+    run.path = path.parent
     return run
 
 
-def table(runs: Sequence[Run], flops: bool = True) -> list[dict[str, str]]:
-    """The rows of the table, best top-1 (or mAP) first.
-
-    Args:
-        runs: The runs, from :func:`read_run`.
-        flops: Whether to count FLOPs, which builds and runs every model once.
-    """
+def grouped(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ only in the seed together, best top-1 (or mAP) first."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         values = {k: v for k, v in to_dict(run.config).items() if k != "seed"}
@@ -115,11 +118,20 @@ def table(runs: Sequence[Run], flops: bool = True) -> list[dict[str, str]]:
         while any(other.seed == run.seed for other in groups.get((*key, again), [])):
             again += 1
         groups.setdefault((*key, again), []).append(run)
-    best = sorted(
+    return sorted(
         groups.values(), key=lambda group: -statistics.fmean(r.top1 or r.mAP or 0 for r in group)
     )
-    rows = [_row(group, flops) for group in best]
-    if all(run.mAP is None for run in runs):
+
+
+def table(groups: Sequence[list[Run]], flops: bool = True) -> list[dict[str, str]]:
+    """The rows of the table.
+
+    Args:
+        groups: The runs of each row, from :func:`grouped`.
+        flops: Whether to count FLOPs, which builds and runs every model once.
+    """
+    rows = [_row(group, flops) for group in groups]
+    if all(run.mAP is None for group in groups for run in group):
         rows = [{k: v for k, v in row.items() if k != "mAP %"} for row in rows]
     return rows
 

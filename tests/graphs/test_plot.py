@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Data
@@ -12,7 +13,7 @@ from rstg_pyg.graphs import (
     plot_grid,
     relative_attention,
 )
-from rstg_pyg.graphs.plot import TIMES
+from rstg_pyg.graphs.plot import PREFERS, TIMES, TINT
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the extra 'plot'")
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh  # noqa: E402
@@ -109,14 +110,15 @@ def test_attention_on_a_picture(channels):
     assert len(cells) == 2 * 9 + 1  # colored and outlined; the strongest once more
     filled = [cell for cell in cells if cell.get_fill()]
     heat = relative_attention(GRID.edge_index, attended(4), 14)[:9]
-    colors = matplotlib.colormaps["inferno"]
     for cell, region, value in zip(filled, GRID.region, heat):
         assert cell.get_xy() == pytest.approx(region[:2].tolist())
-        assert cell.get_facecolor()[:3] == pytest.approx(colors(float(value / heat.max()))[:3])
+        tint = TINT * max(0, float(value) - 1) / (float(heat.max()) - 1)  # none up to an even share
+        assert cell.get_facecolor()[3] == pytest.approx(tint)
     x0, _, x1, _ = GRID.region[4].tolist()
     assert x0 < cells[-1].get_x() and cells[-1].get_x() + cells[-1].get_width() < x1
     assert ax.texts[0].get_text() == f"{float(heat[4]):.1f}{TIMES}"
-    assert found(ax, FancyArrowPatch) and len(ax.lines) == 6
+    assert found(ax, FancyArrowPatch) and len(ax.lines) == 3  # it listens evenly itself
+    assert len(ax.figure.axes) == 2  # a scale
     assert ax.get_aspect() == (1 if picture is None else 20 / 30)
     (image,) = ax.images
     assert image.get_extent() == [0, 1, 1, 0]
@@ -125,22 +127,43 @@ def test_attention_on_a_picture(channels):
 def test_arrows_are_the_strongest_edges():
     torch.manual_seed(0)
     conv = RSTGConv(8, 8)
-    _, (_, alpha) = conv(torch.randn(14, 8), GRID.edge_index, return_attention_weights=True)
-    for count in (0, 1, 3):
+    _, (_, alpha) = conv(5 * torch.randn(14, 8), GRID.edge_index, return_attention_weights=True)
+    share = alpha[:, 0] * GRID.edge_index[1].bincount()[GRID.edge_index[1]]
+    best = 9 + int(relative_attention(GRID.edge_index, alpha[:, 0], 14)[9:13].argmax())
+    preferred = [int((share[GRID.edge_index[end] == best] >= PREFERS).sum()) for end in (0, 1)]
+    assert sum(preferred) > 1
+    for count in (0, 1, 3, 20):
         ax = plot_attention(GRID, alpha[:, 0], arrows=count, scale=1)
-        assert len(ax.lines) == 2 * count  # a ring for each, also where both centers are one place
+        # a ring for each, also where both centers are one place
+        assert len(ax.lines) == sum(min(count, number) for number in preferred)
+
+
+def test_even_attention_is_no_preference():
+    target = GRID.edge_index[1]
+    picture = torch.full((20, 20, 3), 90, dtype=torch.uint8)
+    ax = plot_attention(GRID, 1 / target.bincount()[target], picture)
+    assert [text.get_text() for text in ax.texts] == ["no preference"]
+    assert not found(ax, FancyArrowPatch) and not ax.lines
+    (image,) = ax.images
+    assert (np.asarray(image.get_array()) == 90).all()  # the picture as it is
+    assert all(cell.get_facecolor()[3] < 1e-3 for cell in found(ax, Rectangle) if cell.get_fill())
 
 
 def test_arrows_join_the_outlined_region_with_its_neighbors():
     """Rings are around the neighbors' centers, of the size of their regions."""
-    ax = plot_attention(GRID, attended(4), arrows=20)
     source, target = GRID.edge_index
+    alpha = attended(4)
+    alpha[target == 4] = 0
+    listened = int(source[target == 4][0])
+    alpha[(target == 4) & (source == listened)] = 1  # it listens to one, and all listen to it
+    ax = plot_attention(GRID, alpha, arrows=20)
     box = GRID.region[source[target == 4]]
     centers, width = (box[:, :2] + box[:, 2:]) / 2, box[:, 2] - box[:, 0]
     at = torch.tensor([[line.get_xdata()[0], line.get_ydata()[0]] for line in ax.lines])
-    assert len(at) == 2 * len(box)
-    for end in at.split(len(box)):  # edges from the node, then to it
-        torch.testing.assert_close(end.sort(dim=0).values, centers.sort(dim=0).values.to(end))
+    assert len(at) == len(box) + 1
+    from_it, to_it = at.split(len(box))
+    torch.testing.assert_close(from_it.sort(dim=0).values, centers.sort(dim=0).values.to(at))
+    torch.testing.assert_close(to_it[0], centers[0].to(at))
     sizes = {line.get_markersize() for line in ax.lines}
     assert len(sizes) == len(width.unique())
 

@@ -7,6 +7,8 @@ from helpers.commands import fails
 from PIL import Image, ImageSequence
 
 from rstg_pyg.train.benchmarking import readers
+from rstg_pyg.train.build import build_dataset
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.prepare import main
 
@@ -26,6 +28,9 @@ def test_show_png(capsys):
     assert image.format == "PNG"
     assert image.width == 3 * (64 + 4) + 4  # three frames of 32 pixels, doubled
     assert np.asarray(image).std() > 10
+    marked = (np.asarray(image) == [255, 212, 0]).all(-1).any()  # the pair, if there is one
+    dataset = build_dataset(load_config(CONFIG, SMALL), "train")
+    assert marked == dataset.videos([0, 1]).synchronous.any() == True  # noqa: E712
     assert "2 clips of scikit-learn's built-in digits" in capsys.readouterr().out
     assert [p.name for p in Path().iterdir()] == ["a.png"]
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.browser import browser, errors
 from helpers.commands import fails
 from helpers.results import results_of
 from torch.utils.flop_counter import FlopCounterMode
@@ -122,3 +123,39 @@ def test_bad_input_is_named(tmp_path, make_run, capsys):
         (["--no-flops", "--out", "good/results.json/x.md"], "cannot be written"),
     ):
         assert message in fails(capsys, main, good, *arguments)
+
+
+def test_the_page_has_links_curves_and_the_protocol(tmp_path, make_run):
+    runs = [make_run("a", 0.9), make_run("b", 0.94, "seed=1"), make_run("<i>", 0.5, "train.lr=0.1")]
+    metrics = "step,split,loss,top1\n10,train,1,0.2\n50,val,1,0.25\n100,val,1,0.75\n"
+    (tmp_path / "a" / "metrics.csv").write_text(metrics)
+    (tmp_path / "pages").mkdir()
+    out = tmp_path / "pages" / "report.html"
+    assert main([*runs, "--no-flops", "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert '<a href="../a/results.json">' in page and '<a href="../b/results.json">' in page
+    assert "&lt;i&gt;" in page and "<i>" not in page
+    assert 'points="320.0,180.0 640.0,60.0"' in page and ">100 steps<" in page
+    protocol = json.loads((tmp_path / "a/results.json").read_text())["protocol"]
+    assert f'title="{protocol}"' in page and "BODY" not in page
+
+
+@pytest.mark.slow
+def test_the_page_is_sorted_by_a_click(tmp_path, make_run):
+    runs = [make_run(f"r{i}", 0.5 + i / 10, f"train.lr=0.{i}", steps=3000 - i) for i in (1, 2, 3)]
+    assert main([*runs, "--no-flops", "--out", str(tmp_path / "report.html")]) == 0
+    with browser(tmp_path / "browser") as chromium:
+        chromium.get((tmp_path / "report.html").as_uri())
+
+        def column(name):
+            names = [head.text for head in chromium.find_elements("css selector", "th")]
+            found = chromium.find_elements("css selector", f"td:nth-child({names.index(name) + 1})")
+            return [cell.text for cell in found]
+
+        assert column("top-1 %") == ["80.00", "70.00", "60.00"]
+        buttons = chromium.find_elements("css selector", "th button")
+        steps = next(button for button in buttons if button.text == "steps")
+        for order in (["2,999", "2,998", "2,997"], ["2,997", "2,998", "2,999"]):
+            steps.click()
+            assert column("steps") == order
+        assert column("top-1 %") == ["80.00", "70.00", "60.00"] and errors(chromium) == []

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rstg_pyg.train.plots import new_figure, save_png
+from rstg_pyg.train.plots import legend_below, new_figure, save_png
 from rstg_pyg.train.text_tables import as_markdown
 
 Row = dict[str, Any]
@@ -76,12 +76,12 @@ def plots(rows: list[Row], folder: Path) -> None:
         chosen = [r for r in rows if r["section"] == section and r["pass"] == "forward + backward"]
         if not chosen:
             continue
-        figure, (axes,) = new_figure(6.4, 4.2)
+        figure, (axes,) = new_figure(6.4, 5)
         for variant in dict.fromkeys(r["variant"] for r in chosen):
             points = sorted((r[x], r["ms"]) for r in chosen if r["variant"] == variant)
             axes.plot(*zip(*points), marker="o", label=variant)
         if section == "scaling":
             axes.set(xscale="log", yscale="log")
         axes.set(xlabel=x, ylabel="forward + backward, ms")
-        axes.legend(frameon=False, fontsize=7)
+        legend_below(axes)
         save_png(figure, folder / f"{section}.png")

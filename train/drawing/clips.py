@@ -10,22 +10,34 @@ from torch import Tensor
 
 _SCALE = 2  # pixels per pixel
 _GAP = 4
+_MARK = "#ffd400"
 _TEXT = 16
 _MILLISECONDS = 200
 
 
-def draw_clips(clips: Sequence[Tensor], captions: Sequence[str], kind: str) -> Callable[[Path], None]:
+def draw_clips(
+    clips: Sequence[Tensor],
+    captions: Sequence[str],
+    kind: str,
+    boxes: Sequence[Tensor] | None = None,
+) -> Callable[[Path], None]:
     """Draws clips with captions.
 
     Args:
         clips: Clips ``[C, T, H, W]`` uint8, one or three channels, all of one size.
         captions: A line of text for each clip.
         kind: ``".png"``: a row of frames per clip. ``".gif"``: the clips play side by side.
+        boxes: For each clip, boxes ``(x0, y0, x1, y1)`` to mark, in pixels, ``[T, n, 4]``.
+            (default: none)
 
     Returns:
         A function that writes the picture to a path (of any name).
     """
     frames = [_frames(clip) for clip in clips]
+    for clip, marked in zip(frames, boxes or ()):
+        for frame, corners in zip(clip, (_SCALE * marked).tolist()):
+            for corner in corners:
+                ImageDraw.Draw(frame).rectangle(corner, outline=_MARK)
     if kind == ".png":
         return save_pages([_page(frames, captions, columns=1)])
     moments = ([[frame] for frame in moment] for moment in zip(*frames))

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
@@ -22,16 +19,15 @@ from torch import Tensor
 
 from rstg_pyg import HomogeneousRSTG, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.graphs import multiscale_grid, relative_attention
-from rstg_pyg.graphs.plot import COLORS, LISTENS, SENDS, TIMES, TINT, plot_attention, show_picture
+from rstg_pyg.graphs.plot import HEARD, LISTENS, TIMES, attention_colors, plot_attention
 from rstg_pyg.train.drawing.clips import save_pages
 from rstg_pyg.train.errors import UserError
 
 _COLUMNS = 8  # frames side by side on a sheet
-_LEAST_SIDE = 224  # pixels; smaller frames are enlarged
+_LEAST_SIDE = 224  # pixels, about; smaller frames are enlarged
 _LEAST_WIDTH = 640  # for the legend
-_TITLE_AND_LEGEND, _GAP = 150, 24  # pixels; between frames
+_TITLE_AND_LEGEND, _GAP = 185, 24  # pixels; between frames
 _DPI = 100
-_SECONDS = 3.2  # of an animation
 
 
 @dataclass(frozen=True)
@@ -160,19 +156,22 @@ def overlay(
     title: str,
     captions: Sequence[str],
     kind: str,
+    steps: Sequence[int] | None = None,
+    milliseconds: int = 400,
 ) -> Callable[[Path], None]:
     """Draws a grid and its attention over the frames of a clip.
 
     Every scale has a panel, drawn by :func:`~rstg_pyg.graphs.plot_attention`.
 
     Args:
-        frames: The clip, ``[C, T, H, W]`` uint8, as the network sees it; small ones are enlarged.
-        attention: The attention of the clip. If the graph has fewer time steps than the clip has
-            frames, neighboring frames show the same one.
+        frames: Frames ``[C, F, H, W]`` uint8 of what the network sees, of any size.
+        attention: The attention of the clip.
         title: The title, such as the predicted class.
         captions: A short caption for every frame.
         kind: ``".png"``: a sheet, scales below each other, frames from left to right. ``".gif"``:
             scales beside each other, frames one after the other.
+        steps: The time step of the attention that each frame shows. (default: spread evenly)
+        milliseconds: How long a ``.gif`` shows each frame.
 
     Returns:
         A function that writes the picture to a path (of any name).
@@ -183,36 +182,32 @@ def overlay(
     """
     if kind not in (".png", ".gif"):
         raise UserError(f"--overlay: expected a name that ends in .png or .gif (got '{kind}')")
-    count, scales = frames.size(1), len(attention.scales)
+    count, alpha = frames.size(1), attention.alpha
+    steps = [t * len(alpha) // count for t in range(count)] if steps is None else steps
     most = max(2, math.ceil(float(attention.relative().max())))
     title = f"{title}\nattention at {attention.place}, mean of {attention.rounds} rounds"
-    names = ["clip", *map(scale_name, attention.scales)]
+    names = [scale_name(scale) for scale in attention.scales]
 
     def draw(column: np.ndarray, t: int) -> None:
-        """A frame, and the same with each scale drawn on it."""
-        picture = frames[:, t].permute(1, 2, 0)
-        show_picture(column[0], picture)
-        alpha = attention.alpha[t * len(attention.alpha) // count]
-        for k in range(scales):
-            plot_attention(attention, alpha, picture, column[1 + k], scale=k, most=most)
+        """A frame, with each scale drawn on it."""
+        for k, ax in enumerate(column):
+            picture = frames[:, t].permute(1, 2, 0)
+            plot_attention(attention, alpha[steps[t]], picture, ax, scale=k, most=most)
 
     if kind == ".gif":
         pages = []
         for t in range(count):
-            figure, axes = _page(frames, 1, 1 + scales, f"{title}; {captions[t]}", most)
+            figure, axes = _page(frames, 1, len(names), f"{title}; {captions[t]}", most)
             draw(axes[0], t)
             for ax, name in zip(axes[0], names):
                 ax.set_title(name, fontsize=9)
-            page = _render(figure)
-            colors = page.quantize(256)  # of its own
-            pages.append(page.quantize(palette=colors, dither=Image.Dither.FLOYDSTEINBERG))
-        step = int(min(400, max(80, 1000 * _SECONDS / count)))
-        return save_pages(pages, step, last=800)
+            pages.append(_render(figure).quantize(256))  # with colors of its own
+        return save_pages(pages, milliseconds, last=800)
     columns = min(count, _COLUMNS)
-    figure, axes = _page(frames, -(-count // columns) * (1 + scales), columns, title, most)
+    figure, axes = _page(frames, -(-count // columns) * len(names), columns, title, most)
     for t in range(count):
-        top = t // columns * (1 + scales)
-        column = axes[top : top + 1 + scales, t % columns]
+        top = t // columns * len(names)
+        column = axes[top : top + len(names), t % columns]
         draw(column, t)
         column[0].set_title(captions[t], fontsize=8)
         if t % columns == 0:
@@ -233,7 +228,7 @@ def _page(
 ) -> tuple[Figure, np.ndarray]:
     """A figure with axes ``[rows, columns]`` for frames, a title, and what colors and arrows mean."""
     height, width = frames.shape[-2:]
-    factor = max(1, -(-_LEAST_SIDE // max(height, width)))  # enlarged by a whole number
+    factor = max(1, round(_LEAST_SIDE / max(height, width)))  # enlarged by a whole number
     wide = max(columns * (width * factor + _GAP), _LEAST_WIDTH)
     tall = rows * (height * factor + _GAP) + _TITLE_AND_LEGEND
     figure = Figure((wide / _DPI, tall / _DPI), dpi=_DPI, layout="constrained")
@@ -241,21 +236,18 @@ def _page(
     for ax in axes.flat:
         ax.set_axis_off()
     figure.suptitle(title, fontsize=min(11.0, 1.2 * wide / len(title)))  # long names: a smaller font
-    # Regions are as bright as on a gray picture.
-    tinted = (1 - TINT) * 0.45 + TINT * matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))[:, :3]
-    colors = ScalarMappable(Normalize(0, most), ListedColormap(tinted))
-    words = f"attention received (1{TIMES}: uniform)"
     figure.colorbar(
-        colors, ax=axes, location="bottom", fraction=12 / tall, aspect=20, shrink=240 / wide,
-        ticks=[0, 1, most], format=f"%g{TIMES}", label=words,
+        attention_colors(most), ax=axes, location="bottom", fraction=12 / tall, aspect=20,
+        shrink=240 / wide, ticks=[1, most], format=f"%g{TIMES}",
+        label=f"attention received (1{TIMES}: even)",
     )  # fmt: skip
     outline = [Stroke(linewidth=3.6, foreground="black"), Normal()]
     arrow = "\N{RIGHTWARDS ARROW}"
     words = f"outlined region {arrow} those that listen to it most"
-    sends = Line2D([], [], color=SENDS, label=words, path_effects=outline)
+    heard = Line2D([], [], color=HEARD, label=words, path_effects=outline)
     words = f"those that it listens to most {arrow} outlined region"
     listens = Line2D([], [], color=LISTENS, label=words, path_effects=outline)
-    figure.legend(handles=[sends, listens], loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(handles=[heard, listens], loc="outside lower center", ncols=2, fontsize=8)
     return figure, axes
 
 

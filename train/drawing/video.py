@@ -13,11 +13,13 @@ from torch import Tensor
 from rstg_pyg.graphs import attention_page
 from rstg_pyg.graphs.plot import TIMES
 from rstg_pyg.train.data.sources import FrameSource
-from rstg_pyg.train.data.transforms import short_side_size
+from rstg_pyg.train.data.transforms import center_crop, short_side_size
 from rstg_pyg.train.drawing.overlay import Attention, overlay, scale_name
 
 _SHORT_SIDE = 320  # of the frames of a page
+_PICTURE_SIDE = 260  # of the frames of a picture, at most
 _PAGE_FRAMES = 150  # of a longer video as many are shown
+_GIF_FRAMES, _GIF_SECONDS = 24, 3.2
 _FPS = 12  # of a folder of frames
 
 
@@ -39,8 +41,20 @@ def draw_video(
     if kind == ".html":
         page = video_page(predictor, video, found, title)
         return lambda path: path.write_text(page, encoding="utf-8")
-    captions = _captions(video, predictor.times(video)[0])
-    return overlay(predictor.middle_clip(video), found, title, captions, kind)
+    source, name = video
+    length, sampled = source.num_frames(name), predictor.times(video)[0]
+    shown = sampled if kind == ".png" else _shown(length, sampled, _GIF_FRAMES)
+    first = next(source.frames(name, [0]))
+    factor = max(1, min(_PICTURE_SIDE, *first.shape[:2]) // predictor.short_side)  # sharper
+    frames = source.read(name, shown, factor * predictor.short_side)
+    clip = center_crop(frames, factor * predictor.size).permute(3, 0, 1, 2)
+    captions = _captions(video, shown)
+    if kind == ".png":
+        return overlay(clip, found, title, captions, kind)
+    nearest = np.abs(sampled - shown[:, None]).argmin(axis=1)
+    steps = nearest * len(found.alpha) // len(sampled)
+    wait = int(np.clip(_GIF_SECONDS * 1000 / len(shown), 60, 400))
+    return overlay(clip, found, title, captions, kind, steps.tolist(), wait)
 
 
 def video_page(predictor: Any, video: tuple[FrameSource, str], found: Attention, title: str) -> str:
@@ -52,7 +66,7 @@ def video_page(predictor: Any, video: tuple[FrameSource, str], found: Attention,
     source, name = video
     length, sampled = source.num_frames(name), predictor.times(video)[0]
     few = length < len(sampled)  # frames are seen more than once
-    shown = sampled if few else _shown(length, sampled)
+    shown = sampled if few else _shown(length, sampled, _PAGE_FRAMES)
     first = next(source.frames(name, [0]))
     frames = source.read(name, shown, min(_SHORT_SIDE, *first.shape[:2]))
     times = source.times(name)
@@ -85,8 +99,9 @@ def video_page(predictor: Any, video: tuple[FrameSource, str], found: Attention,
     )
 
 
-def _shown(length: int, sampled: np.ndarray) -> np.ndarray:
-    even = np.linspace(0, length - 1, min(length, _PAGE_FRAMES)).round().astype(np.int64)
+def _shown(length: int, sampled: np.ndarray, most: int) -> np.ndarray:
+    """The sampled frames and about so many others of a video."""
+    even = np.linspace(0, length - 1, min(length, most)).round().astype(np.int64)
     return np.union1d(even, sampled)
 
 

@@ -18,7 +18,7 @@ from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json
-from rstg_pyg.train.plots import new_figure, save_png
+from rstg_pyg.train.plots import legend_below, new_figure, save_png
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.training.pretrain import map_cells
@@ -219,9 +219,9 @@ def draw_attention(found: dict[str, Any], name: str) -> Figure:
 
 def _draw(x: str, y: str, lines: dict[str, tuple[Any, Any, Any]], **settings: Any) -> Figure:
     """Plots lines by name: x, y and, optionally, the error."""
-    figure, (axes,) = new_figure(6.4, 4.2)
+    figure, (axes,) = new_figure(6.4, 4.8)
     for name, (at, values, error) in lines.items():
         axes.errorbar(at, values, error, fmt="o-", ms=4, capsize=2, label=name)
     axes.set(xlabel=x, ylabel=y, **settings)
-    axes.legend(frameon=False, fontsize=9)
+    legend_below(axes)
     return figure

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rstg_pyg.train.files import write_text
-from rstg_pyg.train.plots import COLORS, new_figure, save_png
+from rstg_pyg.train.plots import COLORS, legend_below, new_figure, save_png
 from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.text_tables import as_csv
 
@@ -117,7 +117,7 @@ def write_curves(metrics: Path) -> None:
         UserError: If the table is damaged, or the picture cannot be written.
     """
     rows = MetricsFile(metrics).rows()
-    figure, panels = new_figure(13, 3.9, 3)
+    figure, panels = new_figure(13, 4.3, 3)
     columns = {"loss": (0, 1, "-"), "top1": (1, 100, "-"), "top5": (1, 100, ":"), "mAP": (1, 100, "-")}
     columns["lr"] = (2, 1, "-")
     for split, color in (("train", COLORS[1]), ("val", COLORS[0])):
@@ -134,6 +134,6 @@ def write_curves(metrics: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
+            legend_below(axes, columns=2)
     panels[1].set_ylim(0, 101)
     save_png(figure, metrics.with_name("curves.png"))

@@ -86,7 +86,7 @@ def test_pictures(tmp_path, channels, size, frames):
         with Image.open(path) as image:
             image.load()
             assert getattr(image, "n_frames", 1) == (frames if kind == ".gif" else 1)
-            assert image.width >= (4 if kind == ".gif" else min(frames, 8)) * 224
+            assert image.width >= (3 if kind == ".gif" else min(frames, 8)) * 224
             assert len(image.convert("RGB").getcolors(1 << 24)) > 30
     with pytest.raises(UserError, match=r"\.png or \.gif"):
         overlay(picture, seen, "", [""] * frames, ".jpg")
