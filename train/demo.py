@@ -10,6 +10,7 @@ import html
 import os
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
@@ -93,6 +94,7 @@ def build(names: list[str]) -> Any:
     """The page: Gradio ``Blocks``. Only the given models can be chosen."""
     gradio = _gradio()
     load = lru_cache(maxsize=2)(Predictor.load)
+    lock = threading.Lock()  # attention is read with hooks, which must not see another call
 
     def predictor(model: str) -> Predictor:
         if model not in names:  # a request can hold anything
@@ -106,12 +108,19 @@ def build(names: list[str]) -> Any:
         try:
             check_video(path)
             chosen = predictor(model)
-            if chosen.model.streams:
-                for _, logits in chosen.stream(path):
-                    yield _shares(chosen.ranked(logits, 5)), ""
-            answer = _shares(chosen(path, 5))
+            steps = chosen.stream(path) if chosen.model.streams else iter(())
+            while True:
+                with lock:
+                    step = next(steps, None)
+                if step is None:
+                    break
+                yield _shares(chosen.ranked(step[1], 5)), ""
+            with lock:
+                answer = _shares(chosen(path, 5))
             yield answer, ""
-            yield answer, attention_frame(chosen, path)
+            with lock:
+                page = attention_frame(chosen, path)
+            yield answer, page
         except UserError as e:
             raise gradio.Error(str(e)) from e
 
@@ -123,7 +132,8 @@ def build(names: list[str]) -> Any:
         try:
             if seen is None or seen[0] != model:
                 seen = model, Camera(predictor(model))
-            return _shares(seen[1].step(picture)[:5]), seen
+            with lock:
+                return _shares(seen[1].step(picture)[:5]), seen
         except UserError as e:
             raise gradio.Error(str(e)) from e
 
@@ -131,7 +141,8 @@ def build(names: list[str]) -> Any:
         if seen is None or not seen[1].frames:
             raise gradio.Error("start the camera first")
         try:
-            return seen[1].page()
+            with lock:
+                return seen[1].page()
         except UserError as e:
             raise gradio.Error(str(e)) from e
 
@@ -139,7 +150,8 @@ def build(names: list[str]) -> Any:
         model = gradio.Dropdown(names, value=names[0], label="Network")
         with gradio.Tab("Clip"), gradio.Row():
             with gradio.Column():
-                video = gradio.Video(sources=["upload"], label=f"Clip of at most {_SECONDS} seconds")
+                words = f"Clip of at most {_SECONDS} seconds and {_MEGABYTES} MB"
+                video = gradio.File(file_types=["video", ".gif", ".mkv"], label=words)
             label = gradio.Label(label="Classes", num_top_classes=5)
         with gradio.Tab("Camera"), gradio.Row():
             with gradio.Column():
@@ -148,14 +160,11 @@ def build(names: list[str]) -> Any:
             live = gradio.Label(label="Classes", num_top_classes=5)
         shown = gradio.HTML()
         seen = gradio.State(None)
-        # A request is answered at a time: they share the processor and the network.
-        video.change(clip, [model, video], [label, shown], concurrency_id="one", concurrency_limit=1)
-        model.change(clip, [model, video], [label, shown], concurrency_id="one")
+        gradio.on([video.change, model.change], clip, [model, video], [label, shown])
         camera.stream(
-            frame, [model, camera, seen], [live, seen], stream_every=_EVERY,
-            time_limit=_CAMERA_SECONDS, concurrency_id="one",
-        )  # fmt: skip
-        button.click(look, [seen], [shown], concurrency_id="one")
+            frame, [model, camera, seen], [live, seen], stream_every=_EVERY, time_limit=_CAMERA_SECONDS
+        )
+        button.click(look, [seen], [shown])
     return page
 
 
@@ -173,7 +182,7 @@ def _gradio() -> Any:
     return gradio
 
 
-def launch(names: list[str], folder: str, port: int | None, wait: bool) -> Any:
+def launch(names: list[str], folder: str, port: int | None = None) -> Any:
     """Starts the server, at the page's ``local_url``; uploads are kept in ``folder``."""
     os.environ["GRADIO_TEMP_DIR"] = folder
     gradio = _gradio()
@@ -188,7 +197,8 @@ def launch(names: list[str], folder: str, port: int | None, wait: bool) -> Any:
             enable_monitoring=False,
             allowed_paths=[],
             max_file_size=_MEGABYTES * gradio.FileSize.MB,
-            prevent_thread_lock=not wait,
+            prevent_thread_lock=True,
+            quiet=True,
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             footer_links=[],
         )
@@ -212,7 +222,12 @@ def main(argv: list[str] | None = None) -> int:
         Predictor.load(model)  # an error is said now
     names = list(dict.fromkeys([*arguments.models, *models.list()]))
     with tempfile.TemporaryDirectory(prefix="rstg-demo-") as folder:
-        launch(names, folder, arguments.port, wait=True)
+        page = launch(names, folder, arguments.port)
+        print(f"{page.local_url} (only for this machine; Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
     return 0
 
 
