@@ -26,7 +26,7 @@ from rstg_pyg.train.errors import UserError
 _COLUMNS = 8  # frames side by side on a sheet
 _LEAST_SIDE = 224  # pixels, about; smaller frames are enlarged
 _LEAST_WIDTH = 640  # for the legend
-_TITLE_AND_LEGEND, _GAP = 165, 24  # pixels; between frames
+_TITLE_AND_LEGEND, _GAP = 185, 24  # pixels; between frames
 _DPI = 100
 
 
