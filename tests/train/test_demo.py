@@ -27,7 +27,8 @@ def frames():
 def write_clip(path, codec, rate, pictures, **options):
     with av.open(str(path), "w", **options) as file:
         stream = file.add_stream(codec, rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        stream.width = stream.height = 96
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for picture in pictures:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
