@@ -14,7 +14,7 @@ from rstg_pyg.train.data.mini import MiniSomething
 
 ITEM = 2  # "Pushing something from left to right"
 
-clips = MiniSomething(size=208, num_frames=20, noise=0)
+clips = MiniSomething(size=208, num_frames=24, noise=0)
 predictor = Predictor.load("smt_demo")
 with tempfile.TemporaryDirectory() as folder:
     for t, frame in enumerate(clips.render("test", ITEM)):
