@@ -183,7 +183,7 @@ def overlay(
     if kind not in (".png", ".gif"):
         raise UserError(f"--overlay: expected a name that ends in .png or .gif (got '{kind}')")
     count, alpha = frames.size(1), attention.alpha
-    steps = [t * len(alpha) // count for t in range(count)] if steps is None else steps
+    seen = [t * len(alpha) // count for t in range(count)] if steps is None else steps
     most = max(2, math.ceil(float(attention.relative().max())))
     title = f"{title}\nattention at {attention.place}, mean of {attention.rounds} rounds"
     names = [scale_name(scale) for scale in attention.scales]
@@ -192,7 +192,7 @@ def overlay(
         """A frame, with each scale drawn on it."""
         for k, ax in enumerate(column):
             picture = frames[:, t].permute(1, 2, 0)
-            plot_attention(attention, alpha[steps[t]], picture, ax, scale=k, most=most)
+            plot_attention(attention, alpha[seen[t]], picture, ax, scale=k, most=most)
 
     if kind == ".gif":
         pages = []
