@@ -77,8 +77,12 @@ def attention_page(
         ImportError: If there are frames and Pillow is missing.
 
     Example:
-        >>> _, (edges, alpha) = GATConv(16, 16, heads=2)(x, edge_index, return_attention_weights=True)
-        >>> Path("page.html").write_text(attention_page(edges, alpha, pos), encoding="utf-8")
+        >>> grid, conv = multiscale_grid((3, 2, 1)), RSTGConv(16, 16, heads=2)
+        >>> x = torch.randn(14, 16)
+        >>> _, (edges, alpha) = conv(x, grid.edge_index, return_attention_weights=True)
+        >>> page = attention_page(edges, alpha, grid.pos)
+        >>> page.splitlines()[0]
+        '<!doctype html>'
     """
     layers = [alpha] if isinstance(alpha, Tensor) else list(alpha)
     layers = [
