@@ -39,8 +39,12 @@ def draw_video(
         A function that writes the file.
     """
     if kind == ".html":
-        page = video_page(predictor, video, found, title)
-        return lambda path: path.write_text(page, encoding="utf-8")
+        page = video_page(predictor, video, found, title).encode()
+
+        def write(path: Path) -> None:
+            path.write_bytes(page)
+
+        return write
     source, name = video
     length, sampled = source.num_frames(name), predictor.times(video)[0]
     shown = sampled if kind == ".png" else _shown(length, sampled, _GIF_FRAMES)
