@@ -24,7 +24,15 @@ from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, as_paths, cache_folder, load_digits
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.schema import ClipsConfig, FolderConfig, SomethingConfig, SyncMNISTConfig
+from rstg_pyg.train.schema import (
+    ClipsConfig,
+    FolderConfig,
+    SkeletonConfig,
+    SomethingConfig,
+    SyncMNISTConfig,
+)
+from rstg_pyg.train.schema_model import STGCNConfig
+from rstg_pyg.train.skeletons.build import build_joint_head, build_skeletons
 
 __all__ = [
     "build_backbone",
@@ -60,6 +68,8 @@ def has_split(config: Config, split: str) -> bool:
     ``train.validate_every=0`` asks for no validation.
     """
     data = config.data
+    if isinstance(data, SkeletonConfig):
+        return split != "val" or (bool(data.val_subjects) and config.train.validate_every > 0)
     if split == "train" or data.dataset == "syncmnist" or data.root is None or data.val_fraction:
         return split != "val" or config.train.validate_every > 0
     if data.dataset == "folder":
@@ -144,7 +154,12 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
 
 
 #: Functions that build a data set, by ``data.dataset``.
-_DATASETS = {"syncmnist": _syncmnist, "something": _something, "folder": _folder}
+_DATASETS = {
+    "syncmnist": _syncmnist,
+    "something": _something,
+    "folder": _folder,
+    "skeleton": build_skeletons,
+}
 
 
 def check_model(config: Config) -> None:
@@ -183,14 +198,19 @@ def _assemble(config: Config, num_classes: int, maps: dict[str, Tensor]) -> Vide
     last = maps[list(backbone.channels)[-1]]
     blocks, head = {}, None
     for place in [] if model.rstg is None else model.rstg.places:
-        if place == "head":
+        if isinstance(config.data, SkeletonConfig) and place == "head":
+            with named("model.rstg"):
+                head = build_joint_head(model.rstg, last, config.data)
+        elif place == "head":
             head = build_block(model.rstg, last, "vec")
         elif place in stages:
             blocks[place] = build_block(model.rstg, maps[stages[place]], "map")
         else:
             known = ", ".join([*getattr(backbone, "places", stages), "head"])
             raise UserError(f"model.rstg.places: expected some of {known} (got {place!r})")
-    if model.head is not None:
+    if isinstance(model.head, STGCNConfig):
+        head = build_joint_head(model.head, last, config.data)
+    elif model.head is not None:
         head = build_head(model.head, last)
     with named("model"):
         return VideoClassifier(
@@ -220,7 +240,8 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
 
     with torch.device("meta"), torch.no_grad(), named("model.backbone"):
         backbone = build_backbone(config).eval()
-        x = torch.empty(1, data.channels, data.num_frames, data.size, data.size)
+        size = data.size if isinstance(data.size, tuple) else (data.size, data.size)
+        x = torch.empty(1, data.channels, data.num_frames, *size)
         try:
             if hasattr(backbone, "stages"):
                 for name, stage in backbone.stages.items():

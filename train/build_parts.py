@@ -54,6 +54,7 @@ from rstg_pyg.train.schema_model import (
     TorchvisionConfig,
     WindowMeanConfig,
 )
+from rstg_pyg.train.skeletons.build import build_joints
 
 
 @contextlib.contextmanager
@@ -120,6 +121,7 @@ _BACKBONES: dict[str, Callable[[Any, Data], torch.nn.Module]] = {
     "i3d": _resnet,
     **dict.fromkeys(_INCEPTIONS, _inception),
     "torchvision": _torchvision,
+    "joints": build_joints,
 }
 
 

@@ -31,6 +31,7 @@ from rstg_pyg.train.schema_model import (
     Seed,
     chosen,
 )
+from rstg_pyg.train.schema_skeletons import SkeletonConfig
 
 
 class SyncMNISTConfig(Section):
@@ -179,11 +180,12 @@ class FolderConfig(ClipsConfig):
 Data = Annotated[
     Annotated[SyncMNISTConfig, Tag("syncmnist")]
     | Annotated[SomethingConfig, Tag("something")]
-    | Annotated[FolderConfig, Tag("folder")],
+    | Annotated[FolderConfig, Tag("folder")]
+    | Annotated[SkeletonConfig, Tag("skeleton")],
     chosen(
         "dataset",
         "syncmnist",
-        {"syncmnist": "syncmnist", "something": "something", "folder": "folder"},
+        {name: name for name in ("syncmnist", "something", "folder", "skeleton")},
     ),
 ]
 

@@ -146,11 +146,22 @@ INPUTS: dict[str, dict[str, Any]] = {
 }
 
 
+class JointsConfig(Section):
+    """The encoder of skeletons' joints, :class:`rstg_pyg.train.skeletons.parts.JointEncoder`. The graph at
+    ``head`` is then that of the joints (``scales`` and ``topology`` have no meaning).
+    """
+
+    kind: Literal["joints"]
+    channels: PositiveInt = 32
+    dropout: Fraction = 0.0
+
+
 Backbone = Annotated[
     Annotated[SimpleConvConfig, Tag("simple_conv")]
     | Annotated[ResNetConfig, Tag("resnet")]
     | Annotated[InceptionConfig, Tag("inception")]
-    | Annotated[TorchvisionConfig, Tag("torchvision")],
+    | Annotated[TorchvisionConfig, Tag("torchvision")]
+    | Annotated[JointsConfig, Tag("joints")],
     chosen(
         "kind",
         "simple_conv",
@@ -158,6 +169,7 @@ Backbone = Annotated[
             **{"simple_conv": "simple_conv", "c2d": "resnet", "i3d": "resnet"},
             **dict.fromkeys(INPUTS, "inception"),
             "torchvision": "torchvision",
+            "joints": "joints",
         },
     ),
 ]
@@ -261,11 +273,22 @@ class WindowMeanConfig(Section):
     kind: Literal["windows"]
 
 
+class STGCNConfig(Section):
+    """A network of skeletons to compare with, :class:`rstg_pyg.train.skeletons.parts.STGCN`."""
+
+    kind: Literal["st_gcn"]
+    num_blocks: Few = 2
+    #: Frames of a convolution over time, an odd number.
+    kernel_size: Few = 9
+    dropout: Fraction = 0.0
+
+
 Head = Annotated[
     Annotated[LSTMHeadConfig, Tag("lstm")]
     | Annotated[RelationHeadConfig, Tag("relations")]
-    | Annotated[WindowMeanConfig, Tag("windows")],
-    chosen("kind", "lstm", {"lstm": "lstm", "relations": "relations", "windows": "windows"}),
+    | Annotated[WindowMeanConfig, Tag("windows")]
+    | Annotated[STGCNConfig, Tag("st_gcn")],
+    chosen("kind", "lstm", {"lstm": "lstm", "relations": "relations", "windows": "windows", "st_gcn": "st_gcn"}),
 ]
 
 

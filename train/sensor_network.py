@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from rstg_pyg import RSTG
+from rstg_pyg.train import chickenpox
 from rstg_pyg.train.benchmarking.baselines import GraphLSTM
 from rstg_pyg.train.command import command
 from rstg_pyg.train.files import output_file, write_json
@@ -202,12 +204,17 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", required=True, metavar="FILE", help="where results go (JSON)")
     add("--steps", type=int, default=1000, help="training steps (default: 1000)")
     add("--seeds", type=int, default=3, help="runs of each model (default: 3)")
+    add("--series", metavar="FILE", help="forecast this real series (chickenpox.json) instead")
     arguments = parser.parse_args(argv)
     for name, least in (("steps", 2), ("seeds", 1)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name}: expected at least {least} (got {getattr(arguments, name)})")
     out = output_file("--out", arguments.out, (".json",))
-    write_json(out, compare(arguments.steps, arguments.seeds))
+    if arguments.series is None:
+        found = compare(arguments.steps, arguments.seeds)
+    else:
+        found = chickenpox.compare(Path(arguments.series), arguments.steps, arguments.seeds)
+    write_json(out, found)
     return 0
 
 

@@ -1,0 +1,118 @@
+"""Clips of recorded skeletons, as data sets of videos give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rstg_pyg.train.data.skeletons.readers import Recording
+
+#: The actions of MSR Action3D, in order.
+MSR_ACTIONS = (
+    "high arm wave", "horizontal arm wave", "hammer", "hand catch", "forward punch", "high throw",
+    "draw x", "draw tick", "draw circle", "hand clap", "two hand wave", "side boxing", "bend",
+    "forward kick", "side kick", "jogging", "tennis swing", "tennis serve", "golf swing",
+    "pick up and throw",
+)  # fmt: skip
+
+#: Node features of a recording ``[T, M, N, C]``, and which joints are there ``[T, M, N]``.
+Transform = Callable[[Recording], "tuple[Tensor, Tensor]"]
+
+
+class SkeletonClips(Dataset):
+    """Clips of recordings: node features of all joints in a number of frames.
+
+    As in :class:`~rstg_pyg.train.data.clips.VideoClips` a clip is asked for by its visit,
+    ``epoch * len(dataset) + item``: what is random in it depends on the seed and the visit only.
+
+    Args:
+        recordings: The recordings of this split.
+        actions: The numbers of the actions, in the order of the classes.
+        transforms: One function for random training clips, or several whose clips are evaluated
+            together: they make node features of a recording.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        seed: Random seed.
+        kind: What results call the data.
+    """
+
+    multi_label = False
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        actions: Sequence[int],
+        transforms: Sequence[Transform],
+        split: str,
+        seed: int = 0,
+        kind: str = "skeletons",
+    ):
+        self.recordings = list(recordings)
+        self.ids = [recording.name for recording in recordings]
+        number = {action: i for i, action in enumerate(actions)}
+        self.labels = torch.tensor([number[recording.action] for recording in recordings])
+        self.actions, self.transforms = list(actions), list(transforms)
+        self.split, self.seed, self.kind = split, seed, kind
+
+    @property
+    def num_clips(self) -> int:
+        """Clips per recording."""
+        return len(self.transforms)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes."""
+        msr = self.recordings[0].layout == "msr20" and max(self.actions) <= len(MSR_ACTIONS)
+        known = MSR_ACTIONS if msr and self.kind != "generated skeletons" else ()
+        return [known[a - 1] if known else f"action {a}" for a in self.actions]
+
+    @property
+    def origin(self) -> str:
+        """Which data these are: a run of other ones cannot be continued with them."""
+        return f"{self.kind} {len(self.actions)} classes"
+
+    @property
+    def protocol_text(self) -> str:
+        """How recordings are evaluated."""
+        return self.describe()
+
+    def describe(self) -> str:
+        """One line about the recordings of this split."""
+        subjects = sorted({recording.subject for recording in self.recordings})
+        who = ", ".join(map(str, subjects))
+        several = f"; mean of {self.num_clips} clips" if self.num_clips > 1 else ""
+        return (
+            f"{self.kind} {self.split}: {len(self):,} recordings of subjects {who}, "
+            f"{len(self.actions)} classes{several}"
+        )
+
+    def blank(self) -> Tensor:
+        """A clip without joints, of the shape of all others."""
+        return torch.zeros_like(self[0][0])
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, visit: int) -> tuple[Tensor, Any]:
+        """The clip of a visit and its label.
+
+        Returns:
+            ``[C + 1, T, M, N]``, of which the last channel says whether a joint is there; with several
+            clips per recording ``[L, C + 1, T, M, N]``.
+        """
+        if visit < 0:
+            raise IndexError(f"Expected a visit from 0 (got {visit})")
+        recording = self.recordings[visit % len(self)]
+        clips = []
+        with torch.random.fork_rng(devices=[]):
+            key = np.random.SeedSequence((self.seed, visit)).generate_state(1, np.uint64)
+            torch.manual_seed(int(key[0]))
+            for transform in self.transforms:
+                x, mask = transform(recording)
+                clips.append(torch.cat([x, mask.unsqueeze(-1).to(x.dtype)], dim=-1).permute(3, 0, 1, 2))
+        clip = torch.stack(clips) if len(clips) > 1 else clips[0]
+        return clip.contiguous(), int(self.labels[visit % len(self)])

@@ -1,0 +1,181 @@
+"""Data sets and networks of skeletons from a config."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform, Compose
+
+from rstg_pyg import RSTG
+from rstg_pyg.graphs import (
+    DropJoints,
+    FaceForward,
+    JitterJoints,
+    RandomBones,
+    RandomSize,
+    RandomTurn,
+    ResampleFrames,
+    SameBones,
+    SkeletonFeatures,
+    Smooth,
+    skeleton_graph,
+)
+from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recordings
+from rstg_pyg.train.data.skeletons.readers import JOINTS
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.schema import SkeletonConfig
+from rstg_pyg.train.schema_model import JointsConfig, RSTGConfig, STGCNConfig
+from rstg_pyg.train.skeletons.generated import generate_recordings
+from rstg_pyg.train.skeletons.parts import STGCN, JointEncoder, JointHead
+
+
+def recordings_of(data: SkeletonConfig) -> tuple[list[Recording], str]:
+    """The recordings of a config, and what results call them.
+
+    Raises:
+        UserError: If there are none, or a file is damaged.
+    """
+    if data.root is None:
+        return generate_recordings(data.builtin.subjects, data.builtin.repetitions), "generated skeletons"
+    recordings, empty = _read(data.root, data.bodies)
+    if data.layout != recordings[0].layout:
+        raise UserError(
+            f"data.layout: the recordings in {data.root} are of the layout {recordings[0].layout} (got "
+            f"{data.layout})"
+        )
+    unnamed = [recording.name for recording in recordings if recording.action < 0]
+    if unnamed:
+        raise UserError(f"{data.root}: the name {unnamed[0]} says no action; see docs/tutorials/skeletons.md")
+    left_out = f" ({len(empty)} empty left out)" if empty else ""
+    return recordings, f"skeletons{left_out}"
+
+
+@functools.lru_cache(maxsize=2)
+def _read(root: str, bodies: int) -> tuple[list[Recording], list[str]]:
+    return read_recordings(root, bodies)
+
+
+def build_skeletons(data: SkeletonConfig, split: str, changes: dict) -> SkeletonClips:
+    """The data set of a split: recordings of its subjects.
+
+    Raises:
+        UserError: If there are none, or a subject is in two splits.
+    """
+    recordings, kind = recordings_of(data)
+    everybody = {recording.subject for recording in recordings}
+    train, val = set(data.train_subjects), set(data.val_subjects)
+    test = everybody - train - val if data.test_subjects is None else set(data.test_subjects)
+    twice = sorted((train & val) | (train & test))
+    if twice:
+        raise UserError(f"data.train_subjects: subject {twice[0]} is in another split, too; choose one")
+    chosen = {"train": train, "val": val, "test": test}[split]
+    mine = [recording for recording in recordings if recording.subject in chosen]
+    if not mine:
+        raise UserError(
+            f"data.{split}_subjects: expected some of {', '.join(map(str, sorted(everybody)))} (got "
+            f"{', '.join(map(str, sorted(chosen))) or 'none'})"
+        )
+    actions = sorted({recording.action for recording in recordings})
+    prepared = [prepare(data, recording) for recording in mine]
+    clips = training_clips(data) if split == "train" else evaluation_clips(data, split)
+    arguments: dict[str, Any] = {"seed": data.seed, "kind": kind, **changes}
+    return SkeletonClips(prepared, actions, clips, split, **arguments)
+
+
+def to_data(recording: Recording) -> Data:
+    """A recording as one ``Data``: ``pos [T, M N, 3]``, ``mask [T, M N]`` and ``layout``."""
+    return Data(
+        pos=recording.pos.flatten(1, 2), mask=recording.mask.flatten(1, 2), layout=recording.layout
+    )
+
+
+def prepare(data: SkeletonConfig, recording: Recording) -> Recording:
+    """What is the same in every epoch: smoothing, view, and body."""
+    steps: list[BaseTransform] = [Smooth(data.smooth)] if data.smooth else []
+    steps += [FaceForward()] if data.face_forward else []
+    steps += [SameBones()] if data.same_bones else []
+    made = Compose(steps)(to_data(recording))
+    shape = recording.mask.shape
+    return Recording(
+        recording.name, recording.action, recording.subject, made.pos.view(*shape, 3),
+        made.mask.view(shape), recording.layout,
+    )  # fmt: skip
+
+
+def training_clips(data: SkeletonConfig) -> list[Callable]:
+    """What makes a random clip."""
+    steps: list[BaseTransform] = [ResampleFrames(data.num_frames, (data.crop, 1.0), data.warp)]
+    steps += [RandomTurn(data.turn, data.tilt)] if data.turn or data.tilt else []
+    steps += [RandomSize(data.scale)] if data.scale else []
+    steps += [RandomBones(data.bone_scale)] if data.bone_scale else []
+    steps += [JitterJoints(data.jitter)] if data.jitter else []
+    steps += [DropJoints(data.drop_joints)] if data.drop_joints else []
+    return [_Clip(steps, data)]
+
+
+def evaluation_clips(data: SkeletonConfig, split: str) -> list[Callable]:
+    """What makes the clips of a recording that are evaluated: all of it, and with ``test_clips`` parts of
+    it, in the test split.
+    """
+    steps = [ResampleFrames(data.num_frames)]
+    more = data.test_clips - 1 if split == "test" else 0
+    share = (1 + data.crop) / 2
+    steps += [
+        ResampleFrames(data.num_frames, (share, share), shift=i / max(more - 1, 1)) for i in range(more)
+    ]
+    lost: list[BaseTransform] = [DropJoints(data.test_drop)] if data.test_drop else []
+    return [_Clip([step, *lost], data) for step in steps]
+
+
+class _Clip:
+    """A random or fixed clip of a recording: its node features, and which joints are there."""
+
+    def __init__(self, steps: list[BaseTransform], data: SkeletonConfig):
+        self.transform = Compose([*steps, SkeletonFeatures(data.features, data.motion_scale)])
+
+    def __call__(self, recording: Recording) -> tuple[Tensor, Tensor]:
+        bodies = recording.pos.size(1)
+        made = self.transform(to_data(recording))
+        return made.x.unflatten(1, (bodies, -1)), made.mask.unflatten(1, (bodies, -1))
+
+
+def build_joints(backbone: JointsConfig, data: Any) -> JointEncoder:
+    """The encoder of joints.
+
+    Raises:
+        ValueError: If the data are not skeletons.
+    """
+    if not isinstance(data, SkeletonConfig):
+        raise ValueError("Expected data.dataset=skeleton for the backbone 'joints'")
+    return JointEncoder(
+        data.channels - 1, backbone.channels, data.bodies, JOINTS[data.layout], backbone.dropout
+    )
+
+
+def build_joint_head(head: RSTGConfig | STGCNConfig, feature_map: Tensor, data: SkeletonConfig) -> JointHead:
+    """RSTG or ST-GCN on the joints, for a map ``[B, D + 1, T, M, N]``."""
+    width = feature_map.size(1) - 1
+    network: torch.nn.Module
+    if isinstance(head, STGCNConfig):
+        network = STGCN(width, head.num_blocks, head.kernel_size, head.dropout)
+        return JointHead(width + 1, width, network, _graph(data), data.sum_joints)
+    names = ["num_rounds", "time_stages", "space_stages", "cell", "residual", "shared_rounds", "form"]
+    arguments = {name: getattr(head, name) for name in names}
+    if head.space_stages:
+        names = ["attention", "heads", "attention_scale", "dropout", "num_update_layers"]
+        arguments |= {name: getattr(head, name) for name in names}
+        arguments["pos_channels"] = 2 if head.positions else 0
+    hidden = head.hidden_channels or width
+    return JointHead(width + 1, hidden, RSTG(width, hidden, **arguments), _graph(data), data.sum_joints)
+
+
+def _graph(data: SkeletonConfig) -> Data:
+    with torch.device("cpu"):
+        graph = skeleton_graph(data.layout, data.bodies, together=data.together)
+    return graph.to(torch.empty(0).device)
+
