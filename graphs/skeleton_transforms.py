@@ -48,8 +48,8 @@ def _body(layout: str, joints: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bones(data: Data) -> tuple[Tensor, Tensor, Tensor]:
-    """The positions relative to the parents (of the hip: its position), what makes positions of them, and
-    the usual lengths. An absent joint is where its parent is.
+    """The positions relative to the parents (of the hip: its position), what makes positions of them,
+    and the usual lengths. An absent joint is where its parent is.
     """
     parent, chain, length = _body(data.layout, data.pos.size(1))
     pos, root = data.pos, parent == torch.arange(len(parent))
@@ -76,7 +76,8 @@ class ResampleFrames(BaseTransform):
             (default: ``(1, 1)``, all of it)
         warp: How unevenly the part is sampled: its time is
             :math:`t + w \sin(\pi t) / \pi`, with :math:`w` from ``-warp`` to ``warp``. (default: 0)
-        shift: Where a part begins that is not random, as a share of what is left over. (default: random)
+        shift: Where a part begins that is not random, as a share of what is left over.
+            (default: random)
     """
 
     def __init__(
@@ -210,8 +211,8 @@ class RandomBones(BaseTransform):
 
 
 class SameBones(BaseTransform):
-    """Gives all bones their usual lengths (``length`` of :func:`~rstg_pyg.graphs.skeleton_graph`), so that
-    everybody has the same body.
+    """Gives all bones their usual lengths (``length`` of :func:`~rstg_pyg.graphs.skeleton_graph`), so
+    that everybody has the same body.
     """
 
     def forward(self, data: Data) -> Data:
@@ -272,7 +273,9 @@ class SkeletonFeatures(BaseTransform):
     def __init__(self, kinds: Sequence[str] = FEATURES[:3], motion_scale: float = 1.0):
         unknown = [kind for kind in kinds if kind not in FEATURES]
         if unknown or not kinds:
-            raise ValueError(f"Expected 'kinds' to be some of {', '.join(FEATURES)} (got {list(kinds)})")
+            raise ValueError(
+                f"Expected 'kinds' to be some of {', '.join(FEATURES)} (got {list(kinds)})"
+            )
         self.kinds, self.motion_scale = tuple(kinds), motion_scale
 
     def forward(self, data: Data) -> Data:

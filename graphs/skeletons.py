@@ -6,8 +6,8 @@ import torch
 from torch_geometric.data import Data
 
 #: Of each layout, the joints in the order of their files: name, the joint toward the hip (the hip has
-#: itself), a place for drawing (x to the right, y downwards, from 0 to 1), and the usual distance from the
-#: joint toward the hip, in meters.
+#: itself), a place for drawing (x to the right, y downwards, from 0 to 1), and the usual distance from
+#: the joint toward the hip, in meters.
 _LAYOUTS: dict[str, list[tuple[str, str, float, float, float]]] = {
     "msr20": [
         ("left shoulder", "neck", 0.36, 0.24, 0.21),

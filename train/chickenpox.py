@@ -52,7 +52,7 @@ def read_series(path: Path) -> tuple[Tensor, Tensor]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         edges, values = torch.tensor(found["edges"]).T, torch.tensor(found["FX"])
-        fits = values.dim() == 2 and edges.size(0) == 2 and 0 <= int(edges.min())
+        fits = values.dim() == 2 and edges.size(0) == 2 and int(edges.min()) >= 0
         fits = fits and int(edges.max()) < values.size(1) and len(values) >= 10 * LAGS
     except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as e:
         raise UserError(f"--series: {path} cannot be read ({e})") from e
@@ -108,8 +108,8 @@ def train(
     tested.
 
     Returns:
-        ``validation`` and ``test``, mean squared errors, the best ``step``, and ``without_stopping``, the
-        test error of the last weights.
+        ``validation`` and ``test``, mean squared errors, the best ``step``, and ``without_stopping``,
+        the test error of the last weights.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     found = {"validation": float("inf")}
@@ -135,7 +135,9 @@ def autoregression(fit: Windows, test: Windows, each: bool) -> float:
     """The error of a linear forecast from the last four values and a constant, by least squares on the
     training windows: with weights of each county, or the same for all.
     """
-    with_one = [torch.cat([w.x, torch.ones_like(w.x[:, :1])], dim=1).transpose(1, 2) for w in (fit, test)]
+    with_one = [
+        torch.cat([w.x, torch.ones_like(w.x[:, :1])], dim=1).transpose(1, 2) for w in (fit, test)
+    ]
     if each:
         known, asked = (x.transpose(0, 1) for x in with_one)  # [N, W, 5]
         weights = torch.linalg.lstsq(known, fit.y.T.unsqueeze(-1)).solution

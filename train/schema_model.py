@@ -147,8 +147,8 @@ INPUTS: dict[str, dict[str, Any]] = {
 
 
 class JointsConfig(Section):
-    """The encoder of skeletons' joints, :class:`rstg_pyg.train.skeletons.parts.JointEncoder`. The graph at
-    ``head`` is then that of the joints (``scales`` and ``topology`` have no meaning).
+    """The encoder of skeletons' joints, :class:`rstg_pyg.train.skeletons.parts.JointEncoder`. The graph
+    at ``head`` is then that of the joints (``scales`` and ``topology`` have no meaning).
     """
 
     kind: Literal["joints"]
@@ -288,7 +288,11 @@ Head = Annotated[
     | Annotated[RelationHeadConfig, Tag("relations")]
     | Annotated[WindowMeanConfig, Tag("windows")]
     | Annotated[STGCNConfig, Tag("st_gcn")],
-    chosen("kind", "lstm", {"lstm": "lstm", "relations": "relations", "windows": "windows", "st_gcn": "st_gcn"}),
+    chosen(
+        "kind",
+        "lstm",
+        {"lstm": "lstm", "relations": "relations", "windows": "windows", "st_gcn": "st_gcn"},
+    ),
 ]
 
 

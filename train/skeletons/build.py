@@ -41,7 +41,9 @@ def recordings_of(data: SkeletonConfig) -> tuple[list[Recording], str]:
         UserError: If there are none, or a file is damaged.
     """
     if data.root is None:
-        return generate_recordings(data.builtin.subjects, data.builtin.repetitions), "generated skeletons"
+        return generate_recordings(
+            data.builtin.subjects, data.builtin.repetitions
+        ), "generated skeletons"
     recordings, empty = _read(data.root, data.bodies)
     if data.layout != recordings[0].layout:
         raise UserError(
@@ -50,7 +52,9 @@ def recordings_of(data: SkeletonConfig) -> tuple[list[Recording], str]:
         )
     unnamed = [recording.name for recording in recordings if recording.action < 0]
     if unnamed:
-        raise UserError(f"{data.root}: the name {unnamed[0]} says no action; see docs/tutorials/skeletons.md")
+        raise UserError(
+            f"{data.root}: the name {unnamed[0]} says no action; see docs/tutorials/skeletons.md"
+        )
     left_out = f" ({len(empty)} empty left out)" if empty else ""
     return recordings, f"skeletons{left_out}"
 
@@ -119,8 +123,8 @@ def training_clips(data: SkeletonConfig) -> list[Callable]:
 
 
 def evaluation_clips(data: SkeletonConfig, split: str) -> list[Callable]:
-    """What makes the clips of a recording that are evaluated: all of it, and with ``test_clips`` parts of
-    it, in the test split.
+    """What makes the clips of a recording that are evaluated: all of it, and with ``test_clips`` parts
+    of it, in the test split.
     """
     steps = [ResampleFrames(data.num_frames)]
     more = data.test_clips - 1 if split == "test" else 0
@@ -157,7 +161,9 @@ def build_joints(backbone: JointsConfig, data: Any) -> JointEncoder:
     )
 
 
-def build_joint_head(head: RSTGConfig | STGCNConfig, feature_map: Tensor, data: SkeletonConfig) -> JointHead:
+def build_joint_head(
+    head: RSTGConfig | STGCNConfig, feature_map: Tensor, data: SkeletonConfig
+) -> JointHead:
     """RSTG or ST-GCN on the joints, for a map ``[B, D + 1, T, M, N]``."""
     width = feature_map.size(1) - 1
     network: torch.nn.Module
@@ -178,4 +184,3 @@ def _graph(data: SkeletonConfig) -> Data:
     with torch.device("cpu"):
         graph = skeleton_graph(data.layout, data.bodies, together=data.together)
     return graph.to(torch.empty(0).device)
-

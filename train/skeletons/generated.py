@@ -14,8 +14,8 @@ from rstg_pyg.train.data.skeletons import Recording
 LAYOUT = "msr20"
 _ARM = ("elbow", "wrist", "hand")
 _LEG = ("knee", "ankle")
-#: How an action turns limbs, at times ``t [T]`` from 0 to 1: angles in radians from hanging down, to the
-#: side and to the front, by joint.
+#: How an action turns limbs, at times ``t [T]`` from 0 to 1: angles in radians from hanging down, to
+#: the side and to the front, by joint.
 _Turns = dict[str, "tuple[Tensor, Tensor]"]
 
 
@@ -66,8 +66,8 @@ ACTIONS: tuple[Callable[[Tensor], _Turns], ...] = (
 
 
 def generate_recordings(subjects: int = 6, repetitions: int = 3, seed: int = 0) -> list[Recording]:
-    """Recordings of eight simple actions. Subjects differ in their bones and in how they stand, recordings
-    in speed, amplitude and noise.
+    """Recordings of eight simple actions. Subjects differ in their bones and in how they stand,
+    recordings in speed, amplitude and noise.
 
     Args:
         subjects: Number of persons, from 1.

@@ -1,5 +1,5 @@
-"""Parts of a :class:`~rstg_pyg.VideoClassifier` for skeletons, whose "frames" have the bodies as rows and
-their joints as columns.
+"""Parts of a :class:`~rstg_pyg.VideoClassifier` for skeletons, whose "frames" have the bodies as rows
+and their joints as columns.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rstg_pyg import RSTG
 
 
 class JointEncoder(torch.nn.Module):
-    r"""Node features of joints to channels of a graph: batch norm of every feature of every joint, a linear
-    layer, a learned vector for each joint, ReLU and dropout.
+    r"""Node features of joints to channels of a graph: batch norm of every feature of every joint, a
+    linear layer, a learned vector for each joint, ReLU and dropout.
 
     Args:
         in_channels: Features of a joint.
@@ -32,9 +32,7 @@ class JointEncoder(torch.nn.Module):
 
     per_frame = True
 
-    def __init__(
-        self, in_channels: int, channels: int, bodies: int, joints: int, dropout: float = 0.0
-    ):
+    def __init__(self, in_channels: int, channels: int, bodies: int, joints: int, dropout: float = 0.0):
         super().__init__()
         self.channels = {"joints": channels + 1}
         stage = _JointStage(in_channels, channels, bodies * joints, dropout)
@@ -71,9 +69,9 @@ class _JointStage(torch.nn.Module):
 class JointHead(torch.nn.Module):
     r"""A graph network on joints, and a vector of the mean of its nodes over time.
 
-    A joint that is not there sends no message (the weights of its edges are zero), and gets those of its
-    neighbors. The vector has the nodes one after the other, so that the last layer has weights of its own
-    for every joint; or (``sum_joints``) it is their sum, as in RSTG-to-vec.
+    A joint that is not there sends no message (the weights of its edges are zero), and gets those of
+    its neighbors. The vector has the nodes one after the other, so that the last layer has weights of its
+    own for every joint; or (``sum_joints``) it is their sum, as in RSTG-to-vec.
 
     Args:
         channels: Channels of the map, one more than those of the nodes.
@@ -139,9 +137,9 @@ class JointHead(torch.nn.Module):
 
 class STGCN(torch.nn.Module):
     r"""A network like ST-GCN (`"Spatial Temporal Graph Convolutional Networks"
-    <https://arxiv.org/abs/1801.07455>`_): blocks of :class:`~torch_geometric.nn.GCNConv` over the joints
-    and a convolution over time, both with batch norm and ReLU, and a residual connection. It has one kind
-    of edges instead of three, and keeps all frames.
+    <https://arxiv.org/abs/1801.07455>`_): blocks of :class:`~torch_geometric.nn.GCNConv` over the
+    joints and a convolution over time, both with batch norm and ReLU, and a residual connection. It has
+    one kind of edges instead of three, and keeps all frames.
 
     Args:
         channels: Channels :math:`D`.

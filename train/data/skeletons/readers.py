@@ -131,7 +131,9 @@ def _parse(name: str, data: bytes, where: str, bodies: int) -> Recording:
     try:
         pos, mask = read(data.decode(), bodies)
     except (ValueError, IndexError) as e:
-        kind = "20 lines x y z confidence for every frame" if layout == "msr20" else "NTU RGB+D's format"
+        kind = (
+            "20 lines x y z confidence for every frame" if layout == "msr20" else "NTU RGB+D's format"
+        )
         raise UserError(f"{where}: expected {kind} ({str(e) or 'it ends too early'})") from None
     there = mask.flatten(1).any(1)
     action = subject = -1
