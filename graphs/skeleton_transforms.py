@@ -20,8 +20,6 @@ from torch_geometric.transforms import BaseTransform
 
 from rstg_pyg.graphs.skeletons import joint_names, skeleton_graph
 
-FEATURES = ("joint", "bone", "motion", "bone_motion", "acceleration")
-
 
 def _uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
@@ -270,11 +268,13 @@ class SkeletonFeatures(BaseTransform):
         motion_scale: A factor of ``motion``, ``bone_motion`` and ``acceleration``. (default: 1)
     """
 
-    def __init__(self, kinds: Sequence[str] = FEATURES[:3], motion_scale: float = 1.0):
-        unknown = [kind for kind in kinds if kind not in FEATURES]
+    KINDS = ("joint", "bone", "motion", "bone_motion", "acceleration")
+
+    def __init__(self, kinds: Sequence[str] = KINDS[:3], motion_scale: float = 1.0):
+        unknown = [kind for kind in kinds if kind not in self.KINDS]
         if unknown or not kinds:
             raise ValueError(
-                f"Expected 'kinds' to be some of {', '.join(FEATURES)} (got {list(kinds)})"
+                f"Expected 'kinds' to be some of {', '.join(self.KINDS)} (got {list(kinds)})"
             )
         self.kinds, self.motion_scale = tuple(kinds), motion_scale
 

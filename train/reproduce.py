@@ -1,5 +1,6 @@
 """Runs the paper's tables: ``python train/reproduce.py syncmnist --size mini|small|base|full ...`` and
-``python train/reproduce.py something --demo`` (or ``data.root=FOLDER``).
+``python train/reproduce.py something --demo`` (or ``data.root=FOLDER``); and the comparison on MSR
+Action3D: ``python train/reproduce.py skeletons data.root=MSRAction3DSkeletonReal3D.zip``.
 
 Every row and seed is a run of ``run.py`` in its own folder. Finished runs are skipped and unfinished
 ones resume, so the command can be stopped and run again at any time. After every run the table is
@@ -25,6 +26,13 @@ from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Job, Row, run_job
 from rstg_pyg.train.paper.something import DEMO, SOMETHING_ROWS, write_something_table
 from rstg_pyg.train.paper.table import run_folder, write_table
 from rstg_pyg.train.run_folder.folder import check_free, named_folder
+from rstg_pyg.train.skeletons.protocol import (
+    CANDIDATES,
+    SKELETON_ROWS,
+    choosing_jobs,
+    test_jobs,
+    write_skeleton_tables,
+)
 
 RowType = TypeVar("RowType")
 
@@ -65,6 +73,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     table.set_defaults(function=run_something)
     table.add_argument("--demo", action="store_true", help="small versions on the built-in data")
     _add_shared(table, "something", SOMETHING_ROWS)
+    table = commands.add_parser(
+        "skeletons",
+        help="run the comparison on MSR Action3D",
+        usage="%(prog)s data.root=PATH [options] [key.path=value ...]",
+        allow_abbrev=False,
+    )
+    table.set_defaults(function=run_skeletons)
+    add = table.add_argument
+    add("--choose", nargs="*", metavar="CHANGE",
+        help="cross-validate changes of the config over the training subjects (default: all)",
+    )  # fmt: skip
+    _add_shared(table, "skeletons", SKELETON_ROWS)
     figures = commands.add_parser("figures", help="draw figures from finished runs")
     figures.set_defaults(function=draw_figures)
     add = figures.add_argument
@@ -72,7 +92,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", metavar="DIR", help="(default: RUN/figures)")
     add("--videos", type=int, default=1000, help="number of test videos")
     argv = list(sys.argv[1:] if argv is None else argv)
-    is_table = argv[:1] in (["syncmnist"], ["something"])
+    is_table = argv[:1] in (["syncmnist"], ["something"], ["skeletons"])
     overrides = [a for a in argv if "=" in a and not a.startswith("-")] * is_table
     arguments = parser.parse_args([a for a in argv if a not in overrides])
     arguments.overrides = overrides  # anywhere, also after an option with several values
@@ -128,6 +148,20 @@ def run_something(arguments: argparse.Namespace) -> int:
         print("nothing to run: the rows need the data (data.root=FOLDER), or --demo")
         jobs = []
     return _run(jobs, arguments, out, lambda: write_something_table(out, demo))
+
+
+def run_skeletons(arguments: argparse.Namespace) -> int:
+    """``skeletons``; returns the exit code."""
+    out, overrides = named_folder(arguments.out), _overrides(arguments)
+    if arguments.choose is None:
+        names = arguments.rows or list(SKELETON_ROWS)
+        rows = {name: _known("--rows", name, SKELETON_ROWS) for name in names}
+        jobs = test_jobs(out, rows, list(dict.fromkeys(arguments.seeds)), overrides)
+    else:
+        names = arguments.choose or list(CANDIDATES)
+        changes = {name: _known("--choose", name, CANDIDATES) for name in names}
+        jobs = choosing_jobs(out, changes, overrides)
+    return _run(jobs, arguments, out, lambda: write_skeleton_tables(out))
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:

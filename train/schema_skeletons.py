@@ -56,7 +56,8 @@ class SkeletonConfig(Section):
     face_forward: bool = False
     same_bones: bool = False
     #: Training clips: least share of the recording, unevenness of time, largest turn and tilt in
-    #: degrees, largest relative change of the axes and of the bones, noise in meters, share of absent joints.
+    #: degrees, largest relative change of the axes and of the bones, noise in meters, share of
+    #: absent joints.
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     warp: Decay = 0.0
     turn: Annotated[float, Field(ge=0, le=180)] = 0.0

@@ -63,7 +63,7 @@ NETWORK = sensors.sensor_network(num_sensors=5, neighbors=2)
 
 
 def test_figures_of_the_page_come_from_the_committed_file():
-    page = (ROOT / "docs/sensor_network.md").read_text()
+    page = (ROOT / "docs/sensor_network.md").read_text().partition("## A real series")[0]
     found = json.loads((ROOT / "docs/results/sensor_network.json").read_text())
     rows = re.findall(r"^\| ([^|]+) \| ([\d.]+)(?: ± ([\d.]+))? \| ([\d,]*) \|$", page, re.MULTILINE)
     assert {name for name, *_ in rows} == set(found["rows"])

@@ -70,8 +70,8 @@ class JointHead(torch.nn.Module):
     r"""A graph network on joints, and a vector of the mean of its nodes over time.
 
     A joint that is not there sends no message (the weights of its edges are zero), and gets those of
-    its neighbors. The vector has the nodes one after the other, so that the last layer has weights of its
-    own for every joint; or (``sum_joints``) it is their sum, as in RSTG-to-vec.
+    its neighbors. The vector has the nodes one after the other, so that the last layer has weights of
+    its own for every joint; or (``sum_joints``) it is their sum, as in RSTG-to-vec.
 
     Args:
         channels: Channels of the map, one more than those of the nodes.

@@ -1,0 +1,149 @@
+"""What trained networks of skeletons do with less: ``python -m rstg_pyg.train.skeletons.examine RUN...``.
+
+Accuracy after each frame of the test clips (streamed) and against the share of joints that are taken away,
+for every run, and for the first run a picture of the attention on the joints. Writes ``examined.json`` and
+``attention.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from rstg_pyg import VideoClassifier
+from rstg_pyg.graphs import relative_attention, skeleton_graph
+from rstg_pyg.train.build import build_dataset
+from rstg_pyg.train.command import command
+from rstg_pyg.train.config import Config, change_config, parse_config
+from rstg_pyg.train.data.skeletons import SkeletonClips
+from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.files import write_json
+from rstg_pyg.train.plots import new_figure, save_png
+from rstg_pyg.train.pretrained import find_weights, load_network
+from rstg_pyg.train.run_folder.folder import named_folder
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def load(run: str | Path, *overrides: str) -> tuple[VideoClassifier, Config, SkeletonClips]:
+    """The network of a run, its config, and its test recordings (one clip of each).
+
+    Raises:
+        UserError: If there is no run, or it is none of skeletons.
+    """
+    file = find_weights(run)
+    model: Any = load_network(file)
+    config = parse_config(model.config, str(file))
+    if config.data.dataset != "skeleton":
+        raise UserError(f"{run}: expected a run on skeletons (its data are {config.data.dataset})")
+    config = change_config(config, ["data.test_clips=1", *overrides])
+    dataset: Any = build_dataset(config, "test")
+    return model.eval(), config, dataset
+
+
+def clips_of(dataset: SkeletonClips) -> Tensor:
+    """All clips of a data set, ``[R, C, T, M, N]``."""
+    return torch.stack([dataset[i][0] for i in range(len(dataset))])
+
+
+@torch.no_grad()
+def by_frames(model: VideoClassifier, dataset: SkeletonClips) -> list[float]:
+    """The accuracy after each frame, which are fed one by one."""
+    state, out = None, []
+    for frame in clips_of(dataset).split(1, dim=2):
+        logits, state = model.stream(frame, state)
+        out.append(_accuracy(logits, dataset.labels))
+    return out
+
+
+@torch.no_grad()
+def by_dropped(run: str | Path) -> dict[str, float]:
+    """The accuracy by the share of joints that are absent, others for each recording."""
+    out = {}
+    for share in SHARES:
+        model, _, dataset = load(run, f"data.test_drop={share}")
+        out[f"{share:g}"] = _accuracy(model(clips_of(dataset)), dataset.labels)
+    return out
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(-1) == labels).float().mean())
+
+
+@torch.no_grad()
+def joint_attention(model: VideoClassifier, config: Config, clips: Tensor) -> Tensor:
+    """The attention that every joint receives in the last round, as a multiple of what it would receive if
+    every joint attended to its neighbors equally: the mean over frames, ``[R, M N]``.
+
+    Raises:
+        UserError: If the network has no attention.
+    """
+    head = model.head
+    if not head.streams or not head.network.convs or head.network.convs[0].attend is None:
+        raise UserError("expected a network with attention on joints (this has none)")
+    alpha = head.run(model.features(clips), return_attention_weights=True)[1][-1]
+    graph: Data = skeleton_graph(config.data.layout, config.data.bodies)
+    heat = relative_attention(head.edge_index, alpha.mean(-1), int(graph.num_nodes or 0))
+    return heat.mean(dim=1)
+
+
+def draw_attention(
+    model: VideoClassifier, config: Config, dataset: SkeletonClips, path: Path, most: int = 6
+) -> None:
+    """Draws the mean attention on the joints for some classes, one skeleton each."""
+    graph = skeleton_graph(config.data.layout, config.data.bodies)
+    classes = [c for c in dataset.labels.unique().tolist() if c < len(dataset.label_names)]
+    shown = classes[:: max(len(classes) // most, 1)][:most]
+    clips = clips_of(dataset)
+    figure, panels = new_figure(1.9 * len(shown), 2.9, len(shown))
+    place, up = graph.pos, graph.parent
+    for axes, number in zip(panels, shown):
+        heat = joint_attention(model, config, clips[dataset.labels == number]).mean(0)
+        for i, parent in enumerate(up.tolist()):
+            axes.plot(*place[[i, parent]].T.tolist(), color="lightgray", linewidth=2, zorder=1)
+        axes.scatter(
+            *place.T.tolist(), s=60 * heat.clamp(min=0.1), c=heat, cmap="inferno_r", vmin=0.5,
+            vmax=2, zorder=2,
+        )  # fmt: skip
+        axes.set_title(dataset.label_names[number], fontsize=8)
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        axes.set_axis_off()
+    save_png(figure, path)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="examine", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where results go")
+    arguments = parser.parse_args(argv)
+    out = named_folder(arguments.out)
+    found = {}
+    for run in arguments.runs:
+        model, _, dataset = load(run)
+        row: dict[str, Any] = {"dropped": by_dropped(run)}
+        if model.streams:
+            row["frames"] = by_frames(model, dataset)
+        found[run] = row
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "examined.json", found)
+    model, config, dataset = load(arguments.runs[0])
+    if model.streams and model.head.network.convs:
+        draw_attention(model, config, dataset, out / "attention.png")
+    print(f"written to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""MSR Action3D, cross-subject: what was tried by cross-validation over the training subjects, and the
+comparison on the other subjects. ``python train/reproduce.py skeletons`` runs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rstg_pyg.train.config import load_config
+from rstg_pyg.train.files import write_text
+from rstg_pyg.train.paper.runs import Job
+from rstg_pyg.train.text_tables import as_markdown
+
+CONFIG = "skeleton/msr_action3d.yaml"
+SUBJECTS = (1, 3, 5, 7, 9)
+#: The rows of the comparison: name and overrides.
+SKELETON_ROWS: dict[str, tuple[str, ...]] = {
+    "RSTG": (),
+    "time-only": ("model.rstg.space_stages=false",),
+    "ST-GCN-like": ("model.rstg=null", "model.head={kind: st_gcn, num_blocks: 2, dropout: 0.1}"),
+}
+#: What was tried on the training subjects, as changes of the config.
+CANDIDATES: dict[str, tuple[str, ...]] = {
+    "the config": (),
+    "two rounds": ("model.rstg.num_rounds=2",),
+    "joint, bone and motion only": ("data.features=[joint, bone, motion]",),
+    "one body for all": ("data.same_bones=true",),
+    "joints added up": ("data.sum_joints=true",),
+    "64 channels": ("model.backbone.channels=64",),
+    "no augmentation": (
+        "data.crop=1", "data.warp=0", "data.turn=0", "data.tilt=0", "data.scale=0",
+        "data.bone_scale=0", "data.jitter=0", "data.test_clips=1",
+    ),
+    "turned to the camera": ("data.face_forward=true",),
+    "hands, head and feet joined": ("data.together=true",),
+    "mixup": ("train.mixup=0.3",),
+}  # fmt: skip
+
+
+def choosing_jobs(
+    out: Path, changes: Mapping[str, Sequence[str]], overrides: Sequence[str]
+) -> list[Job]:
+    """For every change one run per training subject, who is left out of the training and tested."""
+    jobs = []
+    for (name, change), subject in itertools.product(changes.items(), SUBJECTS):
+        others = [s for s in SUBJECTS if s != subject]
+        fold = [f"data.train_subjects={others}", f"data.test_subjects=[{subject}]"]
+        folder = out / "choosing" / _folder(name) / f"subject{subject}"
+        arguments = (*_COMMON, *change, *fold, *overrides)
+        load_config(CONFIG, arguments)
+        jobs.append(Job(f"{name}, subject {subject}", folder, CONFIG, arguments))
+    return jobs
+
+
+def test_jobs(
+    out: Path, rows: Mapping[str, Sequence[str]], seeds: Sequence[int], overrides: Sequence[str]
+) -> list[Job]:
+    """For every row and seed a run on all training subjects, tested on the others."""
+    jobs = []
+    for seed, (name, row) in itertools.product(seeds, rows.items()):
+        arguments = (*_COMMON, *row, f"seed={seed}", *overrides)
+        load_config(CONFIG, arguments)
+        folder = out / _folder(name) / f"seed{seed}"
+        jobs.append(Job(f"{name}, seed {seed}", folder, CONFIG, arguments))
+    return jobs
+
+
+_COMMON = ("trainer.progress_bar=false",)
+
+
+def _folder(name: str) -> str:
+    return name.lower().replace(",", "").replace(" ", "_").replace("-", "_")
+
+
+def write_skeleton_tables(out: Path) -> str:
+    """Writes ``choosing.md`` and ``table.md`` from the ``results.json`` of finished runs; returns their
+    text.
+    """
+    text = []
+    rows: list[dict[str, Any]] = []
+    for name in CANDIDATES:
+        folds = [_read(out / "choosing" / _folder(name) / f"subject{s}") for s in SUBJECTS]
+        if None in folds:
+            continue
+        done = [fold for fold in folds if fold is not None]
+        count = sum(fold["num_videos"] for fold in done)
+        right = sum(fold["top1"] * fold["num_videos"] for fold in done)
+        row = {"on the training subjects": name, "top-1": f"{right / count:.1%}"}
+        rows.append(row | {f"subject {s}": f"{f['top1']:.1%}" for s, f in zip(SUBJECTS, done)})
+    if rows:
+        text.append(as_markdown(rows) + "\n")
+        write_text(out / "choosing.md", text[-1])
+    rows = []
+    for name in SKELETON_ROWS:
+        runs = [_read(path.parent) for path in sorted((out / _folder(name)).glob("*/results.json"))]
+        if runs:
+            top1 = torch.tensor([run["top1"] for run in runs if run], dtype=torch.double)
+            spread = f" ± {100 * float(top1.std()):.1f}" if len(top1) > 1 else ""
+            row = {"network": name, "top-1": f"{100 * float(top1.mean()):.1f}{spread} %"}
+            rows.append(row | {"seeds": len(top1), "parameters": f"{runs[0]['parameters']:,}"})
+    if rows:
+        text.append(as_markdown(rows) + "\n")
+        write_text(out / "table.md", text[-1])
+    return "\n".join(text)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
