@@ -27,7 +27,8 @@ from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.predictions import Prediction, Window, Windows
 from rstg_pyg.train.pretrained import find_weights, load_network
-from rstg_pyg.train.schema import ClipsConfig
+from rstg_pyg.train.schema import ClipsConfig, SkeletonConfig
+from rstg_pyg.train.skeletons.build import skeleton_clips
 from rstg_pyg.train.windows import is_live, windows_of_file, windows_of_stream
 
 #: Weights of red, green and blue in gray (ITU-R 601).
@@ -160,11 +161,13 @@ class Predictor:
         return sampled.reshape(self.protocol.temporal, self.num_frames)
 
     def clips(self, video: Video) -> Tensor:
-        """A video's clips ``[L, C, T, H, W]`` uint8.
+        """A video's clips ``[L, C, T, H, W]`` uint8; of a file of skeletons their features.
 
         Raises:
             UserError: If the video is missing or damaged.
         """
+        if isinstance(self.config.data, SkeletonConfig):
+            return skeleton_clips(self.config.data, Path(str(video)))
         clips = read_clips(
             *_opened(video), self.protocol, self.num_frames, self.short_side, self.size, self.sampling,
             self.stride,

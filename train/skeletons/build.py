@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from rstg_pyg.graphs import (
     Smooth,
     skeleton_graph,
 )
-from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recordings
+from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recording, read_recordings
 from rstg_pyg.train.data.skeletons.readers import JOINTS
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import SkeletonConfig
@@ -134,6 +135,20 @@ def evaluation_clips(data: SkeletonConfig, split: str) -> list[Callable]:
     ]
     lost: list[BaseTransform] = [DropJoints(data.test_drop)] if data.test_drop else []
     return [_Clip([step, *lost], data) for step in steps]
+
+
+def skeleton_clips(data: SkeletonConfig, path: Path) -> Tensor:
+    """The clips of a file as they are tested, ``[L, C, T, M, N]``.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    recording = prepare(data, read_recording(path, data.bodies))
+    if recording.layout != data.layout:
+        raise UserError(f"{path}: expected a recording of {data.layout} (got {recording.layout})")
+    one = SkeletonClips([recording], [recording.action], evaluation_clips(data, "test"), "test")
+    clip = one[0][0]
+    return clip if one.num_clips > 1 else clip.unsqueeze(0)
 
 
 class _Clip:

@@ -1,8 +1,8 @@
-"""What trained networks of skeletons do with less: ``python -m rstg_pyg.train.skeletons.examine RUN...``.
+"""What trained networks of skeletons do with less: ``python -m rstg_pyg.train.skeletons.examine``.
 
-Accuracy after each frame of the test clips (streamed) and against the share of joints that are taken away,
-for every run, and for the first run a picture of the attention on the joints. Writes ``examined.json`` and
-``attention.png``.
+Accuracy after each frame of the test clips (streamed) and against the share of joints that are taken
+away, for every run, and for the first run a picture of the attention on the joints. Writes
+``examined.json`` and ``attention.png``.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def joint_attention(model: VideoClassifier, config: Config, clips: Tensor) -> Tensor:
-    """The attention that every joint receives in the last round, as a multiple of what it would receive if
-    every joint attended to its neighbors equally: the mean over frames, ``[R, M N]``.
+    """The attention that every joint receives in the last round, as a multiple of what it would receive
+    if every joint attended to its neighbors equally: the mean over frames, ``[R, M N]``.
 
     Raises:
         UserError: If the network has no attention.
