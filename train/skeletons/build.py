@@ -183,7 +183,9 @@ def build_joint_head(
     width = feature_map.size(1) - 1
     network: torch.nn.Module
     if isinstance(head, STGCNConfig):
-        network = STGCN(width, head.num_blocks, head.kernel_size, head.dropout)
+        with torch.device("cpu"):
+            graph = skeleton_graph(data.layout, data.bodies, together=data.together)
+        network = STGCN(width, head.num_blocks, graph, head.kernel_size, head.dropout)
         return JointHead(width + 1, width, network, _graph(data), data.sum_joints)
     names = ["num_rounds", "time_stages", "space_stages", "cell", "residual", "shared_rounds", "form"]
     arguments = {name: getattr(head, name) for name in names}

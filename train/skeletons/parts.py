@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from rstg_pyg import RSTG
 
@@ -76,7 +77,7 @@ class JointHead(torch.nn.Module):
     Args:
         channels: Channels of the map, one more than those of the nodes.
         hidden_channels: Channels :math:`D` of the network.
-        network: What runs on the nodes, called as :class:`~rstg_pyg.RSTG`.
+        network: What runs on the nodes: :class:`~rstg_pyg.RSTG`, or a module that knows its edges.
         graph: The graph of the joints.
         sum_joints: See above. (default: ``False``)
 
@@ -113,10 +114,11 @@ class JointHead(torch.nn.Module):
         """The nodes after the network, ``[B, T, M N, D]``, and what else it returns."""
         x = x.flatten(3).permute(0, 2, 3, 1)  # [B, T, nodes, channels]
         x, there = x[..., :-1], x[..., -1]
-        if isinstance(self.network, RSTG):
-            if self.network.convs and self.network.convs[0].pos_channels:
-                kwargs["pos"] = self.pos
-            kwargs["edge_weight"] = there[..., self.edge_index[0]]
+        if not isinstance(self.network, RSTG):
+            return self.network(x)
+        if self.network.convs and self.network.convs[0].pos_channels:
+            kwargs["pos"] = self.pos
+        kwargs["edge_weight"] = there[..., self.edge_index[0]]
         return self.network(x, self.edge_index, **kwargs)
 
     def _vector(self, mean: Tensor) -> Tensor:
@@ -144,17 +146,27 @@ class STGCN(torch.nn.Module):
     Args:
         channels: Channels :math:`D`.
         num_blocks: Number of blocks.
+        graph: The graph of the joints.
         kernel_size: Frames of a convolution over time, an odd number. (default: 9)
         dropout: Dropout after a block. (default: 0)
 
     Shapes:
-        - **input:** nodes :math:`(B, T, N, D)`, edge indices :math:`(2, E)`
+        - **input:** nodes :math:`(B, T, N, D)`
         - **output:** nodes :math:`(B, T, N, D)`
     """
 
-    def __init__(self, channels: int, num_blocks: int, kernel_size: int = 9, dropout: float = 0.0):
+    def __init__(
+        self, channels: int, num_blocks: int, graph: Data, kernel_size: int = 9, dropout: float = 0.0
+    ):
         super().__init__()
-        self.space = torch.nn.ModuleList(GCNConv(channels, channels) for _ in range(num_blocks))
+        with torch.device("cpu"):  # its numbers, also where the network has none (meta)
+            edges, weight = gcn_norm(graph.edge_index.cpu(), num_nodes=graph.num_nodes)
+        device = torch.empty(0).device
+        self.register_buffer("edges", edges.to(device), persistent=False)
+        self.register_buffer("weight", weight.to(device), persistent=False)
+        self.space = torch.nn.ModuleList(
+            GCNConv(channels, channels, normalize=False) for _ in range(num_blocks)
+        )
         self.time = torch.nn.ModuleList(
             torch.nn.Conv2d(channels, channels, (kernel_size, 1), padding=(kernel_size // 2, 0))
             for _ in range(num_blocks)
@@ -162,10 +174,13 @@ class STGCN(torch.nn.Module):
         self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(channels) for _ in range(2 * num_blocks))
         self.dropout = torch.nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+    edges: Tensor
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
         """"""
         for i, (space, time) in enumerate(zip(self.space, self.time)):
-            z = self.norms[2 * i](space(x, edge_index).permute(0, 3, 1, 2)).relu()
+            z = self.norms[2 * i](space(x, self.edges, self.weight).permute(0, 3, 1, 2)).relu()
             z = self.dropout(self.norms[2 * i + 1](time(z)))
             x = (x + z.permute(0, 2, 3, 1)).relu()
         return x
