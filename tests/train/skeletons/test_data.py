@@ -74,14 +74,14 @@ def test_data_of_another_kind_are_refused(tmp_path):
 
 
 def test_candidates_and_rows_are_configs(tmp_path):
-    jobs = protocol.choosing_jobs(tmp_path, "data", list(protocol.CANDIDATES), [])
+    jobs = protocol.choosing_jobs(tmp_path, protocol.CANDIDATES, [])
     assert len(jobs) == 5 * len(protocol.CANDIDATES) and len({job.folder for job in jobs}) == len(jobs)
     even = {2, 4, 6, 8, 10}
     for job in jobs:
         data = load_config(job.cfg, list(job.overrides)).data
         assert len(data.train_subjects) == 4 and len(data.test_subjects) == 1
         assert not even & {*data.train_subjects, *data.test_subjects}
-    tests = protocol.test_jobs(tmp_path, "data", list(protocol.ROWS), [0, 1], [])
+    tests = protocol.test_jobs(tmp_path, protocol.SKELETON_ROWS, [0, 1], [])
     assert len(tests) == 6
     for job in tests:
         config = load_config(job.cfg, list(job.overrides))

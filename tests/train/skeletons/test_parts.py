@@ -5,7 +5,7 @@ from rstg_pyg.graphs import skeleton_graph
 from rstg_pyg.train.build import build_model, check_model
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.skeletons.protocol import ROWS
+from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS as ROWS
 
 CONFIG = "skeleton/msr_action3d.yaml"
 MORE = {"sum": ("data.sum_joints=true",), "places": ("model.rstg.positions=true", "data.bodies=2")}

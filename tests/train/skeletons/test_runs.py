@@ -25,7 +25,7 @@ def recordings(tmp_path_factory):
 @pytest.mark.slow
 def test_choosing_then_testing_then_looking(recordings, tmp_path, capsys):
     out = tmp_path / "out"
-    start = ["skeletons", "--root", str(recordings), "--out", str(out), *TINY]
+    start = ["skeletons", f"data.root={recordings}", "--out", str(out), *TINY]
     assert reproduce.main([*start, "--rows", "RSTG", "--seeds", "0"]) == 0
     table = (out / "table.md").read_text()
     results = json.loads((out / "rstg" / "seed0" / "results.json").read_text())
@@ -43,7 +43,7 @@ def test_choosing_then_testing_then_looking(recordings, tmp_path, capsys):
 
 
 def test_mistakes_are_named(recordings, tmp_path, capsys):
-    start = ["skeletons", "--root", str(recordings), "--out", str(tmp_path / "out")]
+    start = ["skeletons", f"data.root={recordings}", "--out", str(tmp_path / "out")]
     assert reproduce.main([*start, "--choose", "two round"]) == 2
     assert "--choose: there is no 'two round'; did you mean 'two rounds'" in capsys.readouterr().err
     assert reproduce.main([*start, "--jobs", "0"]) == 2
