@@ -153,7 +153,8 @@ class VideoTask(pl.LightningModule):
         if not self.multi_label:
             self.confusion.update(logits, batch[1])
         batches = sum(self.trainer.num_test_batches)
-        if batch_idx % -(-batches // _SAMPLES) == 0:
+        pictures = batch[0].dtype == torch.uint8  # not features of skeletons
+        if pictures and batch_idx % -(-batches // _SAMPLES) == 0:
             scores = logits.float().sigmoid() if self.multi_label else logits.float().softmax(-1)
             for clip, label, score in zip(*batch, scores[: -(-_SAMPLES // batches)]):
                 clip = clip if clip.dim() == 4 else clip[0]  # of several clips per video, the first
