@@ -39,6 +39,8 @@ class SkeletonConfig(Section):
     layout: Literal["msr20", "ntu25"] = "msr20"
     #: Bodies that are kept.
     bodies: Annotated[int, Field(gt=0, le=10)] = 1
+    #: Names of the actions 1, 2, ...; those without one are called ``action 1`` and so on.
+    class_names: list[str] = []
     #: Whose recordings are trained with, validated and tested; ``test_subjects: null``: of all others.
     train_subjects: list[NonNegativeInt] = [1, 3, 5, 7, 9]
     val_subjects: list[NonNegativeInt] = []

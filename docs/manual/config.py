@@ -10,7 +10,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 from rstg_pyg.train.config import CONFIG_FOLDER, Config, available_configs
 
-_MODULES = ("rstg_pyg.train.schema", "rstg_pyg.train.schema_model")
+_MODULES = tuple(f"rstg_pyg.train.schema{part}" for part in ("", "_model", "_skeletons"))
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
 #: The bounds of all numbers, which need not be said each time; and how others are written.
 _MOST, _POWERS = (None, 2**31 - 1, 1e30, -1e30), {2**32: "2^32"}

@@ -49,9 +49,9 @@ def test_kinds():
 
 @pytest.mark.parametrize("kind", ["I3D", None, ["i3d"]])
 def test_an_unknown_kind_is_named_with_the_known_ones(kind):
-    known = "simple_conv, c2d, i3d, bn_inception, eco_lite, inception_i3d, s3dg, torchvision"
+    known = "simple_conv, c2d, i3d, bn_inception, eco_lite, inception_i3d, s3dg, torchvision, joints"
     mistake(f"model.backbone: expected 'kind' to be one of {known}", model={"backbone": {"kind": kind}})
-    known = "syncmnist, something, folder"
+    known = "syncmnist, something, folder, skeleton"
     mistake(f"data: expected 'dataset' to be one of {known}", data={"dataset": kind})
 
 

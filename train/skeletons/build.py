@@ -88,7 +88,7 @@ def build_skeletons(data: SkeletonConfig, split: str, changes: dict) -> Skeleton
     actions = sorted({recording.action for recording in recordings})
     prepared = [prepare(data, recording) for recording in mine]
     clips = training_clips(data) if split == "train" else evaluation_clips(data, split)
-    arguments: dict[str, Any] = {"seed": data.seed, "kind": kind, **changes}
+    arguments: dict[str, Any] = {"seed": data.seed, "kind": kind, "names": data.class_names} | changes
     return SkeletonClips(prepared, actions, clips, split, **arguments)
 
 

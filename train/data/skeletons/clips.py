@@ -12,14 +12,6 @@ from torch.utils.data import Dataset
 
 from rstg_pyg.train.data.skeletons.readers import Recording
 
-#: The actions of MSR Action3D, in order.
-MSR_ACTIONS = (
-    "high arm wave", "horizontal arm wave", "hammer", "hand catch", "forward punch", "high throw",
-    "draw x", "draw tick", "draw circle", "hand clap", "two hand wave", "side boxing", "bend",
-    "forward kick", "side kick", "jogging", "tennis swing", "tennis serve", "golf swing",
-    "pick up and throw",
-)  # fmt: skip
-
 #: Node features of a recording ``[T, M, N, C]``, and which joints are there ``[T, M, N]``.
 Transform = Callable[[Recording], "tuple[Tensor, Tensor]"]
 
@@ -38,6 +30,7 @@ class SkeletonClips(Dataset):
         split: ``"train"``, ``"val"`` or ``"test"``.
         seed: Random seed.
         kind: What results call the data.
+        names: The names of the actions 1, 2, ... (default: none, ``"action 1"`` and so on)
     """
 
     multi_label = False
@@ -50,13 +43,14 @@ class SkeletonClips(Dataset):
         split: str,
         seed: int = 0,
         kind: str = "skeletons",
+        names: Sequence[str] = (),
     ):
         self.recordings = list(recordings)
         self.ids = [recording.name for recording in recordings]
         number = {action: i for i, action in enumerate(actions)}
         self.labels = torch.tensor([number[recording.action] for recording in recordings])
         self.actions, self.transforms = list(actions), list(transforms)
-        self.split, self.seed, self.kind = split, seed, kind
+        self.split, self.seed, self.kind, self.names = split, seed, kind, list(names)
 
     @property
     def num_clips(self) -> int:
@@ -66,9 +60,8 @@ class SkeletonClips(Dataset):
     @property
     def label_names(self) -> list[str]:
         """The names of the classes."""
-        msr = self.recordings[0].layout == "msr20" and max(self.actions) <= len(MSR_ACTIONS)
-        known = MSR_ACTIONS if msr and self.kind != "generated skeletons" else ()
-        return [known[a - 1] if known else f"action {a}" for a in self.actions]
+        names = {number: name for number, name in enumerate(self.names, 1)}
+        return [names.get(action, f"action {action}") for action in self.actions]
 
     @property
     def origin(self) -> str:
