@@ -62,7 +62,7 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
     for name in ["config.yaml", "environment.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"]:
         assert (Path("runs/tiny") / name).is_file(), name
     assert list(Path("runs/tiny/tensorboard").glob("events*"))
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "scikit-learn's built-in digits" in printed and "waiting for data" in printed
     assert f"top-1 {found['top1']:.2%}" in printed
 

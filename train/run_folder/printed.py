@@ -74,7 +74,7 @@ def _time(results: dict[str, Any]) -> str:
         return text
     return (
         f"{text} of {speed['step_ms']:.0f} ms, {speed['videos_per_second']:,.0f} videos/s, "
-        f"{speed['data_share']:.1%} of it waiting for data"
+        f"{speed['data_share']:.1%} of the time waiting for data"
     )
 
 
