@@ -181,11 +181,12 @@ def networks(quick: bool, device: str = "cpu") -> dict[str, tuple[Tensor, dict[s
     for layer in (TransformerConv, GATv2Conv):
         name = f"{layer.__name__} in each frame, then LSTM"
         graphs[name] = partial(baselines.FramesThenLSTM, layer)
-    small = {"nothing (mean over time)": VideoClassifier(SimpleConv(3, (16, 32, 64), padding=1), 20)}
+    small: dict[str, torch.nn.Module] = {}
+    small["nothing (mean over time)"] = VideoClassifier(SimpleConv(3, (16, 32, 64), padding=1), 20)
     for name, graph in graphs.items():
         head = RSTGBlock(64, to="vec", graph=graph)
         small[name] = VideoClassifier(SimpleConv(3, (16, 32, 64), padding=1), 20, head=head)
-    large = {"nothing": VideoClassifier(i3d_resnet50(), 174)}
+    large: dict[str, torch.nn.Module] = {"nothing": VideoClassifier(i3d_resnet50(), 174)}
     for name in list(graphs)[:3]:
         after: Any = {"res3": 512, "res4": 1024}
         blocks = {k: RSTGBlock(c, hidden_channels=512, graph=graphs[name]) for k, c in after.items()}
