@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rstg_pyg.fast.autograd import autocast_to, eager
+from rstg_pyg.fast.linear import uses_onednn
+
 #: Temporal kernels of the stem and of the blocks of each stage, taken in turn.
 C2D_KERNELS = ((1,), (1,), (1,), (1,), (1,))
 I3D_KERNELS = ((5,), (3,), (3, 1), (3, 1), (1, 3))
@@ -41,7 +44,8 @@ class Conv(torch.nn.Conv3d):
     """A convolution without bias, spatial stride, zero padding of half the kernel.
 
     On a CPU, kernels ``(t, 1, 1)`` are one matrix product for all their steps, whose results are
-    shifted in time and added: torch's own takes up to four times as long for small batches.
+    shifted in time and added: torch's own takes up to four times as long for small batches. Without
+    gradients all kernels are oneDNN's, with what follows the convolution inside.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple, stride: int = 1):
@@ -54,7 +58,7 @@ class Conv(torch.nn.Conv3d):
 
     def with_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with another weight and with a bias."""
-        plain = x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        plain = x.device.type != "cpu" or not eager()
         if plain or self.kernel_size[1:] != (1, 1) or self.stride[1] != 1:
             return F.conv3d(x, weight, bias, self.stride, self.padding)
         x = x.movedim(1, -1)
@@ -74,16 +78,38 @@ class Conv(torch.nn.Conv3d):
             out = out.add_(part)
         return out.movedim(-1, 1)
 
+    def fused(
+        self, x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, relu: bool
+    ) -> Tensor:
+        """The same with another map to add and ReLU, in one call of oneDNN; not differentiable."""
+        settings = (weight, bias, self.padding, self.stride, self.dilation, self.groups)
+        call = torch.ops.mkldnn._convolution_pointwise
+        if add is None:
+            return call(x, *settings, "relu" if relu else "none", [], "")
+        return call(x, add, *settings, "add", 1.0, "relu" if relu else None, [], None)
 
-def _normed(conv: torch.nn.Module, norm: torch.nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``. Frozen statistics go into the convolution's weights, unless somebody looks at
-    what is in between.
+
+def _normed(
+    conv: torch.nn.Module,
+    norm: torch.nn.Module,
+    x: Tensor,
+    add: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """``norm(conv(x)) + add``, and ReLU if asked for. Frozen statistics go into the convolution's weights, unless somebody
+    looks at what is in between.
     """
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
     if hooked or not (type(conv) is Conv and type(norm) is FrozenBatchNorm):
-        return norm(conv(x))
-    factor, offset = norm.factors()
-    return conv.with_weight(x, conv.weight * factor.view(-1, 1, 1, 1, 1), offset)
+        out = norm(conv(x))
+    else:
+        factor, offset = norm.factors()
+        weight = conv.weight * factor.view(-1, 1, 1, 1, 1)
+        if not torch.is_grad_enabled() and eager() and uses_onednn(x) and autocast_to(x) is None:
+            return conv.fused(x, weight, offset, add, relu)
+        out = conv.with_weight(x, weight, offset)
+    out = out if add is None else out + add
+    return out.relu_() if relu else out
 
 
 class Stem(torch.nn.Module):
@@ -121,7 +147,7 @@ class Stem(torch.nn.Module):
         """
         if x.device.type == "cpu":  # all that follows keeps this format
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        x = _normed(self.conv, self.bn, x).relu_()
+        x = _normed(self.conv, self.bn, x, relu=True)
         return x if self.pool is None else self.pool(x)
 
 
@@ -162,12 +188,11 @@ class Bottleneck(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H / stride, W / stride]``."""
-        out = _normed(self.conv1, self.bn1, x).relu_()
-        out = _normed(self.conv2, self.bn2, out).relu_()
-        out = _normed(self.conv3, self.bn3, out)
-        return (
-            out + (x if self.shortcut is None else _normed(self.shortcut[0], self.shortcut[1], x))
-        ).relu_()
+        out = _normed(self.conv1, self.bn1, x, relu=True)
+        out = _normed(self.conv2, self.bn2, out, relu=True)
+        if self.shortcut is not None:
+            x = _normed(self.shortcut[0], self.shortcut[1], x)
+        return _normed(self.conv3, self.bn3, out, add=x, relu=True)
 
 
 class NonLocalBlock(torch.nn.Module):

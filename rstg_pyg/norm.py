@@ -1,6 +1,6 @@
 """Normalizations that the space-time graph needs and PyG or torch do not have."""
 
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch_geometric.utils import scatter
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def _standardize(x: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
-    """Mean zero and (biased) variance one over ``dims``."""
-    var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
+def _standardize(x: Tensor, num_dims: int, eps: float) -> Tensor:
+    """Mean zero and (biased) variance one over the last dimensions."""
+    if x.device.type == "cpu":  # many times as fast; a GPU would take one of its many blocks per row
+        return torch.nn.functional.layer_norm(x, x.shape[-num_dims:], eps=eps)
+    var, mean = torch.var_mean(x, dim=tuple(range(-num_dims, 0)), correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(var + eps)
 
 
@@ -65,8 +67,7 @@ class JointLayerNorm(torch.nn.Module):
         dtype = x.dtype
         x = x.float() if dtype in _HALF else x
         if batch is None:
-            dims = tuple(range(-self.num_joint_dims, 0))
-            x = _standardize(x, dims, self.eps)
+            x = _standardize(x, self.num_joint_dims, self.eps)
         else:
             mean = scatter(x.mean(-1), batch, dim=0, dim_size=batch_size, reduce="mean")
             x = x - mean[batch].unsqueeze(-1)
@@ -205,12 +206,11 @@ class ZeroInitNorm(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        shape = [1] * x.dim()
-        shape[self.channel_dim] = self.channels
         dtype = x.dtype
+        x = x.movedim(self.channel_dim, -1)  # as RSTGBlock's maps are in memory
         x = x.float() if dtype in _HALF else x
-        x = _standardize(x, tuple(range(1, x.dim())), self.eps).to(dtype)
-        return self.scale.view(shape) * (x + self.bias.view(shape))
+        x = _standardize(x, x.dim() - 1, self.eps).to(dtype)
+        return (self.scale * (x + self.bias)).movedim(-1, self.channel_dim)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels})"
