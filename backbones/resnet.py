@@ -96,8 +96,8 @@ def _normed(
     add: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """``norm(conv(x)) + add``, and ReLU if asked for. Frozen statistics go into the convolution's weights, unless somebody
-    looks at what is in between.
+    """``norm(conv(x)) + add``, and ReLU if asked for. Frozen statistics go into the convolution's
+    weights, unless somebody looks at what is in between.
     """
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
     if hooked or not (type(conv) is Conv and type(norm) is FrozenBatchNorm):

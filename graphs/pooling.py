@@ -142,4 +142,4 @@ class AreaUnpool(_AreaModule):
             ],
             dim=1,
         )  # [H * W, N]
-        return (weight @ nodes).movedim(-1, 1).unflatten(3, (height, width))  # channels last in memory
+        return torch.einsum("pn,btnc->bctp", weight, nodes).unflatten(3, (height, width))

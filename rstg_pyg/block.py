@@ -215,8 +215,7 @@ class RSTGBlock(torch.nn.Module):
     def _back(self, nodes: Tensor, x: Tensor) -> Tensor:
         """From nodes to a map of the size of ``x``, or from their mean over time to a vector."""
         out = nodes.sum(dim=1) if self.unpool is None else self.unpool(nodes, x.shape[-2:])
-        out = out if self.norm is None else self.norm(out)
-        return out.contiguous() if x.is_contiguous() else out  # what is added to each other lies alike
+        return out if self.norm is None else self.norm(out)
 
     def _project(self, nodes: Tensor) -> Tensor:
         return nodes if self.lin_out is None else self.lin_out(nodes)

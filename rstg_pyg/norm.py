@@ -206,11 +206,12 @@ class ZeroInitNorm(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
+        shape = [1] * x.dim()
+        shape[self.channel_dim] = self.channels
         dtype = x.dtype
-        x = x.movedim(self.channel_dim, -1)  # as RSTGBlock's maps are in memory
         x = x.float() if dtype in _HALF else x
         x = _standardize(x, x.dim() - 1, self.eps).to(dtype)
-        return (self.scale * (x + self.bias)).movedim(-1, self.channel_dim)
+        return self.scale.view(shape) * (x + self.bias.view(shape))
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels})"
