@@ -78,9 +78,7 @@ class Conv(torch.nn.Conv3d):
             out = out.add_(part)
         return out.movedim(-1, 1)
 
-    def fused(
-        self, x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, relu: bool
-    ) -> Tensor:
+    def fused(self, x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, relu: bool) -> Tensor:
         """The same with another map to add and ReLU, in one call of oneDNN; not differentiable."""
         settings = (weight, bias, self.padding, self.stride, self.dilation, self.groups)
         call = torch.ops.mkldnn._convolution_pointwise

@@ -123,6 +123,20 @@ def test_convolution_and_frozen_norm_equal_torchs(kernel, stride, frames):
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("clips", [0, 2])
+@pytest.mark.parametrize("channels, stride", [(8, 1), (6, 1), (8, 2)])
+def test_one_call_per_convolution_without_gradients(channels, stride, clips):
+    """With and without a shortcut: float32 on a CPU is oneDNN's, with the addition and ReLU inside."""
+    stages = [Stem(3, channels, 5), Bottleneck(channels, 4, 8, stride, 3)]
+    network = randomize(torch.nn.Sequential(*stages)).float()
+    clip = torch.randn(clips, 3, 4, 32, 32)
+    expected = network(clip)
+    before = clip.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(network(clip), expected)
+    assert torch.equal(clip, before) and expected.requires_grad
+
+
 def test_stages_and_places():
     assert list(on_meta(i3d_resnet50).stages) == ["stem", *BLOCKS[:3], "pool2", *BLOCKS[3:]]
     backbone = on_meta(nonlocal_resnet50)
