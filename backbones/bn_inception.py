@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rstg_pyg.backbones.conv import Norm
 from rstg_pyg.backbones.inception import Branches, sequence
-from rstg_pyg.backbones.resnet import Norm
 
 #: Channels of the blocks: 1x1 | reduce, 3x3 | reduce, 3x3, 3x3 | pooling, projection. Without the first
 #: and the last (0) a block halves the map.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rstg_pyg.backbones.resnet import Norm
+from rstg_pyg.backbones.conv import Norm
 
 #: Channels of the blocks: 1x1 | 1x1, 3x3x3 | 1x1, 3x3x3 | pooling, 1x1; ``None`` halves the map.
 MIXED = {

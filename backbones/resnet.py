@@ -1,113 +1,19 @@
-"""ResNet-50 for video: C2D, I3D and Non-Local, one network with different settings."""
+"""ResNet-50 for video: C2D, I3D, Non-Local and MFNet, one network with different settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rstg_pyg.fast.autograd import autocast_to, eager
-from rstg_pyg.fast.linear import uses_onednn
+from rstg_pyg.backbones.conv import Conv, FrozenBatchNorm, Norm, normed
+from rstg_pyg.backbones.motion import MotionBlock
 
 #: Temporal kernels of the stem and of the blocks of each stage, taken in turn.
 C2D_KERNELS = ((1,), (1,), (1,), (1,), (1,))
 I3D_KERNELS = ((5,), (3,), (3, 1), (3, 1), (1, 3))
-
-
-class FrozenBatchNorm(torch.nn.BatchNorm3d):
-    """Batch normalization that always uses its stored statistics, also in training.
-
-    Gain and offset are trained; the statistics are those that came with the weights and never
-    change (as in the published code; common when a batch has only a few clips). Epsilon is 1e-5.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` to the same shape."""
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Factor and offset of every channel."""
-        assert self.running_mean is not None and self.running_var is not None
-        factor = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return factor, self.bias - self.running_mean * factor
-
-
-#: Makes a normalization from a number of channels.
-Norm = Callable[[int], torch.nn.Module]
-
-
-class Conv(torch.nn.Conv3d):
-    """A convolution without bias, spatial stride, zero padding of half the kernel.
-
-    On a CPU, kernels ``(t, 1, 1)`` are one matrix product for all their steps, whose results are
-    shifted in time and added: torch's own takes up to four times as long for small batches. Without
-    gradients all kernels are oneDNN's, with what follows the convolution inside.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple, stride: int = 1):
-        padding = tuple(k // 2 for k in kernel)
-        super().__init__(in_channels, out_channels, kernel, (1, stride, stride), padding, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` to ``[B, C', T, H / stride, W / stride]``."""
-        return self.with_weight(x, self.weight, None)
-
-    def with_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The same with another weight and with a bias."""
-        plain = x.device.type != "cpu" or not eager()
-        if plain or self.kernel_size[1:] != (1, 1) or self.stride[1] != 1:
-            return F.conv3d(x, weight, bias, self.stride, self.padding)
-        x = x.movedim(1, -1)
-        if self.kernel_size[0] == 1:
-            return F.linear(x, weight.flatten(1), bias).movedim(-1, 1)
-        # What every frame gives to those around it, for all k at once: [B, T, H, W, k, C'].
-        steps = F.linear(x, weight.movedim(2, 0).flatten(0, 1).flatten(1))
-        steps = steps.unflatten(-1, (self.kernel_size[0], -1))
-        shifts = [self.kernel_size[0] // 2 - k for k in range(self.kernel_size[0])]
-        parts = [
-            F.pad(steps[..., k, :], [0] * 6 + [n, -n])
-            for k, n in enumerate(shifts)
-            if abs(n) < x.size(1)
-        ]
-        out = parts[0] if bias is None else parts[0].add_(bias)
-        for part in parts[1:]:
-            out = out.add_(part)
-        return out.movedim(-1, 1)
-
-    def fused(self, x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, relu: bool) -> Tensor:
-        """The same with another map to add and ReLU, in one call of oneDNN; not differentiable."""
-        settings = (weight, bias, self.padding, self.stride, self.dilation, self.groups)
-        call = torch.ops.mkldnn._convolution_pointwise
-        if add is None:
-            return call(x, *settings, "relu" if relu else "none", [], "")
-        return call(x, add, *settings, "add", 1.0, "relu" if relu else None, [], None)
-
-
-def _normed(
-    conv: torch.nn.Module,
-    norm: torch.nn.Module,
-    x: Tensor,
-    add: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """``norm(conv(x)) + add``, and ReLU if asked for. Frozen statistics go into the convolution's
-    weights, unless somebody looks at what is in between.
-    """
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
-    if hooked or not (type(conv) is Conv and type(norm) is FrozenBatchNorm):
-        out = norm(conv(x))
-    else:
-        factor, offset = norm.factors()
-        weight = conv.weight * factor.view(-1, 1, 1, 1, 1)
-        if not torch.is_grad_enabled() and eager() and uses_onednn(x) and autocast_to(x) is None:
-            return conv.fused(x, weight, offset, add, relu)
-        out = conv.with_weight(x, weight, offset)
-    out = out if add is None else out + add
-    return out.relu_() if relu else out
 
 
 class Stem(torch.nn.Module):
@@ -145,7 +51,7 @@ class Stem(torch.nn.Module):
         """
         if x.device.type == "cpu":  # all that follows keeps this format
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        x = _normed(self.conv, self.bn, x, relu=True)
+        x = normed(self.conv, self.bn, x, relu=True)
         return x if self.pool is None else self.pool(x)
 
 
@@ -186,11 +92,11 @@ class Bottleneck(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H / stride, W / stride]``."""
-        out = _normed(self.conv1, self.bn1, x, relu=True)
-        out = _normed(self.conv2, self.bn2, out, relu=True)
+        out = normed(self.conv1, self.bn1, x, relu=True)
+        out = normed(self.conv2, self.bn2, out, relu=True)
         if self.shortcut is not None:
-            x = _normed(self.shortcut[0], self.shortcut[1], x)
-        return _normed(self.conv3, self.bn3, out, add=x, relu=True)
+            x = normed(self.shortcut[0], self.shortcut[1], x)
+        return normed(self.conv3, self.bn3, out, add=x, relu=True)
 
 
 class NonLocalBlock(torch.nn.Module):
@@ -240,20 +146,24 @@ class VideoResNet(torch.nn.Module):
     after ``res2``, stride 1 in ``res5``, batch norm with frozen statistics. (``pool_padding=1,
     last_stride=2`` gives the geometry of SlowFast and PyTorchVideo.)
 
-    Its ``stages`` are ``stem``, ``res2_0`` ... ``res5_2`` (one per bottleneck), ``pool2`` and
-    ``nonlocal3_1`` and so on, in the order in which they run. ``places`` maps a residual stage to the
-    name after which an RSTG block is inserted: that of the stage's second to last bottleneck.
+    Its ``stages`` are ``stem``, ``res2_0`` ... ``res5_2`` (one per bottleneck), ``pool2``,
+    ``nonlocal3_1`` and so on, ``motion2`` and so on, in the order in which they run. ``places`` maps
+    a residual stage to the name after which an RSTG block is inserted: that of the stage's second to
+    last bottleneck.
 
     Args:
         temporal_kernels: Temporal kernels of stem and stages, each cycled over its blocks:
             :data:`C2D_KERNELS` or :data:`I3D_KERNELS`.
         nonlocal_stages: Residual stages (``"res2"`` ... ``"res5"``) with a :class:`NonLocalBlock`
             after every second bottleneck. (default: none)
+        motion_stages: Residual stages with a :class:`MotionBlock` at their end. (default: none)
+        motion_reduction: See :class:`MotionBlock`. (default: 1)
         in_channels: Channels of the clips. (default: 3)
         depths: Bottlenecks of each stage. (default: ``(3, 4, 6, 3)``, ResNet-50)
         width: Channels of the stem; stages have 4, 8, 16 and 32 times as many. (default: 64)
         pool_padding: Zero padding of the stem's max pooling. (default: 0)
         last_stride: Spatial stride of the last stage. (default: 1)
+        pool_frames: Whether ``pool2``, after the first stage, halves the frames. (default: ``True``)
         small_stem: A stem for small frames, see :class:`Stem`. (default: ``False``)
         norm: Makes a norm from a number of channels; use ``torch.nn.BatchNorm3d`` to train
             from scratch. (default: :class:`FrozenBatchNorm`)
@@ -263,7 +173,7 @@ class VideoResNet(torch.nn.Module):
         - **output:** feature map :math:`(B, 2048, T / 2, H / 16, W / 16)`
 
     Raises:
-        ValueError: If ``nonlocal_stages`` names a stage that does not exist.
+        ValueError: If ``nonlocal_stages`` or ``motion_stages`` names a stage that does not exist.
     """
 
     def __init__(
@@ -271,19 +181,22 @@ class VideoResNet(torch.nn.Module):
         temporal_kernels: Sequence[Sequence[int]],
         nonlocal_stages: Sequence[str] = (),
         *,
+        motion_stages: Sequence[str] = (),
+        motion_reduction: int = 1,
         in_channels: int = 3,
         depths: Sequence[int] = (3, 4, 6, 3),
         width: int = 64,
         pool_padding: int = 0,
         last_stride: int = 1,
+        pool_frames: bool = True,
         small_stem: bool = False,
         norm: Norm = FrozenBatchNorm,
     ):
         super().__init__()
         names = [f"res{i + 2}" for i in range(len(depths))]
-        unknown = sorted(set(nonlocal_stages) - set(names))
-        if unknown:
-            raise ValueError(f"Expected 'nonlocal_stages' to name some of {names} (got {unknown})")
+        for what, given in (("nonlocal_stages", nonlocal_stages), ("motion_stages", motion_stages)):
+            if unknown := sorted(set(given) - set(names)):
+                raise ValueError(f"Expected '{what}' to name some of {names} (got {unknown})")
         self.temporal_kernels = tuple(tuple(kernels) for kernels in temporal_kernels)
         self.nonlocal_stages = tuple(nonlocal_stages)
 
@@ -308,7 +221,10 @@ class VideoResNet(torch.nn.Module):
                 if name in self.nonlocal_stages and j % 2 == 1:
                     stages[f"nonlocal{i + 2}_{j}"] = NonLocalBlock(here, norm)
                     channels[f"nonlocal{i + 2}_{j}"] = here
-            if i == 0:
+            if name in motion_stages:
+                stages[f"motion{i + 2}"] = MotionBlock(here, motion_reduction)
+                channels[f"motion{i + 2}"] = here
+            if i == 0 and pool_frames:
                 stages["pool2"] = torch.nn.MaxPool3d((2, 1, 1))
                 channels["pool2"] = here
         self.stages = torch.nn.ModuleDict(stages)
@@ -317,7 +233,9 @@ class VideoResNet(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initializes the weights (Glorot uniform; biases and gains of non-local blocks are zero)."""
+        """Initializes the weights (Glorot uniform; biases and gains of non-local blocks are zero;
+        motion blocks are the identity).
+        """
         for module in self.modules():
             if isinstance(module, torch.nn.Conv3d):
                 torch.nn.init.xavier_uniform_(module.weight)
@@ -328,6 +246,8 @@ class VideoResNet(torch.nn.Module):
         for module in self.modules():
             if isinstance(module, NonLocalBlock):
                 torch.nn.init.zeros_(module.bn.get_parameter("weight"))
+            elif isinstance(module, MotionBlock):
+                module.reset_parameters()
 
     def forward(self, clip: Tensor) -> Tensor:
         """The last stage's feature map."""
@@ -355,3 +275,20 @@ def nonlocal_resnet50(**kwargs) -> VideoResNet:
     a head for 174 classes). ``kwargs`` go to :class:`VideoResNet`.
     """
     return VideoResNet(I3D_KERNELS, **{"nonlocal_stages": ("res3", "res4"), **kwargs})
+
+
+def mfnet_resnet50(**kwargs) -> VideoResNet:
+    """MFNet-C50: torchvision's ResNet-50 on every frame, with a :class:`MotionBlock` after each stage
+    (57,291,758 parameters with a head for 174 classes; how many the paper's network has is not known).
+    With ``motion_stages=()`` it is TSN on ResNet-50. ``kwargs`` go to :class:`VideoResNet`.
+    """
+    stages = ("res2", "res3", "res4", "res5")
+    settings = dict(motion_stages=stages, pool_frames=False, pool_padding=1, last_stride=2)
+    return VideoResNet(C2D_KERNELS, **{**settings, "norm": torch.nn.BatchNorm3d, **kwargs})
+
+
+def mfnet_resnet101(**kwargs) -> VideoResNet:
+    """MFNet-C101: :func:`mfnet_resnet50` with 101 layers (76,283,886 parameters with a head for 174
+    classes).
+    """
+    return mfnet_resnet50(**{"depths": (3, 4, 23, 3), **kwargs})

@@ -1,5 +1,6 @@
-"""Multi-scale grid graphs: regions, edges, positions, pooling, frames as PyG data, sequences."""
+"""Multi-scale grid graphs: regions, edges, positions, pooling, frames as PyG data, sequences, boxes."""
 
+from rstg_pyg.graphs.boxes import has_area, overlap_edges
 from rstg_pyg.graphs.frames import frames_to_data
 from rstg_pyg.graphs.grid import complete_graph, multiscale_grid
 from rstg_pyg.graphs.page import attention_page
@@ -37,9 +38,11 @@ __all__ = [
     "attention_page",
     "complete_graph",
     "frames_to_data",
+    "has_area",
     "join_sequences",
     "joint_names",
     "multiscale_grid",
+    "overlap_edges",
     "plot_attention",
     "plot_grid",
     "relative_attention",

@@ -15,6 +15,7 @@ from rstg_pyg.heads import LSTMHead
 from rstg_pyg.homogeneous import HomogeneousRSTG
 from rstg_pyg.norm import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
 from rstg_pyg.published import BiasReLU, published_arguments
+from rstg_pyg.regions import RegionGraph, RegionHead
 from rstg_pyg.relations import RelationHead, WindowMean
 from rstg_pyg.rstg import RSTG
 
@@ -30,6 +31,8 @@ __all__ = [
     "LSTMHead",
     "RSTGBlock",
     "RSTGConv",
+    "RegionGraph",
+    "RegionHead",
     "RelationHead",
     "VideoClassifier",
     "WindowMean",

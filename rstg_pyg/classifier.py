@@ -38,7 +38,8 @@ class VideoClassifier(torch.nn.Module, Pretrained):
     from a map of :obj:`channels`, both its attributes; frames can be streamed through it if it has
     ``streams`` and ``stream`` as :class:`RSTGBlock` has, and clips may have different lengths if its
     ``forward`` takes ``lengths``. :class:`LSTMHead` is an example. A head with a method
-    ``classifier(in_features, num_classes)`` makes the last layer, too (:class:`RelationHead`).
+    ``classifier(in_features, num_classes)`` makes the last layer, too (:class:`RelationHead`); one
+    with a true ``takes_boxes`` gets the ``boxes`` of the clips (:class:`RegionHead`).
 
     Args:
         backbone (torch.nn.Module): The backbone.
@@ -261,7 +262,12 @@ class VideoClassifier(torch.nn.Module, Pretrained):
             x = x + self.blocks[self.block_after[name]](x)
         return x
 
-    def forward(self, clip: Tensor, lengths: Union[Tensor, Sequence[int], None] = None) -> Tensor:
+    def forward(
+        self,
+        clip: Tensor,
+        lengths: Union[Tensor, Sequence[int], None] = None,
+        boxes: Optional[Tensor] = None,
+    ) -> Tensor:
         """Logits of every video.
 
         Args:
@@ -271,13 +277,20 @@ class VideoClassifier(torch.nn.Module, Pretrained):
                 :math:`(B, L)`; frames beyond the length are ignored. For networks whose frames can
                 be fed one by one (:attr:`streams`); in training, batch norms count all frames.
                 (default: :obj:`None`, all :math:`T`)
+            boxes (torch.Tensor, optional): Regions of the frames for a head that takes them,
+                :math:`(B, T, N, 4)` or :math:`(B, L, T, N, 4)`. (default: :obj:`None`)
         """
         if lengths is not None:
             self._check_frames("give it clips of one length")
+        if boxes is not None and not getattr(self.head, "takes_boxes", False):
+            raise ValueError("Expected no boxes: the network has no head that takes them")
         if clip.dim() == 6:
             if lengths is not None:
                 lengths = torch.as_tensor(lengths).flatten()
-            return self(clip.flatten(0, 1), lengths).unflatten(0, clip.shape[:2]).mean(dim=1)
+            if boxes is not None:
+                boxes = boxes.flatten(0, 1)
+            logits = self(clip.flatten(0, 1), lengths, boxes)
+            return logits.unflatten(0, clip.shape[:2]).mean(dim=1)
         if clip.dim() != 5:
             raise ValueError(
                 f"Expected clips to have shape [B, C, T, H, W] or [B, L, C, T, H, W] "
@@ -286,7 +299,8 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         x = self.features(clip)
         vector = average = None
         if self.head is not None:
-            vector = self.head(x) if lengths is None else self.head(x, lengths)
+            more = [given for given in (lengths, boxes) if given is not None]
+            vector = self.head(x, *more)
         if self.head is None or self.combine == "plus":
             average = mean_over_frames(x, 2, lengths)
         return self._classify(vector, average)

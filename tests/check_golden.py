@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from golden_compare import SHARP_TOLERANCE, TOLERANCE, Comparison, add_gradients, under
 from golden_models import check_checkpoint, check_recipe, check_small
+from golden_regions import check_region_graph
 from golden_rows import check_rows
 from torch import Tensor
 
@@ -45,6 +46,8 @@ def check(path: Path) -> Comparison:
         raise SystemExit(f"{path}: not a recording of the golden format ({e})") from None
     if "in/feature_map" in data:
         return check_graph(flags, data)
+    if "in/x" in data:
+        return check_region_graph(flags, data)
     if "network" in flags:
         return check_rows(flags, data)
     if "recipe" in data:

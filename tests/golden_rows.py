@@ -11,182 +11,31 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from golden_compare import TOLERANCE, Comparison, under
+from golden_networks import build
 from torch import Tensor
 
-from rstg_pyg import RelationHead, VideoClassifier, WindowMean
-from rstg_pyg.backbones import (
-    BNInception,
-    ECOLite,
-    OffsetBatchNorm,
-    inception_i3d,
-    s3dg,
-    s3dg_howto100m,
-)
+from rstg_pyg import RegionHead, VideoClassifier
 
 #: Batch statistics (``train/``) of few values amplify rounding.
 TRAIN_TOLERANCE = 1e-3
-
-_CAFFE_BRANCHES = {"1x1": "b0", "3x3": "b1", "double": "b2", "pool": "b3"}
-_TF_LEAVES = {
-    "weights": "conv.weight",
-    "BatchNorm/beta": "bn.bias",
-    "BatchNorm/moving_mean": "bn.running_mean",
-    "BatchNorm/moving_variance": "bn.running_var",
-    "temporal/weights": "temporal.weight",
-    "temporal/biases": "temporal.bias",
-    "self_gating/transformer_W/weights": "gate.lin.weight",
-}
-
-
-def _caffe_name(name: str, handover: bool = False) -> str:
-    """TRN and ECO."""
-    if found := re.fullmatch(r"consensus\.fc_fusion_scales\.(\d+)\.([13])\.(\w+)", name):
-        return f"head.lins.{found[1]}.{found[3]}" if found[2] == "1" else f"{name} (part)"
-    name = name.replace("consensus.classifier.1.", "head.lins.0.").replace(
-        "consensus.classifier.3.", "lin."
-    )
-    layer, _, leaf = name.removeprefix("base_model.").rpartition(".")
-    norm = layer.endswith("_bn")
-    layer = layer.removesuffix("_bn")
-    if found := re.fullmatch(r"res(\d)([ab])(?:_(1|2|down))?", layer):
-        stage, block, part = found.groups()
-        if part is None or layer == "res3a_2" or part == "down":
-            place = f"bn_{block}" if part is None else "down"
-        else:
-            place = f"{block}.{'bn' if norm else f'conv{part}'}"
-        return f"backbone.stages.res{stage}.{place}.{leaf}"
-    if found := re.fullmatch(r"(conv\d)_(\w+)", layer):
-        place = f"{found[1]}.{found[2]}"
-    elif handover and layer.startswith("inception_3c_"):
-        place = layer.replace("inception_3c_", "handover.")
-    elif found := re.fullmatch(r"(inception_\w\w)_((1x1|3x3|double|pool)\w*)", layer):
-        place = f"{found[1]}.{_CAFFE_BRANCHES[found[3]]}.{found[2]}"
-    else:
-        return name
-    return f"backbone.stages.{place}.{'bn' if norm else 'conv'}.{leaf}"
-
-
-def _piergiaj_name(name: str) -> str:
-    name = name.replace("logits.conv3d.", "lin.").replace("conv3d.", "conv.")
-    name = re.sub(r"^Conv3d_(\w\w)_\dx\d", r"backbone.stages.conv_\1", name)
-    return re.sub(r"^Mixed_(\w\w)\.b(\d)([ab]?)\.", _mixed, name)
-
-
-def _mixed(found: re.Match) -> str:
-    """The place of a unit; the only one of the first branch is called a."""
-    return f"backbone.stages.mixed_{found[1]}.b{found[2]}.{found[3] or 'a'}."
-
-
-def _slim_name(name: str) -> str:
-    place, leaf = re.fullmatch(
-        r"InceptionV1/((?:Mixed_\w\w/Branch_\d/)?Conv[23]d_\w\w_\dx\d|Logits/Conv[23]d_0c_1x1)/(.+)",
-        name,
-    ).groups()
-    if place.startswith("Logits"):
-        return f"lin.{leaf.replace('weights', 'weight').replace('biases', 'bias')}"
-    if found := re.fullmatch(r"Mixed_(\w\w)/Branch_(\d)/Conv[23]d_0(\w)_\dx\d", place):
-        return _mixed(found) + _TF_LEAVES[leaf]
-    return f"backbone.stages.conv_{place[7:9]}.{_TF_LEAVES[leaf]}"
-
-
-def _howto_name(name: str) -> str:
-    for theirs, ours in (
-        ("conv1.", "conv."),
-        ("bn1.", "bn."),
-        ("conv2.", "temporal."),
-        ("bn2.", "temporal_bn."),
-    ):
-        name = re.sub(rf"(?<=\.){re.escape(theirs)}", ours, name)
-    name = re.sub(r"^fc\.", "lin.", name)
-    name = re.sub(r"^mixed_(\w\w)\.conv_b(\d)_?([ab]?)\.", _mixed, name)
-    gate = r"^mixed_(\w\w)\.gating_b(\d)\.fc\."
-    name = re.sub(
-        gate, lambda m: f"backbone.stages.mixed_{m[1]}.b{m[2]}.{'ab'[m[2] != '0']}.gate.lin.", name
-    )
-    name = re.sub(r"^gating\.fc\.", "backbone.stages.conv_2c.gate.lin.", name)
-    return re.sub(r"^conv(?:_(2b|2c)|1)\.", lambda m: f"backbone.stages.conv_{m[1] or '1a'}.", name)
-
+#: Recorded means that are not looked at by themselves, as the logits depend on nothing else.
+IN_LOGITS = ("avg_pool", "avgpool", "global_pool", "step_logits", "video")
 
 def recipe_value(name: str, shape: list[int], scales: dict[str, float]) -> np.ndarray:
     """A weight made from its name, as ``recipe`` in the recordings says."""
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode("ascii"))))
     leaf = re.split(r"[./]", name)[-1]
     if leaf in ("weight", "weights") and len(shape) >= 2:
-        inputs = np.prod(shape[1:] if leaf == "weight" else shape[:-1])
+        inputs = np.prod(shape[1:] if leaf == "weight" and "_gc" not in name else shape[:-1])
         value = rng.standard_normal(shape) * np.sqrt(2 / inputs)
-        for part, factor in scales.items():
-            value *= factor if part in name else 1.0
     elif leaf in ("weight", "running_var", "moving_variance"):
         value = rng.uniform(0.5, 1.5, shape)
     else:
         value = rng.standard_normal(shape) * 0.1
+    if leaf in ("weight", "weights"):
+        for part, factor in scales.items():
+            value *= factor if part in name else 1.0
     return value.astype(np.float32)
-
-
-def build(
-    flags: dict, names: list[str]
-) -> tuple[VideoClassifier, Callable[[str], str], dict[str, str]]:
-    """The network of a recording, its names for ours, and stages by their recorded names."""
-    classes = flags.get("num_classes", 1)
-    inception = {
-        f"Mixed_{level}": f"mixed_{level}"
-        for level in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
-    }
-    if "new_fc.weight" in names and not any("res3a" in name for name in names):
-        multi = any("fc_fusion_scales" in name for name in names)
-        head = RelationHead(
-            1024,
-            flags["num_segments"],
-            flags.get("img_feature_dim", 256),
-            multi,
-            drawn=flags.get("drawn") or None,
-        )
-        model = VideoClassifier(BNInception(), classes, head=head)
-        return (
-            model,
-            lambda n: _caffe_name(n.replace("new_fc.", "head.lin_in.")),
-            {"frame_features": "head.lin_in"},
-        )
-    if "new_fc.weight" in names:
-        mids = {
-            "handover_3d": "handover",
-            "handover_2d": "handover",
-            "res3a": "res3.down",
-            "res3b_out": "res3",
-        }
-        for level in "45":
-            mids |= {f"res{level}a_out": f"res{level}.bn_a", f"res{level}b_out": f"res{level}"}
-        return (
-            VideoClassifier(ECOLite(), classes),
-            lambda n: _caffe_name(n.replace("new_fc.", "lin."), True),
-            mids,
-        )
-    if "conv1.conv1.weight" in names:
-        pools = {f"maxpool_{level}": f"pool_{level}" for level in ("2a", "3a", "4a", "5a")}
-        mids = {**pools, "conv_2c": "conv_2c.temporal_relu", "gating": "conv_2c"}
-        return VideoClassifier(s3dg_howto100m(), classes), _howto_name, mids
-    head = WindowMean(1024)
-    if "Conv3d_1a_7x7.conv3d.weight" in names:
-        norm = functools.partial(torch.nn.BatchNorm3d, eps=1e-3, momentum=0.01)
-        convs = {f"Conv3d_{n}": f"conv_{n[:2]}" for n in ("1a_7x7", "2b_1x1", "2c_3x3")}
-        pools = {f"MaxPool3d_{n}": f"pool_{n[:2]}" for n in ("2a_3x3", "3a_3x3", "4a_3x3", "5a_2x2")}
-        model = VideoClassifier(inception_i3d(norm=norm), classes, head=head)
-        return model, _piergiaj_name, {**inception, **convs, **pools}
-    if "InceptionV1/Conv2d_1a_7x7/weights" not in names:
-        raise SystemExit(
-            f"{flags['case']}: {flags['network']} cannot be built here yet"
-        )
-    make = s3dg if any("temporal" in name for name in names) else inception_i3d
-    arguments = {"norm": OffsetBatchNorm, "first_kernel": flags.get("first_temporal_kernel_size", 7)}
-    if make is s3dg:
-        arguments["gates"] = any("self_gating" in name for name in names)
-    convs = {f"Conv2d_{n}": f"conv_{n[:2]}" for n in ("1a_7x7", "2b_1x1", "2c_3x3")}
-    pools = {f"MaxPool_{n}": f"pool_{n[:2]}" for n in ("2a_3x3", "3a_3x3", "4a_3x3", "5a_2x2")}
-    return (
-        VideoClassifier(make(**arguments), classes, head=head),
-        _slim_name,
-        {**inception, **convs, **pools},
-    )
 
 
 class Weights:
@@ -231,6 +80,8 @@ class Weights:
                 value[scale] if leaf == "bias" else value.chunk(len(tensors["lin.bias"]), dim=1)[scale]
             )
         value = tensors[ours]
+        if "_gc" in name:
+            return value.t()
         if name.endswith("/weights"):
             value = value[(...,) + (None,) * (5 - value.dim())].permute(2, 3, 4, 1, 0)
         return value
@@ -238,21 +89,29 @@ class Weights:
 
 def to_torch(name: str, value: Tensor) -> Tensor:
     """A weight with output and input channels first."""
+    if "_gc" in name:
+        return value.t()
     return value.permute(4, 3, 0, 1, 2) if name.endswith("/weights") else value
 
 
-def check_rows(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
-    """A network of the table: weights by the recipe; logits, stages, gradients, batch statistics."""
-    compare = Comparison(TOLERANCE)
+def make_weights(flags: dict, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights by the recipe, by their recorded names."""
     variables = json.loads(str(data["variables"]))
-    names = [name for name, *_ in variables]
-    model, rename, mids = build(flags, names)
     made = {n: recipe_value(n, s, flags["scales"]) for n, s, _ in variables if "num_batches" not in n}
     for name, known in json.loads(str(data["variables_first_last_sum"])).items():
         if name in made:
             flat = made[name].ravel().astype(np.float64)
             if not np.allclose([flat[0], flat[-1], flat.sum()], known, rtol=1e-4, atol=1e-3):
                 raise SystemExit(f"'{name}' is not what the recipe makes: the recipe has changed")
+    return made
+
+
+def check_rows(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
+    """A network of the table: weights by the recipe; logits, stages, gradients, batch statistics."""
+    compare = Comparison(TOLERANCE)
+    made = make_weights(flags, data)
+    boxes = torch.from_numpy(data["in/boxes"]) if "in/boxes" in data else None
+    model, rename, mids = build(flags, list(made), boxes)
     weights = Weights(model, rename, made)
     ours = sum(p.numel() for p in model.parameters())
     compare.add("n_params", np.array(ours), np.array(flags["n_params"]))
@@ -268,12 +127,12 @@ def check_rows(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
     with torch.no_grad():
         compare.add("out/logits", model(clip), data["out/logits"])
     for name in sorted({key.split("/")[1] for key in data if key.startswith("mid/")}):
-        if name in ("avg_pool", "global_pool", "step_logits"):  # what the head makes is in the logits
+        if name in IN_LOGITS:
             continue
         if name not in heard:
             raise SystemExit(f"recorded, but not known here: {name}")
         value = heard[name]
-        if len(data.get(f"mid/{name}/shape", ())) == 4:  # frames in the batch
+        if len(data.get(f"mid/{name}/shape", ())) == 4 and value.dim() == 5:  # frames in the batch
             value = value.transpose(1, 2).flatten(0, 1)
         add_summary(compare, f"mid/{name}", value.movedim(1, -1) if last else value, data, last)
     # Gradients in float64: in float32, ReLUs near zero and ties of max pooling go the other way here
@@ -302,6 +161,11 @@ def make_input(flags: dict) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         return clip.movedim(-1, 1), lambda x: x.flip(1).transpose(1, 2).flatten(1, 2)
     if "float32(frames)/255*2-1" in rule:
         clip = (frames / 255 * 2 - 1).movedim(-1, 1)
+    elif found := re.search(r"float32\(frames\)/255 - \[(.*?)\]\) ?/ ?\[(.*?)\]", rule):
+        mean, std = (torch.tensor([float(n) for n in part.split(",")]) for part in found.groups())
+        clip = ((frames / 255 - mean) / std).movedim(-1, 1)
+        if "[B,K,3,H,W]" in rule:
+            return clip, lambda x: x.transpose(1, 2)
     elif "float32(frames)/255," in rule:
         clip = (frames / 255).movedim(-1, 1)
     else:
@@ -321,10 +185,25 @@ def listen(model: VideoClassifier, mids: dict[str, str]) -> dict[str, Tensor]:
             y = y.relu() if name.endswith("a_out") else y
             heard.setdefault(name, y.detach().clone())  # of the first pass
 
+    if isinstance(model.head, RegionHead):
+        add_parts(model.head, heard)
     for name, place in {**{stage: stage for stage in stages}, **mids}.items():
         module = modules.get(f"backbone.stages.{place}", modules.get(place))
         module.register_forward_hook(functools.partial(hook, name))
     return heard
+
+
+def add_parts(head: RegionHead, heard: dict[str, Tensor]) -> None:
+    """Writes the regions, and the mean of the nodes, as recorded."""
+
+    def before(_, args: tuple[Tensor, Tensor]) -> None:
+        heard.setdefault("roi", args[0].detach().flatten(0, 2)[..., None, None])
+
+    def after(_, __, y: Tensor) -> None:
+        heard.setdefault("gcn", y.detach().mean(dim=(1, 2)))
+
+    head.graph.register_forward_pre_hook(before)
+    head.graph.register_forward_hook(after)
 
 
 def compare_pass(compare, model, weights: Weights, clip, to_layout, data, prefix: str) -> None:
@@ -345,7 +224,10 @@ def compare_pass(compare, model, weights: Weights, clip, to_layout, data, prefix
     last = to_layout(clip).shape[-1] == 3 and clip.shape[-1] != 3
     if f"{prefix}grad_in/shape" in data or f"{prefix}grad_in" in data:
         add_summary(compare, f"{prefix}grad_in", to_layout(clip.grad), data, last, tolerance)
-    gradients = {n: p.grad for n, p in model.named_parameters()}
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    for name in under(data, f"{prefix}grad_none/"):
+        if weights.rename(name) in gradients:
+            raise SystemExit(f"{name}: expected no gradient")
     recorded = under(data, f"{prefix}grad/")
     # An offset before a batch norm has the gradient zero on paper, and rounding in practice.
     floor = 1e-3 * max(float(g.abs().max()) for g in gradients.values())

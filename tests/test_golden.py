@@ -20,7 +20,7 @@ FILES = sorted(FOLDER.glob("*.npz"))
 
 
 def test_there_are_recordings():
-    assert len(FILES) == 22 and (FOLDER / "tf_checkpoint" / "expected.npz").is_file()
+    assert len(FILES) == 25 and (FOLDER / "tf_checkpoint" / "expected.npz").is_file()
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def check_model(config: Config) -> None:
         freeze(model, config.train.freeze)
         for stage, block in model.block_after.items():
             model.blocks[block](maps[stage][:, :, :1])
-        if model.head is not None:
+        if model.head is not None and not isinstance(model.head, RegionHead):  # that looks at numbers
             last = maps[list(model.backbone.channels)[-1]]
             model.head(last if isinstance(model.head, RelationHead) else last[:, :, :1])
 

@@ -20,6 +20,7 @@ from rstg_pyg import (
     HomogeneousRSTG,
     JointLayerNorm,
     LSTMHead,
+    RegionHead,
     RelationHead,
     RSTGBlock,
     WindowMean,
@@ -47,6 +48,7 @@ from rstg_pyg.train.schema_model import (
     Head,
     InceptionConfig,
     LSTMHeadConfig,
+    RegionHeadConfig,
     RelationHeadConfig,
     ResNetConfig,
     RSTGConfig,
@@ -81,6 +83,9 @@ def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:
     return VideoResNet(
         {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}[backbone.kind],
         backbone.nonlocal_stages,
+        motion_stages=backbone.motion_stages,
+        motion_reduction=backbone.motion_reduction,
+        pool_frames=backbone.pool_frames,
         in_channels=data.channels,
         depths=backbone.depths,
         width=backbone.width,
@@ -146,10 +151,15 @@ def _windows(head: WindowMeanConfig, feature_map: Tensor) -> WindowMean:
     return WindowMean(feature_map.size(1))
 
 
+def _regions(head: RegionHeadConfig, feature_map: Tensor) -> RegionHead:
+    return RegionHead(feature_map.size(1), **head.model_dump(exclude={"kind"}))
+
+
 #: Functions that build a head, by ``model.head.kind``.
 _HEADS: dict[str, Callable[[Any, Tensor], torch.nn.Module]] = {
     "lstm": _lstm,
     "relations": _relations,
+    "regions": _regions,
     "windows": _windows,
 }
 

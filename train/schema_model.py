@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from rstg_pyg import RSTG, LSTMHead, RelationHead, RSTGBlock, RSTGConv, VideoClassifier
+from rstg_pyg import RSTG, LSTMHead, RegionHead, RelationHead, RSTGBlock, RSTGConv, VideoClassifier
 from rstg_pyg.backbones import BNInception, SimpleConv, VideoResNet
 from rstg_pyg.train.errors import nearest
 
@@ -95,6 +95,9 @@ class ResNetConfig(Section):
     nonlocal_stages: list[Literal["res2", "res3", "res4", "res5"]] = default(
         VideoResNet, "nonlocal_stages"
     )
+    #: Stages with a block of MFNet at their end, and how many times fewer channels it sees.
+    motion_stages: list[Literal["res2", "res3", "res4", "res5"]] = default(VideoResNet, "motion_stages")
+    motion_reduction: Few = default(VideoResNet, "motion_reduction")
     #: Bottlenecks of each stage, and channels of the first one's convolutions.
     depths: Annotated[list[Few], Field(min_length=1, max_length=4)] = default(VideoResNet, "depths")
     width: PositiveInt = default(VideoResNet, "width")
@@ -104,6 +107,8 @@ class ResNetConfig(Section):
     norm: Literal["frozen", "batch"] = "frozen"
     pool_padding: Literal[0, 1] = default(VideoResNet, "pool_padding")
     last_stride: Literal[1, 2] = default(VideoResNet, "last_stride")
+    #: Whether the frames are halved after ``res2``.
+    pool_frames: bool = default(VideoResNet, "pool_frames")
     #: A file to start from, see :func:`rstg_pyg.backbones.load_backbone_weights`.
     weights: str | None = None
 
@@ -267,6 +272,21 @@ class RelationHeadConfig(Section):
     dropout: Fraction = default(RelationHead, "dropout")
 
 
+class RegionHeadConfig(Section):
+    """A graph of regions (Joint GCN), :class:`rstg_pyg.RegionHead`: of ``data.boxes``, or of a grid."""
+
+    kind: Literal["regions"]
+    hidden_channels: PositiveInt = default(RegionHead, "hidden_channels")
+    #: Layers of each of its branches.
+    num_layers: Few = default(RegionHead, "num_layers")
+    norm: Literal["layer"] | None = default(RegionHead, "norm")
+    #: The regions of a grid of these scales, instead of boxes.
+    grid: Annotated[list[Scale], Field(min_length=1)] | None = default(RegionHead, "grid")
+    #: Cells along each side of a region, and what is taken of them.
+    roi_size: Few = default(RegionHead, "roi_size")
+    roi_pool: Literal["max", "mean"] = default(RegionHead, "roi_pool")
+
+
 class WindowMeanConfig(Section):
     """The head of I3D and S3D-G, :class:`rstg_pyg.WindowMean`."""
 
@@ -286,12 +306,13 @@ class STGCNConfig(Section):
 Head = Annotated[
     Annotated[LSTMHeadConfig, Tag("lstm")]
     | Annotated[RelationHeadConfig, Tag("relations")]
+    | Annotated[RegionHeadConfig, Tag("regions")]
     | Annotated[WindowMeanConfig, Tag("windows")]
     | Annotated[STGCNConfig, Tag("st_gcn")],
     chosen(
         "kind",
         "lstm",
-        {"lstm": "lstm", "relations": "relations", "windows": "windows", "st_gcn": "st_gcn"},
+        {kind: kind for kind in ("lstm", "relations", "regions", "windows", "st_gcn")},
     ),
 ]
 

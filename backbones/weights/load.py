@@ -76,7 +76,7 @@ def load_backbone_weights(
             (default: the classifier is skipped)
         keep_nonlocal: Whether to leave non-local blocks unchanged if the file has none (new ones are
             the identity), as when a Non-Local network starts from weights without such blocks.
-            (default: ``False``)
+            (default: ``False``; motion blocks, which no file has, are always left unchanged)
         affine: Whether to treat norms without statistics in the file as affine layers (statistics
             folded into gain and offset), and non-local blocks without a norm as having none (the
             ``affine`` scripts of video-nonlocal-net, 32 x 4 and 128 x 1; their blocks in ``res3``
@@ -149,6 +149,7 @@ def load_backbone_weights(
         report.filled += filled
         values.update(filled)
     missing = [name for name in wanted if name not in found and name not in values]
+    report.kept += [name for name in missing if name.startswith("stages.motion")]
     if keep_nonlocal and not any(name.startswith("stages.nonlocal") for name in found):
         report.kept += [name for name in missing if name.startswith("stages.nonlocal")]
     report.missing += [name for name in missing if name not in report.kept]

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rstg_pyg.backbones.resnet import Bottleneck, FrozenBatchNorm, NonLocalBlock, Stem, VideoResNet
+from rstg_pyg.backbones.conv import FrozenBatchNorm
+from rstg_pyg.backbones.resnet import Bottleneck, NonLocalBlock, Stem, VideoResNet
 from rstg_pyg.backbones.simple_conv import SimpleConv
 from rstg_pyg.block import RSTGBlock
 from rstg_pyg.classifier import VideoClassifier

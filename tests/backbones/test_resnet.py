@@ -15,7 +15,8 @@ from rstg_pyg.backbones import (
     i3d_resnet50,
     nonlocal_resnet50,
 )
-from rstg_pyg.backbones.resnet import Bottleneck, Conv, FrozenBatchNorm, NonLocalBlock, Stem, _normed
+from rstg_pyg.backbones.conv import Conv, FrozenBatchNorm, normed
+from rstg_pyg.backbones.resnet import Bottleneck, NonLocalBlock, Stem
 
 BLOCKS = [f"res{s}_{b}" for s, depth in zip((2, 3, 4, 5), (3, 4, 6, 3)) for b in range(depth)]
 
@@ -111,9 +112,9 @@ def test_convolution_and_frozen_norm_equal_torchs(kernel, stride, frames):
     plain = F.conv3d(x, conv.weight, None, conv.stride, conv.padding)
     expected = norm(plain, bn)
     seen = []
-    outs = [_normed(conv, bn, x), bn(conv(x))]
+    outs = [normed(conv, bn, x), bn(conv(x))]
     with bn.register_forward_pre_hook(lambda module, args: seen.append(args[0])):
-        outs.append(_normed(conv, bn, x))
+        outs.append(normed(conv, bn, x))
     torch.testing.assert_close(seen, [plain])
     for out in outs:
         torch.testing.assert_close(out, expected)

@@ -96,7 +96,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(data, place):
 
 
 def test_nothing_is_near():
-    mistake("unknown key 'model.backbone.zz'; known keys are kind, nonlocal_stages, depths",
+    mistake("unknown key 'model.backbone.zz'; known keys are kind, nonlocal_stages, motion_stages",
             model={"backbone": {"kind": "c2d", "zz": [1]}})  # fmt: skip
     mistake("unknown key 'data.num_digits'", data={**SMT, "num_digits": 3})
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rstg_pyg import RSTG, HomogeneousRSTG, LSTMHead
-from rstg_pyg.backbones.resnet import FrozenBatchNorm, NonLocalBlock
+from rstg_pyg.backbones import FrozenBatchNorm
+from rstg_pyg.backbones.resnet import NonLocalBlock
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import CONFIG_FOLDER, load_config
 
