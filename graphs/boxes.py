@@ -47,8 +47,8 @@ def overlap_edges(boxes: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]
             f"Expected 'boxes' to have shape [B, T, N, 4] or [T, N, 4] (got {list(boxes.shape)})"
         )
     boxes = torch.where(has_area(boxes)[..., None], boxes, 0)
-    frames, count = boxes.shape[-3:-1]
-    boxes = boxes.reshape(-1, frames, count, 4)
+    boxes = boxes if boxes.dim() == 4 else boxes[None]
+    frames, count = boxes.shape[1:3]
     targets, sources = boxes[:, :-1], boxes[:, 1:]
     if reverse:
         targets, sources = sources, targets

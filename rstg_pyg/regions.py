@@ -114,7 +114,7 @@ class RegionGraph(torch.nn.Module):
         for i in range(self.num_layers):
             ahead = self.front_norms[i](self.front_convs[i](h, *edges[0])).relu()
             h = ahead + self.back_norms[i](self.back_convs[i](h, *edges[1])).relu()
-        return h.view(*x.shape[:2], -1)
+        return h.view(*x.shape[:2], self.out_channels)
 
     def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
         """The nodes after all layers."""
@@ -127,7 +127,7 @@ class RegionGraph(torch.nn.Module):
         x = torch.where(there.unsqueeze(-1), x, 0)
         nodes, flat = x.flatten(1, 2), there.flatten(1)
         out = self.similar(nodes, flat) + self.overlapping(nodes, boxes)
-        return torch.where(there.unsqueeze(-1), out.view(*x.shape[:3], -1), 0)
+        return torch.where(there.unsqueeze(-1), out.view(*x.shape[:3], self.out_channels), 0)
 
     def extra_repr(self) -> str:
         """The sizes."""
@@ -210,7 +210,7 @@ class RegionHead(torch.nn.Module):
         maps = x.transpose(1, 2).flatten(0, 1)
         cells = roi_align(maps, rois, self.roi_size, aligned=True).flatten(2)
         nodes = cells.amax(dim=2) if self.roi_pool == "max" else cells.mean(dim=2)
-        return nodes.view(*boxes.shape[:3], -1)
+        return nodes.view(*boxes.shape[:3], x.size(1))
 
     def forward(self, x: Tensor, boxes: Optional[Tensor] = None) -> Tensor:
         """The vector of every clip."""
@@ -221,7 +221,9 @@ class RegionHead(torch.nn.Module):
             if self.takes_boxes:
                 raise ValueError("Expected boxes [B, T, N, 4], as the head has no grid (got none)")
             boxes = self.grid.expand(batch, frames, -1, 4)
-        elif boxes.dim() != 4 or boxes[:, :frames, :, :4].shape != (batch, frames, boxes.size(2), 4):
+        elif (
+            boxes.dim() != 4 or boxes.size(0) != batch or boxes.size(1) < frames or boxes.size(3) != 4
+        ):
             raise ValueError(
                 f"Expected boxes of {batch} clips with {frames} or more frames, [B, T, N, 4] (got "
                 f"{list(boxes.shape)})"

@@ -137,6 +137,11 @@ def _mfnet(flags: dict, names: list[str]):
     return VideoClassifier(backbone, flags["num_classes"]), places.__getitem__, mids
 
 
+def graph_layer(name: str) -> bool:
+    """Whether it is a layer of jd730/STRG's graph, whose weights are ``[in, out]``."""
+    return re.search(r"_gc\d", name) is not None
+
+
 def graph_name(name: str) -> str:
     """A name of jd730/STRG's graph, in our graph."""
     if found := re.fullmatch(r"sim_embed([12])\.weight", name):
@@ -180,7 +185,7 @@ def _strg(flags: dict, names: list[str], boxes: Tensor):
         name = name.replace("reducer.", "head.reducer.").replace("classifier.", "lin.")
         return places.get(name, name)
 
-    mids = {"conv1": "stem.conv", "pool1": "stem", "reducer": "head.reducer", **last}
+    mids = {"conv1": "stem.bn", "pool1": "stem", "reducer": "head.reducer", **last}
     return model, rename, mids
 
 

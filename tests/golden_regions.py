@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import torch
 from golden_compare import TOLERANCE, Comparison, under
-from golden_networks import graph_name, pixel_boxes
+from golden_networks import graph_layer, graph_name, pixel_boxes
 from golden_rows import make_weights
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def check_region_graph(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
     model = RegionGraph(flags["in_channel"], flags["out_channel"], norm=None)
     compare.add("n_params", np.array(sum(v.size for v in made.values())), np.array(flags["n_params"]))
     values = {name: torch.from_numpy(value) for name, value in made.items()}
-    model.load_state_dict({graph_name(n): v.t() if "_gc" in n else v for n, v in values.items()})
+    model.load_state_dict({graph_name(n): v.t() if graph_layer(n) else v for n, v in values.items()})
     x, boxes = (torch.from_numpy(data[f"in/{name}"]).double() for name in ("x", "boxes"))
     boxes = pixel_boxes(boxes)
     compare.add("in/first_values", x.flatten()[:64], data["in/first_values"])
@@ -60,7 +60,7 @@ def check_region_graph(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
         gradients = {name: p.grad for name, p in model.named_parameters()}
         for name, recorded in under(data, f"{prefix}grad/").items():
             mine = gradients[graph_name(name)]
-            compare.add(f"{prefix}grad/{name}", mine.t() if "_gc" in name else mine, recorded)
+            compare.add(f"{prefix}grad/{name}", mine.t() if graph_layer(name) else mine, recorded)
         for name in under(data, f"{prefix}grad_none/"):
             if gradients[graph_name(name)] is not None:
                 raise SystemExit(f"{name}: expected no gradient")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from golden_compare import TOLERANCE, Comparison, under
-from golden_networks import build
+from golden_networks import build, graph_layer
 from torch import Tensor
 
 from rstg_pyg import RegionHead, VideoClassifier
@@ -26,7 +26,7 @@ def recipe_value(name: str, shape: list[int], scales: dict[str, float]) -> np.nd
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode("ascii"))))
     leaf = re.split(r"[./]", name)[-1]
     if leaf in ("weight", "weights") and len(shape) >= 2:
-        inputs = np.prod(shape[1:] if leaf == "weight" and "_gc" not in name else shape[:-1])
+        inputs = np.prod(shape[1:] if leaf == "weight" and not graph_layer(name) else shape[:-1])
         value = rng.standard_normal(shape) * np.sqrt(2 / inputs)
     elif leaf in ("weight", "running_var", "moving_variance"):
         value = rng.uniform(0.5, 1.5, shape)
@@ -80,7 +80,7 @@ class Weights:
                 value[scale] if leaf == "bias" else value.chunk(len(tensors["lin.bias"]), dim=1)[scale]
             )
         value = tensors[ours]
-        if "_gc" in name:
+        if graph_layer(name):
             return value.t()
         if name.endswith("/weights"):
             value = value[(...,) + (None,) * (5 - value.dim())].permute(2, 3, 4, 1, 0)
@@ -89,7 +89,7 @@ class Weights:
 
 def to_torch(name: str, value: Tensor) -> Tensor:
     """A weight with output and input channels first."""
-    if "_gc" in name:
+    if graph_layer(name):
         return value.t()
     return value.permute(4, 3, 0, 1, 2) if name.endswith("/weights") else value
 
@@ -182,7 +182,7 @@ def listen(model: VideoClassifier, mids: dict[str, str]) -> dict[str, Tensor]:
     def hook(name: str, module: torch.nn.Module, _, y: Tensor) -> None:
         if not model.training:
             y = y.flatten(0, 1) if name == "frame_features" else y
-            y = y.relu() if name.endswith("a_out") else y
+            y = y.relu() if name.endswith("a_out") or name == "conv1" else y
             heard.setdefault(name, y.detach().clone())  # of the first pass
 
     if isinstance(model.head, RegionHead):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rstg_pyg.train.data import boxes as box
 from rstg_pyg.train.data import transforms
 from rstg_pyg.train.data.labels import Video, class_order
 from rstg_pyg.train.data.paths import some
@@ -61,6 +62,9 @@ class VideoClips(Dataset):
         on_error: What a loader does with a video that cannot be read: ``"raise"`` the error, or
             ``"skip"`` it, with a note in :attr:`skipped`; and those that are not there, as with
             ``partial``. (default: ``"raise"``)
+        boxes: A folder with boxes of a detector, see :class:`~rstg_pyg.train.data.boxes.Boxes`: clips
+            are then :class:`~rstg_pyg.train.data.boxes.BoxedClip`. (default: ``None``)
+        num_boxes: Boxes per frame. (default: 10)
 
     Attributes:
         classes (list of str): The names of the classes.
@@ -98,6 +102,8 @@ class VideoClips(Dataset):
         frame_stride: int = 1,
         color_jitter: float = 0.0,
         rand_augment: int = 0,
+        boxes: str | None = None,
+        num_boxes: int = 10,
     ):
         if protocol is not None:
             _check_name("data.protocol", protocol, tuple(PROTOCOLS))
@@ -142,6 +148,7 @@ class VideoClips(Dataset):
             )
         videos = [video for video in videos if video.id not in missing]
         self.ids = [video.id for video in videos]
+        self.boxes = None if boxes is None else box.Boxes(boxes, num_boxes, self.ids)
         self.multi_label = any(isinstance(video.label, tuple) for video in videos)
         if self.multi_label:
             self.labels = torch.zeros(len(videos), len(classes))
@@ -177,11 +184,14 @@ class VideoClips(Dataset):
         """Height and width of a clip."""
         return self.short_side if self.protocol and self.protocol.whole else self.crop_size
 
-    def blank(self) -> Tensor:
+    def blank(self) -> Any:
         """A black clip, of the shape of all others."""
         clips = (self.num_clips,) if self.num_clips > 1 else ()
         size = self.clip_size
-        return torch.zeros(*clips, 3, self.num_frames, size, size, dtype=torch.uint8)
+        clip = torch.zeros(*clips, 3, self.num_frames, size, size, dtype=torch.uint8)
+        if self.boxes is None:
+            return clip
+        return box.BoxedClip(clip, torch.zeros(*clips, self.num_frames, self.boxes.count, 4))
 
     def describe(self) -> str:
         """One line with every number of the data and the protocol."""
@@ -213,17 +223,18 @@ class VideoClips(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """The first epoch, in order."""
         return (self[item] for item in range(len(self)))
 
-    def __getitem__(self, visit: int) -> tuple[Tensor, Any]:
+    def __getitem__(self, visit: int) -> tuple[Any, Any]:
         """The clip of a visit and its label, -1 if unknown; with several per video, zeros and ones
         ``[num_classes]``.
 
         Returns:
             ``[3, T, H, W]`` uint8; for a protocol of several clips ``[L, 3, T, H, W]``, all crops of
-            the first sampling in time before those of the second.
+            the first sampling in time before those of the second. With boxes, a
+            :class:`~rstg_pyg.train.data.boxes.BoxedClip` of it and ``[T, N, 4]`` or ``[L, T, N, 4]``.
         """
         if visit < 0:
             raise IndexError(f"Expected a visit from 0 (got {visit})")
@@ -233,18 +244,25 @@ class VideoClips(Dataset):
         if self.protocol is not None:
             clips = read_clips(
                 self.source, self.ids[item], self.protocol, self.num_frames, self.short_side,
-                self.clip_size, self.sampling, self.frame_stride,
+                self.clip_size, self.sampling, self.frame_stride, self.boxes,
             )  # fmt: skip
-            clip = clips if self.num_clips > 1 else clips[0]
+            clip, boxes = (clips, None) if self.boxes is None else clips
+            if self.num_clips == 1:
+                clip, boxes = clip[0], None if boxes is None else boxes[0]
         else:
-            clip, label = self._train_clip(item, label, generator)
+            clip, boxes, label = self._train_clip(item, label, generator)
             clip = clip.permute(3, 0, 1, 2)
         if self.shuffle_time:
-            clip = clip[..., torch.from_numpy(generator.permutation(clip.size(-3))), :, :]
-        return clip.contiguous(), label
+            order = torch.from_numpy(generator.permutation(clip.size(-3)))
+            clip = clip[..., order, :, :]
+            boxes = None if boxes is None else boxes[..., order, :, :]
+        clip = clip.contiguous()
+        return (clip if boxes is None else box.BoxedClip(clip, boxes)), label
 
-    def _train_clip(self, item: int, label: Any, generator: np.random.Generator) -> tuple[Tensor, Any]:
-        """A random clip ``[T, H, W, 3]`` and its label."""
+    def _train_clip(
+        self, item: int, label: Any, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None, Any]:
+        """A random clip ``[T, H, W, 3]``, its boxes ``[T, N, 4]`` if there are any, and its label."""
         video = self.ids[item]
         length = self.source.num_frames(video)
         times = self.source.varying_times(video)
@@ -252,14 +270,23 @@ class VideoClips(Dataset):
             length, self.num_frames, self.sampling, generator, times, self.frame_stride
         )
         frames = self.source.read(video, indices, self.short_side)
-        crop = transforms.random_crop if self.crop == "random" else transforms.multi_scale_crop
-        clip = crop(frames, self.crop_size, generator)
+        choose = (
+            transforms.random_window if self.crop == "random" else transforms.multi_scale_window
+        )
+        height, width = frames.shape[1:3]
+        window = choose(height, width, self.crop_size, generator)
+        clip = transforms.resize(transforms.crop(frames, *window), self.crop_size, self.crop_size)
+        boxes = None
+        if self.boxes is not None:
+            found = self.boxes.read(video, indices, length)
+            boxes = box.in_window(found, window, (height, width))
         if self.mirrored is not None and generator.random() < 0.5:
             if (mirrored := self._mirror(label, self.mirrored)) is not None:
                 clip, label = transforms.flip(clip), mirrored
+                boxes = None if boxes is None else box.flip(boxes)
         if self.brightness:
             clip = transforms.shift_brightness(clip, self.brightness, generator)
-        return self.augment(clip, generator), label
+        return self.augment(clip, generator), boxes, label
 
     def _mirror(self, label: Any, mirrored: list[int | None]) -> Any:
         """The label of the mirrored clip; ``None`` if there is no such class."""

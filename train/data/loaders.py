@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.skipped import UNREAD, Unread
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
@@ -158,7 +159,7 @@ class VideoLoader:
             items = [(self.dataset.ids[visit % len(self.dataset)], why) for visit, why in unread]
             self.dataset.skipped.note(items, len(labels))
         if clips is None:
-            return self.dataset.blank()[None], torch.tensor([UNREAD])
+            return _stack([(self.dataset.blank(), UNREAD)])[:2]
         return clips, labels
 
     def _names(self) -> str:
@@ -223,4 +224,6 @@ def _stack(videos: list[tuple[Tensor, int] | Unread] | UserError) -> _Batch | Us
     unread = [video for video in videos if isinstance(video, Unread)]
     read = [video for video in videos if not isinstance(video, Unread)]
     clips, labels = zip(*read) if read else ((), ())
+    if read and isinstance(clips[0], BoxedClip):
+        return BoxedClip(*(torch.stack(part) for part in zip(*clips))), _tensor(labels), unread
     return torch.stack(clips) if read else None, _tensor(labels), unread

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rstg_pyg.train.data.boxes import BoxedClip, Boxes, in_window
 from rstg_pyg.train.data.sampling import test_indices
 from rstg_pyg.train.data.sources import FrameSource
-from rstg_pyg.train.data.transforms import center_crop, spread_crops
+from rstg_pyg.train.data.transforms import Window, center_window, crop, spread_windows
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def read_clips(
     size: int,
     sampling: str,
     stride: int = 1,
-) -> Tensor:
+    boxes: Boxes | None = None,
+) -> Any:
     """Reads a video's clips, all crops of the first sampling in time before those of the second.
 
     Args:
@@ -73,9 +76,11 @@ def read_clips(
         size: Side of the crops.
         sampling: ``"uniform"``, ``"segments"`` or ``"dense"``, the last one with this
         stride: from one frame to the next.
+        boxes: Where boxes come from. (default: none)
 
     Returns:
-        ``[L, 3, T, size, size]`` uint8.
+        ``[L, 3, T, size, size]`` uint8; with boxes, a :class:`BoxedClip` of them and
+        ``[L, T, N, 4]``.
 
     Raises:
         UserError: If the video is missing or damaged.
@@ -84,15 +89,25 @@ def read_clips(
     times = source.varying_times(video)
     places = test_indices(length, num_frames, sampling, protocol.temporal, times, stride)
     frames = source.read(video, np.concatenate(places), short_side)  # [temporal * T, H, W, 3]
-    return crop_clips(frames, protocol, num_frames, size)
+    clips = crop_clips(frames, protocol, num_frames, size)
+    if boxes is None:
+        return clips
+    height, width = frames.shape[1:3]
+    parts = [boxes.read(video, indices, length) for indices in places]
+    windows = crop_windows(protocol, height, width, size)
+    found = [in_window(part, window, (height, width)) for part in parts for window in windows]
+    return BoxedClip(clips, torch.stack(found))
 
 
 def crop_clips(frames: Tensor, protocol: Protocol, num_frames: int, size: int) -> Tensor:
     """The clips ``[L, 3, T, size, size]`` of frames ``[temporal * T, H, W, 3]``."""
-    clips = []
-    for part in frames.split(num_frames):
-        if protocol.spatial == 1:
-            clips.append(center_crop(part, size))
-        else:
-            clips += spread_crops(part, size, protocol.spatial)
+    windows = crop_windows(protocol, frames.size(1), frames.size(2), size)
+    clips = [crop(part, *window) for part in frames.split(num_frames) for window in windows]
     return torch.stack([clip.permute(3, 0, 1, 2) for clip in clips])
+
+
+def crop_windows(protocol: Protocol, height: int, width: int, size: int) -> list[Window]:
+    """The crops of each sampling in time."""
+    if protocol.spatial == 1:
+        return [center_window(height, width, size)]
+    return spread_windows(height, width, size, protocol.spatial)

@@ -10,6 +10,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+#: Top, left, height and width in pixels.
+Window = tuple[int, int, int, int]
+
 #: Sides of the crop relative to the frame's short side (TSM's multi-scale crop).
 SCALES = (1.0, 0.875, 0.75, 0.66)
 
@@ -42,25 +45,27 @@ def crop(frames: Tensor, top: int, left: int, height: int, width: int) -> Tensor
     return frames[:, top : top + height, left : left + width]
 
 
-def center_crop(frames: Tensor, size: int) -> Tensor:
+def center_window(height: int, width: int, size: int) -> Window:
     """The middle ``size x size`` pixels, from ``H // 2 - size // 2`` as published."""
-    _, height, width, _ = frames.shape
-    return crop(frames, height // 2 - size // 2, width // 2 - size // 2, size, size)
+    return height // 2 - size // 2, width // 2 - size // 2, size, size
 
 
-def random_crop(frames: Tensor, size: int, generator: np.random.Generator) -> Tensor:
+def center_crop(frames: Tensor, size: int) -> Tensor:
+    """The pixels of :func:`center_window`."""
+    return crop(frames, *center_window(frames.size(1), frames.size(2), size))
+
+
+def random_window(height: int, width: int, size: int, generator: np.random.Generator) -> Window:
     """``size x size`` pixels anywhere."""
-    _, height, width, _ = frames.shape
     top = int(generator.integers(height - size + 1))
     left = int(generator.integers(width - size + 1))
-    return crop(frames, top, left, size, size)
+    return top, left, size, size
 
 
-def multi_scale_crop(frames: Tensor, size: int, generator: np.random.Generator) -> Tensor:
-    """TSM's crop: a window of a random scale and a slightly random shape, at one of 13 places,
+def multi_scale_window(height: int, width: int, size: int, generator: np.random.Generator) -> Window:
+    """TSM's crop: a window of a random scale and a slightly random shape, at one of 13 places, to be
     resized to ``size x size``.
     """
-    _, height, width, _ = frames.shape
     sides = [int(min(height, width) * scale) for scale in SCALES]
     sides = [size if abs(side - size) < 3 else side for side in sides]
     shapes = [(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1]
@@ -68,19 +73,18 @@ def multi_scale_crop(frames: Tensor, size: int, generator: np.random.Generator) 
     dy, dx = (height - h) // 4, (width - w) // 4
     places = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(1, 1), (1, 3), (3, 1), (3, 3)]
     y, x = places[generator.integers(len(places))]
-    return resize(crop(frames, y * dy, x * dx, h, w), size, size)
+    return y * dy, x * dx, h, w
 
 
-def spread_crops(frames: Tensor, size: int, count: int) -> list[Tensor]:
-    """``count`` crops of ``size x size`` from one end of the frame to the other.
+def spread_windows(height: int, width: int, size: int, count: int) -> list[Window]:
+    """``count`` windows of ``size x size`` from one end of the frame to the other.
 
     Crop ``k`` lies at ``int(linspace(0, H - size, count))[k]`` and likewise across, as the published
     dense protocol has it (11 crops); with 3 they are the ends and the middle.
     """
-    _, height, width, _ = frames.shape
     tops = np.linspace(0, height - size, count).astype(int)
     lefts = np.linspace(0, width - size, count).astype(int)
-    return [crop(frames, int(y), int(x), size, size) for y, x in zip(tops, lefts)]
+    return [(int(y), int(x), size, size) for y, x in zip(tops, lefts)]
 
 
 def shift_brightness(frames: Tensor, most: float, generator: np.random.Generator) -> Tensor:

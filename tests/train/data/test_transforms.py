@@ -41,7 +41,7 @@ def test_random_crop_is_the_same_for_all_frames_and_reaches_every_edge(clip):
     generator = np.random.default_rng(0)
     corners = []
     for _ in range(400):
-        cropped = transforms.random_crop(clip, 46, generator)
+        cropped = transforms.crop(clip, *transforms.random_window(50, 90, 46, generator))
         assert cropped.shape == (3, 46, 46, 3)
         assert (cropped[..., 1:] == cropped[:1, ..., 1:]).all()
         corners.append(cropped[0, 0, 0, 1:].tolist())
@@ -51,14 +51,16 @@ def test_random_crop_is_the_same_for_all_frames_and_reaches_every_edge(clip):
 
 def test_random_crop_of_the_whole(clip):
     square = clip[:, :, :50]
-    assert torch.equal(transforms.random_crop(square, 50, np.random.default_rng(0)), square)
+    window = transforms.random_window(50, 50, 50, np.random.default_rng(0))
+    assert torch.equal(transforms.crop(square, *window), square)
 
 
 def test_multi_scale_crop(clip):
     generator = np.random.default_rng(0)
     heights = set()
     for _ in range(60):
-        cropped = transforms.multi_scale_crop(clip, 40, generator)
+        window = transforms.multi_scale_window(50, 90, 40, generator)
+        cropped = transforms.resize(transforms.crop(clip, *window), 40, 40)
         assert cropped.shape == (3, 40, 40, 3)
         height, width = (int(cropped[0, ..., i].int().max() - cropped[0, ..., i].min()) for i in (1, 2))
         assert abs(height - width) < 12  # neighboring scales: 50, 43, 37, 33
@@ -67,7 +69,7 @@ def test_multi_scale_crop(clip):
 
 
 def test_eleven_crops_are_the_published_ones(clip):
-    crops = transforms.spread_crops(clip, 40, 11)
+    crops = [transforms.crop(clip, *w) for w in transforms.spread_windows(50, 90, 40, 11)]
     corners = [c[0, 0, 0, 1:].tolist() for c in crops]
     tops, lefts = np.linspace(0, 10, 11).astype(int), np.linspace(0, 50, 11).astype(int)
     assert corners == [[y, x] for y, x in zip(tops, lefts)]
@@ -75,7 +77,7 @@ def test_eleven_crops_are_the_published_ones(clip):
 
 
 def test_three_crops_are_the_ends_and_the_middle(clip):
-    crops = transforms.spread_crops(clip, 50, 3)
+    crops = [transforms.crop(clip, *w) for w in transforms.spread_windows(50, 90, 50, 3)]
     assert [c[0, 0, 0, 1:].tolist() for c in crops] == [[0, 0], [0, 20], [0, 40]]
 
 
