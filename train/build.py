@@ -19,7 +19,7 @@ from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.data.label_files import find_label_files
-from rstg_pyg.train.data.mini import VERSION, write_mini_something
+from rstg_pyg.train.data.mini import VERSION, write_mini_boxes, write_mini_something
 from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, as_paths, cache_folder, load_digits
@@ -91,6 +91,8 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
         name="mini-something" if data.root is None else None,
     )
     root = builtin_folder(data) if data.root is None else data.root
+    if data.boxes == "builtin":
+        arguments["boxes"] = write_mini_boxes(f"{root}-boxes", **data.builtin.model_dump())
     if split == "test" and "val" in find_label_files(root, data.annotations).splits:
         arguments["val_fraction"] = 0.0  # the videos of the list, which training never sees
     return SomethingSomething(root, "train" if split == "train" else "val", **{**arguments, **changes})
@@ -111,7 +113,7 @@ def _clips(data: ClipsConfig, split: str) -> dict:
     """The arguments that all data sets of videos share."""
     names = ["num_frames", "short_side", "crop_size", "sampling", "frame_stride", "crop", "flip"]
     names += ["brightness", "color_jitter", "rand_augment"]
-    names += ["source", "seed", "shuffle_time", "on_error", "partial"]
+    names += ["source", "seed", "shuffle_time", "on_error", "partial", "boxes", "num_boxes"]
     protocol = {"train": None, "val": "center1", "test": data.protocol}[split]
     return {name: getattr(data, name) for name in names} | {"protocol": protocol}
 

@@ -56,6 +56,11 @@ class Predictor:
     def __init__(self, model: Any, config: Config, names: list[str], protocol: Protocol):
         data = config.data
         self.model, self.config, self.names, self.protocol = model, config, names, protocol
+        if getattr(getattr(model, "head", None), "takes_boxes", False):
+            raise UserError(
+                "the network takes the boxes of a detector, so videos alone cannot be predicted; "
+                "run.py --evaluate with data.boxes=FOLDER evaluates it"
+            )
         self.num_frames = data.num_frames
         if isinstance(data, ClipsConfig):
             self.sampling, self.short_side = data.sampling, data.short_side

@@ -27,6 +27,7 @@ from rstg_pyg.train.schema_model import (
     Pixels,
     Positive,
     PositiveInt,
+    RegionHeadConfig,
     Section,
     Seed,
     chosen,
@@ -135,6 +136,11 @@ class ClipsConfig(Section):
     std: Positive | Annotated[list[Positive], Field(min_length=3, max_length=3)] = 57.375
     #: Number of DataLoader workers.
     num_workers: FewOrNone = 4
+    #: A folder with boxes of a detector for ``model.head.kind: regions``, a file for every video, see
+    #: :class:`rstg_pyg.train.data.boxes.Boxes`; ``builtin``: those of the built-in data.
+    boxes: str | None = None
+    #: Boxes per frame; the first ones are taken.
+    num_boxes: Few = 10
     #: A video that cannot be read ends the run, or is skipped, counted and listed (skipped.csv).
     on_error: Literal["raise", "skip"] = "raise"
     #: Goes on without the videos of the lists that are not there.
@@ -327,6 +333,7 @@ class Config(Section):
         train, rstg = self.train, self.model.rstg
         if train.class_weights is not None and self.data.dataset == "syncmnist":
             raise ValueError("train.class_weights: SyncMNIST's classes are drawn; leave it out")
+        self._check_boxes()
         if train.batch_size % train.accumulate:
             raise ValueError(
                 f"train.accumulate: expected a divisor of train.batch_size={train.batch_size} "
@@ -343,3 +350,24 @@ class Config(Section):
                 "time; use a larger train.batch_size, a smaller train.accumulate, or out_norm=layer"
             )
         return self
+
+    def _check_boxes(self) -> None:
+        """Boxes and a head that takes them go together, and nothing moves pixels without them."""
+        head, boxes = self.model.head, getattr(self.data, "boxes", None)
+        needed = isinstance(head, RegionHeadConfig) and head.grid is None
+        if needed and boxes is None:
+            raise ValueError(
+                "model.head: regions are those of data.boxes, a folder with the boxes of a detector; "
+                "give it, or use the regions of a grid, model.head.grid=[3,2,1]"
+            )
+        if boxes is None:
+            return
+        if not needed:
+            raise ValueError("data.boxes: the network takes none; use model.head.kind=regions")
+        if boxes == "builtin" and self.data.root is not None:
+            raise ValueError("data.boxes: builtin is for the built-in data; give a folder of boxes")
+        moving = {"data.rand_augment": self.data.rand_augment, "train.mixup": self.train.mixup}
+        moving["train.cutmix"] = self.train.cutmix
+        for key, value in moving.items():
+            if value:
+                raise ValueError(f"{key}: data.boxes do not follow it; use one or the other")

@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from rstg_pyg import VideoClassifier
 from rstg_pyg.train.build import freeze, normalize
 from rstg_pyg.train.config import Config, to_dict
+from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.errors import NonFiniteError
@@ -92,19 +93,25 @@ class VideoTask(pl.LightningModule):
                 found[name] = MulticlassAccuracy(classes, k, "micro", validate_args=False)
         return MetricCollection(found, compute_groups=False)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Logits of ``uint8`` clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``.
+    def forward(self, clips: Tensor | BoxedClip) -> Tensor:
+        """Logits of ``uint8`` clips ``[B, C, T, H, W]`` or ``[B, L, C, T, H, W]``, perhaps with boxes.
 
         Clips go through the network in batches of the same size as in training.
         """
+        clips, *boxes = clips if isinstance(clips, BoxedClip) else (clips,)
         if clips.dim() == 5:
-            return self.model(normalize(clips, self.config))
+            return self._logits(clips, *boxes)
         train = self.config.train
-        parts = clips.flatten(0, 1).split(max(train.batch_size // train.accumulate, 1))
-        logits = torch.cat([self.model(normalize(part, self.config)) for part in parts])
+        count = max(train.batch_size // train.accumulate, 1)
+        parts = zip(*(each.flatten(0, 1).split(count) for each in (clips, *boxes)))
+        logits = torch.cat([self._logits(*part) for part in parts])
         return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
 
-    def loss(self, clips: Tensor, labels: Tensor) -> Tensor:
+    def _logits(self, clips: Tensor, *boxes: Tensor) -> Tensor:
+        clips = normalize(clips, self.config)
+        return self.model(clips, boxes=boxes[0]) if boxes else self.model(clips)
+
+    def loss(self, clips: Tensor | BoxedClip, labels: Tensor) -> Tensor:
         """The loss of a batch."""
         return self._loss(self(clips), labels)
 
@@ -156,7 +163,9 @@ class VideoTask(pl.LightningModule):
         pictures = batch[0].dtype == torch.uint8  # not features of skeletons
         if pictures and batch_idx % -(-batches // _SAMPLES) == 0:
             scores = logits.float().sigmoid() if self.multi_label else logits.float().softmax(-1)
-            for clip, label, score in zip(*batch, scores[: -(-_SAMPLES // batches)]):
+            clips, labels = batch
+            clips = clips.clip if isinstance(clips, BoxedClip) else clips
+            for clip, label, score in zip(clips, labels, scores[: -(-_SAMPLES // batches)]):
                 clip = clip if clip.dim() == 4 else clip[0]  # of several clips per video, the first
                 self.samples.append((clip.cpu(), label.cpu(), score.cpu()))
 

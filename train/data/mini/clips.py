@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rstg_pyg.train.data.mini.scenes import EVENTS, Array, Body, Draws, Stage, smooth_noise
+from rstg_pyg.train.data.mini.scenes import (
+    EVENTS,
+    Array,
+    Body,
+    Draws,
+    Event,
+    Stage,
+    smooth_noise,
+)
 from rstg_pyg.train.data.parallel import in_processes
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_atomically
@@ -86,13 +94,10 @@ class MiniSomething:
             Frames ``[T, H, W, 3]``.
         """
         event = EVENTS[label or self.label(item)]
-        draws = Draws(self.seed, SPLITS.index(split), item)
-        stage = Stage(draws, self.num_frames)
-        bodies = event.scene(stage)
-        lying = [_lying(stage) for _ in range(draws.choose(range(self.distractors + 1)))]
-        camera = self._camera(draws)
+        stage, bodies, camera = self._scene(event, split, item)
+        draws = stage.draws
         frames = self._background(draws, stage.colors[0], camera)
-        for body in lying + bodies:
+        for body in bodies:
             _paint(frames, body, camera)
         frames *= draws.array(0.85, 1.1, 1)
         if self.noise:
@@ -102,6 +107,29 @@ class MiniSomething:
             frames += grain * np.float32(self.noise / 255)
         clip = np.rint(np.clip(frames, 0, 255)).astype(np.uint8)
         return clip[::-1] if event.reverse else clip
+
+    def boxes(self, split: str, item: int) -> Array:
+        """Where the objects of a clip are, nearest first: corners ``(x0, y0, x1, y1)`` in sides of the
+        frame, ``[T, N, 4]``. What :meth:`render` draws may be hidden, or outside of the frame.
+        """
+        event = EVENTS[self.label(item)]
+        _, bodies, camera = self._scene(event, split, item)
+        found = []
+        for body in reversed(bodies):
+            stretch = np.sqrt(np.float32(body.aspect))
+            axis = np.abs(body.axis)
+            half = body.radius[:, None] * (axis * stretch + axis[:, ::-1] / stretch)
+            found.append(np.concatenate([body.center - camera - half, body.center - camera + half], 1))
+        boxes = np.stack(found, axis=1)
+        return boxes[::-1] if event.reverse else boxes
+
+    def _scene(self, event: Event, split: str, item: int) -> tuple[Stage, list[Body], Array]:
+        """What is drawn, back to front, and the camera's way."""
+        draws = Draws(self.seed, SPLITS.index(split), item)
+        stage = Stage(draws, self.num_frames)
+        bodies = event.scene(stage)
+        lying = [_lying(stage) for _ in range(draws.choose(range(self.distractors + 1)))]
+        return stage, lying + bodies, self._camera(draws)
 
     def _camera(self, draws: Draws) -> Array:
         """The shake: a slow sway and a little tremble, ``[T, 2]``, in sides of the frame."""
@@ -223,6 +251,37 @@ def write_mini_something(
                 whole.rename(folder)
             except OSError:
                 if not _is_written(folder, record):  # else somebody was faster
+                    raise
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be written ({e.strerror or e}); choose another place") from e
+    return folder
+
+
+def write_mini_boxes(
+    folder: str | Path, train: int, validation: int, test: int = 0, **options
+) -> Path:
+    """Writes the boxes of the objects of :func:`write_mini_something`'s clips, as a detector that finds
+    all of them would: ``1.npz`` and so on, see :class:`~rstg_pyg.train.data.boxes.Boxes`.
+
+    The folder appears when it is complete; one that is there already is used.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    folder, clips = Path(folder), MiniSomething(**options)
+    if folder.is_dir():
+        return folder
+    items = [(s, i) for s, n in zip(SPLITS, (train, validation, test)) for i in range(n)]
+    try:
+        with TemporaryDirectory(prefix=f".{folder.name}.writing-", dir=folder.parent) as temporary:
+            whole = Path(temporary) / folder.name
+            whole.mkdir()
+            for number, item in enumerate(items, start=1):
+                np.savez(whole / f"{number}.npz", boxes=clips.boxes(*item))
+            try:
+                whole.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else somebody was faster
                     raise
     except OSError as e:
         raise UserError(f"{folder}: cannot be written ({e.strerror or e}); choose another place") from e
