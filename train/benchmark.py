@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from rstg_pyg.fast.linear import product
 from rstg_pyg.train.benchmarking.cases import SECTIONS, Case, timed
@@ -30,6 +31,7 @@ from rstg_pyg.train.benchmarking.streams import stream_rows
 from rstg_pyg.train.benchmarking.tables import Row, page, plots, section_table
 from rstg_pyg.train.benchmarking.variants import (
     Variant,
+    inception_networks,
     networks,
     published_variants,
     stage_variants,
@@ -132,8 +134,10 @@ def measure(
     return rows
 
 
-def network_rows(quick: bool, device: str) -> list[Row]:
-    """Complete networks: forward, and forward + backward in training; on a GPU in bfloat16."""
+def network_rows(quick: bool, device: str, section: str = "network") -> list[Row]:
+    """Complete networks: forward, and forward + backward in training; on a GPU in bfloat16. Those of
+    ``backbones`` also per floating-point operation.
+    """
     half = device == "cuda"
 
     def run(model: torch.nn.Module, x: Tensor, backward: bool) -> None:
@@ -145,20 +149,37 @@ def network_rows(quick: bool, device: str) -> list[Row]:
             loss.backward()
 
     rows = []
-    for case, (x, models) in networks(quick, device).items():
+    make = networks if section == "network" else inception_networks
+    for case, (x, models) in make(quick, device).items():
+        work = {n: flops(m, x) if section == "backbones" else None for n, m in models.items()}
         for backward in (False, True):
             calls = {name: partial(run, model, x, backward) for name, model in models.items()}
             found = timed(calls, 15, 4 if quick else 15, device)
             rows += [
                 {
-                    "section": "network", "case": case, "dtype": "bfloat16" if half else "float32",
+                    "section": section, "case": case, "dtype": "bfloat16" if half else "float32",
                     "threads": torch.get_num_threads(), "variant": name,
                     "pass": "forward + backward" if backward else "forward",
                     "parameters": sum(p.numel() for p in model.parameters()), **figures,
+                    **per_flop(figures["ms"], work[name], found[0]["ms"], next(iter(work.values()))),
                 }
                 for (name, model), figures in zip(models.items(), found)
             ]  # fmt: skip
     return rows
+
+
+def flops(model: torch.nn.Module, x: Tensor) -> int:
+    """Floating-point operations of a forward pass, by torch's counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(x)
+    return counter.get_total_flops()
+
+
+def per_flop(ms: float, work: int | None, first_ms: float, first_work: int | None) -> dict[str, float]:
+    """Operations, and the time for one of them relative to that of the first network."""
+    if work is None or first_work is None:
+        return {}
+    return {"gflop": work / 1e9, "relative_per_flop": (ms / work) / (first_ms / first_work)}
 
 
 def product_rates(device: str) -> dict[str, float]:
@@ -212,8 +233,8 @@ def main(argv: list[str] | None = None) -> int:
     header = [machine(device), f"large matrix product in float32: {shown}", _NOTE]
     print("\n".join(header), flush=True)
     for section in arguments.sections:
-        if section == "network":
-            rows += network_rows(quick, device)
+        if section in ("network", "backbones"):
+            rows += network_rows(quick, device, section)
         elif section == "streams":
             rows += stream_rows(quick)
         cases = SECTIONS[section]

@@ -65,8 +65,8 @@ _STAGE = [
 _WHOLE = Case(_14, frames=16, channels=512, batch=4)
 _PUBLISHED = Case(_14, frames=10, channels=512, batch=2)
 
-#: The cases of each section; ``network`` and ``streams`` time complete networks instead. ``--quick``
-#: takes the first case, with a width of 64.
+#: The cases of each section; ``network``, ``backbones`` and ``streams`` time complete networks instead.
+#: ``--quick`` takes the first case, with a width of 64.
 SECTIONS: dict[str, list[Case]] = {
     "network": [],
     "stage": _STAGE,
@@ -74,6 +74,7 @@ SECTIONS: dict[str, list[Case]] = {
     "published": [_PUBLISHED, replace(_PUBLISHED, batch=8), replace(_WHOLE, topology="complete")],
     "scaling": [Case(tuple(2**k for k in range(n)), frames=4, channels=256) for n in range(2, 7)],
     "density": [Case(_30, 32, 128, density=share) for share in (0.1, 0.25, 0.5, 1.0)],
+    "backbones": [],
     "streams": [],
 }
 

@@ -20,6 +20,9 @@ _COLUMNS = [
     ("99 % below, ms", "p99_ms", ".2f", "one frame"),
     ("frames/s", "frames_per_s", ".0f", "one frame"),
     ("relative time", "relative", ".2f", None),
+    ("GFLOP", "gflop", ".1f", None),
+    ("per FLOP, forward", "relative_per_flop", ".2f", "forward"),
+    ("per FLOP, forward + backward", "relative_per_flop", ".2f", "forward + backward"),
     ("peak MiB", "peak_mib", ".0f", "forward + backward"),
     ("share of oneDNN's rate", "share_of_onednn", ".2f", None),
 ]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import GATv2Conv, TransformerConv
 
-from rstg_pyg import RSTG, DenseRSTGConv, RSTGBlock, RSTGConv, VideoClassifier
-from rstg_pyg.backbones import SimpleConv, i3d_resnet50
+from rstg_pyg import RSTG, DenseRSTGConv, RSTGBlock, RSTGConv, VideoClassifier, WindowMean
+from rstg_pyg.backbones import SimpleConv, TorchvisionVideo, i3d_resnet50, inception_i3d, s3dg
 from rstg_pyg.fast.autograd import plain_paths
 from rstg_pyg.published import published_arguments
 from rstg_pyg.train.benchmarking import baselines
@@ -207,3 +207,21 @@ def networks(quick: bool, device: str = "cpu") -> dict[str, tuple[Tensor, dict[s
         for model in models.values():
             model.to(device)
     return found
+
+
+def inception_networks(
+    quick: bool, device: str = "cpu"
+) -> dict[str, tuple[Tensor, dict[str, torch.nn.Module]]]:
+    """A clip and networks of Inception's form for it; torchvision's is the first."""
+    torch.manual_seed(0)
+    models = {
+        name: VideoClassifier(backbone, 174, head=WindowMean(1024)).to(device)
+        for name, backbone in (
+            ("torchvision's s3d", TorchvisionVideo("s3d")),
+            ("S3D-G", s3dg()),
+            ("I3D (Inception)", inception_i3d()),
+        )
+    }
+    frames, size = (16, 64) if quick else (16, 224)
+    clip = torch.randn(1, 3, frames, size, size, device=device)
+    return {f"one clip of {frames} x {size} x {size}": (clip, models)}
