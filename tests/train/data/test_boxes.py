@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.first_clips import train_on_few
 
-from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.data import transforms
 from rstg_pyg.train.data.boxes import BoxedClip, Boxes, flip, in_window
@@ -17,7 +18,6 @@ from rstg_pyg.train.data.mini import MiniSomething, write_mini_boxes
 from rstg_pyg.train.data.skipped import UNREAD, Skipped
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.predictor import Predictor
-from rstg_pyg.train.training.task import VideoTask
 
 HEIGHT, WIDTH, LENGTH = 40, 60, 9
 
@@ -190,35 +190,19 @@ def test_boxes_of_the_built_in_data_are_where_the_objects_are(tmp_path):
     assert write_mini_boxes(folder, train=9, validation=9) == folder
 
 
-DEMO = ["data.builtin={train: 8, validation: 4, size: 32, num_frames: 6}", "data.num_frames=4",
-        "data.short_side=32", "data.crop_size=32", "data.num_workers=0",
-        "model.backbone.filters=[4,4]", "train.batch_size=4", "train.base_batch=4"]  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nonlocal_i3d_gcn", "nonlocal_i3d_gcn_grid"])
 def test_the_demo_learns_its_first_clips(name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    torch.manual_seed(0)
-    config = load_config(f"smt/{name}.yaml", DEMO)
-    dataset = build_dataset(config, "train")
+    task, dataset, losses = train_on_few(f"smt/{name}.yaml", "model.backbone.filters=[4,4]")
     assert (dataset.boxes is None) == name.endswith("grid")
-    task = VideoTask(build_model(config, 20), config, 1, dataset.origin, dataset.label_names)
-    optimizer = torch.optim.Adam(task.parameters(), 3e-3)
-    losses = []
-    for batch, labels in VideoLoader(dataset, 4, steps=40):
-        loss = task.loss(batch, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
     assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
     if dataset.boxes is not None:
-        several = build_dataset(config, "test", protocol="full3x2")[0][0]
+        several = build_dataset(task.config, "test", protocol="full3x2")[0][0]
         logits = task.eval()(BoxedClip(*(part[None] for part in several)))
         assert logits.shape == (1, 20)
         with pytest.raises(UserError, match="boxes of a detector, so videos alone"):
-            Predictor(task.model, config, dataset.label_names, dataset.protocol)
+            Predictor(task.model, task.config, dataset.label_names, dataset.protocol)
 
 
 @pytest.mark.parametrize(
