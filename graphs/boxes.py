@@ -13,7 +13,9 @@ def has_area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
 
-def overlap_edges(boxes: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]:
+def overlap_edges(
+    boxes: Tensor, reverse: bool = False, complete: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""The front graph of `"Videos as Space-Time Region Graphs" <https://arxiv.org/abs/1806.01810>`_:
     every box receives from the boxes that it overlaps in the next frame.
 
@@ -29,6 +31,8 @@ def overlap_edges(boxes: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]
         boxes: Corners ``(x0, y0, x1, y1)`` in any unit, ``[B, T, N, 4]`` or ``[T, N, 4]``.
         reverse: The back graph instead: every box receives from the frame before.
             (default: ``False``)
+        complete: Edges of weight zero for boxes that do not overlap, too, so that all graphs of as many
+            frames and boxes have the same edges. (default: ``False``)
 
     Returns:
         ``edge_index [2, E]``, sorted by target, and ``edge_weight [E]``
@@ -59,11 +63,11 @@ def overlap_edges(boxes: Tensor, reverse: bool = False) -> tuple[Tensor, Tensor]
     found = shared > 0
     overlap = torch.where(found, shared / torch.where(found, area_a + area_b - shared, 1), 0)
     weight = overlap / torch.where(found, overlap.sum(-1, keepdim=True), 1)
-    clip, frame, target, source = found.nonzero(as_tuple=True)
-    first = (clip * frames + frame) * count
-    target, source = first + target, first + source
-    if reverse:
-        target = target + count
-    else:
-        source = source + count
-    return torch.stack([source, target]), weight[found]
+    pair = torch.arange(found.numel(), device=boxes.device)
+    pair, weight = (pair, weight.flatten()) if complete else (pair[found.flatten()], weight[found])
+    row, source = pair // max(count, 1), pair % max(count, 1)  # rows of [B, T - 1, N]
+    clip = row // max((frames - 1) * count, 1)
+    target = row + clip * count  # without the last frame of the clips before
+    source = source + target - target % max(count, 1)
+    shift = (count, 0) if reverse else (0, count)
+    return torch.stack([source + shift[1], target + shift[0]]), weight

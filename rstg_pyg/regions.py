@@ -1,6 +1,6 @@
 """Graphs of regions: the Joint GCN of "Videos as Space-Time Region Graphs", and a head with it."""
 
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -87,11 +87,17 @@ class RegionGraph(torch.nn.Module):
         self.channels, self.out_channels, self.num_layers = channels, width, num_layers
         self.similarity = Similarity(channels)
         settings = dict(add_self_loops=False, normalize=False, bias=False)
-        for name in ("similar", "front", "back"):
-            convs = [GCNConv(width if i else channels, width, **settings) for i in range(num_layers)]
-            norms = [Identity() if norm is None else LayerNorm(width) for _ in range(num_layers)]
-            setattr(self, f"{name}_convs", ModuleList(convs))
-            setattr(self, f"{name}_norms", ModuleList(norms))
+        widths = [channels, *[width] * (num_layers - 1)]
+
+        def convs() -> Any:
+            return ModuleList(GCNConv(size, width, **settings) for size in widths)
+
+        def norms() -> Any:
+            return ModuleList(Identity() if norm is None else LayerNorm(width) for _ in widths)
+
+        self.similar_convs, self.similar_norms = convs(), norms()
+        self.front_convs, self.front_norms = convs(), norms()
+        self.back_convs, self.back_norms = convs(), norms()
 
     def reset_parameters(self):
         """Draws all weights anew, as the layers do."""
@@ -108,7 +114,7 @@ class RegionGraph(torch.nn.Module):
 
     def overlapping(self, x: Tensor, boxes: Tensor) -> Tensor:
         """The branch of the overlaps, ``[B, M, C]`` to ``[B, M, C']``."""
-        front, back = overlap_edges(boxes), overlap_edges(boxes, reverse=True)
+        front, back = (overlap_edges(boxes, reverse, complete=True) for reverse in (False, True))
         h = x.flatten(0, 1)
         edges = [(index, weight.to(x.dtype)) for index, weight in (front, back)]
         for i in range(self.num_layers):
@@ -167,6 +173,8 @@ class RegionHead(torch.nn.Module):
         >>> head(torch.randn(2, 64, 4, 14, 14), boxes).shape
         torch.Size([2, 64])
     """
+
+    grid: Any
 
     def __init__(
         self,

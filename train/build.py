@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -177,9 +178,10 @@ def check_model(config: Config) -> None:
         freeze(model, config.train.freeze)
         for stage, block in model.block_after.items():
             model.blocks[block](maps[stage][:, :, :1])
-        if model.head is not None and not isinstance(model.head, RegionHead):  # that looks at numbers
+        if model.head is not None:
             last = maps[list(model.backbone.channels)[-1]]
-            model.head(last if isinstance(model.head, RelationHead) else last[:, :, :1])
+            last = last if isinstance(model.head, RelationHead) else last[:, :, :1]
+            model.head(last, **example_boxes(config))
 
 
 def build_model(config: Config, num_classes: int) -> VideoClassifier:
@@ -256,6 +258,15 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
                 f"({str(e).splitlines()[0][:150]}); use larger clips or fewer stages"
             ) from e
     return maps
+
+
+def example_boxes(config: Config) -> dict[str, Tensor]:
+    """Boxes of one clip as a keyword argument of the network, if it takes any: each the whole frame."""
+    data: Any = config.data
+    if getattr(data, "boxes", None) is None:
+        return {}
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return {"boxes": whole.expand(1, data.num_frames, data.num_boxes, 4)}
 
 
 def freeze(model: VideoClassifier, stages: list[str]) -> None:

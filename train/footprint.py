@@ -11,6 +11,7 @@ measures the memory in use.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import sys
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from rstg_pyg.train.build import build_model, normalize
+from rstg_pyg.train.build import build_model, example_boxes, normalize
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.errors import UserError
@@ -58,7 +59,7 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
 
     clip = torch.zeros(1, data.channels, data.num_frames, data.size, data.size, dtype=torch.uint8)
     x = normalize(clip, config)
-    _, activations = run(model, x)
+    _, activations = run(functools.partial(model, **example_boxes(config)), x)
     recomputed = 0
     if model.grad_checkpointing:
         backbone: Any = model.backbone

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from rstg_pyg.fast.autograd import plain_paths
-from rstg_pyg.train.build import build_model
+from rstg_pyg.train.build import build_model, example_boxes
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config, parse_config, to_dict
 from rstg_pyg.train.data.protocols import PROTOCOLS
@@ -190,9 +190,11 @@ def count_flops(config: Config, parameters: int) -> int:
     data: Any = config.data
     whole = isinstance(data, ClipsConfig) and PROTOCOLS[data.protocol].whole
     size = data.short_side if whole else data.size
+    with torch.device("meta"):
+        boxes = example_boxes(config)
     clip = torch.empty(1, data.channels, data.num_frames, size, size, device="meta")
     with torch.no_grad(), plain_paths(), FlopCounterMode(display=False) as counter:
-        model(clip)
+        model(clip, **boxes)
     return counter.get_total_flops() + 2 * last * more
 
 

@@ -40,6 +40,21 @@ def test_edges_are_overlaps_with_the_next_frame_and_the_one_before(reverse):
     assert ((per_node == 0) | (per_node - 1).abs().lt(1e-12)).all()
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_complete_graphs_have_all_pairs_of_neighboring_frames(reverse):
+    boxes = random_boxes(3, 4, 2)
+    index, weight = overlap_edges(boxes, reverse, complete=True)
+    assert index.shape == (2, 3 * 3 * 2 * 2) and weight.numel() == 36
+    keep = weight > 0
+    some = overlap_edges(boxes, reverse)
+    assert torch.equal(index[:, keep], some[0]) and torch.equal(weight[keep], some[1])
+    frame = index // 2
+    assert ((frame[0] - frame[1]) == (-1 if reverse else 1)).all()
+    assert (frame[0] // 4 == frame[1] // 4).all() and len(index.t().unique(dim=0)) == 36
+    meta = overlap_edges(boxes.to("meta"), reverse, complete=True)
+    assert meta[0].shape == index.shape and meta[1].shape == weight.shape
+
+
 def test_a_single_clip_is_a_batch_of_one():
     boxes = random_boxes(3, 2)
     for one, two in zip(overlap_edges(boxes), overlap_edges(boxes[None])):

@@ -98,7 +98,7 @@ class Boxes:
         out = np.zeros((len(indices), self.count, 4), np.float32)
         for row, frame in zip(out, (frames[i * len(frames) // length] for i in indices)):
             row[: len(frame)] = frame[: self.count]
-        return torch.from_numpy(out / np.float32([width, height, width, height]))
+        return torch.from_numpy(out / np.array([width, height, width, height], np.float32))
 
 
 def in_window(boxes: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
