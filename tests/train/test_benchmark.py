@@ -9,7 +9,7 @@ import torch
 from rstg_pyg.train import benchmark
 from rstg_pyg.train.benchmarking.cases import SECTIONS, Case, peak_bytes
 from rstg_pyg.train.benchmarking.streams import stream_rows
-from rstg_pyg.train.benchmarking.tables import page, plots
+from rstg_pyg.train.benchmarking.tables import page, plots, section_table
 from rstg_pyg.train.benchmarking.variants import (
     networks,
     published_variants,
@@ -160,3 +160,15 @@ def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
     path.write_text(path.read_text().replace("1 threads", "64 threads"))
     assert benchmark.main([*command, "stage"]) == 2
     assert "was measured elsewhere" in capsys.readouterr().err
+
+
+def test_backbones_are_compared_per_operation(monkeypatch):
+    x = torch.randn(1, 3, 2, 4, 4)
+    models = {"one": torch.nn.Conv3d(3, 5, 1), "two": torch.nn.Conv3d(3, 10, 1)}
+    figures = [{"ms": 2.0, "spread": 0.1, "peak_mib": 1.0}, {"ms": 6.0, "spread": 0.1, "peak_mib": 1.0}]
+    monkeypatch.setattr(benchmark, "inception_networks", lambda *_: {"a clip": (x, models)})
+    monkeypatch.setattr(benchmark, "timed", lambda *_: figures)
+    rows = benchmark.network_rows(True, "cpu", "backbones")
+    assert [row["gflop"] for row in rows[:2]] == [2 * 15 * 32 / 1e9, 2 * 30 * 32 / 1e9]
+    assert [row["relative_per_flop"] for row in rows] == [1.0, 1.5, 1.0, 1.5]
+    assert "| 1.50 | 1.50 |" in section_table(rows, "backbones")
