@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from golden_compare import TOLERANCE, Comparison, under
 from golden_networks import graph_layer, graph_name, pixel_boxes
-from golden_rows import make_weights
+from golden_rows import add_gradients, add_summary, make_weights
 from torch import Tensor
 
 from rstg_pyg import RegionGraph
@@ -40,8 +40,8 @@ def check_region_graph(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
         "similarity_branch": model.similar(nodes, there),
         "space_time_branch": model.overlapping(nodes, boxes),
     }
-    for name, value in under(data, "mid/").items():
-        compare.add(f"mid/{name}", ours[name], value)
+    for name in sorted({key.split("/")[1] for key in data if key.startswith("mid/")}):
+        add_summary(compare, f"mid/{name}", ours[name], data, last=True)
 
     # As the public code ran, the similarity is detached; "paper" has its gradient, too.
     detached = model.similarity.register_forward_hook(lambda _, __, y: y.detach())
@@ -56,11 +56,14 @@ def check_region_graph(flags: dict, data: dict[str, np.ndarray]) -> Comparison:
             scale = float(np.abs(data["out/logits"]).max())
             compare.add("functional/value", value, data["functional/value"], scale)
         value.backward()
-        compare.add(f"{prefix}grad_in", clip.grad, data[f"{prefix}grad_in"])
+        add_summary(compare, f"{prefix}grad_in", clip.grad, data, last=True)
         gradients = {name: p.grad for name, p in model.named_parameters()}
-        for name, recorded in under(data, f"{prefix}grad/").items():
-            mine = gradients[graph_name(name)]
-            compare.add(f"{prefix}grad/{name}", mine.t() if graph_layer(name) else mine, recorded)
+
+        def find(name: str, gradients: dict = gradients) -> Tensor:
+            found = gradients[graph_name(name)]
+            return found.t() if graph_layer(name) else found
+
+        add_gradients(compare, prefix, data, find)
         for name in under(data, f"{prefix}grad_none/"):
             if gradients[graph_name(name)] is not None:
                 raise SystemExit(f"{name}: expected no gradient")

@@ -228,11 +228,23 @@ def compare_pass(compare, model, weights: Weights, clip, to_layout, data, prefix
     for name in under(data, f"{prefix}grad_none/"):
         if weights.rename(name) in gradients:
             raise SystemExit(f"{name}: expected no gradient")
-    recorded = under(data, f"{prefix}grad/")
     # An offset before a batch norm has the gradient zero on paper, and rounding in practice.
     floor = 1e-3 * max(float(g.abs().max()) for g in gradients.values())
+    add_gradients(compare, prefix, data, lambda n: weights.recorded(n, gradients), floor, tolerance)
+
+
+def add_gradients(
+    compare: Comparison,
+    prefix: str,
+    data: dict[str, np.ndarray],
+    find: Callable[[str], Tensor],
+    floor: float = 0.0,
+    tolerance: float | None = None,
+) -> None:
+    """Compares the gradients of weights, whole or by sum, norm and ends; ``find`` gives ours."""
+    recorded = under(data, f"{prefix}grad/")
     for name in sorted({re.sub("/(shape|sum_l2|first|last)$", "", name) for name in recorded}):
-        ours = weights.recorded(name, gradients)
+        ours = find(name)
         whole = f"{prefix}grad/{name}"
         if name in recorded:
             compare.add(whole, ours.reshape(recorded[name].shape), recorded[name], floor, tolerance)
