@@ -194,7 +194,7 @@ def test_boxes_of_the_built_in_data_are_where_the_objects_are(tmp_path):
 @pytest.mark.parametrize("name", ["nonlocal_i3d_gcn", "nonlocal_i3d_gcn_grid"])
 def test_the_demo_learns_its_first_clips(name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    task, dataset, losses = train_on_few(f"smt/{name}.yaml", "model.backbone.filters=[4,4]")
+    task, dataset, losses = train_on_few(f"smt/{name}.yaml", "model.backbone.width=4")
     assert (dataset.boxes is None) == name.endswith("grid")
     assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
     if dataset.boxes is not None:
