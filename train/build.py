@@ -41,6 +41,7 @@ __all__ = [
     "build_model",
     "builtin_folder",
     "check_model",
+    "example_boxes",
     "freeze",
     "has_split",
     "normalize",
