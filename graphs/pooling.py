@@ -43,11 +43,17 @@ def _pool_weight(scales: tuple[tuple[int, int], ...], x: Tensor) -> Tensor:
     """The share of every cell of maps ``x [..., H, W]`` in every node, ``[N, H * W]``."""
     if x.device.type == "cpu" and type(x) is Tensor and not torch.compiler.is_compiling():
         with torch.inference_mode(False):  # kept, also for steps with gradients
-            return _kept_weight(scales, *x.shape[-2:], x.dtype, x.device)
-    return _make_weight(scales, *x.shape[-2:], x.dtype, x.device)
+            return _kept_weight(scales, x.size(-2), x.size(-1), x.dtype, x.device)
+    return _make_weight(scales, x.size(-2), x.size(-1), x.dtype, x.device)
 
 
-def _make_weight(scales, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _make_weight(
+    scales: tuple[tuple[int, int], ...],
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
     _check_size(scales, height, width)
     kwargs = dict(device=device, dtype=dtype)
     return torch.cat(

@@ -8,7 +8,7 @@ a compiled graph holds a cell as one operation that is not looked into, and what
 eager mode (cuDNN, oneDNN).
 """
 
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -199,7 +199,7 @@ def _run(
     state = state_of_parts(memory)
     how = (True, 1, 0.0, train, False)  # with biases, one layer, no dropout, one direction
     if sizes is None and _one_step(x):
-        step = torch.lstm_cell if len(memory) == 2 else torch.gru_cell
+        step: Any = torch.lstm_cell if len(memory) == 2 else torch.gru_cell
         after = list_of_parts(step(x[0], state_of_parts([part[0] for part in memory]), *weights))
         after = [part.unsqueeze(0) for part in after]
         return (after[0], *after)

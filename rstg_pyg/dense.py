@@ -95,6 +95,7 @@ class DenseRSTGConv(SpaceStage):
         if edge_attr is not None and edge_attr.dim() == 2:
             edge_attr = edge_attr.unsqueeze(-1)
         if self.send.lin_edge is not None:
+            assert edge_attr is not None  # the check has seen to it
             hidden = hidden + self.send.edge(edge_attr)
         message = self.send(hidden)  # [*, N, N, C]: receiver, sender
         joined = adj != 0

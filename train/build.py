@@ -245,8 +245,7 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
 
     with torch.device("meta"), torch.no_grad(), named("model.backbone"):
         backbone = build_backbone(config).eval()
-        size = data.size if isinstance(data.size, tuple) else (data.size, data.size)
-        x = torch.empty(1, data.channels, data.num_frames, *size)
+        x = torch.empty(1, *data.clip_shape)
         try:
             if hasattr(backbone, "stages"):
                 for name, stage in backbone.stages.items():
@@ -255,7 +254,7 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
                 backbone(x, after=note)
         except RuntimeError as e:
             raise ValueError(
-                f"it cannot take clips of {data.num_frames} frames of {data.size} x {data.size} pixels "
+                f"it cannot take clips of {data.num_frames} frames of {x.size(3)} x {x.size(4)} pixels "
                 f"({str(e).splitlines()[0][:150]}); use larger clips or fewer stages"
             ) from e
     return maps

@@ -116,7 +116,7 @@ def _inception(backbone: InceptionConfig, data: Data) -> torch.nn.Module:
 
 
 def _torchvision(backbone: TorchvisionConfig, data: Data) -> TorchvisionVideo:
-    return TorchvisionVideo(backbone.network, (data.num_frames, data.size, data.size))
+    return TorchvisionVideo(backbone.network, data.clip_shape[1:])
 
 
 #: Functions that build a backbone, by ``model.backbone.kind``.
@@ -183,6 +183,7 @@ def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
     out_norm = None if config.out_norm == "default" else config.out_norm
     if config.published:
         first = config.in_norm == "batch"
+        assert config.attention is not None  # the schema has seen to it
         arguments |= published_arguments(
             config.attention, config.norm, first_batch_norm=first, out_norm=out_norm
         )

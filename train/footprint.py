@@ -57,7 +57,7 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
             out = function(*inputs)  # kept alive, so that no storage is reused
         return out, sum(kept.values())
 
-    clip = torch.zeros(1, data.channels, data.num_frames, data.size, data.size, dtype=torch.uint8)
+    clip = torch.zeros(1, *data.clip_shape, dtype=torch.uint8)
     x = normalize(clip, config)
     _, activations = run(functools.partial(model, **example_boxes(config)), x)
     recomputed = 0
@@ -102,7 +102,8 @@ def stream_memory(config: Config, num_classes: int, frames: int) -> dict[str, An
     def random_frames(count: int) -> Iterator[Tensor]:
         """The same ``[1, C, 1, H, W]`` for every call."""
         generator = torch.Generator().manual_seed(config.seed)
-        shape = (1, config.data.channels, 1, config.data.size, config.data.size)
+        channels, _, rows, columns = config.data.clip_shape
+        shape = (1, channels, 1, rows, columns)
         return (torch.randn(shape, generator=generator) for _ in range(count))
 
     compared = min(_COMPARED, frames)
@@ -158,10 +159,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.classes < 1:
         raise UserError(f"--classes: expected at least 1 (got {arguments.classes})")
     out = None if arguments.json is None else output_file("--json", arguments.json, (".json",))
-    data = config.data
+    shape = config.data.clip_shape
     if arguments.stream is not None:
         found = stream_memory(config, arguments.classes, arguments.stream)
-        print(f"{config.name}: frames of {data.size} x {data.size}, one by one")
+        print(f"{config.name}: frames of {shape[2]} x {shape[3]}, one by one")
         print(f"{'frame':>10s} {'state, bytes':>14s} {'all tensors, bytes':>20s} {'RSS, MiB':>15s}")
         for frame, state, tensors, resident in (row.values() for row in found["rows"]):
             print(f"{frame:10,d} {state:14,d} {tensors:20,d} {resident / 2**20:15.1f}")
@@ -175,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpointing = "on" if config.model.grad_checkpointing else "off"
         print(
             f"{config.name}: {config.train.batch_size // config.train.accumulate} clips of "
-            f"{data.num_frames} x {data.size} x {data.size}, {config.trainer.precision}, "
+            f"{shape[1]} x {shape[2]} x {shape[3]}, {config.trainer.precision}, "
             f"checkpointing {checkpointing}"
         )
         for name, value in found["gib"].items():

@@ -65,9 +65,9 @@ class Predictor:
         if isinstance(data, ClipsConfig):
             self.sampling, self.short_side = data.sampling, data.short_side
         else:  # generated videos have neither
-            self.sampling, self.short_side = "uniform", data.size
+            self.sampling, self.short_side = "uniform", data.clip_shape[-1]
         self.stride = getattr(data, "frame_stride", 1)
-        self.size = self.short_side if protocol.whole else data.size
+        self.size = self.short_side if protocol.whole else data.clip_shape[-1]
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     @classmethod

@@ -168,9 +168,10 @@ def save_network(model: Any, folder: str | os.PathLike[str]) -> None:
 def card(name: str, model: VideoClassifier, config: Config) -> str:
     """The model card, in Markdown."""
     data, classes, found = config.data, model.classes or [], model.results or {}
+    channels, frames, rows_of_pixels, columns = data.clip_shape
     rows = {
-        "input": f"{data.num_frames} frames of {data.size} x {data.size} pixels, {data.channels} "
-        f"channel{'s' if data.channels > 1 else ''}",
+        "input": f"{frames} frames of {rows_of_pixels} x {columns} pixels, {channels} "
+        f"channel{'s' if channels > 1 else ''}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
     }
     scores = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}

@@ -188,11 +188,12 @@ def count_flops(config: Config, parameters: int) -> int:
     last = model.lin.in_features
     more = max(parameters - sum(p.numel() for p in model.parameters()), 0) // (last + 1)  # classes
     data: Any = config.data
-    whole = isinstance(data, ClipsConfig) and PROTOCOLS[data.protocol].whole
-    size = data.short_side if whole else data.size
+    channels, frames, *sides = data.clip_shape
+    if isinstance(data, ClipsConfig) and PROTOCOLS[data.protocol].whole:
+        sides = [data.short_side] * 2
     with torch.device("meta"):
         boxes = example_boxes(config)
-    clip = torch.empty(1, data.channels, data.num_frames, size, size, device="meta")
+    clip = torch.empty(1, channels, frames, *sides, device="meta")
     with torch.no_grad(), plain_paths(), FlopCounterMode(display=False) as counter:
         model(clip, **boxes)
     return counter.get_total_flops() + 2 * last * more

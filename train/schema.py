@@ -81,6 +81,11 @@ class SyncMNISTConfig(Section):
         """Side of a clip, in pixels."""
         return self.frame_size
 
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of a clip."""
+        return self.channels, self.num_frames, self.size, self.size
+
 
 class MiniSomethingConfig(Section):
     """The built-in data; see :func:`rstg_pyg.train.data.mini.write_mini_something`."""
@@ -155,6 +160,11 @@ class ClipsConfig(Section):
     def size(self) -> int:
         """Side of a clip, in pixels."""
         return self.crop_size
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of a clip."""
+        return self.channels, self.num_frames, self.size, self.size
 
 
 class SomethingConfig(ClipsConfig):
@@ -362,6 +372,7 @@ class Config(Section):
             )
         if boxes is None:
             return
+        assert isinstance(self.data, ClipsConfig)  # the others have none
         if not needed:
             raise ValueError("data.boxes: the network takes none; use model.head.kind=regions")
         if boxes == "builtin" and self.data.root is not None:

@@ -86,6 +86,6 @@ class SkeletonConfig(Section):
         return 3 * len(self.features) + 1
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Bodies, and joints of each."""
-        return self.bodies, int(self.layout[-2:])
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, bodies, and joints of each."""
+        return self.channels, self.num_frames, self.bodies, int(self.layout[-2:])

@@ -214,7 +214,7 @@ def inception_networks(
 ) -> dict[str, tuple[Tensor, dict[str, torch.nn.Module]]]:
     """A clip and networks of Inception's form for it; torchvision's is the first."""
     torch.manual_seed(0)
-    models = {
+    models: dict[str, torch.nn.Module] = {
         name: VideoClassifier(backbone, 174, head=WindowMean(1024)).to(device)
         for name, backbone in (
             ("torchvision's s3d", TorchvisionVideo("s3d")),

@@ -152,14 +152,15 @@ class VideoLoader:
         return None if batch is None else self._noted(*batch)
 
     def _noted(
-        self, clips: Tensor | None, labels: Tensor, unread: list[Unread]
-    ) -> tuple[Tensor, Tensor]:
+        self, clips: Tensor | BoxedClip | None, labels: Tensor, unread: list[Unread]
+    ) -> tuple[Any, Tensor]:
         """The batch; videos that are not in it are noted."""
         if getattr(self.dataset, "skipped", None) is not None:
             items = [(self.dataset.ids[visit % len(self.dataset)], why) for visit, why in unread]
             self.dataset.skipped.note(items, len(labels))
         if clips is None:
-            return _stack([(self.dataset.blank(), UNREAD)])[:2]
+            blank: Any = _stack([(self.dataset.blank(), UNREAD)])
+            return blank[:2]
         return clips, labels
 
     def _names(self) -> str:
@@ -215,7 +216,7 @@ def _tensor(labels: tuple[Any, ...]) -> Tensor:
 
 
 #: Clips (if any could be read), their labels, and what could not be read.
-_Batch = tuple["Tensor | None", Tensor, "list[Unread]"]
+_Batch = tuple["Tensor | BoxedClip | None", Tensor, "list[Unread]"]
 
 
 def _stack(videos: list[tuple[Tensor, int] | Unread] | UserError) -> _Batch | UserError:

@@ -135,7 +135,7 @@ def _sizes(row: SomethingRow) -> dict[str, Any]:
     known = row.known or ("-", "-")
     return {
         "model": row.title,
-        "clip": f"{data.num_frames} x {data.size} x {data.size}",
+        "clip": " x ".join(map(str, data.clip_shape[1:])),
         "parameters": f"{parameters:,}",
         "public code, millions": known[0],
         "multiply-adds, billions": f"{multiply_adds / 1e9:.1f}",

@@ -98,9 +98,10 @@ def write_skeleton_tables(out: Path) -> str:
         write_text(out / "choosing.md", text[-1])
     rows = []
     for name in SKELETON_ROWS:
-        runs = [_read(path.parent) for path in sorted((out / _folder(name)).glob("*/results.json"))]
+        found = [_read(path.parent) for path in sorted((out / _folder(name)).glob("*/results.json"))]
+        runs = [run for run in found if run is not None]
         if runs:
-            top1 = torch.tensor([run["top1"] for run in runs if run], dtype=torch.double)
+            top1 = torch.tensor([run["top1"] for run in runs], dtype=torch.double)
             spread = f" ± {100 * float(top1.std()):.1f}" if len(top1) > 1 else ""
             row = {"network": name, "top-1": f"{100 * float(top1.mean()):.1f}{spread} %"}
             rows.append(row | {"seeds": len(top1), "parameters": f"{runs[0]['parameters']:,}"})

@@ -19,7 +19,7 @@ def network(*overrides):
 
 
 def clip_of(config, clips=3):
-    clip = torch.randn(clips, config.data.channels, 6, *config.data.size)
+    clip = torch.randn(clips, config.data.channels, 6, *config.data.clip_shape[2:])
     clip[:, -1] = 1
     return clip
 

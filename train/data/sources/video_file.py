@@ -372,7 +372,7 @@ class AnimatedImage:
         try:
             with Image.open(self.path, formats=["WEBP"]) as image:
                 check_size(self.path, *image.size)
-                for number in range(image.n_frames):
+                for number in range(getattr(image, "n_frames", 1)):
                     image.seek(number)
                     image.load()
                     yield image, int(image.info.get("duration", 0))

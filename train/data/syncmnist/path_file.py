@@ -19,13 +19,13 @@ class Paths(NamedTuple):
 
     Attributes:
         corners: Row and column of the digits' top-left pixels on the canvas, ``[N, T, D, 2]``.
-        index: The digits' images: places in MNIST's file of test images, ``[N, D]``.
+        images: The digits' images: places in MNIST's file of test images, ``[N, D]``.
         others: Classes of the digits but the first one, ``[N, D - 1]``.
         synchronous: Whether the pair moves alike, ``[N]``.
     """
 
     corners: Tensor
-    index: Tensor
+    images: Tensor
     others: Tensor
     synchronous: Tensor
 
@@ -42,7 +42,7 @@ def as_paths(content: Mapping[str, Any], path: str) -> Paths:
     """
     for name, dims in _ARRAYS.items():
         array: Any = content.get(name)
-        shape = getattr(array, "shape", ())
+        shape: Any = getattr(array, "shape", ())
         if len(shape) != dims or shape[0] != 1 or array.dtype.kind not in "biu":
             found = list(shape) or ("nothing" if array is None else type(array).__name__)
             raise UserError(
@@ -82,8 +82,8 @@ def check_paths(paths: Paths, dataset: Any) -> None:
             f"{dataset.last_corner}); it belongs to another data.canvas_size or data.digit_size"
         )
     labels = dataset.image_classes
-    if int(paths.index.max()) >= len(labels) or not torch.equal(
-        labels[paths.index[:, 1:]], paths.others
+    if int(paths.images.max()) >= len(labels) or not torch.equal(
+        labels[paths.images[:, 1:]], paths.others
     ):
         raise UserError(
             f"data.paths: it names other digits than {dataset.digits.detail}; it needs MNIST's test "

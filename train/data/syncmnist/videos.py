@@ -137,7 +137,7 @@ class SyncMNIST(Dataset):
         self.paths = paths
         if paths is not None:
             check_paths(paths, self)
-            self.num_videos = min(num_videos, len(paths.index))
+            self.num_videos = min(num_videos, len(paths.images))
 
     @property
     def origin(self) -> str:
