@@ -20,7 +20,7 @@ from rstg_pyg.backbones import (
     s3dg,
     s3dg_howto100m,
 )
-from rstg_pyg.backbones.weights.layouts import translate
+from rstg_pyg.backbones.weights.layouts import LAYOUTS, translate
 
 _CAFFE_BRANCHES = {"1x1": "b0", "3x3": "b1", "double": "b2", "pool": "b3"}
 _TF_LEAVES = {
@@ -112,7 +112,8 @@ def _depths(names: list[str]) -> list[int]:
 def _resnet_names(names: list[str], root: str) -> tuple[dict[str, str], dict[str, str]]:
     """Ours for torchvision's names below ``root``, and stages by their recorded names."""
     short = {name.removeprefix(root): name for name in names if name.startswith(root)}
-    ours = translate([n for n in short if "num_batches" not in n], "torchvision", root)[1]
+    weights = [n for n in short if "num_batches" not in n]
+    ours = translate(weights, "torchvision", root, LAYOUTS)[1]
     ours = {n: o.replace("head.", "lin.") for n, o in ours.items()}
     places = {short[n]: o if o[:4] == "lin." else f"backbone.{o}" for n, o in ours.items()}
     last = {f"res{level}": f"res{level}_{depth - 1}" for level, depth in enumerate(_depths(names), 2)}
