@@ -31,8 +31,8 @@ class SomethingRow(NamedTuple):
         backbone: The paper's words.
         top1: The paper's top-1 in percent.
         top5: Its top-5; ``None`` if it has none.
-        known: Parameters (millions) and multiply-adds (billions per clip) of the public code, as they
-            were counted there; ``None`` if there is no public code, or only the paper's own.
+        known: Parameters (millions) and multiply-adds (billions per clip) as they were counted on the
+            public code, or for MFNet, which has none, on its specification.
     """
 
     name: str
@@ -40,7 +40,7 @@ class SomethingRow(NamedTuple):
     backbone: str
     top1: float
     top5: float | None = None
-    known: tuple[float, float] | None = None
+    known: tuple[Any, Any] = ("-", "-")
 
     @property
     def cfg(self) -> str:
@@ -52,12 +52,12 @@ _ROWS = [
     SomethingRow("c2d", "C2D", "2D ResNet-50", 31.7, 64.7),
     SomethingRow("trn", "TRN", "2D Inception", 34.4, None, (13.14, 16.3)),
     SomethingRow("c2d_rstg_vec", "C2D + RSTG", "2D ResNet-50", 42.8, 73.6),
-    SomethingRow("mfnet_c50", "MFNet-C50", "3D ResNet-50", 40.3, 70.9),
+    SomethingRow("mfnet_c50", "MFNet-C50", "3D ResNet-50", 40.3, 70.9, (57.3, 90.0)),
     SomethingRow("i3d", "I3D (Wang and Gupta)", "3D ResNet-50", 41.6, 72.2),
     SomethingRow("nonlocal_i3d", "Non-Local I3D", "3D ResNet-50", 44.4, 76.0),
     SomethingRow("nonlocal_i3d_gcn", "Non-Local I3D + Joint GCN", "3D ResNet-50", 46.1, 76.8),
     SomethingRow("eco_lite", "ECO-Lite 16F", "2D Inception + 3D ResNet-18", 42.2, None, (37.39, 46.5)),
-    SomethingRow("mfnet_c101", "MFNet-C101", "3D ResNet-101", 43.9, 73.1),
+    SomethingRow("mfnet_c101", "MFNet-C101", "3D ResNet-101", 43.9, 73.1, (76.3, "-")),
     SomethingRow("i3d_inception", "I3D (Xie et al.)", "3D Inception", 45.8, 76.5, (12.47, 111.2)),
     SomethingRow("s3dg", "S3D-G", "3D Inception", 48.2, 78.7, (9.32, 79.0)),
     SomethingRow("i3d_rstg_vec", "RSTG-to-vec", "3D ResNet-50", 47.7, 77.9),
@@ -108,7 +108,11 @@ def page(cells: dict[str, Cell], demo: bool) -> str:
         about = f"Here: networks of full size. '{NEEDS_DATA}': data.root=FOLDER trains the row."
     lines = [f"# {title}", "", first, "", f"Top-1 and top-5 in percent. {about}", ""]
     lines += [f"## The networks in full size, {CLASSES} classes", "", second, ""]
-    lines += ["Multiply-adds: of one clip forward, half the FLOPs that torch counts.", ""]
+    lines += [
+        "Multiply-adds: of one clip forward, half the FLOPs that torch counts. Known: counted on the "
+        "public code; on a specification of MFNet, which has none.",
+        "",
+    ]
     runs = [run for cell in cells.values() for run in cell.runs]
     if runs:
         lines += [*settings(runs, {"epochs": [str(run.config.train.epochs) for run in runs]}), ""]
@@ -132,14 +136,13 @@ def _sizes(row: SomethingRow) -> dict[str, Any]:
     """What the network of a row costs, next to what is known of the public code's."""
     data = load_config(row.cfg, demo=False).data
     parameters, multiply_adds = full_size(row)
-    known = row.known or ("-", "-")
     return {
         "model": row.title,
         "clip": " x ".join(map(str, data.clip_shape[1:])),
         "parameters": f"{parameters:,}",
-        "public code, millions": known[0],
+        "known, millions": row.known[0],
         "multiply-adds, billions": f"{multiply_adds / 1e9:.1f}",
-        "public code, billions": known[1],
+        "known, billions": row.known[1],
     }
 
 
