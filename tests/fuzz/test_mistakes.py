@@ -328,4 +328,4 @@ def test_every_command_has_its_mistakes():
     text = 'if __name__ == "__main__":'
     scripts = {path.stem for path in folder.glob("*.py") if text in path.read_text()}
     known = {module.removeprefix("train.") for module, *_ in COMMANDS.values()}
-    assert scripts - {"benchmark", "peers"} <= known  # these take minutes
+    assert scripts - {"benchmark", "peers", "demo"} <= known  # minutes, and a server

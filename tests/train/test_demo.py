@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -129,12 +130,16 @@ def test_a_clip_and_a_camera_in_the_browser(server, tmp_path):
         wait_for(lambda: chromium.find_elements("tag name", "iframe"))
 
         def press(words):
-            def found():
-                for button in chromium.find_elements("tag name", "button"):
-                    if words in button.text and button.is_displayed():
-                        return button
+            from selenium.common.exceptions import StaleElementReferenceException
 
-            wait_for(found).click()
+            def pressed():
+                with contextlib.suppress(StaleElementReferenceException):  # it is being drawn anew
+                    for button in chromium.find_elements("tag name", "button"):
+                        if words in button.text and button.is_displayed():
+                            button.click()
+                            return True
+
+            wait_for(pressed)
 
         press("Camera")
         wait_for(lambda: TRUTH not in body.text)  # of the other tab

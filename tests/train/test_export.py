@@ -92,7 +92,8 @@ def test_a_step_of_a_stream(run, tmp_path, capsys, name):
 
 
 def test_a_network_that_looks_across_frames_has_no_step(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(SimpleConv, "per_frame", False)
+    fixed = property(lambda self: False, lambda self, value: None)
+    monkeypatch.setattr(SimpleConv, "per_frame", fixed, raising=False)
     error = fails(capsys, main, run, "--out", tmp_path / "x.pt2", "--stream")
     assert error.startswith("error: --stream: Expected a network in which only")
     assert "give it the whole clip" in error

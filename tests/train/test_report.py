@@ -119,7 +119,7 @@ def test_bad_input_is_named(tmp_path, make_run, capsys):
         (["empty"], "empty: expected a run folder with results.json (not a run folder)"),
         (["broken"], "broken/results.json: expected the results of a run (the file: Invalid JSON"),
         (["other"], "other/results.json: expected the results of a run (top5: Field required)"),
-        (["--out", "report.pdf"], "--out: expected a name ending in .md or .csv"),
+        (["--out", "report.pdf"], "--out: expected a name ending in .html or .md or .csv"),
         (["--no-flops", "--out", "good/results.json/x.md"], "cannot be written"),
     ):
         assert message in fails(capsys, main, good, *arguments)
