@@ -160,11 +160,11 @@ class VideoTask(pl.LightningModule):
         if not self.multi_label:
             self.confusion.update(logits, batch[1])
         batches = sum(self.trainer.num_test_batches)
-        pictures = batch[0].dtype == torch.uint8  # not features of skeletons
+        clips, labels = batch
+        clips = clips.clip if isinstance(clips, BoxedClip) else clips
+        pictures = clips.dtype == torch.uint8  # not features of skeletons
         if pictures and batch_idx % -(-batches // _SAMPLES) == 0:
             scores = logits.float().sigmoid() if self.multi_label else logits.float().softmax(-1)
-            clips, labels = batch
-            clips = clips.clip if isinstance(clips, BoxedClip) else clips
             for clip, label, score in zip(clips, labels, scores[: -(-_SAMPLES // batches)]):
                 clip = clip if clip.dim() == 4 else clip[0]  # of several clips per video, the first
                 self.samples.append((clip.cpu(), label.cpu(), score.cpu()))

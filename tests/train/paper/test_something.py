@@ -156,18 +156,21 @@ def test_mistakes(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_row_from_nothing(tmp_path, monkeypatch, capsys):
+def test_rows_from_nothing(tmp_path, monkeypatch, capsys):
+    """One of them with boxes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     small = ["data.builtin.train=40", "data.builtin.validation=20", "train.max_steps=2"]
-    command = ["something", "--demo", "--rows", "s3dg", "trainer.accelerator=cpu", *small]
+    rows = ["--rows", "s3dg", "nonlocal_i3d_gcn"]
+    command = ["something", "--demo", *rows, "trainer.accelerator=cpu", *small]
     assert main(command) == 0
-    assert "s3dg, seed 0: done" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "s3dg, seed 0: done" in out and "nonlocal_i3d_gcn, seed 0: done" in out
     folder = tmp_path / "runs/table_something/demo"
     found = json.loads((folder / "s3dg/seed0/results.json").read_text())
     assert f"| 48.2 | {100 * found['top1']:.1f} |" in (folder / "table.md").read_text()
     assert main([*command, "--table-only"]) == 0 and main(command) == 0
-    assert "1 of 1 runs are already done" in capsys.readouterr().out
+    assert "2 of 2 runs are already done" in capsys.readouterr().out
     # Without data only the table is written.
     assert main(["something"]) == 0
     out = capsys.readouterr().out
