@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "results/peers/peers.md"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "results/peers/peers.md", "results/backbones/benchmark.md"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
