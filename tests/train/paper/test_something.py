@@ -159,7 +159,7 @@ def test_mistakes(tmp_path, monkeypatch, capsys):
 def test_rows_from_nothing(tmp_path, monkeypatch, capsys):
     """One of them with boxes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small = ["data.builtin.train=40", "data.builtin.validation=20", "train.max_steps=2"]
     rows = ["--rows", "s3dg", "nonlocal_i3d_gcn"]
     command = ["something", "--demo", *rows, "trainer.accelerator=cpu", *small]

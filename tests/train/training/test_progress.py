@@ -97,7 +97,7 @@ def test_in_a_file(monkeypatch, capsys):
         f"{step}/12" for step in range(1, 13)
     ]
     last = next(line for line in lines if line.startswith("train     11/12"))
-    pattern = r"train     11/12  loss \d\.\d{3}  top-1 +\d+\.\d%  \d+ videos/s  0:00:\d\d left"
+    pattern = r"train     11/12  loss \d\.\d{3}  top-1 +\d+\.\d%  [\d,]+ videos/s  0:00:\d\d left"
     assert re.fullmatch(pattern, last), last
     assert sum(re.fullmatch(LINE, line) is not None for line in lines) == 2
     tail = text.split("\n\n")[-1].splitlines()
