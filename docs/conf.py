@@ -21,7 +21,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "results/peers/peers.md", "results/backbones/benchmark.md"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns += ["results/peers/peers.md", "results/backbones/benchmark.md"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
