@@ -289,7 +289,7 @@ class TrainerConfig(Section):
     compile: bool = False
     #: CPU threads; null: torch's default.
     threads: Annotated[PositiveInt, Field(le=4096)] | None = None
-    #: Shows a bar on a terminal, and a line a minute where the output goes to a file.
+    #: Shows a bar on a terminal, and a line now and then where the output goes to a file.
     progress_bar: bool = True
     #: Loggers: csv (metrics.csv, which every run has), tensorboard, wandb, mlflow, or any logger of
     #: Lightning as {class_path: ..., init_args: {...}}.

@@ -1,4 +1,6 @@
-"""What a run shows while it works: a bar on a terminal, elsewhere one line a minute."""
+"""What a run shows while it works: a bar on a terminal, elsewhere a line after ten seconds and then one
+a minute.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import pytorch_lightning as pl
 from rich import get_console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+_FIRST = 10  # seconds until the first line of a task
 _SECONDS = 60  # between two lines
 
 
@@ -65,13 +68,12 @@ class ProgressBar(pl.Callback):
             speed_estimate_period=600,
         )
         self.train = TaskID(0)
-        self.printed = 0.0
+        self.next_line = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Starts the bar."""
         self.bar.disable = not (on_terminal() and trainer.is_global_zero)
         self.bar.start()
-        self.printed = time.monotonic()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Removes the bar."""
@@ -114,6 +116,7 @@ class ProgressBar(pl.Callback):
         self.bar.remove_task(self.bar.task_ids[-1])
 
     def _count(self, what: str, total: float, done: int = 0) -> TaskID:
+        self.next_line = time.monotonic() + _FIRST
         return self.bar.add_task(f"{what:8}", total=total, completed=done, metrics="", left="")
 
     def _update(self, trainer: pl.Trainer, done: int) -> None:
@@ -122,7 +125,7 @@ class ProgressBar(pl.Callback):
         seconds = task.time_remaining
         left = "" if seconds is None else f"{timedelta(seconds=int(seconds))} left"
         self.bar.update(task.id, completed=done, left=left)
-        if self.bar.disable and trainer.is_global_zero and time.monotonic() - self.printed >= _SECONDS:
-            self.printed = time.monotonic()
+        if self.bar.disable and trainer.is_global_zero and time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + _SECONDS
             count = f"{task.completed:{len(f'{task.total:,.0f}')},.0f}/{task.total:,.0f}"
             show("  ".join(filter(None, (task.description, count, task.fields["metrics"], left))))

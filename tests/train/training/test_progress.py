@@ -88,6 +88,7 @@ def test_no_color(monkeypatch):
 
 @pytest.mark.slow
 def test_in_a_file(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_FIRST", 0)
     monkeypatch.setattr(progress, "_SECONDS", 0)
     assert main(["--cfg", "tiny.yaml", "--out", "a"]) == 0
     text = capsys.readouterr().out
