@@ -259,16 +259,20 @@ class SkeletonFeatures(BaseTransform):
     - ``joint``: position relative to the first body's hip
     - ``bone``: position relative to the parent
     - ``motion``, ``bone_motion``: how these change from frame to frame (zero in the first)
+    - ``motion_2``, ``motion_4``, ``motion_8``: how ``joint`` changes in so many frames (at the begin:
+      since the first)
     - ``acceleration``: how ``motion`` changes
 
     Features that need a joint that is not there are zero.
 
     Args:
         kinds: Which of them. (default: the first three)
-        motion_scale: A factor of ``motion``, ``bone_motion`` and ``acceleration``. (default: 1)
+        motion_scale: A factor of all kinds of motion and ``acceleration``. (default: 1)
     """
 
-    KINDS = ("joint", "bone", "motion", "bone_motion", "acceleration")
+    KINDS = (
+        "joint", "bone", "motion", "bone_motion", "acceleration", "motion_2", "motion_4", "motion_8",
+    )  # fmt: skip
 
     def __init__(self, kinds: Sequence[str] = KINDS[:3], motion_scale: float = 1.0):
         unknown = [kind for kind in kinds if kind not in self.KINDS]
@@ -285,16 +289,19 @@ class SkeletonFeatures(BaseTransform):
         center = torch.where(mask[:, hip : hip + 1, None], data.pos[:, hip : hip + 1], 0.0)
         joint = (data.pos - center) * mask.unsqueeze(-1)
         bone = (data.pos - data.pos[:, parent]) * (mask & mask[:, parent]).unsqueeze(-1)
-        both = (mask[1:] & mask[:-1]).unsqueeze(-1)
 
-        def change(x: Tensor) -> Tensor:
-            return torch.cat([x.new_zeros(1, *x.shape[1:]), (x[1:] - x[:-1]) * both])
+        def change(x: Tensor, frames: int = 1) -> Tensor:
+            before = (torch.arange(len(x)) - frames).clamp(min=0)
+            return (x - x[before]) * (mask & mask[before]).unsqueeze(-1)
 
         found = {"joint": joint, "bone": bone}
         if "motion" in self.kinds or "acceleration" in self.kinds:
             found["motion"] = self.motion_scale * change(joint)
         if "bone_motion" in self.kinds:
             found["bone_motion"] = self.motion_scale * change(bone)
+        for frames in (2, 4, 8):
+            if f"motion_{frames}" in self.kinds:
+                found[f"motion_{frames}"] = self.motion_scale * change(joint, frames)
         if "acceleration" in self.kinds:
             found["acceleration"] = change(found["motion"])
         data.x = torch.cat([found[kind] for kind in self.kinds], dim=-1)

@@ -1,10 +1,11 @@
 """Predicts the classes of your own videos: ``python train/predict.py VIDEO ... [--ckpt CKPT]``.
 
 A video is a file (mp4, webm, avi, gif, ...), a folder of numbered frames, a folder of videos, a pattern
-(``'clips/*.mp4'``), an address (``rtsp://...``), or ``-``: a list of paths on standard input. The
-network, the sampling and size of clips, and the class names come from the checkpoint; without one the
-model ``smt_demo`` of the package is used. ``--windows`` gives the classes of a long video over time. If
-a video cannot be read, the others are still predicted, and the exit code is 2.
+(``'clips/*.mp4'``), an address (``rtsp://...``), or ``-``: a list of paths on standard input. For a
+network of skeletons it is a file of a recording. The network, the sampling and size of clips, and the
+class names come from the checkpoint; without one the model ``smt_demo`` of the package is used.
+``--windows`` gives the classes of a long video over time. If a video cannot be read, the others are
+still predicted, and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from torch import Tensor
 from rstg_pyg import models
 from rstg_pyg.train.command import command
 from rstg_pyg.train.data.protocols import PROTOCOLS
+from rstg_pyg.train.data.skeletons import read_recording
 from rstg_pyg.train.data.sources import open_video
 from rstg_pyg.train.data.sources.places import is_video_name
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import output_file, write_json
+from rstg_pyg.train.files import output_file, write_json, write_text
 from rstg_pyg.train.predictions import Windows, entries, write_table
 from rstg_pyg.train.predictor import Predictor, Video
+from rstg_pyg.train.skeletons.attention import has_attention, skeleton_page
 from rstg_pyg.train.windows import is_live
 
 _MOST_LINES = 8  # of a stream
@@ -48,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.labels,
     )
     print(predictor.describe(), flush=True)
-    if arguments.overlay is not None:
+    if predictor.takes_skeletons:
+        _check_skeletons(predictor, arguments)
+    elif arguments.overlay is not None:
         predictor.check_attention(arguments.place)
     if arguments.stream and not predictor.model.streams:
         print("this network combines frames: --stream keeps the sampled frames and predicts at the end")
@@ -166,6 +171,8 @@ def predict(
         UserError: If the video cannot be read.
     """
     path = answer["video"]
+    if predictor.takes_skeletons:
+        return _predict_skeletons(predictor, answer, arguments, number)
     if arguments.windows is not None or is_live(path):
         return _predict_windows(predictor, answer, arguments, number)
     source, name = video = open_video(path)
@@ -188,6 +195,40 @@ def predict(
         found = predictor.draw_attention(video, out, title, arguments.place)
         print(f"  attention at {found.place} drawn in {out}", flush=True)
     answer |= {"frames": length, "predictions": entries(best)}
+
+
+def _check_skeletons(predictor: Predictor, arguments: argparse.Namespace) -> None:
+    """Refuses options that are for videos.
+
+    Raises:
+        UserError: If there is one.
+    """
+    for option in ("windows", "camera", "stream", "place", "protocol"):
+        if getattr(arguments, option) not in (None, False):
+            raise UserError(f"--{option}: is for videos, and this network takes files of skeletons")
+    if arguments.overlay is not None:
+        output_file("--overlay", arguments.overlay, (".html",))
+        if not has_attention(predictor.model):
+            raise UserError("--overlay: this network has no attention between joints, nothing to draw")
+
+
+def _predict_skeletons(
+    predictor: Predictor, answer: dict[str, Any], arguments: argparse.Namespace, number: str
+) -> None:
+    """Predicts one recording and prints the result."""
+    path = Path(answer["video"])
+    data: Any = predictor.config.data
+    recording = read_recording(path, data.bodies)
+    best = predictor(path, arguments.top)
+    print(f"\n{path} ({len(recording.pos):,} frames)", flush=True)
+    for _, name, probability in best:
+        print(f"  {probability:6.1%}  {name}", flush=True)
+    if arguments.overlay is not None:
+        out, title = _numbered(arguments.overlay, number), f"{best[0].name}  {best[0].probability:.1%}"
+        page = skeleton_page(predictor.model, data, recording, predictor.names, title)
+        write_text(out, page)
+        print(f"  attention between joints drawn in {out}", flush=True)
+    answer |= {"frames": len(recording.pos), "predictions": entries(best)}
 
 
 def _predict_windows(

@@ -150,8 +150,18 @@ class Predictor:
         """Converts logits ``[*, num_classes]`` to probabilities."""
         return logits.sigmoid() if getattr(self.model, "multi_label", False) else logits.softmax(-1)
 
+    @property
+    def takes_skeletons(self) -> bool:
+        """Whether the network predicts files of skeletons instead of videos."""
+        return isinstance(self.config.data, SkeletonConfig)
+
     def describe(self) -> str:
         """A one-line summary."""
+        if self.takes_skeletons:
+            return (
+                f"{self.config.name}: {len(self.names)} classes; skeletons of {self.num_frames} "
+                f"frames, on {self.device.type}"
+            )
         gray = " (gray)" if self.config.data.channels == 1 else ""
         return (
             f"{self.config.name}: {len(self.names)} classes; {self.protocol.describe()} of "

@@ -19,6 +19,10 @@ from rstg_pyg.train.schema_model import (
     Seed,
 )
 
+_Feature = Literal[
+    "joint", "bone", "motion", "bone_motion", "acceleration", "motion_2", "motion_4", "motion_8"
+]
+
 
 class BuiltinSkeletonsConfig(Section):
     """Generated recordings; see :func:`rstg_pyg.train.skeletons.generated.generate_recordings`."""
@@ -49,9 +53,7 @@ class SkeletonConfig(Section):
     #: Frames of a clip, to which a recording is resampled.
     num_frames: Frames = 16
     #: Features of a joint, see :class:`rstg_pyg.graphs.SkeletonFeatures`.
-    features: Annotated[
-        list[Literal["joint", "bone", "motion", "bone_motion", "acceleration"]], Field(min_length=1)
-    ] = ["joint", "bone", "motion"]
+    features: Annotated[list[_Feature], Field(min_length=1)] = ["joint", "bone", "motion"]
     motion_scale: Positive = 1.0
     #: All recordings: smoothing over frames (how often), turned to the camera, and given one body.
     smooth: FewOrNone = 0
@@ -76,6 +78,8 @@ class SkeletonConfig(Section):
     together: bool = False
     #: Whether the joints' vectors are added up (RSTG-to-vec) or stay one after the other.
     sum_joints: bool = False
+    #: Whether the last layer sees the maximum over time beside the mean.
+    max_over_time: bool = False
     mean: Number = 0.0
     std: Positive = 1.0
     num_workers: FewOrNone = 0

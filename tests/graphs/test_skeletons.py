@@ -136,12 +136,16 @@ def test_features_by_hand():
     data, parent = body(4), skeleton_graph().parent
     hip, wrist = joint_names("msr20").index("hip"), joint_names("msr20").index("left wrist")
     x = graphs.SkeletonFeatures(graphs.SkeletonFeatures.KINDS, motion_scale=2.0)(data).x
-    joint, bone, motion, bone_motion, acceleration = x.split(3, dim=-1)
+    joint, bone, motion, bone_motion, acceleration, motion_2, motion_4, motion_8 = x.split(3, dim=-1)
     assert torch.allclose(joint, data.pos - data.pos[:, hip : hip + 1])
     assert torch.allclose(bone, data.pos - data.pos[:, parent])
     assert torch.allclose(motion[1:], 2 * joint.diff(dim=0)) and (motion[0] == 0).all()
     assert torch.allclose(bone_motion[1:], 2 * bone.diff(dim=0), atol=1e-6)
     assert torch.allclose(acceleration[2:], motion.diff(dim=0)[1:], atol=1e-6)
+    since_first = 2 * (joint - joint[:1])
+    assert torch.allclose(motion_2[:2], since_first[:2], atol=1e-6)
+    assert torch.allclose(motion_2[3], 2 * (joint[3] - joint[1]), atol=1e-6)
+    assert torch.allclose(motion_4, since_first, atol=1e-6) and torch.equal(motion_4, motion_8)
     data.mask[2, wrist] = False
     data.pos[2, wrist] = 0
     x = graphs.SkeletonFeatures()(data).x

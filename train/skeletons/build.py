@@ -180,13 +180,13 @@ def build_joint_head(
     head: RSTGConfig | STGCNConfig, feature_map: Tensor, data: SkeletonConfig
 ) -> JointHead:
     """RSTG or ST-GCN on the joints, for a map ``[B, D + 1, T, M, N]``."""
-    width = feature_map.size(1) - 1
+    width, pooling = feature_map.size(1) - 1, (data.sum_joints, data.max_over_time)
     network: torch.nn.Module
     if isinstance(head, STGCNConfig):
         with torch.device("cpu"):
             graph = skeleton_graph(data.layout, data.bodies, together=data.together)
         network = STGCN(width, head.num_blocks, graph, head.kernel_size, head.dropout)
-        return JointHead(width + 1, width, network, _graph(data), data.sum_joints)
+        return JointHead(width + 1, width, network, _graph(data), *pooling)
     names = ["num_rounds", "time_stages", "space_stages", "cell", "residual", "shared_rounds", "form"]
     arguments = {name: getattr(head, name) for name in names}
     if head.space_stages:
@@ -194,7 +194,7 @@ def build_joint_head(
         arguments |= {name: getattr(head, name) for name in names}
         arguments["pos_channels"] = 2 if head.positions else 0
     hidden = head.hidden_channels or width
-    return JointHead(width + 1, hidden, RSTG(width, hidden, **arguments), _graph(data), data.sum_joints)
+    return JointHead(width + 1, hidden, RSTG(width, hidden, **arguments), _graph(data), *pooling)
 
 
 def _graph(data: SkeletonConfig) -> Data:

@@ -15,20 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from rstg_pyg import VideoClassifier
-from rstg_pyg.graphs import relative_attention, skeleton_graph
 from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import change_config, parse_config
 from rstg_pyg.train.data.skeletons import SkeletonClips
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json
-from rstg_pyg.train.plots import new_figure, save_png
 from rstg_pyg.train.pretrained import find_weights, load_network
 from rstg_pyg.train.run_folder.folder import named_folder
 from rstg_pyg.train.schema_skeletons import SkeletonConfig
+from rstg_pyg.train.skeletons.attention import draw_attention, has_attention
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -79,48 +77,6 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).float().mean())
 
 
-@torch.no_grad()
-def joint_attention(model: VideoClassifier, data: SkeletonConfig, clips: Tensor) -> Tensor:
-    """The attention that every joint receives in the last round, as a multiple of what it would receive
-    if every joint attended to its neighbors equally: the mean over frames, ``[R, M N]``.
-
-    Raises:
-        UserError: If the network has no attention.
-    """
-    head = model.head
-    if not head.streams or not head.network.convs or head.network.convs[0].attend is None:
-        raise UserError("expected a network with attention on joints (this has none)")
-    alpha = head.run(model.features(clips), return_attention_weights=True)[1][-1]
-    graph: Data = skeleton_graph(data.layout, data.bodies)
-    heat = relative_attention(head.edge_index, alpha.mean(-1), int(graph.num_nodes or 0))
-    return heat.mean(dim=1)
-
-
-def draw_attention(
-    model: VideoClassifier, data: SkeletonConfig, dataset: SkeletonClips, path: Path, most: int = 6
-) -> None:
-    """Draws the mean attention on the joints for some classes, one skeleton each."""
-    graph = skeleton_graph(data.layout, data.bodies)
-    classes = [c for c in dataset.labels.unique().tolist() if c < len(dataset.label_names)]
-    shown = classes[:: max(len(classes) // most, 1)][:most]
-    clips = clips_of(dataset)
-    figure, panels = new_figure(1.9 * len(shown), 2.9, len(shown))
-    place, up = graph.pos, graph.parent
-    for axes, number in zip(panels, shown):
-        heat = joint_attention(model, data, clips[dataset.labels == number]).mean(0)
-        for i, parent in enumerate(up.tolist()):
-            axes.plot(*place[[i, parent]].T.tolist(), color="lightgray", linewidth=2, zorder=1)
-        axes.scatter(
-            place[:, 0].tolist(), place[:, 1].tolist(), s=60 * heat.clamp(min=0.1), c=heat,
-            cmap="inferno_r", vmin=0.5, vmax=2, zorder=2,
-        )  # fmt: skip
-        axes.set_title(dataset.label_names[number], fontsize=8)
-        axes.set_aspect("equal")
-        axes.invert_yaxis()
-        axes.set_axis_off()
-    save_png(figure, path)
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
@@ -141,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "examined.json", found)
     model, data, dataset = load(arguments.runs[0])
-    if model.streams and model.head.network.convs:
+    if has_attention(model):
         draw_attention(model, data, dataset, out / "attention.png")
     print(f"written to {out}")
     return 0

@@ -68,7 +68,7 @@ class _JointStage(torch.nn.Module):
 
 
 class JointHead(torch.nn.Module):
-    r"""A graph network on joints, and a vector of the mean of its nodes over time.
+    r"""A graph network on joints, and a vector of the mean of its nodes over time (and their maximum).
 
     A joint that is not there sends no message (the weights of its edges are zero), and gets those of
     its neighbors. The vector has the nodes one after the other, so that the last layer has weights of
@@ -80,6 +80,8 @@ class JointHead(torch.nn.Module):
         network: What runs on the nodes: :class:`~rstg_pyg.RSTG`, or a module that knows its edges.
         graph: The graph of the joints.
         sum_joints: See above. (default: ``False``)
+        max_over_time: Whether the maximum over time follows after the mean; twice as many channels.
+            (default: ``False``)
 
     Shapes:
         - **input:** :math:`(B, D + 1, T, M, N)` of :class:`JointEncoder`
@@ -93,11 +95,13 @@ class JointHead(torch.nn.Module):
         network: torch.nn.Module,
         graph: Data,
         sum_joints: bool = False,
+        max_over_time: bool = False,
     ):
         super().__init__()
         self.channels = channels
-        self.sum_joints = sum_joints
-        self.out_channels = hidden_channels * (1 if sum_joints else int(graph.num_nodes or 0))
+        self.sum_joints, self.max_over_time = sum_joints, max_over_time
+        width = hidden_channels * (2 if max_over_time else 1)
+        self.out_channels = width * (1 if sum_joints else int(graph.num_nodes or 0))
         self.network = network
         self.register_buffer("edge_index", graph.edge_index, persistent=False)
         self.register_buffer("pos", graph.pos - 0.5, persistent=False)
@@ -121,20 +125,24 @@ class JointHead(torch.nn.Module):
         kwargs["edge_weight"] = there[..., self.edge_index[0]]
         return self.network(x, self.edge_index, **kwargs)
 
-    def _vector(self, mean: Tensor) -> Tensor:
-        """Of the means over time ``[B, nodes, D]``."""
-        return mean.sum(1) if self.sum_joints else mean.flatten(1)
+    def _vector(self, mean: Tensor, most: Tensor) -> Tensor:
+        """Of the means and maxima over time ``[B, nodes, D]``."""
+        x = torch.cat([mean, most], dim=-1) if self.max_over_time else mean
+        return x.sum(1) if self.sum_joints else x.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        return self._vector(self.run(x).mean(dim=1))
+        nodes = self.run(x)
+        return self._vector(nodes.mean(dim=1), nodes.amax(dim=1))
 
     def stream(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """The vector after each further piece of a clip, and the state."""
-        cells, total, count = (None, 0.0, 0) if state is None else state
+        cells, total, most, count = (None, 0.0, None, 0) if state is None else state
         nodes, cells = self.run(x, state=cells, return_state=True)
         total, count = total + nodes.sum(dim=1), count + nodes.size(1)
-        return self._vector(total / count), (cells, total, count)
+        here = nodes.amax(dim=1)
+        most = here if most is None else torch.maximum(most, here)
+        return self._vector(total / count, most), (cells, total, most, count)
 
 
 class STGCN(torch.nn.Module):

@@ -8,7 +8,11 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS as ROWS
 
 CONFIG = "skeleton/msr_action3d.yaml"
-MORE = {"sum": ("data.sum_joints=true",), "places": ("model.rstg.positions=true", "data.bodies=2")}
+MORE = {
+    "sum": ("data.sum_joints=true",),
+    "most": ("data.max_over_time=true",),
+    "places": ("model.rstg.positions=true", "data.bodies=2"),
+}
 
 
 def network(*overrides):
@@ -36,7 +40,7 @@ def test_networks_learn_in_all_weights(name):
     assert model.streams == (name != "ST-GCN-like")
 
 
-@pytest.mark.parametrize("name", ["RSTG", "time-only", "places"])
+@pytest.mark.parametrize("name", ["RSTG", "time-only", *MORE])
 def test_frames_one_by_one_give_the_same(name):
     model, config = network(*{**ROWS, **MORE}[name])
     clip, state = clip_of(config), None

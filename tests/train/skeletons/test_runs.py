@@ -1,9 +1,10 @@
 import json
+import re
 
 import pytest
 import torch
 
-from rstg_pyg.train import reproduce
+from rstg_pyg.train import predict, reproduce
 from rstg_pyg.train.skeletons import examine
 from rstg_pyg.train.skeletons.generated import generate_recordings
 
@@ -40,6 +41,24 @@ def test_choosing_then_testing_then_looking(recordings, tmp_path, capsys):
     assert len(found["frames"]) == 16 and set(found["dropped"]) == {f"{s:g}" for s in examine.SHARES}
     assert found["frames"][-1] == pytest.approx(found["dropped"]["0"])
     assert (looked / "attention.png").stat().st_size > 1000
+    file = str(recordings / "a02_s02_e01_skeleton3D.txt")
+    page, answers = tmp_path / "page.html", tmp_path / "answers.json"
+    capsys.readouterr()
+    command = [file, "--ckpt", run, "--top", "2"]
+    assert predict.main([*command, "--overlay", str(page), "--json", str(answers)]) == 0
+    said = capsys.readouterr().out
+    [answer] = json.loads(answers.read_text())["videos"]
+    assert f"{file} (" in said and "skeletons of 16 frames" in said
+    chances = {found["name"]: found["probability"] for found in answer["predictions"]}
+    assert set(chances) == {"high arm wave", "horizontal arm wave"}
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-3)
+    shown = json.loads(re.search(r"<script[^>]*json[^>]*>(.*?)</script>", page.read_text(), re.S)[1])
+    assert len(shown["layers"]) == 1 and len(shown["probabilities"]) == len(shown["pos"]) == 16
+    assert predict.main([*command, "--stream"]) == 2
+    assert "--stream: is for videos, and this network takes files" in capsys.readouterr().err
+    assert predict.main([str(tmp_path / "missing.txt"), file, "--ckpt", run]) == 2
+    said = capsys.readouterr()
+    assert "missing.txt: cannot be read" in said.err and "wave" in said.out
 
 
 def test_mistakes_are_named(recordings, tmp_path, capsys):
