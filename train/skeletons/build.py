@@ -42,9 +42,9 @@ def recordings_of(data: SkeletonConfig) -> tuple[list[Recording], str]:
         UserError: If there are none, or a file is damaged.
     """
     if data.root is None:
-        return generate_recordings(
-            data.builtin.subjects, data.builtin.repetitions
-        ), "generated skeletons"
+        size = (data.builtin.subjects, data.builtin.repetitions)
+        made = generate_recordings(*size, layout=data.layout, bodies=data.bodies)
+        return made, "generated skeletons"
     recordings, empty = _read(data.root, data.bodies)
     if data.layout != recordings[0].layout:
         raise UserError(

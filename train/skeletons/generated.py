@@ -11,7 +11,6 @@ from torch import Tensor
 from rstg_pyg.graphs import joint_names, skeleton_graph
 from rstg_pyg.train.data.skeletons import Recording
 
-LAYOUT = "msr20"
 _ARM = ("elbow", "wrist", "hand")
 _LEG = ("knee", "ankle")
 #: How an action turns limbs, at times ``t [T]`` from 0 to 1: angles in radians from hanging down, to
@@ -65,7 +64,9 @@ ACTIONS: tuple[Callable[[Tensor], _Turns], ...] = (
 )  # fmt: skip
 
 
-def generate_recordings(subjects: int = 6, repetitions: int = 3, seed: int = 0) -> list[Recording]:
+def generate_recordings(
+    subjects: int = 6, repetitions: int = 3, seed: int = 0, layout: str = "msr20", bodies: int = 1
+) -> list[Recording]:
     """Recordings of eight simple actions. Subjects differ in their bones and in how they stand,
     recordings in speed, amplitude and noise.
 
@@ -73,24 +74,30 @@ def generate_recordings(subjects: int = 6, repetitions: int = 3, seed: int = 0) 
         subjects: Number of persons, from 1.
         repetitions: Recordings of every action by every person.
         seed: Random seed.
+        layout: The joints, see :func:`~rstg_pyg.graphs.skeleton_graph`.
+        bodies: Bodies of a recording, of which the first one is there.
     """
-    out = []
+    out, joints = [], len(joint_names(layout))
     for subject in range(1, subjects + 1):
         generator = torch.Generator().manual_seed(1000 * seed + subject)
-        size = 1 + 0.12 * (2 * torch.rand(20, generator=generator) - 1)
+        size = 1 + 0.12 * (2 * torch.rand(joints, generator=generator) - 1)
         angle = 0.5 * float(torch.rand((), generator=generator) - 0.5)
         for action, turns in enumerate(ACTIONS, 1):
             for repetition in range(1, repetitions + 1):
-                pos = _record(turns, size, angle, generator)
+                pos = _record(turns, size, angle, layout, generator)
+                pos = torch.nn.functional.pad(pos, (0, 0, 0, 0, 0, bodies - 1))
+                mask = torch.zeros(pos.shape[:-1], dtype=torch.bool)
+                mask[:, 0] = True
                 name = f"a{action:02d}_s{subject:02d}_e{repetition:02d}"
-                mask = torch.ones(pos.shape[:-1], dtype=torch.bool)
-                out.append(Recording(name, action, subject, pos, mask, LAYOUT))
+                out.append(Recording(name, action, subject, pos, mask, layout))
     return out
 
 
-def _record(turns: Callable, size: Tensor, angle: float, generator: torch.Generator) -> Tensor:
+def _record(
+    turns: Callable, size: Tensor, angle: float, layout: str, generator: torch.Generator
+) -> Tensor:
     """Positions ``[T, 1, N, 3]``."""
-    graph, names = skeleton_graph(LAYOUT), joint_names(LAYOUT)
+    graph, names = skeleton_graph(layout), joint_names(layout)
     length = int(torch.randint(24, 56, (), generator=generator))
     late = 0.15 * float(torch.rand((), generator=generator))
     t = (torch.linspace(-late, 1 + late, length)).clamp(0, 1)

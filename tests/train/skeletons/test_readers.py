@@ -5,6 +5,8 @@ import zipfile
 import pytest
 import torch
 
+from rstg_pyg.train.build import build_dataset, build_model
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.data.skeletons import read_recording, read_recordings
 from rstg_pyg.train.errors import UserError
 
@@ -117,3 +119,17 @@ def test_places_without_recordings(tmp_path):
     (tmp_path / "S001C002P003R002A013.skeleton").write_text(ntu_text([one]))
     with pytest.raises(UserError, match=r"expected .txt or .skeleton files \(got both\)"):
         read_recordings(tmp_path)
+
+
+def test_two_bodies_of_25_joints(tmp_path):
+    made = build_dataset(load_config("skeleton/ntu.yaml", ["data.test_clips=1"]), "test")
+    clip = made[0][0]
+    assert clip.shape[1:] == (16, 2, 25) and {r.subject for r in made.recordings} == {3, 6}
+    assert (clip[-1, :, 0] == 1).all() and (clip[:, :, 1] == 0).all()  # one of two persons is there
+    for name in ("S001C001P003R001A001", "S001C001P003R001A060"):
+        frame = {7: (torch.randn(25, 3), torch.ones(25)), 8: (torch.randn(25, 3), torch.ones(25))}
+        (tmp_path / f"{name}.skeleton").write_text(ntu_text([frame] * 3))
+    config = load_config("skeleton/ntu.yaml", [f"data.root={tmp_path}", "data.test_clips=1"])
+    read = build_dataset(config, "test")
+    assert read.label_names == ["action 1", "action 60"] and (read[0][0][-1] == 1).all()
+    assert build_model(config, 2).eval()(read[0][0][None]).shape == (1, 2)
