@@ -25,21 +25,23 @@ SKELETON_ROWS: dict[str, tuple[str, ...]] = {
     "time-only": ("model.rstg.space_stages=false",),
     "ST-GCN-like": ("model.rstg=null", "model.head={kind: st_gcn, num_blocks: 2, dropout: 0.1}"),
 }
-#: What was tried on the training subjects, as changes of the config.
+#: What can be tried on the training subjects: the rows, and changes of the config.
 CANDIDATES: dict[str, tuple[str, ...]] = {
-    "the config": (),
+    **SKELETON_ROWS,
+    "LSTM": ("model.rstg.cell=lstm",),
+    "one time stage": ("model.rstg.time_stages=last",),
     "two rounds": ("model.rstg.num_rounds=2",),
-    "joint, bone and motion only": ("data.features=[joint, bone, motion]",),
-    "one body for all": ("data.same_bones=true",),
+    "mean over time": ("data.max_over_time=false",),
+    "joint, bone and motion": ("data.features=[joint, bone, motion]",),
+    "motion over 8 frames": ("data.features=[joint, bone, motion, motion_2, motion_4, motion_8]",),
     "joints added up": ("data.sum_joints=true",),
-    "64 channels": ("model.backbone.channels=64",),
+    "one body for all": ("data.same_bones=true",),
+    "hands, head and feet joined": ("data.together=true",),
+    "half the epochs": ("train.epochs=40",),
     "no augmentation": (
         "data.crop=1", "data.warp=0", "data.turn=0", "data.tilt=0", "data.scale=0",
         "data.bone_scale=0", "data.jitter=0", "data.test_clips=1",
     ),
-    "turned to the camera": ("data.face_forward=true",),
-    "hands, head and feet joined": ("data.together=true",),
-    "mixup": ("train.mixup=0.3",),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS as ROWS
 CONFIG = "skeleton/msr_action3d.yaml"
 MORE = {
     "sum": ("data.sum_joints=true",),
-    "most": ("data.max_over_time=true",),
+    "mean": ("data.max_over_time=false",),
     "places": ("model.rstg.positions=true", "data.bodies=2"),
 }
 
@@ -77,7 +77,7 @@ def test_the_comparison_has_the_same_width():
 
 def build_size(overrides):
     model = build_model(load_config(CONFIG, list(overrides)), 20)
-    assert model.lin.in_features == 20 * 32
+    assert model.lin.in_features == 20 * 2 * 32
     return sum(p.numel() for p in model.parameters())
 
 
