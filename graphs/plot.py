@@ -187,8 +187,7 @@ def plot_attention(
     above 1) are tinted yellow. The region of this scale that receives the most is outlined. Blue arrows
     go from it to the nodes that attend to it most, pink arrows come in from the nodes that it attends
     to most; thicker means more. Coefficients below 1.1 even shares (one divided by the number of
-    neighbors) have no arrow. Where there are none and no region receives more, it
-    says "no preference".
+    neighbors) have no arrow. Where no region receives more than 1.1 even shares, it says "no preference".
 
     Args:
         grid: The graph, with ``region``, ``node_type`` and ``edge_index``.
@@ -243,8 +242,7 @@ def plot_attention(
     outlined = [Stroke(linewidth=3.8, foreground="black"), Normal()]
     rim = [Stroke(linewidth=2, foreground="black"), Normal()]
     text: dict[str, Any] = dict(fontsize=7.7, color="white", va="center", path_effects=rim)
-    strongest = _strongest(grid, alpha, best, arrows)
-    if float(heat.max()) < PREFERS and not strongest:
+    if float(heat.max()) < PREFERS:
         ax.text(0.5, 0.5, "no preference", ha="center", **text)
         return ax
     (x0, y0, x1, y1), inset = grid.region[best].tolist(), 0.013
@@ -253,7 +251,7 @@ def plot_attention(
         fill=False, edgecolor="white", linewidth=2.0, path_effects=outlined,
     )  # fmt: skip
     ax.add_patch(frame)
-    for source, target, share in strongest:
+    for source, target, share in _strongest(grid, alpha, best, arrows):
         _arrow(ax, grid.region[source].tolist(), grid.region[target].tolist(), share, source == best)
     label = f"{float(heat.max()):.1f}{TIMES}"
     ax.annotate(label, (x0, y0), (6, -11), textcoords="offset points", **text)

@@ -121,8 +121,10 @@ def pack_data(arguments: argparse.Namespace) -> None:
 
 
 def _show_progress(done: int, total: int) -> None:
-    if sys.stderr.isatty() or done == total:
-        print(f"\r{done:,} of {total:,} videos", end="\n" if done == total else "", file=sys.stderr)
+    live = sys.stderr.isatty()  # a file gets one line at the end
+    if live or done == total:
+        start, end = "\r" * live, "\n" * (done == total)
+        print(f"{start}{done:,} of {total:,} videos", end=end, file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> None:

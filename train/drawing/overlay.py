@@ -201,7 +201,7 @@ def overlay(
             draw(axes[0], t)
             for ax, name in zip(axes[0], names):
                 ax.set_title(name, fontsize=9)
-            pages.append(_render(figure).quantize(256, Image.Quantize.FASTOCTREE))  # keeps rare colors
+            pages.append(_render(figure).quantize(128, Image.Quantize.FASTOCTREE))  # keeps rare colors
         return save_pages(pages, milliseconds, last=800)
     columns = min(count, _COLUMNS)
     figure, axes = _page(frames, -(-count // columns) * len(names), columns, title, most)

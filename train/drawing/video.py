@@ -17,9 +17,9 @@ from rstg_pyg.train.data.transforms import center_crop, short_side_size
 from rstg_pyg.train.drawing.overlay import Attention, overlay, scale_name
 
 _SHORT_SIDE = 320  # of the frames of a page
-_PICTURE_SIDE = 260  # of the frames of a picture, at most
+_PICTURE_SIDE = 210  # of the frames of a picture, at most
 _PAGE_FRAMES = 150  # of a longer video as many are shown
-_GIF_FRAMES, _GIF_SECONDS = 24, 3.2
+_GIF_FRAMES, _GIF_SECONDS = 16, 3.2
 _FPS = 12  # of a folder of frames
 
 
