@@ -15,7 +15,7 @@ version = release = rstg_pyg.__version__
 
 extensions = [
     "manual",
-    "myst_parser",
+    "myst_nb",  # Markdown and notebooks
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -24,6 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 exclude_patterns += ["results/peers/peers.md", "results/backbones/benchmark.md"]
 
+nb_execution_mode = "off"  # a test runs the notebooks; their outputs are committed
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 highlight_language = "none"  # blocks that do not say theirs are output

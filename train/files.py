@@ -55,6 +55,12 @@ def target(path: Path) -> Path:
     return file
 
 
+def from_here(path: Path) -> Path:
+    """A path as seen from the working folder, where it is inside of it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def cannot_be_written(path: Path, error: OSError) -> UserError:
     """The error for a file or folder that cannot be written, with what to do."""
     reason, remedy = error.strerror or str(error), "choose another place"

@@ -27,7 +27,7 @@ from rstg_pyg.train.data.folder import VideoFolder
 from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError, nearest
-from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.files import from_here, write_json, write_text
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves, write_precisions
@@ -198,7 +198,8 @@ def fit(
 
     speed = meter.summary()
     results = test(config, task, datasets.get("test"), datasets["train"], trainer)
-    results |= {"steps": trainer.global_step, "checkpoint": str(folder / "checkpoints" / "last.ckpt")}
+    last = folder / "checkpoints" / "last.ckpt"
+    results |= {"steps": trainer.global_step, "checkpoint": str(from_here(last))}
     results |= {"seconds": speed["train_seconds"]}
     results |= {"training": speed, "pretraining": meter.pretraining}
     if trainer.is_global_zero:
@@ -264,7 +265,7 @@ def evaluate(
     to_device(dataset, config, trainer.strategy.root_device)
     note_skipped({"test": dataset}, folder, trainer)
     results = test(config, task, dataset, dataset, trainer)
-    results |= {"steps": weights["global_step"], "checkpoint": str(checkpoint)}
+    results |= {"steps": weights["global_step"], "checkpoint": str(from_here(checkpoint))}
     results |= {"seconds": results["test_seconds"]}
     write_setting(folder, config, trainer)
     if trainer.is_global_zero:

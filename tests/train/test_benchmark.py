@@ -83,7 +83,10 @@ def test_rows_and_pages(tmp_path):
     (line,) = [line for line in lines if "| RSTGConv, static |" in line]
     assert f"| {ours['ms'] / textbook['ms']:.2f} | {ours['peak_mib']:.0f} | " in line
     for section in ("scaling", "density"):
-        plots([{**row, "section": section, "density": 0.5} for row in rows], tmp_path)
+        small = [{**row, "section": section, "density": 0.5} for row in rows]
+        plots(small, tmp_path)
+        assert not (tmp_path / f"{section}.png").exists()  # one point is no curve
+        plots([*small, *({**row, "nodes": 9, "density": 0.9} for row in small)], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"scaling.png", "density.png"}
 
 

@@ -74,10 +74,10 @@ def page(rows: list[Row], header: Iterable[str]) -> str:
 
 
 def plots(rows: list[Row], folder: Path) -> None:
-    """Plots cost by nodes and by density."""
+    """Plots cost by nodes and by density, where there are at least two cases."""
     for section, x in _PLOTS:
         chosen = [r for r in rows if r["section"] == section and r["pass"] == "forward + backward"]
-        if not chosen:
+        if len({r[x] for r in chosen}) < 2:  # as with --quick
             continue
         figure, (axes,) = new_figure(6.4, 5)
         for variant in dict.fromkeys(r["variant"] for r in chosen):
@@ -86,5 +86,5 @@ def plots(rows: list[Row], folder: Path) -> None:
         if section == "scaling":
             axes.set(xscale="log", yscale="log")
         axes.set(xlabel=x, ylabel="forward + backward, ms")
-        legend_below(axes)
+        legend_below(axes, columns=2)
         save_png(figure, folder / f"{section}.png")
