@@ -187,7 +187,8 @@ def plot_attention(
     above 1) are tinted yellow. The region of this scale that receives the most is outlined. Blue arrows
     go from it to the nodes that attend to it most, pink arrows come in from the nodes that it attends
     to most; thicker means more. Coefficients below 1.1 even shares (one divided by the number of
-    neighbors) have no arrow. Where no region receives more than 1.1 even shares, it says "no preference".
+    neighbors) have no arrow. Where no region receives more than 1.1 even shares, it says
+    "no preference".
 
     Args:
         grid: The graph, with ``region``, ``node_type`` and ``edge_index``.

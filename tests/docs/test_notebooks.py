@@ -25,7 +25,8 @@ def kinds(notebook):
 def test_notebook_runs(path, tmp_path):
     stored = nbformat.read(path, as_version=4)
     assert path.stat().st_size < 300_000
-    assert not any(out.output_type == "error" for cell in stored.cells for out in cell.get("outputs", ()))
+    outputs = [out for cell in stored.cells for out in cell.get("outputs", ())]
+    assert not any(out.output_type == "error" for out in outputs)
     again = nbformat.from_dict(stored)
     run = nbclient.NotebookClient(again, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     run.execute()  # raises where a cell does
