@@ -74,9 +74,8 @@ def build_backbone(config: Config) -> torch.nn.Module:
 
 
 def _simple_conv(backbone: SimpleConvConfig, data: Data) -> SimpleConv:
-    return SimpleConv(
-        data.channels, backbone.filters, backbone.padding, backbone.pool, backbone.difference
-    )
+    values = backbone.model_dump(exclude={"kind"})
+    return SimpleConv(data.channels, **values)
 
 
 def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:

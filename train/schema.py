@@ -215,6 +215,11 @@ class PretrainConfig(Section):
     steps: NonNegativeInt = 0
     batch_size: Batch = 128
     lr: Positive = 4e-3
+    #: Digits in the videos; null: ``data.num_digits``.
+    num_digits: PositiveInt | None = None
+    #: A file ``.safetensors`` for the pre-trained backbone: read if it exists, otherwise written, so
+    #: that runs can share one; null: every run pre-trains its own.
+    file: str | None = None
 
 
 class TrainConfig(Section):
@@ -353,6 +358,13 @@ class Config(Section):
             raise ValueError("pretrain.steps: pre-training works on SyncMNIST only")
         if self.pretrain.steps and self.model.backbone.kind != "simple_conv":
             raise ValueError("pretrain.steps: pre-training works for a simple_conv only")
+        if self.pretrain.steps and (tells := self.model.backbone.tells) is not None:
+            wanted = 3 * self.data.num_classes
+            if tells != wanted or not self.model.backbone.difference:
+                raise ValueError(
+                    f"model.backbone.tells: pre-training expects {wanted} (presence and step of "
+                    f"data.num_classes={self.data.num_classes} digits) and difference: true (got {tells})"
+                )
         one = train.batch_size == train.accumulate
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
             raise ValueError(

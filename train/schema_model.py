@@ -86,6 +86,7 @@ class SimpleConvConfig(Section):
     padding: FewOrNone = default(SimpleConv, "padding")
     pool: bool | list[bool] = default(SimpleConv, "pool")
     difference: bool = default(SimpleConv, "difference")
+    tells: PositiveInt | None = default(SimpleConv, "tells")
 
 
 class ResNetConfig(Section):

@@ -101,7 +101,7 @@ ABLATIONS: dict[str, Row] = {
 }
 
 #: Differences that do not make a different experiment.
-_FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ")
+_FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ", "pretrain.file ")
 
 
 def experiment_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

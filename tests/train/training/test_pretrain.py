@@ -5,9 +5,10 @@ import torch
 from helpers.tiny_run import tiny_config
 
 from rstg_pyg.backbones import SimpleConv
-from rstg_pyg.train.build import build_dataset, build_model, normalize
+from rstg_pyg.train.build import build_dataset, build_model, freeze, normalize
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.training.pretrain import Filters, map_cells, pretrain
 
 
@@ -19,39 +20,55 @@ def made(**sections):
 
 
 def by_hand(filters, config, clips, digits, corners):
-    """Loss and accuracy, from the docstring."""
+    """Loss and accuracy, from the docstring; of a backbone that tells steps also their R2."""
     data = config.data
     (side, first, stride) = map_cells(config)
-    moving = config.model.backbone.difference
-    maps = filters.readout(filters.backbone(normalize(clips, config))[:, :, -1])
-    assert maps.shape == (len(clips), 1 + (5 if moving else 3) * data.num_classes, side, side)
-    loss, right = 0.0, 0
+    moving = config.model.backbone.tells is not None
+    x = normalize(clips, config)
+    for name, stage in filters.backbone.stages.items():
+        x, before = stage(x), x
+    maps = filters.readout((before if moving else x)[:, :, -1])
+    told = x[:, :, -1]
+    assert maps.shape == (len(clips), 1 + (1 if moving else 3) * data.num_classes, side, side)
+    loss, right, errors = 0.0, 0, []
+    scale = data.frame_size / data.canvas_size
+    steps = (corners[:, -1] - corners[:, 0]) * scale / 4  # of two frames
     for b, (kinds, places) in enumerate(zip(digits.tolist(), corners[:, -1])):
-        steps = places - corners[b, 0]  # of two frames
-        steps = steps * (data.frame_size / data.canvas_size / stride)
         logs = maps[b, : 1 + data.num_classes].log_softmax(0)
         scores = torch.zeros(len(kinds), data.num_classes)
+        sums = torch.zeros(3, data.num_classes)
+        for d, kind in enumerate(kinds):
+            sums[:, kind] = torch.tensor([1.0, *steps[b, d].tolist()])
         for y in range(side):
             for x in range(side):
                 held = 0.0
-                moved = torch.zeros(2 * data.num_classes)
+                wanted = torch.zeros(3, data.num_classes)
                 for d, kind in enumerate(kinds):
-                    pixels = (places[d] + data.digit_size / 2) * (data.frame_size / data.canvas_size)
+                    pixels = (places[d] + data.digit_size / 2) * scale
                     off_y, off_x = ((pixels - first) / stride - torch.tensor([y, x])).tolist()
                     near = max(0.0, 1 - abs(off_y)) * max(0.0, 1 - abs(off_x))
                     if near == 0:
                         continue
                     held += near
                     loss -= near * logs[1 + kind, y, x]
-                    shifts = maps[b, 1 + data.num_classes :, y, x]
-                    loss += (shifts[kind] - off_y) ** 2 + (shifts[data.num_classes + kind] - off_x) ** 2
                     scores[d] += near * logs[1:, y, x].detach()
-                    moved[kind], moved[data.num_classes + kind] = near * steps[d]
+                    wanted[:, kind] = near * sums[:, kind]
+                    if not moving:
+                        shifts = maps[b, 1 + data.num_classes :, y, x]
+                        loss += (shifts[kind] - off_y) ** 2
+                        loss += (shifts[data.num_classes + kind] - off_x) ** 2
                 loss -= 0.1 * max(0.0, 1 - held) * logs[0, y, x]
                 if moving:
-                    loss += (maps[b, 1 + 3 * data.num_classes :, y, x] - moved).square().sum()
+                    loss += (told[b, :, y, x] - wanted.flatten()).square().sum()
+        if moving:
+            wrong = told[b].sum((1, 2)).view(3, -1) - sums
+            loss += wrong.square().sum()
+            errors.append(wrong[1:, kinds])
         right += (scores.argmax(1) == torch.tensor(kinds)).sum().item()
-    return loss / digits.numel(), right / digits.numel()
+    expected = {"accuracy": torch.tensor(right / digits.numel())}
+    if moving:
+        expected["steps_r2"] = 1 - torch.stack(errors).square().mean() / steps.var()
+    return loss / digits.numel(), expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +77,7 @@ def by_hand(filters, config, clips, digits, corners):
         {"model": {"backbone": {"filters": [4, 4, 8]}}},
         {"data": {"frame_size": 24}},
         {"model": {"backbone": {"pool": False, "padding": 0}}},
-        {"model": {"backbone": {"difference": True}}},
+        {"model": {"backbone": {"difference": True, "tells": 9}}},
     ],
     ids=["three stages", "larger than the canvas", "every pixel", "steps"],
 )
@@ -70,10 +87,12 @@ def test_the_loss(sections):
     videos = build_dataset(config, "train", num_frames=count).videos(torch.arange(5))
     batch = videos.clips, videos.classes, videos.corners
     filters = Filters(model.backbone, config)
-    loss, accuracy = filters(*batch)
+    for weight in filters.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    loss, measured = filters(*batch)
     expected, right = by_hand(filters, config, *batch)
     torch.testing.assert_close(loss, expected)
-    assert accuracy.item() == pytest.approx(right)
+    torch.testing.assert_close(measured, right)
 
 
 @pytest.mark.slow
@@ -95,6 +114,36 @@ def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
     one_step = config.model_copy(update={"pretrain": config.pretrain.model_copy(update={"steps": 1})})
     first = pretrain(again, one_step, torch.device("cpu"))
     assert found["loss"] < 0.7 * first["loss"]
+
+
+@pytest.mark.slow
+def test_steps_are_learned_and_told_by_the_mean_over_the_map(tmp_path):
+    """Also of filters that the main training freezes, and shared by a file."""
+    file = str(tmp_path / "filters.safetensors")
+    settings = {"steps": 250, "batch_size": 64, "lr": 0.01, "file": file}
+    backbone = {"filters": [16, 32], "difference": True, "tells": 9, "padding": 1}
+    config, model = made(
+        model={"backbone": backbone}, pretrain=settings, train={"freeze": ["backbone"]}
+    )
+    freeze(model, ["backbone"])
+    found = pretrain(model, config, torch.device("cpu"))
+    assert not any(weight.requires_grad for weight in model.backbone.parameters())
+    videos = build_dataset(config, "val", num_frames=2, num_videos=200).videos(torch.arange(200))
+    with torch.no_grad():
+        told = model.backbone(normalize(videos.clips, config))[:, :, 1].mean((2, 3)).view(200, 3, 3)
+    steps = videos.corners.diff(dim=1)[:, 0] * (config.data.frame_size / config.data.canvas_size) / 4
+    told = told[:, 1:].gather(2, videos.classes[:, None].expand(-1, 2, -1)).transpose(1, 2)
+    assert 1 - (told - steps).square().mean() / steps.var() > 0.3
+    assert found["steps_r2"] > 0.3
+
+    other = build_model(config, 4)
+    assert pretrain(other, config, torch.device("cpu")) == found
+    for name, value in other.backbone.state_dict().items():
+        assert torch.equal(value, model.backbone.state_dict()[name])
+    settings["lr"] = 0.02
+    changed = made(model={"backbone": backbone}, pretrain=settings)[0]
+    with pytest.raises(UserError, match=r"other settings; there and here: pretrain.lr \(0.01"):
+        pretrain(other, changed, torch.device("cpu"))
 
 
 def test_every_step_has_videos_of_its_own(tmp_path, monkeypatch):
