@@ -362,8 +362,8 @@ class Config(Section):
             wanted = 3 * self.data.num_classes
             if tells != wanted or not self.model.backbone.difference:
                 raise ValueError(
-                    f"model.backbone.tells: pre-training expects {wanted} (presence and step of "
-                    f"data.num_classes={self.data.num_classes} digits) and difference: true (got {tells})"
+                    f"model.backbone.tells: pre-training expects {wanted}, the presence and step of "
+                    f"{self.data.num_classes} classes of digits, and difference: true (got {tells})"
                 )
         one = train.batch_size == train.accumulate
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:

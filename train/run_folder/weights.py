@@ -108,7 +108,8 @@ def write_weights(
 
     values = to_dict(config)
     values["data"]["root"] = None
-    for section, key in ((values["model"]["backbone"], "weights"), (values["train"], "init")):
+    backbone, train, pretrain = values["model"]["backbone"], values["train"], values["pretrain"]
+    for section, key in ((backbone, "weights"), (train, "init"), (pretrain, "file")):
         if os.path.exists(section.get(key) or ""):
             section[key] = None
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -27,8 +27,8 @@ _STEP = 4.0
 
 
 def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> dict[str, Any]:
-    """Trains the backbone to predict which digit is centered in which cell of its map, and where; or, for
-    a backbone that ``tells`` it, how far the digit moved. If ``pretrain.file`` exists, takes the
+    """Trains the backbone to predict which digit is centered in which cell of its map, and where; or,
+    if the backbone ``tells`` it, how far it moved. If ``pretrain.file`` exists, takes the
     backbone from it instead; otherwise writes it, for other runs.
 
     Uses single frames of training digits (pairs of frames where steps are learned) and
@@ -146,8 +146,8 @@ class Filters(torch.nn.Module):
     A backbone that ``tells`` numbers learns these instead of offsets: for every class, how much of a
     digit is there (one), and how far it moved since the frame before (in units of 4 pixels of the
     frame). Losses: the squared errors in every cell, by the same weights, and of the sum over the map.
-    Afterwards the layer is scaled so that the mean over the map, which is what a node of the graph gets,
-    is what the sum was: the presence and the steps of the digits.
+    Afterwards the layer is scaled so that the mean over the map is what the sum was: presence and steps
+    of the digits, for the nodes of the graph, which are means over regions.
 
     Args:
         backbone: The filters.

@@ -25,7 +25,7 @@ def by_hand(filters, config, clips, digits, corners):
     (side, first, stride) = map_cells(config)
     moving = config.model.backbone.tells is not None
     x = normalize(clips, config)
-    for name, stage in filters.backbone.stages.items():
+    for stage in filters.backbone.stages.values():
         x, before = stage(x), x
     maps = filters.readout((before if moving else x)[:, :, -1])
     told = x[:, :, -1]
