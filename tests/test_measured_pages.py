@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from rstg_pyg.train.paper.table import write_table
+from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS, write_skeleton_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,3 +90,29 @@ def test_the_trials_on_vectors_come_from_the_committed_results():
     errors = results["features"]["position_rmse_pixels"]
     assert f"error of {errors['all 14 nodes']:.1f} pixels" in page
     assert f"of scale 1 with {errors['the node of scale 1']:.1f}." in page
+
+
+def test_the_skeletons_page_has_the_table_that_the_committed_runs_give(tmp_path):
+    results, page = ROOT / "docs/results/skeletons", (ROOT / "docs/tutorials/skeletons.md").read_text()
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    table = write_skeleton_tables(tmp_path)
+    assert table.strip() in page and table.count("\n") == 2 + len(SKELETON_ROWS)
+    trials = json.loads((results / "trials.json").read_text())["trials"]
+    chosen = [
+        trial
+        for trial in trials
+        if trial["epochs"] == 80 and len(trial["by_subject"]) == 5 and "changes" not in trial
+    ]
+    assert {trial["network"] for trial in chosen} == set(SKELETON_ROWS)
+    for trial in chosen:
+        assert f"{trial['network']} {100 * trial['top1']:.1f} %" in page
+    examined = json.loads((results / "examined.json").read_text())
+    rows = re.findall(r"^\| (\S+), seed (\d) \| (.+) \|$", page, re.MULTILINE)
+    assert len(rows) == len(examined)
+    for name, seed, cells in rows:
+        folder = name.lower().replace("-", "_")
+        found = examined[f"{folder}/seed{seed}"]
+        frames = [found["frames"][i - 1] for i in (4, 8, 12, 16)] if "frames" in found else []
+        values = [f"{100 * value:.1f}" for value in frames] or [""] * 4
+        values += [f"{100 * found['dropped'][share]:.1f}" for share in ("0.1", "0.2", "0.5")]
+        assert [cell.strip() for cell in cells.split("|")] == values
