@@ -149,6 +149,19 @@ def test_even_attention_is_no_preference():
     assert all(cell.get_facecolor()[3] < 1e-3 for cell in found(ax, Rectangle) if cell.get_fill())
 
 
+def test_no_arrows_where_no_region_is_preferred():
+    """An edge has a large share, but all regions receive about the same."""
+    target = GRID.edge_index[1]
+    alpha = 1 / target.bincount()[target]
+    ends = (target == 13).nonzero().view(-1)  # the whole frame listens to all others
+    alpha[ends[:2]] *= torch.tensor([1.3, 0.7])
+    assert 1 < relative_attention(GRID.edge_index, alpha, 14)[:9].max() < PREFERS
+    assert (alpha * target.bincount()[target]).max() > PREFERS
+    ax = plot_attention(GRID, alpha)
+    assert [text.get_text() for text in ax.texts] == ["no preference"]
+    assert not found(ax, FancyArrowPatch)
+
+
 def test_arrows_join_the_outlined_region_with_its_neighbors():
     """Rings are around the neighbors' centers, of the size of their regions."""
     source, target = GRID.edge_index
