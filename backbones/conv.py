@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rstg_pyg.fast.autograd import autocast_to, eager
-from rstg_pyg.fast.linear import uses_onednn
+from rstg_pyg.fast.linear import has_onednn
 
 
 class FrozenBatchNorm(torch.nn.BatchNorm3d):
@@ -103,7 +103,7 @@ def normed(
         if conv.bias is not None:
             offset = offset + conv.bias * factor
         weight = conv.weight * factor.view(-1, 1, 1, 1, 1)
-        if not torch.is_grad_enabled() and eager() and uses_onednn(x) and autocast_to(x) is None:
+        if not torch.is_grad_enabled() and eager() and has_onednn(x) and autocast_to(x) is None:
             return conv.fused(x, weight, offset, add, relu)
         out = conv.with_weight(x, weight, offset)
     out = out if add is None else out + add

@@ -13,7 +13,7 @@ from torch_geometric.nn.resolver import activation_resolver
 
 from rstg_pyg.fast.autograd import untouched
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.fast.messages import edge_dots
+from rstg_pyg.fast.messages import edge_dots, pair_dots
 
 #: The factor of an MLP beside a linear path. Its last layer starts near zero; with this, it also learns
 #: more slowly than the path, which few labels need (docs/howto/few_labels_deep_stacks_forecasts.md).
@@ -210,6 +210,11 @@ class Attention(torch.nn.Module):
         """Logits ``[E, M, heads]`` of all edges from query and key of the nodes ``[N, M, *]``."""
         return self(query.index_select(0, target), key.index_select(0, source), weight)
 
+    def pairs(self, query: Tensor, key: Tensor) -> Tensor:
+        """Logits ``[M * heads, N, S]`` of all pairs, without weights, from query and key of nodes."""
+        out = self(query.unsqueeze(1), key.unsqueeze(0), None)
+        return out.flatten(2).permute(2, 0, 1)
+
 
 class DotAttention(Attention):
     r"""Logits :math:`w_{ji} \, s \, \langle W_q v_i, W_k v_j + W_e e_{ji} \rangle`, one per head.
@@ -247,6 +252,11 @@ class DotAttention(Attention):
         """Logits ``[E, M, heads]`` of all edges from query and key of nodes ``[N, M, channels]``."""
         query, key = (x.unflatten(-1, (self.heads, -1)) for x in (query, key))
         return self._scaled(edge_dots(query, key, source, target), weight)
+
+    def pairs(self, query: Tensor, key: Tensor) -> Tensor:
+        """Logits ``[M * heads, N, S]`` of all pairs, without weights, from query and key of nodes."""
+        query, key = (x.unflatten(-1, (self.heads, -1)).flatten(1, 2) for x in (query, key))
+        return self._scaled(pair_dots(query, key), None)
 
     def _scaled(self, logit: Tensor, weight: Optional[Tensor]) -> Tensor:
         if self.scale != 1.0:

@@ -9,11 +9,13 @@ from torch_geometric.nn import SumAggregation
 from rstg_pyg.fast.autograd import eager, untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import (
-    few_pairs,
+    of_edges,
+    pair_softmax,
     split_edges,
     weighted_hidden,
     weighted_messages,
     weighted_sources,
+    without_denormals,
 )
 from rstg_pyg.norm import JointLayerNorm
 from rstg_pyg.parts import MLP_FACTOR
@@ -66,29 +68,39 @@ def gather_messages(
     if x_src.device.type not in _DEVICES:
         return None
     work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
-    if x_src.device.type == "cpu" and work < LEAST_WORK:
+    if x_src.device.type == "cpu" and work < LEAST_WORK and torch.is_grad_enabled():
         return None
     if not _applies(conv) or (conv.message_norm is not None and batch is not None):
         return None
     edges = split_edges(edge_index, conv.flow, x_src.size(0), x_dst.size(0))
     if edges is None:
         return None
-    source, target = edges
+    source, target = edges.source, edges.target
+    shape = (source.numel(), x_dst.size(1), conv.heads)
 
+    pairs = None
     if conv.attend is None:
-        logit = x_dst.new_zeros(source.numel(), x_dst.size(1), conv.heads)
+        logit = x_dst.new_zeros(shape)
     else:
         key, query = conv.attend.key(x_src), conv.attend.query(x_dst)
-        logit = conv.attend.edges(query, key, source, target, conv.weight_of_logits(edge_weight))
-    alpha = edge_softmax(logit, conv.weight_of_attention(edge_weight), target, x_dst.size(0))
-    alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
+        if edges.pair is not None and edge_weight is None:
+            pairs = pair_softmax(conv.attend.pairs(query, key), edges)
+            pairs = torch.nn.functional.dropout(pairs, p=conv.dropout, training=conv.training)
+            alpha = of_edges(pairs, edges)
+        else:
+            weight = conv.weight_of_logits(edge_weight)
+            logit = conv.attend.edges(query, key, source, target, weight)
+    if pairs is None:
+        alpha = edge_softmax(logit, conv.weight_of_attention(edge_weight), target, x_dst.size(0))
+        alpha = without_denormals(alpha)
+        alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
 
     src, rest = conv.send.source_parts(x_src, pos_src)
     dst = conv.send.target_part(x_dst, pos_dst)
-    lin, alphas = conv.send.lins[0], alpha.view(logit.shape)
+    lin, alphas = conv.send.lins[0], alpha.view(shape)
     if rest is not None:
-        if few_pairs(source, x_src.size(0), x_dst.size(0)):
-            share = weighted_sources(rest, alphas.to(rest.dtype), source, target, x_dst.size(0))
+        if pairs is not None:
+            share = weighted_sources(rest, pairs.to(rest.dtype))
             out = weighted_hidden(src, dst, alphas, source, target)  # [H, N, M, *]
         else:
             both = torch.cat([src, rest], dim=-1)

@@ -68,6 +68,7 @@ def on_path(name):
             for module, limit, value in (
                 (messages, "BLOCK_ROWS", 3), (messages, "BLOCK_SIZE", 1),
                 (messages, "PAIRS_PER_EDGE", 0), (linear, "LEAST_WORK", 0),
+                (linear, "mkl_at_home", lambda: False),
             ):  # fmt: skip
                 stack.enter_context(mock.patch.object(module, limit, value))
         yield name

@@ -12,9 +12,10 @@ from torch_geometric.utils import to_torch_csr_tensor
 from rstg_pyg import JointLayerNorm, RSTGConv
 from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import eager, plain_paths
-from rstg_pyg.fast.linear import Linear, product, uses_onednn
+from rstg_pyg.fast.linear import Linear, has_onednn, product, uses_onednn
 from rstg_pyg.graphs import multiscale_grid
 from rstg_pyg.parts import TypedLinear
+from rstg_pyg.softmax import edge_softmax
 
 S, N, M, H, C, D, E = 5, 6, 3, 2, 4, 7, 11
 GRID = multiscale_grid((2, 1))
@@ -89,13 +90,37 @@ def test_linear(bias, path):
     torch.testing.assert_close(*(torch.autograd.grad(g.sum(), x)[0] for g in (first, second)))
 
 
+def test_attention_over_pairs():
+    """A pair with two edges, a target without any, and a share so small that it counts as none."""
+    edge_index = torch.tensor([[0, 1, 1, 2], [0, 0, 0, 1]])
+    edges = messages.split_edges(edge_index, "source_to_target", 3, 3)
+    logit = torch.randn(2, 3, 3, dtype=torch.double, requires_grad=True)
+    pairs = messages.pair_softmax(logit, edges)
+    alpha = messages.of_edges(pairs, edges)
+    of_edges = logit.flatten(1)[:, edges.pair].t().unsqueeze(-1)
+    expected = edge_softmax(of_edges, None, edge_index[1], 3)
+    torch.testing.assert_close(alpha, expected)
+    assert (pairs.sum(-1)[:, 2] == 0).all()
+    for out in (alpha, expected):
+        (grad,) = torch.autograd.grad(out.square().sum(), logit, retain_graph=True)
+        assert grad.isfinite().all() and grad[:, 0, :2].abs().min() > 0
+    sure = torch.tensor([[[90.0, 0.0, 0.0]] * 3])
+    alpha = messages.of_edges(messages.pair_softmax(sure, edges), edges)
+    assert alpha[:, 0].tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert messages.split_edges(edge_index, "source_to_target", 2, 3) is None
+
+
 def test_when_a_layer_goes_to_onednn(monkeypatch):
     taken = []
     monkeypatch.setattr(linear, "product", lambda *inputs: taken.append(1) or product(*inputs))
     monkeypatch.setattr(linear, "LEAST_WORK", 8 * 5 * 7)
     layer, x = Linear(5, 7), torch.randn(2, 4, 5)
+    monkeypatch.setattr(linear, "mkl_at_home", lambda: True)  # mm is as fast there
     layer(x)
-    assert len(taken) == uses_onednn(x)
+    assert taken == []
+    monkeypatch.setattr(linear, "mkl_at_home", lambda: False)
+    layer(x)
+    assert len(taken) == has_onednn(x)
     taken.clear()
     for small in (x[:, :3], x[0, 0]):
         layer(small)
@@ -107,7 +132,8 @@ def test_when_a_layer_goes_to_onednn(monkeypatch):
     assert taken == []
 
 
-def test_products_obey_the_switch():
+def test_products_obey_the_switch(monkeypatch):
+    monkeypatch.setattr(linear, "mkl_at_home", lambda: False)
     x, weight, bias = torch.randn(6, 4), torch.randn(5, 4), torch.randn(5)
     expected = (x @ weight.t() + bias).relu()
     torch.testing.assert_close(product(x, weight, bias, relu=True), expected)
@@ -164,6 +190,8 @@ def test_when_the_fast_path_is_taken(monkeypatch):
         patch.setattr(space, "LEAST_WORK", 2 * edge_index.size(1) * 32**2)
         assert taken(RSTGConv(4, 8), x, edge_index, monkeypatch)
         assert not taken(RSTGConv(4, 8), x[:1], edge_index, monkeypatch)
+        with torch.no_grad():  # a stream's frame
+            assert taken(RSTGConv(4, 8), x[:1], edge_index, monkeypatch)
     for kwargs in (
         {"norm": torch.nn.LayerNorm}, {"norm": JointLayerNorm}, {"aggr": "mean"},
         {"num_send_layers": 1}, {"num_send_layers": 3},
