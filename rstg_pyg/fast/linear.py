@@ -26,7 +26,7 @@ LONG, SMALL = 4096, 2**14
 @lru_cache(1)
 def mkl_at_home() -> bool:
     """Whether ``mm`` is MKL's on a processor of Intel."""
-    known: Dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and later
+    known: Dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
     return torch.backends.mkl.is_available() and str(known.get("cpu_name", "")).startswith("Intel")
 
 
