@@ -282,7 +282,7 @@ function select(node) {
 function play(on) {
   clearTimeout(state.timer);
   state.timer = 0;
-  $("play").textContent = on ? "\u23f8\ufe0e" : "\u25b6\ufe0e";
+  $("play").textContent = on ? "\u275a\u275a" : "\u25b6\ufe0e";
   if (!on) return;
   const next = (state.frame + 1) % numFrames;
   const wait = next ? data.seconds[next] - data.seconds[state.frame] : 1; // a second at the end
