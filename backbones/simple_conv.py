@@ -89,9 +89,8 @@ class SimpleConv(torch.nn.Module):
         difference: Whether the first stage takes, beside every frame, its difference from the frame
             before (zero in the first frame), so that the map tells motion as well. Such a network does
             not run on streams. (default: ``False``)
-        tells: Channels of a last, linear layer in every cell (1 x 1 convolution without ReLU), which
-            pre-training teaches to tell each digit's presence and step; none without.
-            (default: ``None``)
+        out_channels: Channels of a last, linear layer, a 1 x 1 convolution without ReLU. SyncMNIST's
+            pre-training teaches it each digit's presence and step. (default: ``None``, no such layer)
 
     Shapes:
         - **input:** clips :math:`(B, C, T, H, W)`
@@ -108,7 +107,7 @@ class SimpleConv(torch.nn.Module):
         padding: int = 0,
         pool: bool | Sequence[bool] = True,
         difference: bool = False,
-        tells: int | None = None,
+        out_channels: int | None = None,
     ):
         super().__init__()
         #: Whether frames do not depend on each other, so that clips can be fed as a stream.
@@ -129,9 +128,9 @@ class SimpleConv(torch.nn.Module):
             }
         )
         self.channels = {f"conv{i}": width for i, width in enumerate(filters)}
-        if tells is not None:
-            self.stages["tells"] = torch.nn.Conv3d(filters[-1], tells, 1)
-            self.channels["tells"] = tells
+        if out_channels is not None:
+            self.stages["out"] = torch.nn.Conv3d(filters[-1], out_channels, 1)
+            self.channels["out"] = out_channels
 
     def forward(self, clip: Tensor) -> Tensor:
         """The last stage's feature map."""

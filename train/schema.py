@@ -30,6 +30,7 @@ from rstg_pyg.train.schema_model import (
     RegionHeadConfig,
     Section,
     Seed,
+    SimpleConvConfig,
     chosen,
 )
 from rstg_pyg.train.schema_skeletons import SkeletonConfig
@@ -354,17 +355,7 @@ class Config(Section):
                 f"train.accumulate: expected a divisor of train.batch_size={train.batch_size} "
                 f"(got {train.accumulate})"
             )
-        if self.pretrain.steps and self.data.dataset != "syncmnist":
-            raise ValueError("pretrain.steps: pre-training works on SyncMNIST only")
-        if self.pretrain.steps and self.model.backbone.kind != "simple_conv":
-            raise ValueError("pretrain.steps: pre-training works for a simple_conv only")
-        if self.pretrain.steps and (tells := self.model.backbone.tells) is not None:
-            wanted = 3 * self.data.num_classes
-            if tells != wanted or not self.model.backbone.difference:
-                raise ValueError(
-                    f"model.backbone.tells: pre-training expects {wanted}, the presence and step of "
-                    f"{self.data.num_classes} classes of digits, and difference: true (got {tells})"
-                )
+        self._check_pretraining()
         one = train.batch_size == train.accumulate
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
             raise ValueError(
@@ -372,6 +363,19 @@ class Config(Section):
                 "time; use a larger train.batch_size, a smaller train.accumulate, or out_norm=layer"
             )
         return self
+
+    def _check_pretraining(self) -> None:
+        if not self.pretrain.steps:
+            return
+        data, backbone = self.data, self.model.backbone
+        if not (isinstance(data, SyncMNISTConfig) and isinstance(backbone, SimpleConvConfig)):
+            raise ValueError("pretrain.steps: pre-training works on SyncMNIST with a simple_conv only")
+        out, wanted = backbone.out_channels, 3 * data.num_classes
+        if out is not None and not (out == wanted and backbone.difference):
+            raise ValueError(
+                f"model.backbone.out_channels: pre-training expects {wanted}, the presence and step of "
+                f"{data.num_classes} classes of digits, and difference: true (got {out})"
+            )
 
     def _check_boxes(self) -> None:
         """Boxes and a head that takes them go together, and nothing moves pixels without them."""

@@ -86,7 +86,7 @@ class SimpleConvConfig(Section):
     padding: FewOrNone = default(SimpleConv, "padding")
     pool: bool | list[bool] = default(SimpleConv, "pool")
     difference: bool = default(SimpleConv, "difference")
-    tells: PositiveInt | None = default(SimpleConv, "tells")
+    out_channels: PositiveInt | None = default(SimpleConv, "out_channels")
 
 
 class ResNetConfig(Section):

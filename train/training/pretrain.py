@@ -28,7 +28,7 @@ _STEP = 4.0
 
 def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> dict[str, Any]:
     """Trains the backbone to predict which digit is centered in which cell of its map, and where; or,
-    if the backbone ``tells`` it, how far it moved. If ``pretrain.file`` exists, takes the
+    if the backbone has ``out_channels``, how far it moved. If ``pretrain.file`` exists, takes the
     backbone from it instead; otherwise writes it, for other runs.
 
     Uses single frames of training digits (pairs of frames where steps are learned) and
@@ -41,7 +41,7 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
 
     Returns:
         ``steps``, ``loss`` and ``accuracy`` (share of digits recognized in their cell) of the last
-        step, ``steps_r2`` (see :class:`Filters`) of a backbone that ``tells``, and ``seconds``.
+        step, ``steps_r2`` (see :class:`Filters`) of a backbone with ``out_channels``, and ``seconds``.
 
     Raises:
         NonFiniteError: If a loss or a gradient is NaN or infinite.
@@ -85,7 +85,7 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
 def _train(backbone: torch.nn.Module, config: Config, device: torch.device) -> dict[str, Any]:
     begin = time.perf_counter()
     settings = config.pretrain
-    moving = config.model.backbone.tells is not None
+    moving = config.model.backbone.out_channels is not None
     per_video = 4 if moving else 1  # frames of which the loss is taken
     batch_size = max(settings.batch_size // per_video, 1)
     frames = build_dataset(
@@ -124,7 +124,7 @@ def _train(backbone: torch.nn.Module, config: Config, device: torch.device) -> d
         scheduler.step()
     if filters.moving:  # of the mean over the map, not of the sum
         with torch.no_grad():
-            for weight in backbone.stages["tells"].parameters():
+            for weight in backbone.stages["out"].parameters():
                 weight.mul_(map_cells(config)[0] ** 2)
     for weight in frozen:
         weight.requires_grad_(False)
@@ -143,7 +143,7 @@ class Filters(torch.nn.Module):
     Losses: a cross-entropy in which a digit is the target of the cells around its center, weighted by
     distance (the weights of a digit add up to one), and the squared error of the offsets.
 
-    A backbone that ``tells`` numbers learns these instead of offsets: for every class, how much of a
+    A backbone with ``out_channels`` learns these instead of offsets: for every class, how much of a
     digit is there (one), and how far it moved since the frame before (in units of 4 pixels of the
     frame). Losses: the squared errors in every cell, by the same weights, and of the sum over the map.
     Afterwards the layer is scaled so that the mean over the map is what the sum was: presence and steps
@@ -158,12 +158,12 @@ class Filters(torch.nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.moving = config.model.backbone.tells is not None
+        self.moving = config.model.backbone.out_channels is not None
         width = config.model.backbone.filters[-1]
         parts = 0 if self.moving else 2
         self.readout = torch.nn.Conv2d(width, 1 + (1 + parts) * config.data.num_classes, 1)
         if self.moving:  # sums over the map begin at zero; Glorot's initialization often dies here
-            zeros = [*self.readout.parameters(), *backbone.stages["tells"].parameters()]
+            zeros = [*self.readout.parameters(), *backbone.stages["out"].parameters()]
             for weight in zeros:
                 torch.nn.init.zeros_(weight)
             for stage in backbone.stages.values():
@@ -173,12 +173,12 @@ class Filters(torch.nn.Module):
     def forward(
         self, clips: Tensor, digits: Tensor, corners: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss; and ``accuracy``, the share of digits recognized. Of a backbone that ``tells``
-        steps also ``steps_r2``, the share of the steps' variance that the sum over the map tells
-        (coefficient of determination, of the right classes).
+        """The loss; and ``accuracy``, the share of digits recognized. Of a backbone with
+        ``out_channels`` also ``steps_r2``, the share of the steps' variance that the sum over the map
+        tells (coefficient of determination, of the right classes).
 
         Args:
-            clips: Frames ``[B, 1, T, H, W]`` uint8. Of a backbone that ``tells`` steps, the first one
+            clips: Frames ``[B, 1, T, H, W]`` uint8. Of a backbone with ``out_channels``, the first one
                 is only there for the second.
             digits: The digits' classes ``[B, D]``.
             corners: Their top-left pixels ``[B, T, D, 2]``.
@@ -186,7 +186,7 @@ class Filters(torch.nn.Module):
         begin = int(self.moving)
         x, told_maps = normalize(clips, self.config), None
         for name, stage in self.backbone.stages.items():
-            if name == "tells":
+            if name == "out":
                 told_maps = stage(x)[:, :, begin:].transpose(1, 2).flatten(0, 1)
             else:
                 x = stage(x)

@@ -20,10 +20,10 @@ def made(**sections):
 
 
 def by_hand(filters, config, clips, digits, corners):
-    """Loss and accuracy, from the docstring; of a backbone that tells steps also their R2."""
+    """Loss and accuracy, from the docstring; of a backbone with out_channels also their R2."""
     data = config.data
     (side, first, stride) = map_cells(config)
-    moving = config.model.backbone.tells is not None
+    moving = config.model.backbone.out_channels is not None
     x = normalize(clips, config)
     for stage in filters.backbone.stages.values():
         x, before = stage(x), x
@@ -77,7 +77,7 @@ def by_hand(filters, config, clips, digits, corners):
         {"model": {"backbone": {"filters": [4, 4, 8]}}},
         {"data": {"frame_size": 24}},
         {"model": {"backbone": {"pool": False, "padding": 0}}},
-        {"model": {"backbone": {"difference": True, "tells": 9}}},
+        {"model": {"backbone": {"difference": True, "out_channels": 9}}},
     ],
     ids=["three stages", "larger than the canvas", "every pixel", "steps"],
 )
@@ -121,7 +121,7 @@ def test_steps_are_learned_and_told_by_the_mean_over_the_map(tmp_path):
     """Also of filters that the main training freezes, and shared by a file."""
     file = str(tmp_path / "filters.safetensors")
     settings = {"steps": 250, "batch_size": 64, "lr": 0.01, "file": file}
-    backbone = {"filters": [16, 32], "difference": True, "tells": 9, "padding": 1}
+    backbone = {"filters": [16, 32], "difference": True, "out_channels": 9, "padding": 1}
     config, model = made(
         model={"backbone": backbone}, pretrain=settings, train={"freeze": ["backbone"]}
     )
