@@ -97,6 +97,9 @@ def test_the_skeletons_page_has_the_table_that_the_committed_runs_give(tmp_path)
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     table = write_skeleton_tables(tmp_path)
     assert table.strip() in page and table.count("\n") == 2 + len(SKELETON_ROWS)
+    readme = (ROOT / "README.md").read_text()
+    for name, top1 in re.findall(r"^\| \[(.+)\]\(docs/tutorials/skeletons.+\) \| (.+?) \|", readme, re.M):
+        assert f"| {name} | {top1} % |" in table
     trials = json.loads((results / "trials.json").read_text())["trials"]
     chosen = [
         trial
