@@ -98,7 +98,9 @@ def test_the_skeletons_page_has_the_table_that_the_committed_runs_give(tmp_path)
     table = write_skeleton_tables(tmp_path)
     assert table.strip() in page and table.count("\n") == 2 + len(SKELETON_ROWS)
     readme = (ROOT / "README.md").read_text()
-    for name, top1 in re.findall(r"^\| \[(.+)\]\(docs/tutorials/skeletons.+\) \| (.+?) \|", readme, re.M):
+    rows = re.findall(r"^\| \[(.+)\]\(docs/tutorials/skeletons.+\) \| (.+?) \|", readme, re.MULTILINE)
+    assert rows
+    for name, top1 in rows:
         assert f"| {name} | {top1} % |" in table
     trials = json.loads((results / "trials.json").read_text())["trials"]
     chosen = [
