@@ -73,6 +73,18 @@ def test_the_syncmnist_page_has_the_table_that_the_committed_runs_give(tmp_path)
         assert abs(100 * top1 - float(percent)) <= 0.051
 
 
+def test_the_page_has_the_table_of_small_that_the_committed_runs_give(tmp_path):
+    results = ROOT / "docs/results/syncmnist/small"
+    shutil.copytree(results / "5digits", tmp_path / "small" / "5digits")
+    write_table(tmp_path / "small", "small")
+    table = (tmp_path / "small" / "table.md").read_text()
+    assert table == (results / "table.md").read_text()
+    page = (ROOT / "docs/syncmnist.md").read_text()
+    for start in ("| model |", "- RSTG: Homogeneous above"):
+        begin = table.index(start)
+        assert table[begin : table.index("\n\n", begin)] in page
+
+
 def test_the_trials_on_vectors_come_from_the_committed_results():
     page = (ROOT / "docs/syncmnist.md").read_text()
     results = json.loads((ROOT / "docs/results/syncmnist/small/vectors.json").read_text())
