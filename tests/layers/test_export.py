@@ -74,7 +74,7 @@ def test_half_precision_is_exported_as_it_is():
     program = export_program(model, CLIP.bfloat16()).module()
     x = clips(SHAPES[1]).bfloat16()
     assert program(x).dtype == torch.bfloat16
-    torch.testing.assert_close(program(x), model(x))
+    torch.testing.assert_close(program(x), model(x), rtol=0.016, atol=0.016)  # sums in another order
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_no_other_file_can_be_read(server):
     config = json.load(urllib.request.urlopen(f"{address}/config"))
     assert not config["analytics_enabled"]
     (models,) = [c for c in config["components"] if c["type"] == "dropdown"]
-    assert [name for name, _ in models["props"]["choices"]] == ["smt_demo", "tiny.ckpt"]
+    assert [name for name, _ in models["props"]["choices"]] == ["smt_demo", "tiny.ckpt", "syncmnist"]
 
 
 @pytest.mark.slow

@@ -44,8 +44,8 @@ def written(tmp_path):
 
 
 def built(path, *changes):
-    config = ["size=small", "data.num_digits=3", "data.digits=builtin", f"data.paths={path}", *changes]
-    return build_dataset(load_config("syncmnist/ours.yaml", config), "test")
+    config = ["size=small", "pretrain.steps=0", "data.num_digits=3", "data.digits=builtin", *changes]
+    return build_dataset(load_config("syncmnist/ours.yaml", [*config, f"data.paths={path}"]), "test")
 
 
 def test_the_videos_of_a_file(content, written, test_digits):
