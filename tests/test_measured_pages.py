@@ -80,6 +80,11 @@ def test_the_page_has_the_table_of_small_that_the_committed_runs_give(tmp_path):
     table = (tmp_path / "small" / "table.md").read_text()
     assert table == (results / "table.md").read_text()
     page = (ROOT / "docs/syncmnist.md").read_text()
+    single = re.findall(r"\[([\d.]+) %\]\((results/syncmnist/small/\S+\.json)\)", page)
+    assert len(single) >= 2
+    for percent, path in single:
+        top1 = json.loads((ROOT / "docs" / path).read_text())["top1"]
+        assert abs(100 * top1 - float(percent)) <= 0.051
     for start in ("| model |", "- RSTG: Homogeneous above"):
         begin = table.index(start)
         assert table[begin : table.index("\n\n", begin)] in page
