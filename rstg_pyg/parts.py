@@ -239,8 +239,7 @@ class DotAttention(Attention):
         edge_dim: Optional[int] = None,
     ):
         super().__init__(in_channels, channels, bias, edge_dim)
-        self.heads = heads
-        self.scale = scale
+        self.heads, self.scale = heads, scale
 
     def forward(self, query: Tensor, key: Tensor, weight: Optional[Tensor]) -> Tensor:
         """Logits ``[*, heads]`` from query and key ``[*, channels]``."""
@@ -259,8 +258,7 @@ class DotAttention(Attention):
         return self._scaled(pair_dots(query, key), None)
 
     def _scaled(self, logit: Tensor, weight: Optional[Tensor]) -> Tensor:
-        if self.scale != 1.0:
-            logit = logit * self.scale
+        logit = logit if self.scale == 1.0 else logit * self.scale
         return logit if weight is None else logit * weight.unsqueeze(-1)
 
 

@@ -218,8 +218,7 @@ class PretrainConfig(Section):
     lr: Positive = 4e-3
     #: Digits in the videos; null: ``data.num_digits``.
     num_digits: PositiveInt | None = None
-    #: A file ``.safetensors`` for the pre-trained backbone: read if it exists, otherwise written, so
-    #: that runs can share one; null: every run pre-trains its own.
+    #: A ``.safetensors`` file of the backbone, for several runs: read if it exists, otherwise written.
     file: str | None = None
 
 
@@ -355,7 +354,8 @@ class Config(Section):
                 f"train.accumulate: expected a divisor of train.batch_size={train.batch_size} "
                 f"(got {train.accumulate})"
             )
-        self._check_pretraining()
+        if self.pretrain.steps:
+            self._check_pretraining()
         one = train.batch_size == train.accumulate
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
             raise ValueError(
@@ -365,11 +365,11 @@ class Config(Section):
         return self
 
     def _check_pretraining(self) -> None:
-        if not self.pretrain.steps:
-            return
         data, backbone = self.data, self.model.backbone
-        if not (isinstance(data, SyncMNISTConfig) and isinstance(backbone, SimpleConvConfig)):
-            raise ValueError("pretrain.steps: pre-training works on SyncMNIST with a simple_conv only")
+        if not isinstance(data, SyncMNISTConfig):
+            raise ValueError("pretrain.steps: pre-training works on SyncMNIST only")
+        if not isinstance(backbone, SimpleConvConfig):
+            raise ValueError("pretrain.steps: pre-training works for a simple_conv only")
         out, wanted = backbone.out_channels, 3 * data.num_classes
         if out is not None and not (out == wanted and backbone.difference):
             raise ValueError(

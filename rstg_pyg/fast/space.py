@@ -7,16 +7,9 @@ from torch import Tensor
 from torch_geometric.nn import SumAggregation
 
 from rstg_pyg.fast.autograd import eager, untouched
+from rstg_pyg.fast.edges import of_edges, pair_softmax, split_edges, without_denormals
 from rstg_pyg.fast.linear import Linear
-from rstg_pyg.fast.messages import (
-    of_edges,
-    pair_softmax,
-    split_edges,
-    weighted_hidden,
-    weighted_messages,
-    weighted_sources,
-    without_denormals,
-)
+from rstg_pyg.fast.messages import weighted_hidden, weighted_messages, weighted_sources
 from rstg_pyg.norm import JointLayerNorm
 from rstg_pyg.parts import MLP_FACTOR
 from rstg_pyg.softmax import edge_softmax

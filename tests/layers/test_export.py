@@ -17,6 +17,7 @@ from rstg_pyg.export import (
     export_stream_onnx,
 )
 from rstg_pyg.fast import space
+from rstg_pyg.fast.autograd import plain_paths
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("torch.export._patches") is None,
@@ -74,7 +75,8 @@ def test_half_precision_is_exported_as_it_is():
     program = export_program(model, CLIP.bfloat16()).module()
     x = clips(SHAPES[1]).bfloat16()
     assert program(x).dtype == torch.bfloat16
-    torch.testing.assert_close(program(x), model(x), rtol=0.016, atol=0.016)  # sums in another order
+    with plain_paths():  # what is exported; the fast path rounds in another order
+        torch.testing.assert_close(program(x), model(x))
 
 
 @pytest.mark.slow

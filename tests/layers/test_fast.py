@@ -10,6 +10,7 @@ from torch_geometric.nn import Linear as PyGLinear
 from torch_geometric.utils import to_torch_csr_tensor
 
 from rstg_pyg import JointLayerNorm, RSTGConv
+from rstg_pyg.fast import edges as fast_edges
 from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import eager, plain_paths
 from rstg_pyg.fast.linear import Linear, has_onednn, product, uses_onednn
@@ -93,10 +94,10 @@ def test_linear(bias, path):
 def test_attention_over_pairs():
     """A pair with two edges, a target without any, and a share so small that it counts as none."""
     edge_index = torch.tensor([[0, 1, 1, 2], [0, 0, 0, 1]])
-    edges = messages.split_edges(edge_index, "source_to_target", 3, 3)
+    edges = fast_edges.split_edges(edge_index, "source_to_target", 3, 3)
     logit = torch.randn(2, 3, 3, dtype=torch.double, requires_grad=True)
-    pairs = messages.pair_softmax(logit, edges)
-    alpha = messages.of_edges(pairs, edges)
+    pairs = fast_edges.pair_softmax(logit, edges)
+    alpha = fast_edges.of_edges(pairs, edges)
     of_edges = logit.flatten(1)[:, edges.pair].t().unsqueeze(-1)
     expected = edge_softmax(of_edges, None, edge_index[1], 3)
     torch.testing.assert_close(alpha, expected)
@@ -105,9 +106,9 @@ def test_attention_over_pairs():
         (grad,) = torch.autograd.grad(out.square().sum(), logit, retain_graph=True)
         assert grad.isfinite().all() and grad[:, 0, :2].abs().min() > 0
     sure = torch.tensor([[[90.0, 0.0, 0.0]] * 3])
-    alpha = messages.of_edges(messages.pair_softmax(sure, edges), edges)
+    alpha = fast_edges.of_edges(fast_edges.pair_softmax(sure, edges), edges)
     assert alpha[:, 0].tolist() == [1.0, 0.0, 0.0, 1.0]
-    assert messages.split_edges(edge_index, "source_to_target", 2, 3) is None
+    assert fast_edges.split_edges(edge_index, "source_to_target", 2, 3) is None
 
 
 def test_when_a_layer_goes_to_onednn(monkeypatch):

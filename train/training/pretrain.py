@@ -31,7 +31,7 @@ def pretrain(model: VideoClassifier, config: Config, device: torch.device) -> di
     if the backbone has ``out_channels``, how far it moved. If ``pretrain.file`` exists, takes the
     backbone from it instead; otherwise writes it, for other runs.
 
-    Uses single frames of training digits (pairs of frames where steps are learned) and
+    Uses single frames of training digits (pairs of frames for a backbone that takes differences) and
     the generator's positions; the labels of the main task are not used.
 
     Args:
@@ -85,14 +85,14 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
 def _train(backbone: torch.nn.Module, config: Config, device: torch.device) -> dict[str, Any]:
     begin = time.perf_counter()
     settings = config.pretrain
-    moving = config.model.backbone.out_channels is not None
-    per_video = 4 if moving else 1  # frames of which the loss is taken
+    difference = config.model.backbone.difference
+    per_video = 4 if difference else 1  # frames of which the loss is taken
     batch_size = max(settings.batch_size // per_video, 1)
     frames = build_dataset(
         config,
         "train",
         num_digits=settings.num_digits or config.data.num_digits,
-        num_frames=per_video + moving,
+        num_frames=per_video + difference,
         num_videos=settings.steps * batch_size,
         seed=config.data.seed + 1,
     ).to(device)
@@ -178,12 +178,12 @@ class Filters(torch.nn.Module):
         tells (coefficient of determination, of the right classes).
 
         Args:
-            clips: Frames ``[B, 1, T, H, W]`` uint8. Of a backbone with ``out_channels``, the first one
+            clips: Frames ``[B, 1, T, H, W]`` uint8. Of a backbone that takes differences, the first one
                 is only there for the second.
             digits: The digits' classes ``[B, D]``.
             corners: Their top-left pixels ``[B, T, D, 2]``.
         """
-        begin = int(self.moving)
+        begin = int(self.config.model.backbone.difference)
         x, told_maps = normalize(clips, self.config), None
         for name, stage in self.backbone.stages.items():
             if name == "out":

@@ -77,9 +77,10 @@ def by_hand(filters, config, clips, digits, corners):
         {"model": {"backbone": {"filters": [4, 4, 8]}}},
         {"data": {"frame_size": 24}},
         {"model": {"backbone": {"pool": False, "padding": 0}}},
+        {"model": {"backbone": {"difference": True}}},
         {"model": {"backbone": {"difference": True, "out_channels": 9}}},
     ],
-    ids=["three stages", "larger than the canvas", "every pixel", "steps"],
+    ids=["three stages", "larger than the canvas", "every pixel", "differences", "steps"],
 )
 def test_the_loss(sections):
     config, model = made(**sections)
