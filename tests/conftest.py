@@ -10,7 +10,6 @@ from rstg_pyg.train.data.syncmnist import load_digits
 torch.set_num_threads(1)  # the tests are small, and several run at once
 # Without bfloat16 in hardware, trainer.precision=auto is float32 on every machine, also in processes.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # in processes of tests: see train/run.py
 
 usual = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("ordinary", derandomize=True, database=None, **usual)

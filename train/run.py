@@ -9,12 +9,7 @@ message. Ctrl-C saves a checkpoint and exits with 130.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-
-# Threads of torch spin while they wait for each other, and take the cores from the processes that load
-# data and from other programs: a step on two busy cores takes three times as long. Before torch comes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import available_configs
