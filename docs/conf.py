@@ -22,7 +22,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
-exclude_patterns += ["results/peers/peers.md", "results/backbones/benchmark.md"]
+exclude_patterns += ["results/peers/peers.md"]
 
 nb_execution_mode = "off"  # a test runs the notebooks; their outputs are committed
 myst_enable_extensions = ["dollarmath"]

@@ -9,7 +9,13 @@ message. Ctrl-C saves a checkpoint and exits with 130.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Threads that wait for each other soon give up their cores; else a step beside other work may take
+    # twenty times as long (docs/results/waiting_threads.json). libgomp reads this when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import available_configs

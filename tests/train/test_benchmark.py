@@ -43,14 +43,15 @@ def test_whole_variants_compute_the_same():
     assert all(variant.forward(x).shape == x.shape for variant in variants)
 
 
-@pytest.mark.parametrize("topology, count", [("grid", 3), ("complete", 2)])
-def test_published_variants_compute_the_same(topology, count):
+@pytest.mark.parametrize("topology", ["grid", "complete"])
+def test_published_variants_compute_the_same(topology):
     x, variants = published_variants(replace(TINY, batch=2, topology=topology))
-    assert len(benchmark.check_equal(variants, x)) == count
-    grads = [benchmark.call_of(v, x, backward=True)()[0] for v in variants]
-    for variant, grad in zip(variants, grads):
-        by = (grad - grads[0]).norm() / grads[0].norm()
-        assert by < (1e-3 if variant.same else 0.5), variant.name
+    assert len(benchmark.check_equal(variants, x)) == 3
+    grads = [benchmark.call_of(v, x, backward=True)()[0] for v in variants if v.same]
+    for grad in grads:
+        assert (grad - grads[0]).norm() < 1e-3 * grads[0].norm()
+    exact, *_, half = (benchmark.call_of(v, x, backward=False)() for v in variants)
+    assert 0 < (half - exact).norm() < 0.05 * exact.norm()
 
 
 def test_another_function_is_found():

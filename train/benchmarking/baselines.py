@@ -13,19 +13,21 @@ from torch.nn import functional as F
 from torch_geometric.nn import GCNConv, MessagePassing
 from torch_geometric.utils import softmax
 
-from rstg_pyg import RSTG, RSTGConv, VideoClassifier
+from rstg_pyg import RSTG, RSTGBlock, RSTGConv
 
 
 class Formulas(torch.nn.Module):
-    """The formulas of a space stage, written plainly, with the weights of one of our layers (no
-    positions, no types, one head, dot attention).
+    """The formulas of a space stage, written plainly, with the weights of one of our layers (no types,
+    one head, dot attention).
     """
 
     def __init__(self, conv: RSTGConv):
         super().__init__()
         self.conv: Any = conv
-        halves = [self.conv.send.lin_src.weight, self.conv.send.lin_dst.weight]
-        self.kernel = torch.nn.Parameter(torch.cat(halves, dim=1).detach())  # on [v_j | v_i]
+        send = self.conv.send
+        parts = [send.lin_src, send.lin_pos_src, send.lin_dst, send.lin_pos_dst]
+        kernel = torch.cat([part.weight for part in parts if part is not None], dim=1)
+        self.kernel = torch.nn.Parameter(kernel.detach())  # on [v_j | p_j | v_i | p_i]
 
     def query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of the attention logits."""
@@ -33,7 +35,7 @@ class Formulas(torch.nn.Module):
         return F.linear(x, query.weight, query.bias), F.linear(x, key.weight, key.bias)
 
     def message(self, x_j: Tensor, x_i: Tensor) -> Tensor:
-        """Two layers on the concatenated pair."""
+        """Two layers on the concatenated pair, each node with its position."""
         send = self.conv.send
         hidden = F.linear(torch.cat([x_j, x_i], dim=-1), self.kernel, send.lin_dst.bias).relu()
         return F.linear(hidden, send.lins[0].weight, send.lins[0].bias).relu()
@@ -50,29 +52,56 @@ class AllPairs(torch.nn.Module):
     """The space stage as published: all pairs of nodes concatenated, ``x [M, N, C]``.
 
     Args:
-        conv: Whose weights to use.
+        conv: Whose weights and norms to use.
         edge_index: The graph; other pairs are masked.
         num_nodes: Its number of nodes.
+        pos: Positions ``[N, P]``, if messages know them.
+        edge_weight: Weights of the edges, which multiply the logits.
     """
 
     joined: Tensor
+    pos: Tensor | None
+    factor: Tensor | None
 
-    def __init__(self, conv: RSTGConv, edge_index: Tensor, num_nodes: int):
+    def __init__(
+        self,
+        conv: RSTGConv,
+        edge_index: Tensor,
+        num_nodes: int,
+        pos: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+    ):
         super().__init__()
         self.formulas = Formulas(conv)
+        target, source = edge_index[1], edge_index[0]
         joined = torch.zeros(num_nodes, num_nodes, dtype=torch.bool, device=edge_index.device)
-        joined[edge_index[1], edge_index[0]] = True
+        joined[target, source] = True
+        factor = None
+        if edge_weight is not None:
+            factor = torch.zeros(num_nodes, num_nodes, device=edge_index.device)
+            factor[target, source] = edge_weight
         self.register_buffer("joined", joined)
+        self.register_buffer("factor", factor)
+        self.register_buffer("pos", pos)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        x_i = x.unsqueeze(2).expand(-1, -1, x.size(1), -1)
-        x_j = x.unsqueeze(1).expand(-1, x.size(1), -1, -1)
+        conv = self.formulas.conv
+        placed = x if self.pos is None else torch.cat([x, self.pos.expand(len(x), -1, -1)], dim=-1)
+        x_i = placed.unsqueeze(2).expand(-1, -1, x.size(1), -1)
+        x_j = placed.unsqueeze(1).expand(-1, x.size(1), -1, -1)
         query, key = self.formulas.query_and_key(x)
-        logit = (query @ key.transpose(1, 2)).masked_fill(~self.joined, float("-inf"))
-        alpha = logit.softmax(dim=2)  # [M, N, N]: receiver, sender
+        logit = query @ key.transpose(1, 2)
+        logit = logit if self.factor is None else logit * self.factor
+        alpha = logit.masked_fill(~self.joined, float("-inf")).softmax(dim=2)  # receiver, sender
         message = self.formulas.message(x_j, x_i)
-        return self.formulas.update(x, (alpha.unsqueeze(-1) * message).sum(dim=2))
+        if conv.message_norm is not None:
+            message = conv.message_norm(message.flatten(1, 2)).view_as(message)
+        gathered = (alpha.unsqueeze(-1) * message).sum(dim=2)
+        if conv.after_aggr is not None:
+            gathered = conv.after_aggr(gathered)
+        out = self.formulas.update(x, gathered)
+        return out if conv.update_norm is None else conv.update_norm(out)
 
 
 class Textbook(MessagePassing):
@@ -105,18 +134,29 @@ class FrameByFrame(torch.nn.Module):
         model: Whose weights to use (``x [B, T, N, C]``; shared rounds, LSTM, not residual).
         edge_index: The graph.
         num_nodes: Its number of nodes.
+        pos: Positions ``[N, P]``, if messages know them.
+        edge_weight: Weights of the edges, which multiply the logits.
     """
 
-    def __init__(self, model: RSTG, edge_index: Tensor, num_nodes: int):
+    def __init__(
+        self,
+        model: RSTG,
+        edge_index: Tensor,
+        num_nodes: int,
+        pos: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+    ):
         super().__init__()
         self.rounds = model.num_rounds
+        self.in_norm = model.in_norm
         convs: Any = model.convs
         cells: Any = (model.cells[0], model.last_cell)
-        self.space = AllPairs(convs[0], edge_index, num_nodes)
+        self.space = AllPairs(convs[0], edge_index, num_nodes, pos, edge_weight)
         self.cells = torch.nn.ModuleList(_step_cell(cell) for cell in cells)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
+        x = x if self.in_norm is None else self.in_norm(x)
         memory: dict[int, Any] = {}
         frames = []
         for v in x.unbind(1):
@@ -129,23 +169,23 @@ class FrameByFrame(torch.nn.Module):
         return torch.stack(frames, dim=1)
 
 
-class PublishedNetwork(torch.nn.Module):
-    """A small network whose head is a graph to a vector, with the graph as published.
+class PublishedBlock(torch.nn.Module):
+    """A block from a map to a vector with the graph as published: positions and norms included.
 
     Args:
-        model: Whose weights to use: its graph has neither norms nor positions.
+        block: Whose weights to use.
     """
 
-    def __init__(self, model: VideoClassifier):
+    def __init__(self, block: RSTGBlock):
         super().__init__()
-        self.model = model
-        head: Any = model.head
-        self.graph = FrameByFrame(head.rstg, head.edge_index, head.pool.num_nodes)
+        self.block: Any = block
+        pos = block.pos if block.positions else None
+        nodes = block.pool.num_nodes
+        self.graph = FrameByFrame(self.block.rstg, block.edge_index, nodes, pos, block.edge_weight)
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """"""
-        nodes = self.graph(self.model.head.pool(self.model.backbone(clip)))
-        return self.model.lin(nodes.mean(dim=1).sum(dim=1))
+        return self.graph(self.block.pool(x)).mean(dim=1).sum(dim=1)
 
 
 def _step_cell(cell: torch.nn.LSTM) -> torch.nn.LSTMCell:

@@ -143,25 +143,27 @@ def whole_variants(
 
 
 def published_variants(case: Case, device: str = "cpu") -> tuple[Tensor, list[Variant]]:
-    """What the published code runs, as a whole: the SyncMNIST network on clips ``[B, 1, T, 64, 64]``
-    (as many filters as channels in the graph), or with ``topology="complete"`` the published graph
-    with its norms, on maps ``[B, C, T, 6, 6]``.
+    """What the published code runs: its graph with positions and norms on all pairs. As a whole, the
+    SyncMNIST network on clips ``[B, 1, T, 64, 64]`` (as many filters as channels in the graph); with
+    ``topology="complete"`` the graph alone, on maps ``[B, C, T, 6, 6]``.
     """
     torch.manual_seed(0)
-    width = case.channels
-    found, size = [], (1, case.frames, 64, 64)
-    if case.topology == "complete":
-        size = (width, case.frames, 6, 6)
-        model: Any = RSTGBlock(width, scales=case.scales, to="vec", **published_arguments())
-        model.to(device)
-    else:
-        head = RSTGBlock(width, scales=case.scales, to="vec", positions=False, form="paper")
-        model = VideoClassifier(SimpleConv(1, [width] * 3), 46, head=head).to(device)
-        published = baselines.PublishedNetwork(model).to(device)
-        found = [Variant(LOOP, published, published)]
+    width, alone = case.channels, case.topology == "complete"
+    arguments = published_arguments(first_batch_norm=not alone)
+    block = RSTGBlock(width, scales=case.scales, to="vec", **arguments)
+    loop = baselines.PublishedBlock(block)
+    model: Any = block
+    published: Any = loop
+    size: tuple[int, ...] = (width, case.frames, 6, 6)
+    if not alone:
+        size = (1, case.frames, 64, 64)
+        model = VideoClassifier(SimpleConv(1, [width] * 3), 46, head=block)
+        published = torch.nn.Sequential(model.backbone, loop, model.lin)
+    model.to(device)
+    published.to(device)
     half = partial(torch.autocast, device, torch.bfloat16)
     return torch.randn(case.batch, *size, device=device), [
-        *found,
+        Variant(LOOP, published, published),
         Variant("RSTG, plain path", model, model, context=plain_paths),
         Variant(WHOLE, model, model),
         Variant("RSTG, bfloat16", model, model, same=False, context=half),
