@@ -32,10 +32,12 @@ class RSTG(torch.nn.Module):
         \{ \mathbf{v}_j^{t} \}_{j \in \mathcal{N}(i)} ) \qquad \text{(an RSTGConv in every frame)}
 
     A time stage is one call of a cell over the sequences of all nodes (cuDNN on a GPU), a space
-    stage one call of :class:`RSTGConv` over all frames. Both replace the nodes, as published; with
-    ``residual=True`` they are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN}
-    (\mathbf{v}))`, for many stages trained from scratch. With ``form="paper"`` there are three rounds,
-    and the space stage is the paper's.
+    stage one call of :class:`RSTGConv` over all frames. Both replace the nodes, as published. With
+    ``residual="time"`` the time stages of the rounds add to the nodes, :math:`\mathbf{v} +
+    f_\text{time}(\mathbf{v})`: a new LSTM's outputs are a fifth of its inputs, and what several in a
+    row leave of the nodes takes long to learn from. With ``residual=True`` all stages are the pre-norm
+    residual branches :math:`\mathbf{v} + f(\mathrm{LN} (\mathbf{v}))`. With ``form="paper"`` there are
+    three rounds, and the space stage is the paper's.
 
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole. (Norms of PyG see one frame each. Only batch
@@ -61,7 +63,8 @@ class RSTG(torch.nn.Module):
         space_stages (bool, optional): If set to :obj:`False`, nodes exchange nothing (time-only).
             (default: :obj:`True`)
         cell (str, optional): ``"lstm"`` or ``"gru"``. (default: :obj:`"lstm"`)
-        residual (bool, optional): Pre-norm residual stages and a norm at the end.
+        residual (bool or str, optional): Pre-norm residual stages and a norm at the end; or
+            ``"time"``: only the time stages of the rounds add to the nodes, without a norm.
             (default: :obj:`False`)
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
@@ -77,9 +80,9 @@ class RSTG(torch.nn.Module):
         - **output:** nodes :math:`(B, T, N, D)`, or rows :math:`(R, D)`
 
     Raises:
-        ValueError: If ``time_stages`` or ``cell`` is unknown, a listed round does not exist, what is
-            given has another shape than expected, a node is twice in a frame, an edge joins two
-            frames, or a norm needs all nodes in all frames and they are not there.
+        ValueError: If ``time_stages``, ``cell`` or ``residual`` is unknown, a listed round does not
+            exist, what is given has another shape than expected, a node is twice in a frame, an edge
+            joins two frames, or a norm needs all nodes in all frames and they are not there.
         IndexError: If ``edge_index`` names a node that does not exist.
 
     Example:
@@ -98,7 +101,7 @@ class RSTG(torch.nn.Module):
         *,
         space_stages: bool = True,
         cell: str = "lstm",
-        residual: bool = False,
+        residual: Union[bool, str] = False,
         shared_rounds: bool = True,
         in_norm: Optional[NormLike] = None,
         form: str = "skip",
@@ -113,6 +116,8 @@ class RSTG(torch.nn.Module):
             check_numbers(1, in_channels=in_channels)
         if cell not in _CELLS:
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
+        if residual not in (False, True, "time"):
+            raise ValueError(f"Expected 'residual' to be a bool or 'time' (got {residual!r})")
         check_keywords(self, RSTGConv, kwargs)
         if not space_stages and time_stages == "none":
             raise ValueError(
@@ -127,6 +132,7 @@ class RSTG(torch.nn.Module):
         self.cell = cell
         self.form = form
         self.residual = residual
+        self._branches = residual is True  # every stage
         self.shared_rounds = shared_rounds
         self.time_rounds = _time_rounds(time_stages, num_rounds)
         # torch.compile treats bools as constants, but numbers as symbols that it cannot resolve here.
@@ -145,11 +151,11 @@ class RSTG(torch.nn.Module):
             Cell(_CELLS[cell], dim, dim) for _ in range(min(own, len(self.time_rounds)))
         )
         self.convs = torch.nn.ModuleList(
-            RSTGConv(dim, dim, form=form, **{"act_last": False if residual else None, **kwargs})
+            RSTGConv(dim, dim, form=form, **{"act_last": False if self._branches else None, **kwargs})
             for _ in range(own if space_stages else 0)
         )
         self.last_cell = None if time_stages == "none" else Cell(_CELLS[cell], dim, dim)
-        if residual:
+        if self._branches:
             self.cell_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.cells)
             self.conv_norms = torch.nn.ModuleList(torch.nn.LayerNorm(dim) for _ in self.convs)
             self.last_norm = None if self.last_cell is None else torch.nn.LayerNorm(dim)
@@ -280,17 +286,17 @@ class RSTG(torch.nn.Module):
         for k in range(self.num_rounds):
             if self._time_first[k]:
                 i = 0 if self.shared_rounds else sum(self._time_first[:k])
-                norm = self.cell_norms[i] if self.residual else None
+                norm = self.cell_norms[i] if self._branches else None
                 x = self._time(frames, self.cells[i], norm, x, next(memory), after)
             if self.space_stages:
                 i = 0 if self.shared_rounds else k
-                z = self.conv_norms[i](x) if self.residual else x
+                z = self.conv_norms[i](x) if self._branches else x
                 z = frames.space(self.convs[i], z, seen)
-                x = x + z if self.residual else z
+                x = x + z if self._branches else z
         if self.last_cell is not None:
-            norm = self.last_norm if self.residual else None
+            norm = self.last_norm if self._branches else None
             x = self._time(frames, self.last_cell, norm, x, next(memory), after)
-        if self.residual:
+        if self._branches:
             x = self.out_norm(x)
         return frames.leave(x), after
 
@@ -298,7 +304,8 @@ class RSTG(torch.nn.Module):
         """One time stage over the histories of all nodes; appends the new state to ``after``."""
         z, state = frames.time(cell, x if norm is None else norm(x), state)
         after.append(state)
-        return z if norm is None else x + z
+        adds = self._branches or (self.residual == "time" and cell is not self.last_cell)
+        return x + z if adds else z
 
     def _check_norms(self) -> None:
         """Refuses norms that need all nodes in all frames."""

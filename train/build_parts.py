@@ -176,6 +176,8 @@ def build_block(config: RSTGConfig, feature_map: Tensor, to: str) -> RSTGBlock:
     if not config.homogeneous:
         names += ["time_stages", "space_stages", "cell"]
     arguments = {name: getattr(config, name) for name in names}
+    if config.homogeneous:
+        arguments["residual"] = config.residual is True
     norms = {"layer": JointLayerNorm, "batch": ChannelBatchNorm, None: None}
     batch_norm = functools.partial(ChannelBatchNorm, channel_dim=1, zero_init=True)
     out_norms = {"layer": ZeroInitNorm, "batch": batch_norm, None: None}

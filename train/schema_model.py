@@ -196,7 +196,8 @@ class RSTGConfig(Section):
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = default(RSTG, "time_stages")
     space_stages: bool = default(RSTG, "space_stages")
     cell: Literal["lstm", "gru"] = default(RSTG, "cell")
-    residual: bool = default(RSTG, "residual")
+    #: ``time``: only the time stages of the rounds; homogeneous graphs, which have none, ignore it.
+    residual: Literal[False, True, "time"] = default(RSTG, "residual")
     shared_rounds: bool = default(RSTG, "shared_rounds")
     #: The form of the published code, :func:`rstg_pyg.published_arguments`.
     published: bool = False
@@ -243,8 +244,8 @@ class RSTGConfig(Section):
                 "model.rstg.homogeneous: time is part of the graph; use time_stages=none, "
                 "space_stages=true and published=false"
             )
-        other = {"residual": True, "shared_rounds": False, "cell": "gru", "attention": None}
-        other |= {"space_stages": False, "time_stages": "none"}
+        other = {"residual": self.residual or True, "shared_rounds": False, "cell": "gru"}
+        other |= {"attention": None, "space_stages": False, "time_stages": "none"}
         found = [f"{key}={value}" for key, value in other.items() if getattr(self, key) == value]
         if self.published and found:
             raise ValueError(f"model.rstg.published: the published code has no {', '.join(found)}")
