@@ -12,10 +12,12 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.nn.inits import glorot
 
-from rstg_pyg.fast.autograd import autocast_to, eager
+from rstg_pyg.fast.autograd import autocast_to, eager, opaque
+from rstg_pyg.fast.linear import has_onednn
 
 #: Up to how many sequences a single step is faster by itself than by the kernel for sequences.
 MOST_ROWS = 128
@@ -63,9 +65,11 @@ class Cell(torch.nn.RNNBase):
         rows, sizes = (x.data, x.batch_sizes) if isinstance(x, PackedSequence) else (x, None)
         memory = self._memory(rows, sizes, state)
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        if _opaque():
-            out, last = torch.ops.rstg_pyg.cell(
-                rows, sizes, torch.cat(memory), weights, self.training, autocast_to(rows)
+        if opaque() and not (sizes is None and _one_step(rows)):
+            whole = self.mode == "LSTM" and sizes is None
+            kept = _bytes_to_keep(rows, self.hidden_size) if whole else 0
+            out, last, _ = torch.ops.rstg_pyg.cell(
+                rows, sizes, torch.cat(memory), weights, self.training, autocast_to(rows), kept
             )
             after = list(last.split(1))
         else:
@@ -175,20 +179,14 @@ class Histories:
         return x, state_of_parts(parts)
 
 
-def _opaque() -> bool:
-    """Whether ``torch.compile`` is tracing, and not an export that must run without this package."""
-    if not hasattr(torch.compiler, "is_exporting"):  # before 2.7, where strict export sets this
-        return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
-    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
-
-
 def _one_step(x: Tensor) -> bool:
     """Whether this is the next frame of a stream on a CPU: there a step alone takes half the time of
     oneDNN's kernel for sequences, which reorders the weights first.
     """
-    if torch.is_grad_enabled() or x.device.type != "cpu" or not eager():
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not (eager() or opaque()):
         return False
-    return x.size(0) == 1 and x.size(1) <= MOST_ROWS and autocast_to(x) is None
+    few = statically_known_true(x.size(1) <= MOST_ROWS)  # sizes may be symbols for a compiler
+    return x.size(0) == 1 and few and autocast_to(x) is None
 
 
 def _run(
@@ -208,39 +206,79 @@ def _run(
     return kernel(x, sizes, state, weights, *how)
 
 
+def _lstm(x: Tensor, weights: Sequence[Tensor], state: Tensor) -> Tuple[Tensor, ...]:
+    """The LSTM of oneDNN: outputs, both parts of the new state, and what the backward pass needs."""
+    how = (False, [], 2, state.size(-1), 1, True, False, False, True)  # one layer, with biases
+    with torch.enable_grad():  # otherwise it keeps nothing
+        return torch.ops.aten.mkldnn_rnn_layer(x, *weights, state[:1], state[1:], *how)
+
+
+def _bytes_to_keep(x: Tensor, hidden_channels: int) -> int:
+    """How many bytes the LSTM of oneDNN keeps of ``x`` for its backward pass, which a compiler has to
+    know; 0 where it is not used, or a size is a symbol.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or autocast_to(x) is not None:
+        return 0
+    if not torch.is_grad_enabled() or not all(has_static_value(size) for size in x.shape):
+        return 0
+    return _measured_bytes(*x.shape, hidden_channels)
+
+
+@torch.compiler.assume_constant_result
+def _measured_bytes(frames: int, rows: int, in_channels: int, hidden_channels: int) -> int:
+    if not has_onednn(torch.zeros(1)):
+        return 0
+    width = 4 * hidden_channels
+    weights = [torch.zeros(width, size) for size in (in_channels, hidden_channels)]
+    weights += [torch.zeros(width)] * 2
+    state = torch.zeros(2, rows, hidden_channels)
+    return _lstm(torch.zeros(frames, rows, in_channels), weights, state)[3].numel()
+
+
 # The operation of compiled graphs. The parts of a state lie in one tensor [parts, M, D], and no two
 # tensors that it gives share memory. Compiled graphs have no autocast: its type comes as an argument.
+# The third result is what an LSTM keeps for its backward pass, so many bytes; with 0, the backward pass
+# computes the forward pass once more, because a kernel's saved tensors cannot be accessed.
 torch.library.define(
     "rstg_pyg::cell",
-    "(Tensor x, Tensor? sizes, Tensor state, Tensor[] weights, bool train, ScalarType? autocast) -> "
-    "(Tensor, Tensor)",
+    "(Tensor x, Tensor? sizes, Tensor state, Tensor[] weights, bool train, ScalarType? autocast, "
+    "int kept) -> (Tensor, Tensor, Tensor)",
 )
 torch.library.define(
     "rstg_pyg::cell_backward",
     "(Tensor grad, Tensor grad_state, Tensor x, Tensor? sizes, Tensor state, Tensor[] weights, "
     "ScalarType? autocast) -> (Tensor, Tensor, Tensor[])",
 )
+torch.library.define(
+    "rstg_pyg::lstm_backward",
+    "(Tensor grad, Tensor grad_state, Tensor x, Tensor state, Tensor[] weights, Tensor out, "
+    "Tensor last, Tensor kept) -> (Tensor, Tensor, Tensor[])",
+)
 
 
-def _cell(x, sizes, state, weights, train, autocast):
+def _cell(x, sizes, state, weights, train, autocast, kept):
+    if kept > 0:
+        out, *after, workspace = _lstm(x, weights, state)
+        if workspace.numel() != kept:
+            raise RuntimeError(f"Expected oneDNN to keep {kept} bytes (got {workspace.numel()})")
+        return out, torch.cat(after), workspace
     with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
         out, *after = _run(x, sizes, state.split(1), weights, train)
     kind = x.dtype if autocast is None else autocast
-    return out.to(kind).contiguous(), torch.cat(after).to(kind)
+    return out.to(kind).contiguous(), torch.cat(after).to(kind), x.new_empty(0, dtype=torch.uint8)
 
 
 @torch.library.register_fake("rstg_pyg::cell")
-def _cell_shapes(x, sizes, state, weights, train, autocast):
+def _cell_shapes(x, sizes, state, weights, train, autocast, kept):
     kind = x.dtype if autocast is None else autocast
     out = x.new_empty((*x.shape[:-1], state.size(-1)), dtype=kind)
-    return out, x.new_empty(state.shape, dtype=kind)
+    return out, x.new_empty(state.shape, dtype=kind), x.new_empty(kept, dtype=torch.uint8)
 
 
 def _cell_backward(grad, grad_state, x, sizes, state, weights, autocast):
-    """Computes the forward pass once more: a kernel's saved tensors cannot be accessed."""
     inputs = [value.detach().requires_grad_() for value in (x, state, *weights)]
     with torch.enable_grad():
-        out = _cell(inputs[0], sizes, inputs[1], inputs[2:], True, autocast)
+        out = _cell(inputs[0], sizes, inputs[1], inputs[2:], True, autocast, 0)[:2]
     grads = torch.autograd.grad(out, inputs, (grad, grad_state))
     grads = [value.clone(memory_format=torch.contiguous_format) for value in grads]
     return grads[0], grads[1], grads[2:]
@@ -252,19 +290,40 @@ def _cell_backward_shapes(grad, grad_state, x, sizes, state, weights, autocast):
     return x, state, weights
 
 
+def _lstm_backward(grad, grad_state, x, state, weights, out, last, kept):
+    """From what the forward pass kept."""
+    parts = (state[:1], state[1:], out, last[:1], last[1:], grad, grad_state[:1], grad_state[1:])
+    how = (False, 2, state.size(-1), 1, True, True, False, [], False)
+    grads = torch.ops.aten.mkldnn_rnn_layer_backward(x, *weights, *parts, *how, kept)
+    x, ih, hh, bias, _, *state = grads
+    return x, torch.cat(state), [ih, hh, bias, bias.clone()]
+
+
+@torch.library.register_fake("rstg_pyg::lstm_backward")
+def _lstm_backward_shapes(grad, grad_state, x, state, weights, out, last, kept):
+    return _cell_backward_shapes(grad, grad_state, x, None, state, weights, None)
+
+
 def _keep(ctx, inputs, output):
-    x, ctx.sizes, state, weights, _, ctx.autocast = inputs
-    ctx.save_for_backward(x, state, *weights)
+    x, ctx.sizes, state, weights, _, ctx.autocast, kept = inputs
+    ctx.count = len(weights)
+    ctx.save_for_backward(x, state, *weights, *(output if kept > 0 else ()))
 
 
-def _differentiate(ctx, grad, grad_state):
-    x, state, *weights = ctx.saved_tensors
-    x, state, weights = torch.ops.rstg_pyg.cell_backward(
-        grad, grad_state, x, ctx.sizes, state, weights, ctx.autocast
-    )
-    return x, None, state, weights, None, None
+def _differentiate(ctx, grad, grad_state, _):
+    x, state, *more = ctx.saved_tensors
+    weights, output = more[: ctx.count], more[ctx.count :]
+    if output:
+        grads = torch.ops.rstg_pyg.lstm_backward(grad, grad_state, x, state, weights, *output)
+    else:
+        grads = torch.ops.rstg_pyg.cell_backward(
+            grad, grad_state, x, ctx.sizes, state, weights, ctx.autocast
+        )
+    x, state, weights = grads
+    return x, None, state, weights, None, None, None
 
 
 torch.library.impl("rstg_pyg::cell", "CompositeExplicitAutograd", _cell)
 torch.library.impl("rstg_pyg::cell_backward", "CompositeExplicitAutograd", _cell_backward)
+torch.library.impl("rstg_pyg::lstm_backward", "CompositeExplicitAutograd", _lstm_backward)
 torch.library.register_autograd("rstg_pyg::cell", _differentiate, setup_context=_keep)

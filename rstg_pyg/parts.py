@@ -14,6 +14,7 @@ from torch_geometric.nn.resolver import activation_resolver
 from rstg_pyg.fast.autograd import untouched
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import edge_dots, pair_dots
+from rstg_pyg.fast.operations import relu_of
 
 #: The factor of an MLP beside a linear path. Its last layer starts near zero; with this, it also learns
 #: more slowly than the path, which few labels need (docs/howto/few_labels_deep_stacks_forecasts.md).
@@ -392,9 +393,9 @@ class UpdateMLP(torch.nn.Module):
 
     def forward(self, x: Tensor, g: Tensor, node_type: Optional[Tensor]) -> Tensor:
         """Updates nodes ``[N, *, C]`` by what they got, ``[N, *, D]``."""
-        out = torch.cat([x, g], dim=-1)
+        out, act = torch.cat([x, g], dim=-1), relu_of(self.act, x)
         for i, lin in enumerate(self.lins):
-            out = lin(out if i == 0 else self.act(out), node_type)
+            out = lin(out if i == 0 else act(out), node_type)
         if self.skip_node is not None and self.skip_message is not None:
             out = self.skip_node(x, node_type) + self.skip_message(g, node_type) + MLP_FACTOR * out
-        return self.act(out) if self.act_last else out
+        return act(out) if self.act_last else out

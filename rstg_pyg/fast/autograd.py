@@ -49,6 +49,29 @@ def eager() -> bool:
     )
 
 
+def opaque() -> bool:
+    """Whether ``torch.compile`` is tracing, and not an export that must run without this package.
+
+    Then operations of our own, which it does not look into, can be part of its graph.
+    """
+    if not hasattr(torch.compiler, "is_exporting"):  # before 2.7, where strict export sets this
+        return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
+    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+
+
+def compiled_step(x: Tensor) -> bool:
+    """Whether ``torch.compile`` is tracing a training step on the CPU, where operations of our own are
+    faster than what it writes (:mod:`rstg_pyg.fast.operations`).
+    """
+    return (
+        _ENABLED
+        and opaque()
+        and torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
 def untouched(*modules: Optional[torch.nn.Module]) -> bool:
     """Whether these modules compute what is written here, and have no hooks that expect their calls.
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from rstg_pyg.fast.autograd import opaque
 from rstg_pyg.fast.messages import few_pairs
 
 #: Attention below counts as none.
@@ -32,6 +34,9 @@ def split_edges(edge_index: Tensor, flow: str, sources: int, targets: int) -> Op
     """The edges; ``None`` where the plain path has an error to report."""
     if edge_index.size(0) != 2 or edge_index.dtype != torch.int64 or edge_index.numel() == 0:
         return None
+    if opaque():  # sizes may be symbols, and values are not known: what uses them will report errors
+        few = statically_known_true(few_pairs(edge_index[0], sources, targets))
+        return _make_edges(edge_index, flow, sources, targets, few)
     settings = (flow, sources, targets, few_pairs(edge_index[0], sources, targets))
     if edge_index.device.type == "cpu" and edge_index.numel() <= MOST_KEPT:
         with torch.inference_mode(False):  # kept, also for steps with gradients
@@ -44,7 +49,7 @@ def _make_edges(
 ) -> Optional[Edges]:
     first, second = edge_index.unbind(0)
     source, target = (first, second) if flow == "source_to_target" else (second, first)
-    if edge_index.device.type == "cpu":  # elsewhere, looking would mean to wait
+    if edge_index.device.type == "cpu" and not opaque():  # elsewhere, looking would mean to wait
         low, high = torch.stack([source, target]).aminmax(dim=1)
         if int(low.min()) < 0 or int(high[0]) >= sources or int(high[1]) >= targets:
             return None

@@ -12,7 +12,7 @@ from typing import Iterator, Optional, Tuple
 import torch
 from torch import Tensor
 
-from rstg_pyg.fast.autograd import autocast_to, derivative, no_autocast
+from rstg_pyg.fast.autograd import autocast_to, derivative, no_autocast, opaque
 from rstg_pyg.fast.linear import product
 
 #: Rows and numbers of a block of edges on the CPU, at least: enough for a matrix product at full rate,
@@ -59,59 +59,41 @@ def weighted_messages_formula(
     return out.index_add(1, target, weighted), moments
 
 
-class _WeightedMessages(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, src, dst, alpha, weight, bias, source, target, with_moments):
-        keep = any(ctx.needs_input_grad)
-        out = src.new_zeros(alpha.size(2), *dst.shape[:2], weight.size(0))
-        moments = src.new_zeros(2, dst.size(1), dtype=torch.double)
-        messages = []
-        with no_autocast(src):
-            for block in _blocks(src, source):
-                j, i = source[block], target[block]
-                hidden = _hidden(src, dst, j, i)
-                message = product(hidden.flatten(0, 1), weight, bias, relu=True)
-                message = message.view(*hidden.shape[:2], -1)
-                _add_weighted(out, message, alpha[block], i)
-                if with_moments:
-                    moments += _moments(message)
-                if keep:
-                    messages.append(message)
-        ctx.count = source.numel() * weight.size(0) if with_moments else 0
-        if keep:
-            ctx.save_for_backward(src, dst, alpha, weight, bias, source, target, *messages)
-        return out, moments / max(ctx.count, 1)
-
-    @staticmethod
-    def backward(ctx, grad, d_moments):
-        src, dst, alpha, weight, bias, source, target, *messages = ctx.saved_tensors
-        with no_autocast(src):
-            if torch.is_grad_enabled():
-                inputs = (src, dst, alpha, weight, bias)
-                grads = derivative(
-                    lambda *inputs: weighted_messages_formula(*inputs, source, target),
-                    inputs,
-                    ctx.needs_input_grad,
-                    grad,
-                    d_moments,
-                )
-                return (*grads, None, None, None)
-            shift = scale = None  # of the messages' gradients by their moments, [M, 1]
-            if ctx.count > 0:
-                shift, scale = (d_moments / ctx.count).to(src.dtype).unsqueeze(-1)
-                scale = 2 * scale
-            grads = _backward(
-                src, dst, alpha, weight, bias, source, target, messages, grad, shift, scale
-            )
-            return (*grads, None, None, None)
+def sum_messages(src, dst, alpha, weight, bias, source, target, with_moments, keep):
+    """The sums, the moments, and the messages of each block if they are to be kept."""
+    out = src.new_zeros(alpha.size(2), *dst.shape[:2], weight.size(0))
+    moments = src.new_zeros(2, dst.size(1), dtype=torch.double)
+    messages = []
+    with no_autocast(src):
+        for block in blocks(src, source):
+            j, i = source[block], target[block]
+            hidden = _hidden(src, dst, j, i)
+            message = product(hidden.flatten(0, 1), weight, bias, relu=True)
+            message = message.view(*hidden.shape[:2], -1)
+            _add_weighted(out, message, alpha[block], i)
+            if with_moments:
+                moments += _moments(message)
+            if keep:
+                messages.append(message)
+    if with_moments:
+        moments /= max(source.numel() * weight.size(0), 1)
+    return out, moments, messages
 
 
-def _backward(src, dst, alpha, weight, bias, source, target, messages, grad, shift, scale):
-    """Gradients of sources, targets, coefficients, weight and bias."""
-    d_src, d_dst, d_alpha = torch.zeros_like(src), torch.zeros_like(dst), torch.empty_like(alpha)
-    d_weight = torch.zeros_like(weight)
+def sum_messages_backward(src, dst, alpha, weight, bias, source, target, messages, grad, d_moments):
+    """Gradients of sources, targets, coefficients, weight and bias from those of the sums and, if they
+    were wanted, of the moments.
+    """
+    d_src, d_dst = src.new_zeros(src.shape), dst.new_zeros(dst.shape)
+    d_alpha = alpha.new_empty(alpha.shape)
+    d_weight = weight.new_zeros(weight.shape)
     d_bias = None if bias is None else torch.zeros_like(bias)
-    for block, message in zip(_blocks(src, source), messages):
+    shift = scale = None  # of the messages' gradients by their moments, [M, 1]
+    if d_moments is not None:
+        d_moments = d_moments / max(source.numel() * weight.size(0), 1)
+        shift, scale = d_moments.to(src.dtype).unsqueeze(-1)
+        scale = 2 * scale
+    for block, message in zip(blocks(src, source), messages):
         j, i = source[block], target[block]
         d_message, d_alpha[block] = _weighted_backward(grad, message, alpha[block], i)
         if scale is not None:
@@ -138,7 +120,7 @@ def _moments(message: Tensor) -> Tensor:
     return both.sum(1, dtype=torch.double)
 
 
-def _blocks(x: Tensor, source: Tensor) -> Iterator[slice]:
+def blocks(x: Tensor, source: Tensor) -> Iterator[slice]:
     """The edges in blocks, for node features ``[N, M, ...]``."""
     edges = source.numel()
     step = max(1, edges)
@@ -176,6 +158,36 @@ def _weighted_backward(grad, features, alpha, i):
     return d_features, d_alpha
 
 
+class _WeightedMessages(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, src, dst, alpha, weight, bias, source, target, with_moments):
+        keep = any(ctx.needs_input_grad)
+        inputs = (src, dst, alpha, weight, bias, source, target)
+        out, moments, messages = sum_messages(*inputs, with_moments, keep)
+        ctx.with_moments = with_moments
+        if keep:
+            ctx.save_for_backward(*inputs, *messages)
+        return out, moments
+
+    @staticmethod
+    def backward(ctx, grad, d_moments):
+        *inputs, source, target = ctx.saved_tensors[:7]
+        messages = ctx.saved_tensors[7:]
+        with no_autocast(grad):
+            if torch.is_grad_enabled():
+                grads = derivative(
+                    lambda *inputs: weighted_messages_formula(*inputs, source, target),
+                    inputs,
+                    ctx.needs_input_grad,
+                    grad,
+                    d_moments,
+                )
+            else:
+                d_moments = d_moments if ctx.with_moments else None
+                grads = sum_messages_backward(*inputs, source, target, messages, grad, d_moments)
+        return (*grads, None, None, None)
+
+
 def weighted_messages(
     src: Tensor,
     dst: Tensor,
@@ -199,6 +211,10 @@ def weighted_messages(
     kind = autocast_to(src) or src.dtype
     src, dst, alpha, weight = (x.to(kind) for x in (src, dst, alpha, weight))
     bias = None if bias is None else bias.to(kind)
+    if opaque():
+        inputs = (src, dst, alpha, weight, bias, source, target)
+        out, moments, _ = torch.ops.rstg_pyg.weighted_messages(*inputs, with_moments)
+        return out, moments
     return _WeightedMessages.apply(src, dst, alpha, weight, bias, source, target, with_moments)
 
 
@@ -228,44 +244,57 @@ def weighted_hidden_formula(
     return out.index_add(1, target, weighted)
 
 
+def sum_hidden(src, dst, alpha, source, target):
+    """The sums, by blocks of edges."""
+    out = src.new_zeros(alpha.size(2), *dst.shape[:2], src.size(-1))
+    for block in blocks(src, source):
+        j, i = source[block], target[block]
+        _add_weighted(out, _hidden(src, dst, j, i), alpha[block], i)
+    return out
+
+
+def sum_hidden_backward(src, dst, alpha, source, target, grad):
+    """Gradients of sources, targets and coefficients from those of the sums."""
+    d_src, d_dst = src.new_zeros(src.shape), dst.new_zeros(dst.shape)
+    d_alpha = alpha.new_empty(alpha.shape)
+    for block in blocks(src, source):
+        j, i = source[block], target[block]
+        hidden = _hidden(src, dst, j, i)
+        d_hidden, d_alpha[block] = _weighted_backward(grad, hidden, alpha[block], i)
+        first, active = d_hidden[..., : dst.size(-1)], hidden[..., : dst.size(-1)]
+        # Through the ReLU, in place.
+        torch.ops.aten.threshold_backward.grad_input(first, active, 0, grad_input=first)
+        d_src.index_add_(0, j, d_hidden)
+        d_dst.index_add_(0, i, first)
+    return d_src, d_dst, d_alpha
+
+
 class _WeightedHidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx, src, dst, alpha, source, target):
-        out = src.new_zeros(alpha.size(2), *dst.shape[:2], src.size(-1))
-        for block in _blocks(src, source):
-            j, i = source[block], target[block]
-            _add_weighted(out, _hidden(src, dst, j, i), alpha[block], i)
         ctx.save_for_backward(src, dst, alpha, source, target)
-        return out
+        return sum_hidden(src, dst, alpha, source, target)
 
     @staticmethod
     def backward(ctx, grad):
-        src, dst, alpha, source, target = ctx.saved_tensors
+        *inputs, source, target = ctx.saved_tensors
         if torch.is_grad_enabled():
             grads = derivative(
                 lambda *inputs: weighted_hidden_formula(*inputs, source, target),
-                (src, dst, alpha),
+                inputs,
                 ctx.needs_input_grad,
                 grad,
             )
-            return (*grads, None, None)
-        d_src, d_dst, d_alpha = torch.zeros_like(src), torch.zeros_like(dst), torch.empty_like(alpha)
-        for block in _blocks(src, source):
-            j, i = source[block], target[block]
-            hidden = _hidden(src, dst, j, i)
-            d_hidden, d_alpha[block] = _weighted_backward(grad, hidden, alpha[block], i)
-            first, active = d_hidden[..., : dst.size(-1)], hidden[..., : dst.size(-1)]
-            # Through the ReLU, in place.
-            torch.ops.aten.threshold_backward.grad_input(first, active, 0, grad_input=first)
-            d_src.index_add_(0, j, d_hidden)
-            d_dst.index_add_(0, i, first)
-        return d_src, d_dst, d_alpha, None, None
+        else:
+            grads = sum_hidden_backward(*inputs, source, target, grad)
+        return (*grads, None, None)
 
 
 def weighted_hidden(src: Tensor, dst: Tensor, alpha: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """See :func:`weighted_hidden_formula`."""
     kind = autocast_to(src) or src.dtype
-    return _WeightedHidden.apply(src.to(kind), dst.to(kind), alpha.to(kind), source, target)
+    inputs = (src.to(kind), dst.to(kind), alpha.to(kind), source, target)
+    return torch.ops.rstg_pyg.weighted_hidden(*inputs) if opaque() else _WeightedHidden.apply(*inputs)
 
 
 def weighted_sources(x: Tensor, pairs: Tensor) -> Tensor:
@@ -309,7 +338,7 @@ class _EdgeDots(torch.autograd.Function):
     def forward(ctx, query, key, source, target):
         ctx.save_for_backward(query, key, source, target)
         out = query.new_empty(source.numel(), *query.shape[1:3])
-        for block in _blocks(query, source):
+        for block in blocks(query, source):
             out[block] = edge_dots_formula(query, key, source[block], target[block])
         return out
 
@@ -325,7 +354,7 @@ class _EdgeDots(torch.autograd.Function):
             )
             return (*grads, None, None)
         d_query, d_key = torch.zeros_like(query), torch.zeros_like(key)
-        for block in _blocks(query, source):
+        for block in blocks(query, source):
             j, i, g = source[block], target[block], grad[block].unsqueeze(-1)
             d_query.index_add_(0, i, key.index_select(0, j).mul_(g))
             d_key.index_add_(0, j, query.index_select(0, i).mul_(g))
@@ -335,6 +364,8 @@ class _EdgeDots(torch.autograd.Function):
 def edge_dots(query: Tensor, key: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """See :func:`edge_dots_formula`."""
     (targets, copies, heads, _), sources = query.shape, key.size(0)
+    if opaque():
+        return edge_dots_formula(query, key, source, target)
     if not few_pairs(source, sources, targets):
         return _EdgeDots.apply(query, key, source, target)
     pairs = pair_dots(query.flatten(1, 2), key.flatten(1, 2)).flatten(1)  # [M * H, N * S]

@@ -4,9 +4,10 @@ from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch_geometric.nn import SumAggregation
 
-from rstg_pyg.fast.autograd import eager, untouched
+from rstg_pyg.fast.autograd import compiled_step, eager, untouched
 from rstg_pyg.fast.edges import of_edges, pair_softmax, split_edges, without_denormals
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.fast.messages import weighted_hidden, weighted_messages, weighted_sources
@@ -54,14 +55,17 @@ def gather_messages(
     """
     (x_src, pos_src), (x_dst, pos_dst) = sources, targets
     # First of all: a compiler would take what sizes are compared with for limits.
-    if not eager() or type(edge_index) is not Tensor or edge_index.layout != torch.strided:
+    if not (eager() or compiled_step(x_src)):
+        return None
+    if type(edge_index) is not Tensor or edge_index.layout != torch.strided:
         return None
     if edge_attr is not None or x_src.numel() == 0 or x_dst.numel() == 0 or edge_index.dim() != 2:
         return None
     if x_src.device.type not in _DEVICES:
         return None
     work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
-    if x_src.device.type == "cpu" and work < LEAST_WORK and torch.is_grad_enabled():
+    small = statically_known_true(work < LEAST_WORK)  # sizes are symbols for a compiler
+    if x_src.device.type == "cpu" and small and torch.is_grad_enabled():
         return None
     if not _applies(conv) or (conv.message_norm is not None and batch is not None):
         return None

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from helpers.networks import clips, network
-from helpers.random_weights import draw
+from helpers.random_weights import draw, randomize
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.testing import onlyFullTest, onlyLinux
 
+from rstg_pyg import RSTG, JointLayerNorm, RSTGConv, cells
 from rstg_pyg.cells import Cell
+from rstg_pyg.fast import space
+from rstg_pyg.fast.autograd import plain_paths
 from rstg_pyg.graphs import multiscale_grid
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -17,6 +20,18 @@ GRID = multiscale_grid((2, 1))
 
 def nodes(frames=3):
     return draw(2, frames, 5, 4)
+
+
+class Operations:
+    """A backend that runs graphs as they are, and the names of this package's operations in them."""
+
+    def __init__(self):
+        self.names = set()
+
+    def __call__(self, graph, inputs):
+        names = [str(node.target) for node in graph.graph.nodes]
+        self.names |= {name.split(".")[1] for name in names if name.startswith("rstg_pyg.")}
+        return graph
 
 
 def two_pieces(model, x):
@@ -92,7 +107,7 @@ def test_cell_equals_torch(mode, packed):
     # The operation of compiled graphs: shapes, types, aliases, gradients.
     rows, sizes = (x.data, x.batch_sizes) if packed else (x, None)
     memory = torch.randn(2 if mode == "LSTM" else 1, 3, 4, requires_grad=True)
-    inputs = (rows.requires_grad_(), sizes, memory, list(cell.parameters()), True, None)
+    inputs = (rows.requires_grad_(), sizes, memory, list(cell.parameters()), True, None, 0)
     torch.library.opcheck(torch.ops.rstg_pyg.cell.default, inputs)
 
 
@@ -107,6 +122,86 @@ def test_compiled_cell_under_autocast(mode):
     torch.testing.assert_close(out, expected.bfloat16())
     out.float().sum().backward()
     assert all(weight.grad.dtype == torch.float32 for weight in cell.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bias", [True, False])
+def test_operations_of_compiled_steps(bias):
+    """Shapes, types, aliases, gradients, also of inputs that are not contiguous."""
+    S, N, M, H, C, D = 4, 3, 2, 2, 5, 6
+    source, target = torch.tensor([[0, 3, 3, 1], [0, 0, 2, 2]])
+    src, dst = (draw(M, n, C, seed=n).transpose(0, 1).requires_grad_() for n in (S, N))
+    alpha, weight = draw(H, M, 4).permute(2, 1, 0).requires_grad_(), draw(D, C).requires_grad_()
+    b = draw(D).requires_grad_() if bias else None
+    ops = torch.ops.rstg_pyg
+    for moments in (True, False):
+        inputs = (src, dst, alpha, weight, b, source, target, moments)
+        torch.library.opcheck(ops.weighted_messages.default, inputs)
+    wide = draw(M, S, C + D).transpose(0, 1).requires_grad_()
+    torch.library.opcheck(ops.weighted_hidden.default, (wide, dst, alpha, source, target))
+    torch.library.opcheck(ops.relu.default, (src,))
+    x, cell = torch.randn(3, 2, 5, requires_grad=True), Cell("LSTM", 5, 4)
+    memory = torch.randn(2, 2, 4, requires_grad=True)
+    kept = cells._measured_bytes(*x.shape, 4)
+    inputs = (x, None, memory, list(cell.parameters()), True, None)
+    # Not all of the bytes are written, so they cannot be compared.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(ops.cell.default, (*inputs, kept), test_utils=checks)
+    if kept > 0:
+        with pytest.raises(RuntimeError, match="Expected oneDNN to keep 1 bytes"):
+            ops.cell(*inputs, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"heads": 2, "cell": "gru"}, {"form": "paper", "norm": JointLayerNorm}, {"residual": True}],
+    ids=str,
+)
+def test_compiled_step_runs_what_eager_mode_runs(kwargs, monkeypatch):
+    monkeypatch.setattr(space, "LEAST_WORK", 0)
+    model = randomize(RSTG(4, 6, **{"num_rounds": 2, **kwargs}), std=0.5)
+    x, found = nodes().float().requires_grad_(), []
+    for call in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        out = call(x, GRID.edge_index)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [x, *model.parameters()])])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_which_operations_are_in_a_graph(monkeypatch):
+    def compiled(model, x, edge_index=GRID.edge_index):
+        torch._dynamo.reset()
+        backend = Operations()
+        torch.compile(model, backend=backend)(x, edge_index)
+        return backend.names
+
+    model, x = RSTG(4, 6), nodes().float()
+    assert compiled(model, x) == {"cell", "relu"}  # small
+    monkeypatch.setattr(space, "LEAST_WORK", 0)
+    assert compiled(model, x) == {"cell", "relu", "weighted_hidden"}
+    assert compiled(RSTG(4, 6, form="paper"), x) == {"cell", "relu", "weighted_messages"}
+    with torch.no_grad():
+        assert compiled(model, x) == {"cell"}
+        assert compiled(model, x[:, :1]) == set()  # a stream's frame
+    with plain_paths():
+        assert compiled(model, x) == {"cell"}
+    assert compiled(model.double(), x.double()) == {"cell", "relu", "weighted_hidden"}
+    conv = RSTGConv(4, 8)
+    assert compiled(conv, x) == {"relu", "weighted_hidden"}
+    with pytest.raises(IndexError, match="out of range"):
+        compiled(conv, x, GRID.edge_index + 1)
+    conv.send.lins[0].register_forward_hook(lambda module, inputs, out: out + 1)
+    expected = conv(x, GRID.edge_index)
+    assert compiled(conv, x) == {"relu"}
+    torch.testing.assert_close(torch.compile(conv, backend="eager")(x, GRID.edge_index), expected)
+
+
+@pytest.mark.slow
+def test_compiled_function_transforms_get_the_plain_formulas(monkeypatch):
+    monkeypatch.setattr(space, "LEAST_WORK", 0)
+    conv, x = RSTGConv(4, 8), nodes().float()
+    compiled = torch.compile(torch.vmap(lambda x: conv(x, GRID.edge_index)), backend="aot_eager")
+    torch.testing.assert_close(compiled(x), conv(x, GRID.edge_index))
 
 
 def test_a_state_of_another_cell_is_named():
