@@ -208,7 +208,7 @@ def _run(
 
 def _lstm(x: Tensor, weights: Sequence[Tensor], state: Tensor) -> Tuple[Tensor, ...]:
     """The LSTM of oneDNN: outputs, both parts of the new state, and what the backward pass needs."""
-    how = (False, [], 2, state.size(-1), 1, True, False, False, True)  # one layer, with biases
+    how: Any = (False, [], 2, state.size(-1), 1, True, False, False, True)  # one layer, with biases
     with torch.enable_grad():  # otherwise it keeps nothing
         return torch.ops.aten.mkldnn_rnn_layer(x, *weights, state[:1], state[1:], *how)
 
