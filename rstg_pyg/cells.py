@@ -261,7 +261,7 @@ def _cell(x, sizes, state, weights, train, autocast, kept):
         out, *after, workspace = _lstm(x, weights, state)
         if workspace.numel() != kept:
             raise RuntimeError(f"Expected oneDNN to keep {kept} bytes (got {workspace.numel()})")
-        return out, torch.cat(after), workspace
+        return out.contiguous(), torch.cat(after), workspace
     with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
         out, *after = _run(x, sizes, state.split(1), weights, train)
     kind = x.dtype if autocast is None else autocast
@@ -295,7 +295,7 @@ def _lstm_backward(grad, grad_state, x, state, weights, out, last, kept):
     parts = (state[:1], state[1:], out, last[:1], last[1:], grad, grad_state[:1], grad_state[1:])
     how = (False, 2, state.size(-1), 1, True, True, False, [], False)
     grads = torch.ops.aten.mkldnn_rnn_layer_backward(x, *weights, *parts, *how, kept)
-    x, ih, hh, bias, _, *state = grads
+    x, ih, hh, bias, _, *state = (value.contiguous() for value in grads)
     return x, torch.cat(state), [ih, hh, bias, bias.clone()]
 
 

@@ -52,11 +52,10 @@ def eager() -> bool:
 def opaque() -> bool:
     """Whether ``torch.compile`` is tracing, and not an export that must run without this package.
 
-    Then operations of our own, which it does not look into, can be part of its graph.
+    Then operations of our own, which it does not look into, can be part of its graph. A strict export
+    sets ``allow_rnn``; ``torch.compiler.is_exporting`` is always true for the compiler of torch 2.11.
     """
-    if not hasattr(torch.compiler, "is_exporting"):  # before 2.7, where strict export sets this
-        return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
-    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
 
 
 def compiled_step(x: Tensor) -> bool:

@@ -23,6 +23,12 @@ _DEVICES = ("cpu", "cuda")
 #: Where the methods that a fast path stands for are written; a subclass may have others.
 _OWN = ("rstg_pyg.conv", "torch_geometric.nn.conv.message_passing")
 _METHODS = ("message", "edge_update", "aggregate", "update")
+#: PyG's hooks on messages (not on the module's call).
+_HOOKS = [
+    f"_{method}_forward{when}_hooks"
+    for method in ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
+    for when in ("_pre", "")
+]
 
 
 def gather_messages(
@@ -128,7 +134,7 @@ def _applies(conv: Any) -> bool:
         and type(conv.aggr_module) is SumAggregation
         and not conv.explain
         and all(getattr(type(conv), name).__module__ in _OWN for name in _METHODS)
-        and not any(hooks for name, hooks in vars(conv).items() if _is_message_hook(name))
+        and not any(getattr(conv, name) for name in _HOOKS)
     )
 
 
@@ -139,13 +145,6 @@ def _norm_applies(conv: Any) -> bool:
         return True
     joint = type(norm.module) is JointLayerNorm and norm.module.num_joint_dims == 2
     return joint and not conv.send.skip and untouched(norm, norm.module)
-
-
-def _is_message_hook(name: str) -> bool:
-    """Whether an attribute holds hooks of PyG's (on messages, not on the module's call)."""
-    return name.endswith("_hooks") and name.startswith(
-        ("_propagate", "_message", "_aggregate", "_edge_update")
-    )
 
 
 def _totals(alpha: Tensor, target: Tensor, nodes: int) -> Tensor:

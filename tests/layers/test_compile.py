@@ -197,6 +197,13 @@ def test_which_operations_are_in_a_graph(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_strict_export_has_no_operations_of_ours(monkeypatch):
+    monkeypatch.setattr(space, "LEAST_WORK", 0)
+    program = torch.export.export(RSTG(4, 6), (nodes().float(), GRID.edge_index), strict=True)
+    assert "rstg_pyg" not in str(program.graph)
+
+
+@pytest.mark.slow
 def test_compiled_function_transforms_get_the_plain_formulas(monkeypatch):
     monkeypatch.setattr(space, "LEAST_WORK", 0)
     conv, x = RSTGConv(4, 8), nodes().float()
