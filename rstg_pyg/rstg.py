@@ -25,19 +25,19 @@ class RSTG(torch.nn.Module):
     a last time stage follows:
 
     .. math::
-        \mathbf{v}_i^{t} &\leftarrow f_\text{time} ( \mathbf{v}_i^{t}, \mathbf{h}_i^{t-1, k} )
-        \qquad \text{(a recurrent cell over the node's own frames)}
+        \mathbf{v}_i^{t} &\leftarrow \mathbf{v}_i^{t} + f_\text{time} ( \mathbf{v}_i^{t},
+        \mathbf{h}_i^{t-1, k} ) \qquad \text{(a recurrent cell over the node's own frames)}
 
         \mathbf{v}_i^{t} &\leftarrow f_\text{space} ( \mathbf{v}_i^{t},
         \{ \mathbf{v}_j^{t} \}_{j \in \mathcal{N}(i)} ) \qquad \text{(an RSTGConv in every frame)}
 
     A time stage is one call of a cell over the sequences of all nodes (cuDNN on a GPU), a space
-    stage one call of :class:`RSTGConv` over all frames. Both replace the nodes, as published. With
-    ``residual="time"`` the time stages of the rounds add to the nodes, :math:`\mathbf{v} +
-    f_\text{time}(\mathbf{v})`: a new LSTM's outputs are a fifth of its inputs, and what several in a
-    row leave of the nodes takes long to learn from. With ``residual=True`` all stages are the pre-norm
-    residual branches :math:`\mathbf{v} + f(\mathrm{LN} (\mathbf{v}))`. With ``form="paper"`` there are
-    three rounds, and the space stage is the paper's.
+    stage one call of :class:`RSTGConv` over all frames. The time stages of the rounds add to the
+    nodes: the outputs of a new LSTM are a fifth of its inputs, and what several in a row leave of the
+    nodes takes long to learn from. The last time stage and the space stages replace the nodes. With
+    ``residual=True`` all stages are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN}
+    (\mathbf{v}))`. With ``form="paper"`` there are three rounds, all stages replace the nodes, and the
+    space stage is the paper's.
 
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole. (Norms of PyG see one frame each. Only batch
@@ -63,9 +63,10 @@ class RSTG(torch.nn.Module):
         space_stages (bool, optional): If set to :obj:`False`, nodes exchange nothing (time-only).
             (default: :obj:`True`)
         cell (str, optional): ``"lstm"`` or ``"gru"``. (default: :obj:`"lstm"`)
-        residual (bool or str, optional): Pre-norm residual stages and a norm at the end; or
-            ``"time"``: only the time stages of the rounds add to the nodes, without a norm.
-            (default: :obj:`False`)
+        residual (bool or str, optional): ``"time"``: the time stages of the rounds add to the nodes;
+            :obj:`True`: pre-norm residual stages and a norm at the end; :obj:`False`: all stages
+            replace the nodes. (default: :obj:`None`, that is ``"time"``, or :obj:`False` in the paper's
+            form)
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
         in_norm (callable or str, optional): A norm of the (projected) nodes before the first round, as
@@ -101,7 +102,7 @@ class RSTG(torch.nn.Module):
         *,
         space_stages: bool = True,
         cell: str = "lstm",
-        residual: Union[bool, str] = False,
+        residual: Union[bool, str, None] = None,
         shared_rounds: bool = True,
         in_norm: Optional[NormLike] = None,
         form: str = "skip",
@@ -116,6 +117,8 @@ class RSTG(torch.nn.Module):
             check_numbers(1, in_channels=in_channels)
         if cell not in _CELLS:
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
+        if residual is None:
+            residual = False if form == "paper" else "time"
         if residual not in (False, True, "time"):
             raise ValueError(f"Expected 'residual' to be a bool or 'time' (got {residual!r})")
         check_keywords(self, RSTGConv, kwargs)

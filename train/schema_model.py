@@ -197,7 +197,7 @@ class RSTGConfig(Section):
     space_stages: bool = default(RSTG, "space_stages")
     cell: Literal["lstm", "gru"] = default(RSTG, "cell")
     #: ``time``: only the time stages of the rounds; homogeneous graphs, which have none, ignore it.
-    residual: Literal[False, True, "time"] = default(RSTG, "residual")
+    residual: Literal[False, True, "time"] | None = default(RSTG, "residual")
     shared_rounds: bool = default(RSTG, "shared_rounds")
     #: The form of the published code, :func:`rstg_pyg.published_arguments`.
     published: bool = False

@@ -17,7 +17,7 @@ FORMS = {
     "lstm": {},
     "gru": dict(cell="gru"),
     "residual": dict(residual=True),
-    "residual in time": dict(residual="time", num_rounds=2),
+    "replaced": dict(residual=False, num_rounds=2),
     "own rounds": dict(shared_rounds=False, num_rounds=2),
     "last": dict(time_stages="last", cell="gru", residual=True),
     "listed": dict(time_stages=[1]),

@@ -89,8 +89,9 @@ def test_edge_index_of_pyg_and_float32(make):
     torch.testing.assert_close(out, model(x, GRID.edge_index, mask=mask))
 
 
-def test_autocast_gives_about_the_same(make):
-    model = make().float()
+@pytest.mark.parametrize("rounds, residual", [(3, False), (1, "time")])
+def test_autocast_gives_about_the_same(make, rounds, residual):
+    model = make(num_rounds=rounds, residual=residual).float()
     x, mask = draw(BATCH, STEPS, NODES, 4).float(), some()
     _, state = model(x, GRID.edge_index, mask=mask, return_state=True)
     expected = model(x, GRID.edge_index, mask=mask, state=state)
