@@ -75,7 +75,7 @@ def _forms(model: Any, frame: Tensor, compiled: bool) -> dict[str, tuple[Step, l
     forms: dict[str, tuple[Step, list]] = {"eager": (model.stream, [None]), ".pt2": (step, begin)}
     if compiled:
         torch.compiler.reset()
-        forms[".pt2, torch.compile"] = torch.compile(step), begin
+        forms["torch.compile"] = torch.compile(model.stream), [None]
     try:
         runtime: Any = import_module("onnxruntime")
     except ImportError:
