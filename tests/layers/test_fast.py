@@ -15,8 +15,8 @@ from rstg_pyg.fast import linear, messages, space
 from rstg_pyg.fast.autograd import eager, plain_paths
 from rstg_pyg.fast.linear import Linear, has_onednn, product, uses_onednn
 from rstg_pyg.graphs import multiscale_grid
-from rstg_pyg.parts import TypedLinear
 from rstg_pyg.softmax import edge_softmax
+from rstg_pyg.typed import TypedLinear
 
 S, N, M, H, C, D, E = 5, 6, 3, 2, 4, 7, 11
 GRID = multiscale_grid((2, 1))
