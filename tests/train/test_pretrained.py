@@ -201,6 +201,22 @@ def test_the_models_of_the_package_are_small_and_have_cards():
         )
 
 
+def test_syncmnist_gives_the_recorded_logits():
+    """Two rings that move alike and a disk that does not."""
+    model = VideoClassifier.from_pretrained("syncmnist").eval()
+    assert model.classes[:3] == ["1+0", "2+0", "2+1"] and model.classes[45:] == ["none"]
+    t, y, x = torch.meshgrid(*(torch.arange(n) for n in (10, 64, 64)), indexing="ij")
+    clip = torch.zeros(10, 64, 64)
+    for row, column, down, right, hole in ((10, 12, 3, 2, 9), (24, 34, 3, 2, 25), (50, 40, -4, 1, -1)):
+        distance = (y - row - down * t) ** 2 + (x - column - right * t) ** 2
+        clip[(distance < 50) & (distance > hole)] = 255
+    with torch.no_grad():
+        logits = model((clip[None, None] - 12) / 45)
+    assert logits.shape == (1, 46)
+    recorded = torch.tensor([1.1922, 3.7432, -7.1251, 10.6999, -1.5708, 0.2696])
+    torch.testing.assert_close(logits[0, :6], recorded, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_smt_demo_predicts_clips_that_it_has_never_seen(tmp_path):
     """Its card says 99.5 % of the validation clips."""
