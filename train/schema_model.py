@@ -244,8 +244,9 @@ class RSTGConfig(Section):
                 "model.rstg.homogeneous: time is part of the graph; use time_stages=none, "
                 "space_stages=true and published=false"
             )
-        other = {"residual": self.residual or True, "shared_rounds": False, "cell": "gru"}
-        other |= {"attention": None, "space_stages": False, "time_stages": "none"}
+        other: dict[str, Any] = {"residual": self.residual or True, "shared_rounds": False}
+        other |= {"cell": "gru", "attention": None}
+        other |= {"space_stages": False, "time_stages": "none"}
         found = [f"{key}={value}" for key, value in other.items() if getattr(self, key) == value]
         if self.published and found:
             raise ValueError(f"model.rstg.published: the published code has no {', '.join(found)}")
