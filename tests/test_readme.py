@@ -159,7 +159,7 @@ def test_seconds_and_rates_come_from_committed_files():
     )
     assert f"({slow:.2f} % of the steps" in syncmnist
     assert f"makes {bench['videos_per_second']:,.0f} videos/s" in syncmnist
-    assert f"{first['seconds']} s with installation" in page
+    assert f"{first['seconds']} s after installing" in page
     assert f"{first['of_which_training']:.0f} s of them training" in page
     assert f"took {large['training']['train_seconds']:.0f} s, and one video" in page
     assert f"x 256, {large['test_seconds']:.0f} s" in page

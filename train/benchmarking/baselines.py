@@ -179,9 +179,13 @@ class PublishedBlock(torch.nn.Module):
     def __init__(self, block: RSTGBlock):
         super().__init__()
         self.block: Any = block
-        pos = block.pos if block.positions else None
-        nodes = block.pool.num_nodes
-        self.graph = FrameByFrame(self.block.rstg, block.edge_index, nodes, pos, block.edge_weight)
+        self.graph = FrameByFrame(
+            self.block.rstg,
+            block.edge_index,
+            self.block.pool.num_nodes,
+            block.pos if block.positions else None,
+            self.block.edge_weight,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
