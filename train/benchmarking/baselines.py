@@ -178,18 +178,15 @@ class PublishedBlock(torch.nn.Module):
 
     def __init__(self, block: RSTGBlock):
         super().__init__()
-        self.block: Any = block
-        self.graph = FrameByFrame(
-            self.block.rstg,
-            block.edge_index,
-            self.block.pool.num_nodes,
-            block.pos if block.positions else None,
-            self.block.edge_weight,
-        )
+        self.pool = block.pool
+        model: Any = block.rstg
+        weight: Any = block.edge_weight
+        pos = block.pos if block.positions else None
+        self.graph = FrameByFrame(model, block.edge_index, block.pool.num_nodes, pos, weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
-        return self.graph(self.block.pool(x)).mean(dim=1).sum(dim=1)
+        return self.graph(self.pool(x)).mean(dim=1).sum(dim=1)
 
 
 def _step_cell(cell: torch.nn.LSTM) -> torch.nn.LSTMCell:
