@@ -12,12 +12,21 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.nn.inits import glorot
 
 from rstg_pyg.fast.autograd import autocast_to, eager, opaque
 from rstg_pyg.fast.linear import has_onednn
+
+try:
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:  # oldest versions: sizes count as not known
+
+    def has_static_value(size: Any) -> bool:
+        """Whether a compiler knows the number."""
+        return False
+
 
 #: Up to how many sequences a single step is faster by itself than by the kernel for sequences.
 MOST_ROWS = 128
