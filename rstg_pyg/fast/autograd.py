@@ -64,6 +64,7 @@ def compiled_step(x: Tensor) -> bool:
     """
     return (
         _ENABLED
+        and hasattr(torch.compiler, "is_exporting")  # before 2.7 the plain path, as ever
         and opaque()
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
