@@ -12,21 +12,12 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.experimental import symbolic_shapes
 from torch.nn.utils.rnn import PackedSequence
 from torch_geometric.nn.inits import glorot
 
-from rstg_pyg.fast.autograd import autocast_to, eager, opaque
+from rstg_pyg.fast.autograd import SIZES_CAN_BE_ASKED, autocast_to, eager, opaque
 from rstg_pyg.fast.linear import has_onednn
-
-try:
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-except ImportError:  # oldest versions: sizes count as not known
-
-    def has_static_value(size: Any) -> bool:
-        """Whether a compiler knows the number."""
-        return False
-
 
 #: Up to how many sequences a single step is faster by itself than by the kernel for sequences.
 MOST_ROWS = 128
@@ -192,9 +183,11 @@ def _one_step(x: Tensor) -> bool:
     """Whether this is the next frame of a stream on a CPU: there a step alone takes half the time of
     oneDNN's kernel for sequences, which reorders the weights first.
     """
-    if torch.is_grad_enabled() or x.device.type != "cpu" or not (eager() or opaque()):
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return False
-    few = statically_known_true(x.size(1) <= MOST_ROWS)  # sizes may be symbols for a compiler
+    if not (eager() or (SIZES_CAN_BE_ASKED and opaque())):
+        return False
+    few = symbolic_shapes.statically_known_true(x.size(1) <= MOST_ROWS)
     return x.size(0) == 1 and few and autocast_to(x) is None
 
 
@@ -228,7 +221,9 @@ def _bytes_to_keep(x: Tensor, hidden_channels: int) -> int:
     """
     if x.device.type != "cpu" or x.dtype != torch.float32 or autocast_to(x) is not None:
         return 0
-    if not torch.is_grad_enabled() or not all(has_static_value(size) for size in x.shape):
+    if not SIZES_CAN_BE_ASKED or not torch.is_grad_enabled():
+        return 0
+    if not all(symbolic_shapes.has_static_value(size) for size in x.shape):
         return 0
     return _measured_bytes(*x.shape, hidden_channels)
 

@@ -4,7 +4,11 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import symbolic_shapes
 
+#: Whether a compiler can be asked while it traces what it knows of sizes, which may be symbols for it:
+#: from torch 2.7 on. Before, compiled graphs hold the plain path and the cells.
+SIZES_CAN_BE_ASKED = hasattr(symbolic_shapes, "has_static_value")
 _ENABLED = True
 #: Where the modules that a fast path stands for are written.
 _OWN = ("rstg_pyg.", "torch_geometric.nn.aggr.", "torch.nn.modules.activation")
@@ -64,7 +68,7 @@ def compiled_step(x: Tensor) -> bool:
     """
     return (
         _ENABLED
-        and hasattr(torch.compiler, "is_exporting")  # before 2.7 the plain path, as ever
+        and SIZES_CAN_BE_ASKED
         and opaque()
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -82,7 +86,7 @@ def untouched(*modules: Optional[torch.nn.Module]) -> bool:
         return False
     return not any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks or "forward" in vars(module)
+        or module._backward_pre_hooks or "forward" in module.__dict__
         or not type(module).forward.__module__.startswith(_OWN)
         for module in modules
         if module is not None
