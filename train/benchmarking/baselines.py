@@ -132,26 +132,16 @@ class FrameByFrame(torch.nn.Module):
 
     Args:
         model: Whose weights to use (``x [B, T, N, C]``; shared rounds, LSTM, not residual).
-        edge_index: The graph.
-        num_nodes: Its number of nodes.
-        pos: Positions ``[N, P]``, if messages know them.
-        edge_weight: Weights of the edges, which multiply the logits.
+        graph: What :class:`AllPairs` takes beside a layer.
     """
 
-    def __init__(
-        self,
-        model: RSTG,
-        edge_index: Tensor,
-        num_nodes: int,
-        pos: Tensor | None = None,
-        edge_weight: Tensor | None = None,
-    ):
+    def __init__(self, model: RSTG, *graph: Any):
         super().__init__()
         self.rounds = model.num_rounds
         self.in_norm = model.in_norm
         convs: Any = model.convs
         cells: Any = (model.cells[0], model.last_cell)
-        self.space = AllPairs(convs[0], edge_index, num_nodes, pos, edge_weight)
+        self.space = AllPairs(convs[0], *graph)
         self.cells = torch.nn.ModuleList(_step_cell(cell) for cell in cells)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,9 +170,9 @@ class PublishedBlock(torch.nn.Module):
         super().__init__()
         self.pool = block.pool
         model: Any = block.rstg
-        weight: Any = block.edge_weight
         pos = block.pos if block.positions else None
-        self.graph = FrameByFrame(model, block.edge_index, block.pool.num_nodes, pos, weight)
+        graph = (block.edge_index, block.pool.num_nodes, pos, block.edge_weight)
+        self.graph = FrameByFrame(model, *graph)
 
     def forward(self, x: Tensor) -> Tensor:
         """"""
