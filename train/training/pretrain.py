@@ -73,13 +73,13 @@ def _read(backbone: torch.nn.Module, config: Config, path: Path) -> dict[str, An
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    """What the pre-trained backbone depends on."""
+    """What pre-training depends on, but for the seed: runs with other seeds may share the filters."""
     free = ("root", "num_workers", "paths", "train_videos", "val_videos", "test_videos", "num_frames")
     data = {key: value for key, value in values["data"].items() if key not in free}
     settings = {key: value for key, value in values["pretrain"].items() if key != "file"}
     data["num_digits"] = settings.pop("num_digits") or data["num_digits"]
     backbone = values["model"]["backbone"]
-    return {"seed": values["seed"], "data": data, "pretrain": settings, "model.backbone": backbone}
+    return {"data": data, "pretrain": settings, "model.backbone": backbone}
 
 
 def _train(backbone: torch.nn.Module, config: Config, device: torch.device) -> dict[str, Any]:
