@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 #: Numbers of a convolution's output that the CPU computes at a time: few enough for the cache, and for
-#: the memory to be taken again for the next.
+#: the memory to be taken again for the next. At least twice the weights, which are reordered each time.
 BLOCK_SIZE = 2**20
 
 
@@ -47,10 +47,11 @@ class ConvStage(torch.nn.Module):
         if self.difference:
             before = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
             x = torch.cat([x, x - before], dim=1)
-        frames = _channels_last(x.transpose(1, 2).flatten(0, 1))
+        frames = _channels_last(x.movedim(1, -1).flatten(0, 1))
         if x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
             frame = self.conv.out_channels * frames.size(2) * frames.size(3)
-            step = max(BLOCK_SIZE // max(frame, 1), 1)
+            size = max(BLOCK_SIZE, 2 * self.conv.weight.numel())
+            step = max(size // max(frame, 1), 1)
             blocks = [self._stage(block) for block in frames.split(step)]
             out = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         else:  # ONNX has no split of any number of frames
@@ -66,12 +67,11 @@ class ConvStage(torch.nn.Module):
 
 
 def _channels_last(frames: Tensor) -> Tensor:
-    """The frames with their channels last in memory, which is twice as fast on a CPU. Of one channel
-    ``contiguous`` takes any strides for channels last; convolutions do not.
+    """Frames ``[N, H, W, C]`` as ``[N, C, H, W]``, with their channels last in memory, which is twice
+    as fast on a CPU. Of one channel ``contiguous`` takes any strides for that; convolutions do not.
     """
-    if frames.size(1) == 1:
-        return frames[:, 0].unsqueeze(-1).movedim(-1, 1)
-    return frames.contiguous(memory_format=torch.channels_last)
+    frames = frames[..., 0].unsqueeze(-1) if frames.size(-1) == 1 else frames.contiguous()
+    return frames.movedim(-1, 1)
 
 
 class SimpleConv(torch.nn.Module):

@@ -341,5 +341,6 @@ class UpdateMLP(torch.nn.Module):
         for i, lin in enumerate(self.lins):
             out = lin(out if i == 0 else act(out), node_type)
         if self.skip_node is not None and self.skip_message is not None:
-            out = self.skip_node(x, node_type) + self.skip_message(g, node_type) + MLP_FACTOR * out
+            linear = self.skip_node(x, node_type) + self.skip_message(g, node_type)
+            out = torch.add(linear, out, alpha=MLP_FACTOR)
         return act(out) if self.act_last else out

@@ -111,7 +111,7 @@ def gather_messages(
             out, skip = out.split([src.size(-1), rest.size(-1)], dim=-1)
             share = skip.unflatten(-1, (conv.heads, -1)).diagonal(dim1=0, dim2=-2)
             share = share.transpose(2, 3).flatten(2)
-        return MLP_FACTOR * _values(lin, out, alphas, target) + share, alpha
+        return torch.add(share, _values(lin, out, alphas, target), alpha=MLP_FACTOR), alpha
     norm = conv.message_norm
     out, moments = weighted_messages(
         src, dst, alphas, lin.weight, lin.bias, source, target, norm is not None
@@ -169,8 +169,11 @@ def _values(lin: Linear, out: Tensor, alpha: Tensor, target: Tensor) -> Tensor:
     """Projects every head's sums ``[H, N, M, D]`` with its share of the weights: ``[N, M, D]``."""
     heads, nodes, copies, width = out.shape
     weight = lin.weight.view(heads, -1, width).transpose(1, 2).to(out.dtype)
-    out = torch.bmm(out.flatten(1, 2), weight).view(heads, nodes, copies, -1)
-    if lin.bias is not None:
-        bias = lin.bias.view(heads, 1, 1, -1).to(out.dtype)
-        out = out + _totals(alpha, target, nodes).to(out.dtype) * bias
-    return out.permute(1, 2, 0, 3).flatten(2)
+    out = out.flatten(1, 2)
+    if lin.bias is None:
+        out = torch.bmm(out, weight)
+    else:
+        bias = lin.bias.view(heads, 1, -1).to(out.dtype)
+        total = _totals(alpha, target, nodes).to(out.dtype).flatten(1, 2)
+        out = torch.baddbmm(torch.bmm(total, bias), out, weight)
+    return out.view(heads, nodes, copies, -1).permute(1, 2, 0, 3).flatten(2)
