@@ -66,7 +66,8 @@ def test_the_syncmnist_page_has_what_the_committed_runs_at_mini_give(tmp_path):
 
 def test_the_page_has_the_table_of_small_that_the_committed_runs_give(tmp_path):
     results = ROOT / "docs/results/syncmnist/small"
-    shutil.copytree(results / "5digits", tmp_path / "small" / "5digits")
+    for digits in ("3digits", "5digits"):
+        shutil.copytree(results / digits, tmp_path / "small" / digits)
     write_table(tmp_path / "small", "small")
     table = (tmp_path / "small" / "table.md").read_text()
     assert table == (results / "table.md").read_text()
@@ -90,7 +91,14 @@ def test_the_trials_of_the_recipe_come_from_the_committed_results():
     assert [(f"{t['curve'][-1][0]:,}", bool(t.get("stopped")), f"{t['curve'][-1][1]:.1f}")
             for t in recipe["trials"]] == [(n, bool(s), top1) for _, _, n, s, top1 in rows]  # fmt: skip
     for (_, change, *_), trial in zip(rows, recipe["trials"]):
-        assert all(key.split(".")[-1].split("=")[0] in change for key in trial["changes"])
+        assert all(key.removeprefix("model.rstg.") in change for key in trial["changes"])
+    filters = re.findall(r"^\| (\d+, .+) \| ([\d,]+) \| ([\d.]+) \| (\d*) \|$", page, re.MULTILINE)
+    trials = recipe["filters"]["trials"]
+    assert filters == [
+        (", ".join(map(str, t["filters"])) + " with batch norm" * t["batch_norm"], f"{t['steps']:,}",
+         f"{100 * t['steps_r2']:.1f}", str(t.get("videos_per_second", "")))
+        for t in trials
+    ]  # fmt: skip
     signal = recipe["signal"]
     for row in ("one_temporal_stage", "positional", "positional, residual=time"):
         assert f"{signal[row]['vector_deviation']}" in page
