@@ -121,12 +121,12 @@ def _moments(message: Tensor) -> Tensor:
     return both.sum(1, dtype=torch.double)
 
 
-def blocks(x: Tensor, source: Tensor, product: bool = True) -> Iterator[slice]:
+def blocks(x: Tensor, source: Tensor, multiplied: bool = True) -> Iterator[slice]:
     """The edges in blocks, for node features ``[N, M, ...]``, with or without a matrix product."""
     edges = source.numel()
     step = max(1, edges)
     if x.device.type == "cpu":
-        rows = max(BLOCK_ROWS if product else 1, BLOCK_SIZE // x.size(-1))
+        rows = max(BLOCK_ROWS if multiplied else 1, BLOCK_SIZE // x.size(-1))
         step = max(1, rows // x.size(1))
     return (slice(start, min(start + step, edges)) for start in range(0, edges, step))
 
@@ -248,7 +248,7 @@ def weighted_hidden_formula(
 def sum_hidden(src, dst, alpha, source, target):
     """The sums, by blocks of edges."""
     out = src.new_zeros(alpha.size(2), *dst.shape[:2], src.size(-1))
-    for block in blocks(src, source, product=False):
+    for block in blocks(src, source, multiplied=False):
         j, i = source[block], target[block]
         _add_weighted(out, _hidden(src, dst, j, i), alpha[block], i)
     return out
@@ -258,7 +258,7 @@ def sum_hidden_backward(src, dst, alpha, source, target, grad):
     """Gradients of sources, targets and coefficients from those of the sums."""
     d_src, d_dst = src.new_zeros(src.shape), dst.new_zeros(dst.shape)
     d_alpha = alpha.new_empty(alpha.shape)
-    for block in blocks(src, source, product=False):
+    for block in blocks(src, source, multiplied=False):
         j, i = source[block], target[block]
         hidden = _hidden(src, dst, j, i)
         d_hidden, d_alpha[block] = _weighted_backward(grad, hidden, alpha[block], i)
@@ -339,7 +339,7 @@ class _EdgeDots(torch.autograd.Function):
     def forward(ctx, query, key, source, target):
         ctx.save_for_backward(query, key, source, target)
         out = query.new_empty(source.numel(), *query.shape[1:3])
-        for block in blocks(query, source, product=False):
+        for block in blocks(query, source, multiplied=False):
             out[block] = edge_dots_formula(query, key, source[block], target[block])
         return out
 
@@ -355,7 +355,7 @@ class _EdgeDots(torch.autograd.Function):
             )
             return (*grads, None, None)
         d_query, d_key = torch.zeros_like(query), torch.zeros_like(key)
-        for block in blocks(query, source, product=False):
+        for block in blocks(query, source, multiplied=False):
             j, i, g = source[block], target[block], grad[block].unsqueeze(-1)
             d_query.index_add_(0, i, key.index_select(0, j).mul_(g))
             d_key.index_add_(0, j, query.index_select(0, i).mul_(g))
