@@ -153,3 +153,9 @@ def test_the_skeletons_page_has_the_table_that_the_committed_runs_give(tmp_path)
         values = [f"{100 * value:.1f}" for value in frames] or [""] * 4
         values += [f"{100 * found['dropped'][share]:.1f}" for share in ("0.1", "0.2", "0.5")]
         assert [cell.strip() for cell in cells.split("|")] == values
+
+
+def test_no_result_names_a_folder_of_one_machine():
+    paths = [*(ROOT / "docs/results").rglob("*.json")]
+    assert len(paths) > 100
+    assert [p for p in paths if re.search(r"/(home|work|tmp|root)/", p.read_text())] == []
