@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rstg_pyg.fast.winograd import Conv2d
+
 #: Numbers of a convolution's output that the CPU computes at a time: few enough for the cache, and for
 #: the memory to be taken again for the next. At least twice the weights, which are reordered each time.
 BLOCK_SIZE = 2**20
@@ -33,7 +35,7 @@ class ConvStage(torch.nn.Module):
     ):
         super().__init__()
         self.difference = difference
-        self.conv = torch.nn.Conv2d(in_channels * (1 + difference), out_channels, 3, padding=padding)
+        self.conv = Conv2d(in_channels * (1 + difference), out_channels, 3, padding=padding)
         self.pool = torch.nn.MaxPool2d(2) if pool else None
         self.reset_parameters()
 
@@ -48,7 +50,8 @@ class ConvStage(torch.nn.Module):
             before = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
             x = torch.cat([x, x - before], dim=1)
         frames = _channels_last(x.movedim(1, -1).flatten(0, 1))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if x.device.type == "cpu" and not traced and not self.conv.wide(frames):
             frame = self.conv.out_channels * frames.size(2) * frames.size(3)
             size = max(BLOCK_SIZE, 2 * self.conv.weight.numel())
             step = max(size // max(frame, 1), 1)

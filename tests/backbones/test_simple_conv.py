@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from rstg_pyg.backbones import SimpleConv, simple_conv
+from rstg_pyg.fast import winograd
 
 
 def test_default_is_the_published_network():
@@ -32,9 +33,11 @@ def test_default_is_the_published_network():
         (3, 1, [True, False], (8, 10)),
     ],
 )
-@pytest.mark.parametrize("block_size", [simple_conv.BLOCK_SIZE, 2500])  # all frames, two or less
-def test_equals_plain_layers_per_frame(in_channels, padding, pool, size, block_size, monkeypatch):
-    monkeypatch.setattr(simple_conv, "BLOCK_SIZE", block_size)
+@pytest.mark.parametrize("way", ["all frames", "two or less", "winograd"])
+def test_equals_plain_layers_per_frame(in_channels, padding, pool, size, way, monkeypatch):
+    if way == "winograd":
+        take_winograd(monkeypatch, least_channels=4)  # conv1
+    monkeypatch.setattr(simple_conv, "BLOCK_SIZE", 2500 if way == "two or less" else 2**20)
     torch.manual_seed(0)
     backbone = SimpleConv(in_channels, (4, 5), padding=padding, pool=pool)
     for p in backbone.parameters():
@@ -53,6 +56,60 @@ def test_equals_plain_layers_per_frame(in_channels, padding, pool, size, block_s
     for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), inputs) for y in (out, expected))):
         assert theirs.abs().sum() > 0
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
+
+
+def take_winograd(monkeypatch, least_channels=1):
+    """On every processor, also for narrow filters."""
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", least_channels)
+    monkeypatch.setattr(winograd, "BLOCK_TILES", 40)  # two frames of 9 x 9 or less
+    monkeypatch.setattr(winograd, "mkl_at_home", lambda: True)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("height, width", [(3, 3), (4, 7), (9, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograd(padding, height, width, bias, monkeypatch):
+    torch.manual_seed(0)
+    conv = winograd.Conv2d(5, 7, 3, padding=padding, bias=bias)
+    x = torch.randn(5, 5, height, width, requires_grad=True)
+    assert not conv.wide(x)
+    take_winograd(monkeypatch)
+    assert conv.wide(x)
+    inputs = [x, *conv.parameters()]
+
+    def values(convolve):
+        out = convolve()
+        first = torch.autograd.grad(out.sin().sum(), inputs, create_graph=True)
+        return [out, *first, *torch.autograd.grad(first[0].square().sum(), inputs[:2])]
+
+    exact = values(lambda: F.conv2d(x.double(), *(w.double() for w in inputs[1:]), padding=padding))
+    for ours, theirs in zip(values(lambda: conv(x)), exact):
+        assert theirs.abs().sum() > 0
+        torch.testing.assert_close(ours.double(), theirs.double(), atol=2e-5, rtol=1e-5)
+
+
+def test_gradients_of_winograd_that_nobody_asks_for(monkeypatch):
+    take_winograd(monkeypatch)
+    conv = winograd.Conv2d(2, 3, 3)
+    conv.weight.requires_grad_(False)
+    x = torch.randn(1, 2, 4, 4)
+    conv(x).sum().backward()
+    assert conv.weight.grad is None and x.grad is None
+    torch.testing.assert_close(conv.bias.grad, torch.full((3,), 4.0))
+
+
+def test_winograd_is_for_wide_filters_in_float32(monkeypatch):
+    assert winograd.LEAST_CHANNELS > 256
+    take_winograd(monkeypatch, least_channels=4)
+    x = torch.randn(2, 4, 6, 6)
+    assert winograd.Conv2d(4, 4, 3).wide(x)
+    assert not winograd.Conv2d(4, 3, 3).wide(x)
+    assert not winograd.Conv2d(4, 4, 3).wide(x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not winograd.Conv2d(4, 4, 3).wide(x)
+        assert winograd.Conv2d(4, 4, 3)(x).dtype == torch.bfloat16
+    monkeypatch.setattr(winograd, "mkl_at_home", lambda: False)
+    assert not winograd.Conv2d(4, 4, 3).wide(x)
 
 
 def test_difference_from_the_frame_before():
