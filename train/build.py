@@ -147,6 +147,7 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
         digit_size=data.digit_size,
         max_step=data.max_step,
         none_probability=data.none_probability,
+        curriculum=data.curriculum if split == "train" else 0.0,
     )
     if split == "test" and data.paths is not None:
         file = str(home(data.paths))

@@ -31,6 +31,9 @@ class SyncMNISTConfig(Section):
     seed: Seed = 0
     #: Digits in a video, all of different classes.
     num_digits: PositiveInt = 5
+    #: Fraction of the training videos, those that come first, in which only three of the digits are
+    #: visible: the pair and another one (a curriculum).
+    curriculum: Fraction = 0.0
     #: Number of digit classes; the digits 0 to num_classes - 1 are used.
     num_classes: PositiveInt = 10
     num_frames: Frames = 10

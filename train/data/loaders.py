@@ -22,7 +22,8 @@ class VideoLoader:
     Every epoch goes through the data set in an order that depends on nothing but the seed and the
     epoch's number (``shuffle``), so a run that is resumed at step ``n`` sees exactly the batches
     that the uninterrupted one would have seen. A video is asked for by its *visit*,
-    ``epoch * len(dataset) + item``, from which a data set draws what is random in it. Time spent
+    ``epoch * len(dataset) + item``, from which a data set draws what is random in it. Where the data set
+    has ``num_first``, so many of its first videos come before the others in every epoch. Time spent
     waiting for a batch is added up.
 
     Where the data set's ``skipped`` is a :class:`~rstg_pyg.train.data.skipped.Part`, videos that cannot
@@ -90,7 +91,9 @@ class VideoLoader:
         if self.shuffle:
             if self._order_epoch != epoch:
                 generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
-                self._order = torch.randperm(len(self.dataset), generator=generator)
+                order = torch.randperm(len(self.dataset), generator=generator)
+                later = order >= getattr(self.dataset, "num_first", 0)
+                self._order = order[later.int().argsort(stable=True)]
                 self._order_epoch = epoch
             order = self._order
         else:

@@ -74,7 +74,8 @@ def _read(backbone: torch.nn.Module, config: Config, path: Path) -> dict[str, An
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """What pre-training depends on, but for the seed: runs with other seeds may share the filters."""
-    free = ("root", "num_workers", "paths", "train_videos", "val_videos", "test_videos", "num_frames")
+    free = ["root", "num_workers", "curriculum", "paths", "num_frames"]
+    free += ["train_videos", "val_videos", "test_videos"]
     data = {key: value for key, value in values["data"].items() if key not in free}
     settings = {key: value for key, value in values["pretrain"].items() if key != "file"}
     data["num_digits"] = settings.pop("num_digits") or data["num_digits"]
@@ -93,6 +94,7 @@ def _train(backbone: torch.nn.Module, config: Config, device: torch.device) -> d
         "train",
         num_digits=settings.num_digits or config.data.num_digits,
         num_frames=per_video + difference,
+        curriculum=0.0,
         num_videos=settings.steps * batch_size,
         seed=config.data.seed + 1,
     ).to(device)

@@ -21,6 +21,9 @@ from rstg_pyg.train.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
+#: Visible digits in the videos of a curriculum.
+FIRST_DIGITS = 3
+
 #: Videos that a CPU generates at once: their frames should stay in the cache.
 CHUNK = 16
 
@@ -61,6 +64,9 @@ class SyncMNIST(Dataset):
         num_videos: Number of videos.
         seed: Random seed.
         num_digits: Digits in a video, 2 to 10. (default: 5)
+        curriculum: Fraction of the videos, the first ones, in which only :data:`FIRST_DIGITS` digits are
+            visible, digits 0 and 1 among them. A loader that mixes videos begins with them.
+            (default: 0)
         num_classes: Use the digits ``0 .. num_classes - 1``. (default: 10)
         num_frames: Frames :math:`T`. (default: 10)
         frame_size: Side of the frames, in pixels. (default: 64)
@@ -85,6 +91,7 @@ class SyncMNIST(Dataset):
         num_videos: int,
         seed: int = 0,
         num_digits: int = 5,
+        curriculum: float = 0.0,
         num_classes: int = 10,
         num_frames: int = 10,
         frame_size: int = 64,
@@ -110,6 +117,8 @@ class SyncMNIST(Dataset):
         self.num_videos = num_videos
         self.seed = seed
         self.num_digits = num_digits
+        #: How many videos come before the others.
+        self.num_first = int(curriculum * num_videos)
         self.num_classes = num_classes
         self.num_frames = num_frames
         self.frame_size = frame_size
@@ -157,7 +166,10 @@ class SyncMNIST(Dataset):
         what = f"generated {self.split} videos (data seed {self.seed})"
         if self.paths is not None:
             what = "test videos of data.paths"
-        return f"{len(self):,} {what} of {self.num_digits} digits each; {self.digits.detail}"
+        digits = f"{self.num_digits} digits each"
+        if self.num_first > 0:
+            digits += f", in the first {self.num_first:,} of them {FIRST_DIGITS} visible"
+        return f"{len(self):,} {what} of {digits}; {self.digits.detail}"
 
     def to(self, device: torch.device | str) -> SyncMNIST:
         """Moves the digits, so that videos are generated on ``device``; returns the data set."""
@@ -214,11 +226,19 @@ class SyncMNIST(Dataset):
         others = self.by_class[self.class_starts[classes[:, 1:]] + index]
         synchronous = draws.take(1)[:, 0] >= self.none_probability
         corners = self._walk(corner, synchronous, draws)
-        return self._painted(torch.cat([first[:, None], others], dim=1), corners, synchronous)
+        index = torch.cat([first[:, None], others], dim=1)
+        easy = items < self.num_first if self.num_first > 0 else None
+        return self._painted(index, corners, synchronous, easy)
 
-    def _painted(self, index: Tensor, corners: Tensor, synchronous: Tensor) -> Videos:
-        """The videos with these images ``[B, D]`` of digits at these places ``[B, T, D, 2]``."""
+    def _painted(
+        self, index: Tensor, corners: Tensor, synchronous: Tensor, easy: Tensor | None = None
+    ) -> Videos:
+        """The videos with these images ``[B, D]`` of digits at these places ``[B, T, D, 2]``, of which
+        ``easy`` ones show :data:`FIRST_DIGITS`.
+        """
         images, classes = self.images[index], self.image_classes[index]
+        if easy is not None:
+            images[easy, FIRST_DIGITS:] = 0
         frames = resize(stretch(paint(images, corners, self.canvas_size)), self.frame_size)
         high, low = classes[:, :2].amax(1), classes[:, :2].amin(1)
         pair = torch.div(high * (high - 1), 2, rounding_mode="floor") + low
