@@ -9,8 +9,8 @@ products instead of 36:
 
 with a filter :math:`g` and a tile :math:`d` of 4 x 4 inputs. For all tiles and channels these are 16
 matrix products. With hundreds of channels they are nearly all the work, in the backward pass as well;
-with few, rearranging the map costs more than is saved. The rounding error is a few times that of a direct
-sum.
+with few, rearranging the map costs more than is saved. The rounding error is a few times that of a
+direct sum.
 """
 
 from typing import Iterator, Optional, Tuple

@@ -22,8 +22,8 @@ class VideoLoader:
     Every epoch goes through the data set in an order that depends on nothing but the seed and the
     epoch's number (``shuffle``), so a run that is resumed at step ``n`` sees exactly the batches
     that the uninterrupted one would have seen. A video is asked for by its *visit*,
-    ``epoch * len(dataset) + item``, from which a data set draws what is random in it. Where the data set
-    has ``num_first``, so many of its first videos come before the others in every epoch. Time spent
+    ``epoch * len(dataset) + item``, from which a data set draws what is random in it. Of a data set
+    with ``num_first`` so many of the first videos come before the others in every epoch. Time spent
     waiting for a batch is added up.
 
     Where the data set's ``skipped`` is a :class:`~rstg_pyg.train.data.skipped.Part`, videos that cannot

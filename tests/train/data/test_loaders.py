@@ -35,6 +35,16 @@ def test_shuffles_anew_every_epoch(digits):
     assert not torch.equal(other.visits(0), loader.visits(0))
 
 
+def test_videos_of_a_curriculum_come_first_in_any_order(digits):
+    dataset = SyncMNIST(digits, "train", 10, num_digits=5, curriculum=0.6)
+    loader = VideoLoader(dataset, batch_size=2, steps=10, shuffle=True, seed=1)
+    epochs = torch.cat([loader.visits(step) for step in range(10)]).view(2, 10) % 10
+    for epoch in epochs:
+        assert sorted(epoch[:6].tolist()) == [0, 1, 2, 3, 4, 5]
+        assert sorted(epoch[6:].tolist()) == [6, 7, 8, 9]
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0], epochs[0].sort().values)
+
+
 def test_resumes_with_the_next_batch(digits):
     whole = [c for c, _ in VideoLoader(make(digits), 3, steps=8, shuffle=True)]
     first = VideoLoader(make(digits), 3, steps=8, shuffle=True)

@@ -63,6 +63,26 @@ def test_digits_of_a_video(digits):
     assert counts.min() > 0.7 * counts.mean()
 
 
+def test_a_curriculum_shows_three_digits_first(digits):
+    size = dict(canvas_size=64, frame_size=64, num_digits=5, num_videos=20)
+    plain, eased = make(digits, **size), make(digits, **size, curriculum=0.45)
+    assert "in the first 9 of them 3 visible" in eased.describe() and "visible" not in plain.describe()
+    ours, theirs = eased.videos(torch.arange(20)), plain.videos(torch.arange(20))
+    for field in ("labels", "classes", "corners", "synchronous"):
+        assert torch.equal(getattr(ours, field), getattr(theirs, field))
+    assert torch.equal(ours.clips[9:], theirs.clips[9:])
+    lit = 0
+    for clip, corners in zip(ours.clips[:9, 0], ours.corners):  # [T, 64, 64], [T, D, 2]
+        for frame, places in zip(clip, corners.tolist()):
+            seen = torch.zeros(64, 64, dtype=torch.bool)
+            for row, column in places[:3]:
+                seen[row : row + 10, column : column + 10] = True
+            assert frame[~seen].max() == 0
+            lit += sum(int(frame[r : r + 10, c : c + 10].max() > 0) for r, c in places[:3])
+    assert lit == 9 * 4 * 3
+    assert all((a != b).any() for a, b in zip(ours.clips[:9], theirs.clips[:9]))
+
+
 def test_the_label_follows_from_the_trajectories(digits):
     dataset = make(digits, num_digits=3, num_classes=5, num_frames=8, none_probability=0.3)
     videos = dataset.videos(torch.arange(500))

@@ -158,6 +158,16 @@ def test_every_step_has_videos_of_its_own(tmp_path, monkeypatch):
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
+def test_all_digits_are_visible(monkeypatch):
+    config, model = made(data={"curriculum": 1.0}, pretrain={"steps": 1})
+    hidden, videos = [], SyncMNIST.videos
+    monkeypatch.setattr(
+        SyncMNIST, "videos", lambda self, visits: hidden.append(self.num_first) or videos(self, visits)
+    )
+    pretrain(model, config, torch.device("cpu"))
+    assert set(hidden) == {0}
+
+
 @pytest.mark.parametrize("backbone", [{"padding": 1}, {"padding": 0}, {"pool": [True, False, False]}])
 def test_where_the_cells_of_the_map_are(backbone):
     """A cell's center is that of the pixels that it depends on."""

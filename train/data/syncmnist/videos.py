@@ -64,8 +64,8 @@ class SyncMNIST(Dataset):
         num_videos: Number of videos.
         seed: Random seed.
         num_digits: Digits in a video, 2 to 10. (default: 5)
-        curriculum: Fraction of the videos, the first ones, in which only :data:`FIRST_DIGITS` digits are
-            visible, digits 0 and 1 among them. A loader that mixes videos begins with them.
+        curriculum: Fraction of the videos, the first ones, in which only :data:`FIRST_DIGITS` digits
+            are visible, digits 0 and 1 among them. A loader that mixes videos begins with them.
             (default: 0)
         num_classes: Use the digits ``0 .. num_classes - 1``. (default: 10)
         num_frames: Frames :math:`T`. (default: 10)
