@@ -81,6 +81,7 @@ def test_a_curriculum_shows_three_digits_first(digits):
             lit += sum(int(frame[r : r + 10, c : c + 10].max() > 0) for r, c in places[:3])
     assert lit == 9 * 4 * 3
     assert all((a != b).any() for a, b in zip(ours.clips[:9], theirs.clips[:9]))
+    assert make(digits, num_digits=3, curriculum=0.45).num_first == 0  # all are visible
 
 
 def test_the_label_follows_from_the_trajectories(digits):

@@ -118,7 +118,7 @@ class SyncMNIST(Dataset):
         self.seed = seed
         self.num_digits = num_digits
         #: How many videos come before the others.
-        self.num_first = int(curriculum * num_videos)
+        self.num_first = int(curriculum * num_videos) if num_digits > FIRST_DIGITS else 0
         self.num_classes = num_classes
         self.num_frames = num_frames
         self.frame_size = frame_size
