@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rstg_pyg.fast.winograd import Conv2d
+from rstg_pyg.fast.winograd import Conv3x3
 
 #: Numbers of a convolution's output that the CPU computes at a time: few enough for the cache, and for
 #: the memory to be taken again for the next. At least twice the weights, which are reordered each time.
@@ -35,7 +35,7 @@ class ConvStage(torch.nn.Module):
     ):
         super().__init__()
         self.difference = difference
-        self.conv = Conv2d(in_channels * (1 + difference), out_channels, 3, padding=padding)
+        self.conv = Conv3x3(in_channels * (1 + difference), out_channels, padding)
         self.pool = torch.nn.MaxPool2d(2) if pool else None
         self.reset_parameters()
 

@@ -29,8 +29,11 @@ BLOCK_TILES = 1024
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
-class Conv2d(torch.nn.Conv2d):
-    """:class:`torch.nn.Conv2d` that is faster with many channels, for kernels of 3 x 3 and stride 1."""
+class Conv3x3(torch.nn.Conv2d):
+    """:class:`torch.nn.Conv2d` with a kernel of 3 x 3 and stride 1, faster with many channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, padding: int = 0, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, padding=padding, bias=bias)
 
     def wide(self, x: Tensor) -> bool:
         """Whether ``x`` takes the faster way, which needs no blocks of frames."""

@@ -70,7 +70,7 @@ def take_winograd(monkeypatch, least_channels=1):
 @pytest.mark.parametrize("bias", [True, False])
 def test_winograd(padding, height, width, bias, monkeypatch):
     torch.manual_seed(0)
-    conv = winograd.Conv2d(5, 7, 3, padding=padding, bias=bias)
+    conv = winograd.Conv3x3(5, 7, padding, bias)
     x = torch.randn(5, 5, height, width, requires_grad=True)
     assert not conv.wide(x)
     take_winograd(monkeypatch)
@@ -90,7 +90,7 @@ def test_winograd(padding, height, width, bias, monkeypatch):
 
 def test_gradients_of_winograd_that_nobody_asks_for(monkeypatch):
     take_winograd(monkeypatch)
-    conv = winograd.Conv2d(2, 3, 3)
+    conv = winograd.Conv3x3(2, 3)
     conv.weight.requires_grad_(False)
     x = torch.randn(1, 2, 4, 4)
     conv(x).sum().backward()
@@ -102,14 +102,14 @@ def test_winograd_is_for_wide_filters_in_float32(monkeypatch):
     assert winograd.LEAST_CHANNELS > 256
     take_winograd(monkeypatch, least_channels=4)
     x = torch.randn(2, 4, 6, 6)
-    assert winograd.Conv2d(4, 4, 3).wide(x)
-    assert not winograd.Conv2d(4, 3, 3).wide(x)
-    assert not winograd.Conv2d(4, 4, 3).wide(x.double())
+    assert winograd.Conv3x3(4, 4).wide(x)
+    assert not winograd.Conv3x3(4, 3).wide(x)
+    assert not winograd.Conv3x3(4, 4).wide(x.double())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not winograd.Conv2d(4, 4, 3).wide(x)
-        assert winograd.Conv2d(4, 4, 3)(x).dtype == torch.bfloat16
+        assert not winograd.Conv3x3(4, 4).wide(x)
+        assert winograd.Conv3x3(4, 4)(x).dtype == torch.bfloat16
     monkeypatch.setattr(winograd, "mkl_at_home", lambda: False)
-    assert not winograd.Conv2d(4, 4, 3).wide(x)
+    assert not winograd.Conv3x3(4, 4).wide(x)
 
 
 def test_difference_from_the_frame_before():

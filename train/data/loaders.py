@@ -92,8 +92,8 @@ class VideoLoader:
             if self._order_epoch != epoch:
                 generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
                 order = torch.randperm(len(self.dataset), generator=generator)
-                later = order >= getattr(self.dataset, "num_first", 0)
-                self._order = order[later.int().argsort(stable=True)]
+                first = getattr(self.dataset, "num_first", 0)
+                self._order = torch.cat([order[order < first], order[order >= first]])
                 self._order_epoch = epoch
             order = self._order
         else:

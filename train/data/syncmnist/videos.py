@@ -64,9 +64,6 @@ class SyncMNIST(Dataset):
         num_videos: Number of videos.
         seed: Random seed.
         num_digits: Digits in a video, 2 to 10. (default: 5)
-        curriculum: Fraction of the videos, the first ones, in which only :data:`FIRST_DIGITS` digits
-            are visible, digits 0 and 1 among them. A loader that mixes videos begins with them.
-            (default: 0)
         num_classes: Use the digits ``0 .. num_classes - 1``. (default: 10)
         num_frames: Frames :math:`T`. (default: 10)
         frame_size: Side of the frames, in pixels. (default: 64)
@@ -79,6 +76,9 @@ class SyncMNIST(Dataset):
         paths: Takes digits and their paths from a file instead, see
             :func:`~rstg_pyg.train.data.syncmnist.path_file.as_paths`; then there are at most as many
             videos as in it. (default: ``None``)
+        curriculum: Fraction of the videos, the first ones, in which only :data:`FIRST_DIGITS` digits
+            are visible, digits 0 and 1 among them. A loader that mixes videos begins with them.
+            (default: 0)
 
     Raises:
         UserError: If a number is out of range.
@@ -91,7 +91,6 @@ class SyncMNIST(Dataset):
         num_videos: int,
         seed: int = 0,
         num_digits: int = 5,
-        curriculum: float = 0.0,
         num_classes: int = 10,
         num_frames: int = 10,
         frame_size: int = 64,
@@ -100,6 +99,7 @@ class SyncMNIST(Dataset):
         max_step: int = 10,
         none_probability: float | None = None,
         paths: Paths | None = None,
+        curriculum: float = 0.0,
     ):
         if not 2 <= num_digits <= 10:
             raise UserError(f"data.num_digits: expected 2 to 10 digits in a video (got {num_digits})")
