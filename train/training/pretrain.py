@@ -187,12 +187,14 @@ class Filters(torch.nn.Module):
         """
         begin = int(self.config.model.backbone.difference)
         x, told_maps = normalize(clips, self.config), None
-        for name, stage in self.backbone.stages.items():
-            if name == "out":
-                told_maps = stage(x)[:, :, begin:].transpose(1, 2).flatten(0, 1)
-            else:
-                x = stage(x)
-        maps = self.readout(x[:, :, begin:].transpose(1, 2).flatten(0, 1))
+        half = self.config.trainer.precision == "bf16-mixed"
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=half):  # not of the loss
+            for name, stage in self.backbone.stages.items():
+                if name == "out":
+                    told_maps = stage(x)[:, :, begin:].transpose(1, 2).flatten(0, 1).float()
+                else:
+                    x = stage(x)
+            maps = self.readout(x[:, :, begin:].transpose(1, 2).flatten(0, 1)).float()
         # [B, *, h, w], B frames from here on
         digits = digits.repeat_interleave(corners.size(1) - begin, dim=0)
         data = self.config.data

@@ -96,6 +96,24 @@ def test_the_loss(sections):
     torch.testing.assert_close(measured, right)
 
 
+@pytest.mark.parametrize("backbone", [{}, {"difference": True, "out_channels": 9}])
+def test_in_mixed_precision_the_network_is_in_bfloat16_and_the_loss_is_not(backbone):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        config, model = made(model={"backbone": backbone}, trainer={"precision": precision})
+        count = 1 + config.model.backbone.difference
+        videos = build_dataset(config, "train", num_frames=count).videos(torch.arange(5))
+        filters, seen = Filters(model.backbone, config), set()
+        torch.nn.init.normal_(filters.readout.weight, std=0.1)
+        for stage in [*model.backbone.stages.values(), filters.readout]:
+            stage.register_forward_hook(lambda stage, inputs, out: seen.add(out.dtype))
+        losses[precision], _ = filters(videos.clips, videos.classes, videos.corners)
+        assert seen == {torch.float32 if precision == "32-true" else torch.bfloat16}
+    assert losses["bf16-mixed"].dtype == torch.float32
+    torch.testing.assert_close(losses["bf16-mixed"], losses["32-true"], rtol=0.02, atol=0)
+    assert losses["bf16-mixed"] != losses["32-true"]
+
+
 @pytest.mark.slow
 def test_only_the_filters_learn_and_they_recognize_digits(tmp_path):
     config, model = made(
