@@ -30,6 +30,7 @@ def page(text: str) -> str:
         "machine": "\n".join(f"- {line}" for line in (benchmark["machine"], *benchmark["notes"])),
         "readers": _readers(result("readers.json")),
         "speed": _speed(result("speed.json")),
+        "bfloat16": _bfloat16([result(f"bf16/{name}.json") for name in ("intel_xeon", "amd_epyc")]),
     }
 
     def block(match: re.Match) -> str:
@@ -85,6 +86,20 @@ def _speed(found: dict[str, Any]) -> str:
         for what, row in found["rows"].items()
     ]  # fmt: skip
     return as_markdown(table, ("before, ms", "now, ms", "ratio"))
+
+
+def _bfloat16(found: list[dict[str, Any]]) -> str:
+    """Rates in float32 and bfloat16 of several processors."""
+    table = []
+    for processor in found:
+        line = {"GFLOP/s, one thread": processor["cpu"]}
+        rates = processor["by ONEDNN_MAX_CPU_ISA"]["DEFAULT"]
+        for what in ("product", "convolution"):
+            full, half = (rates[f"{what}, {kind}"] for kind in ("float32", "bfloat16"))
+            line |= {f"{what}, float32": f"{full:.0f}", f"{what}, bfloat16": f"{half:.0f}"}
+            line[f"{what}, ratio"] = f"{half / full:.2f}"
+        table.append(line)
+    return as_markdown(table, list(table[0])[1:])
 
 
 if __name__ == "__main__":

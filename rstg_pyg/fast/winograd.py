@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rstg_pyg.fast.autograd import autocast_to, derivative, eager
-from rstg_pyg.fast.linear import mkl_at_home
 
 #: Channels from which on it is faster than oneDNN's convolution.
 LEAST_CHANNELS = 384
@@ -43,7 +42,6 @@ class Conv3x3(torch.nn.Conv2d):
             and x.device.type == "cpu"
             and x.dtype == torch.float32
             and autocast_to(x) is None
-            and mkl_at_home()
         )
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:

@@ -103,12 +103,12 @@ def test_in_mixed_precision_the_network_is_in_bfloat16_and_the_loss_is_not(backb
         config, model = made(model={"backbone": backbone}, trainer={"precision": precision})
         count = 1 + config.model.backbone.difference
         videos = build_dataset(config, "train", num_frames=count).videos(torch.arange(5))
-        filters, seen = Filters(model.backbone, config), set()
+        filters, seen = Filters(model.backbone, config), []
         torch.nn.init.normal_(filters.readout.weight, std=0.1)
         for stage in [*model.backbone.stages.values(), filters.readout]:
-            stage.register_forward_hook(lambda stage, inputs, out: seen.add(out.dtype))
+            stage.register_forward_hook(lambda *args, seen=seen: seen.append(args[2].dtype))
         losses[precision], _ = filters(videos.clips, videos.classes, videos.corners)
-        assert seen == {torch.float32 if precision == "32-true" else torch.bfloat16}
+        assert set(seen) == {torch.float32 if precision == "32-true" else torch.bfloat16}
     assert losses["bf16-mixed"].dtype == torch.float32
     torch.testing.assert_close(losses["bf16-mixed"], losses["32-true"], rtol=0.02, atol=0)
     assert losses["bf16-mixed"] != losses["32-true"]
