@@ -30,6 +30,7 @@ def page(text: str) -> str:
         "machine": "\n".join(f"- {line}" for line in (benchmark["machine"], *benchmark["notes"])),
         "readers": _readers(result("readers.json")),
         "speed": _speed(result("speed.json")),
+        "speed_amd": _speed(result("speed_amd.json")),
         "bfloat16": _bfloat16([result(f"bf16/{name}.json") for name in ("intel_xeon", "amd_epyc")]),
     }
 

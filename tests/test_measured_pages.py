@@ -5,6 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from rstg_pyg.train.paper.table import write_table
 from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS, write_skeleton_tables
 
@@ -64,26 +66,32 @@ def test_the_syncmnist_page_has_what_the_committed_runs_at_mini_give(tmp_path):
         assert minutes == f"{after['seconds'] / 60:.1f}"
 
 
-def test_the_page_has_the_table_of_small_that_the_committed_runs_give(tmp_path):
-    results = ROOT / "docs/results/syncmnist/small"
-    for digits in ("3digits", "5digits"):
-        shutil.copytree(results / "48k" / digits, tmp_path / "small" / digits)
+@pytest.mark.parametrize(
+    "page, folder, columns", [("syncmnist", "", [5]), ("syncmnist_recipe", "48k", [3, 5])]
+)
+def test_the_pages_have_the_tables_of_small_that_the_committed_runs_give(
+    page, folder, columns, tmp_path
+):
+    results = ROOT / "docs/results/syncmnist/small" / folder
+    for digits in columns:
+        shutil.copytree(results / f"{digits}digits", tmp_path / "small" / f"{digits}digits")
     write_table(tmp_path / "small", "small")
     table = (tmp_path / "small" / "table.md").read_text()
-    assert table == (results / "48k" / "table.md").read_text()
-    page = (ROOT / "docs/syncmnist.md").read_text()
-    single = re.findall(r"\[([\d.]+)(?: %)?\]\((results/syncmnist/small/\S+\.json)\)", page)
-    assert len(single) >= 8
+    assert table == (results / "table.md").read_text()
+    text = (ROOT / f"docs/{page}.md").read_text()
+    single = re.findall(r"\[([\d.]+)(?: %)?\]\((results/syncmnist/small/\S+\.json)\)", text)
+    assert len(single) >= 5
     for percent, path in single:
         top1 = json.loads((ROOT / "docs" / path).read_text())["top1"]
         assert abs(100 * top1 - float(percent)) <= 0.051
-    for start in ("\n\n| model |", "## The order, 3 digits\n\n", "## The order, 5 digits\n\n"):
+    orders = [f"## The order, {digits} digits\n\n" for digits in columns]
+    for start in ("\n\n| model |", *orders):
         begin = table.index(start) + start.index("\n\n") + 2
-        assert table[begin : table.index("\n\n", begin)] in page
+        assert table[begin : table.index("\n\n", begin)] in text
 
 
 def test_the_trials_of_the_recipe_come_from_the_committed_results():
-    page = (ROOT / "docs/syncmnist.md").read_text()
+    page = (ROOT / "docs/syncmnist_recipe.md").read_text()
     recipe = json.loads((ROOT / "docs/results/syncmnist/small/recipe.json").read_text())
     rows = re.findall(
         r"^\| (\S{3,}) \| (.+) \| ([\d,]+)( \(stopped\))? \| ([\d.]+) \|$", page, re.MULTILINE
@@ -106,7 +114,7 @@ def test_the_trials_of_the_recipe_come_from_the_committed_results():
 
 
 def test_the_trials_on_vectors_come_from_the_committed_results():
-    page = (ROOT / "docs/syncmnist.md").read_text()
+    page = (ROOT / "docs/syncmnist_recipe.md").read_text()
     results = json.loads((ROOT / "docs/results/syncmnist/small/vectors.json").read_text())
     measured = set()
     for trial in results["trials"]:

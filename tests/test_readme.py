@@ -161,6 +161,9 @@ def test_seconds_and_rates_come_from_committed_files():
     assert f"makes {bench['videos_per_second']:,.0f} videos/s" in syncmnist
     assert f"{first['seconds']} s after installing" in page
     assert f"{first['of_which_training']:.0f} s of them training" in page
+    half, reached = committed("first_command_bf16"), committed("smt_first_command_bf16")["top1"]
+    seconds = f"it took {half['seconds']} s, {half['of_which_training']:.0f} s of them training"
+    assert seconds in page and f"[{100 * reached:.1f} %](results/smt_first_command_bf16.json)" in page
     assert f"took {large['training']['train_seconds']:.0f} s, and one video" in page
     assert f"x 256, {large['test_seconds']:.0f} s" in page
 
