@@ -31,6 +31,7 @@ def page(text: str) -> str:
         "readers": _readers(result("readers.json")),
         "speed": _speed(result("speed.json")),
         "speed_amd": _speed(result("speed_amd.json")),
+        "steps": _steps(result("speed_amd.json")["rows"]),
         "bfloat16": _bfloat16([result(f"bf16/{name}.json") for name in ("intel_xeon", "amd_epyc")]),
     }
 
@@ -87,6 +88,15 @@ def _speed(found: dict[str, Any]) -> str:
         for what, row in found["rows"].items()
     ]  # fmt: skip
     return as_markdown(table, ("before, ms", "now, ms", "ratio"))
+
+
+def _steps(rows: dict[str, Any]) -> str:
+    """How long steps of whole trainings take in bfloat16 now, as a share of float32 before."""
+    full = [what for what in rows if what.endswith("step of 32 clips, float32")]
+    shares = {
+        what: rows[what.replace("float32", "bfloat16")]["now"] / rows[what]["before"] for what in full
+    }
+    return "\n".join(f"- {what.removesuffix(', float32')}: {x:.2f}" for what, x in shares.items())
 
 
 def _bfloat16(found: list[dict[str, Any]]) -> str:
