@@ -80,7 +80,7 @@ def test_the_pages_have_the_tables_of_small_that_the_committed_runs_give(
     assert table == (results / "table.md").read_text()
     text = (ROOT / f"docs/{page}.md").read_text()
     single = re.findall(r"\[([\d.]+)(?: %)?\]\((results/syncmnist/small/\S+\.json)\)", text)
-    assert len(single) >= 5
+    assert len(single) >= 8
     for percent, path in single:
         top1 = json.loads((ROOT / "docs" / path).read_text())["top1"]
         assert abs(100 * top1 - float(percent)) <= 0.051
@@ -88,6 +88,18 @@ def test_the_pages_have_the_tables_of_small_that_the_committed_runs_give(
     for start in ("\n\n| model |", *orders):
         begin = table.index(start) + start.index("\n\n") + 2
         assert table[begin : table.index("\n\n", begin)] in text
+
+
+def test_the_time_for_the_nodes_and_the_last_gain_come_from_the_committed_results():
+    page = (ROOT / "docs/syncmnist.md").read_text()
+    results = ROOT / "docs/results/syncmnist/small"
+    parts = json.loads((results / "nodes.json").read_text())["processes"]
+    assert sum(part["videos"] for part in parts) == 600_000
+    minutes = max(part["videos"] / part["videos_per_second"] for part in parts) / 60
+    assert f"\n{minutes:.0f} minutes ([nodes.json]" in page
+    half, full = json.loads((results / "precision.json").read_text())["curves"].values()
+    gaps = [a["loss"] - b["loss"] for a, b in zip(half, full)]
+    assert f"lower by about {sum(gaps) / len(gaps):.2f}, its" in page
 
 
 def test_the_trials_of_the_recipe_come_from_the_committed_results():
