@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rstg_pyg.backbones.conv import Norm
+from rstg_pyg.backbones.conv import MaxPool3d, Norm
 from rstg_pyg.backbones.inception import Branches, sequence
 
 #: Channels of the blocks: 1x1 | reduce, 3x3 | reduce, 3x3, 3x3 | pooling, projection. Without the first
@@ -63,8 +63,8 @@ def _unit(in_channels: int, channels: int, size: int, norm: Norm, stride: int = 
     return sequence(conv=conv, bn=norm(channels), relu=torch.nn.ReLU(inplace=True))
 
 
-def _max_pool() -> torch.nn.MaxPool3d:
-    return torch.nn.MaxPool3d((1, 3, 3), (1, 2, 2), ceil_mode=True)
+def _max_pool() -> MaxPool3d:
+    return MaxPool3d((1, 3, 3), (1, 2, 2), ceil_mode=True)
 
 
 def _block(here: int, widths: list[int], last: bool, norm: Norm) -> Branches:
@@ -89,7 +89,7 @@ def _block(here: int, widths: list[int], last: bool, norm: Norm) -> Branches:
     )
     if one:
         if last:
-            pool: torch.nn.Module = torch.nn.MaxPool3d((1, 3, 3), 1, (0, 1, 1))
+            pool: torch.nn.Module = MaxPool3d((1, 3, 3), 1, (0, 1, 1))
         else:  # padding by itself, as AvgPool3d takes no maps smaller than its kernel
             pad = torch.nn.ConstantPad3d((1, 1, 1, 1, 0, 0), 0.0)
             pool = torch.nn.Sequential(pad, torch.nn.AvgPool3d((1, 3, 3), 1))

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.common_types import _size_3_t
 
-from rstg_pyg.fast.autograd import autocast_to, eager
+from rstg_pyg.fast.autograd import autocast_to, eager, no_autocast
 from rstg_pyg.fast.linear import has_onednn
 
 
@@ -78,11 +79,31 @@ class Conv(torch.nn.Conv3d):
 
     def fused(self, x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, relu: bool) -> Tensor:
         """The same with another map to add and ReLU, in one call of oneDNN; not differentiable."""
+        kind = autocast_to(x) or x.dtype
+        x, weight, bias = x.to(kind), weight.to(kind), bias.to(kind)
         settings = (weight, bias, self.padding, self.stride, self.dilation, self.groups)
         call = torch.ops.mkldnn._convolution_pointwise
         if add is None:
             return call(x, *settings, "relu" if relu else "none", [], "")
-        return call(x, add, *settings, "add", 1.0, "relu" if relu else None, [], None)
+        return call(x, add.to(kind), *settings, "add", 1.0, "relu" if relu else None, [], None)
+
+
+class MaxPool3d(torch.nn.MaxPool3d):
+    """Max pooling in the type of its input, also in autocast, which on a CPU would pool in float32: the
+    same numbers in twice the memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """``[B, C, T, H, W]`` to ``[B, C, T', H', W']``."""
+        return self.padded(x, self.padding)
+
+    def padded(self, x: Tensor, padding: _size_3_t) -> Tensor:
+        """The same with another padding."""
+        how = (self.kernel_size, self.stride, padding, self.dilation, self.ceil_mode)
+        if x.device.type != "cpu" or autocast_to(x) is None:
+            return F.max_pool3d(x, *how)
+        with no_autocast(x):
+            return F.max_pool3d(x, *how)
 
 
 def normed(
@@ -103,7 +124,8 @@ def normed(
         if conv.bias is not None:
             offset = offset + conv.bias * factor
         weight = conv.weight * factor.view(-1, 1, 1, 1, 1)
-        if not torch.is_grad_enabled() and eager() and has_onednn(x) and autocast_to(x) is None:
+        inside = x.device.type == "cpu" and eager() and not torch.is_grad_enabled()
+        if inside and x.numel() > 0 and has_onednn(x, autocast_to(x) or x.dtype):
             return conv.fused(x, weight, offset, add, relu)
         out = conv.with_weight(x, weight, offset)
     out = out if add is None else out + add

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rstg_pyg.backbones.conv import Conv, Norm
+from rstg_pyg.backbones.conv import Conv, MaxPool3d, Norm
 
 #: Channels of the blocks: 1x1 | 1x1, 3x3x3 | 1x1, 3x3x3 | pooling, 1x1; ``None`` halves the map.
 MIXED = {
@@ -75,7 +75,7 @@ class SameConv3d(torch.nn.Conv3d):
         return super().forward(F.pad(x, [n for pair in reversed(padding) for n in pair]))
 
 
-class SameMaxPool3d(torch.nn.MaxPool3d):
+class SameMaxPool3d(MaxPool3d):
     """3-D max pooling with :func:`same_padding` of its input's size; padding is never the maximum.
 
     Args:
@@ -84,14 +84,13 @@ class SameMaxPool3d(torch.nn.MaxPool3d):
     """
 
     def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
-        super().__init__(tuple(kernel), tuple(stride))
-        self.sizes = tuple(kernel), tuple(stride)
+        super().__init__(tuple(kernel), tuple(stride), ceil_mode=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C, T / stride, ...]``, rounded up."""
-        padding = same_padding(x.shape[2:], *self.sizes)
-        before = [first for first, _ in padding]  # what is missing at the end, ceil_mode adds
-        return F.max_pool3d(x, *self.sizes, before, ceil_mode=True)
+        padding = same_padding(x.shape[2:], self.kernel_size, self.stride)
+        # what is missing at the end, ceil_mode adds
+        return self.padded(x, tuple(first for first, _ in padding))
 
 
 class SpaceToDepth(torch.nn.Module):
@@ -198,7 +197,7 @@ class InceptionVideo(torch.nn.Module):
         super().__init__()
         self.separable, self.temporal_norm = separable, temporal_norm
         self.gates, self.gate_bias, self.norm = gates, gate_bias, norm
-        pool: Callable[..., torch.nn.Module] = functools.partial(torch.nn.MaxPool3d, ceil_mode=True)
+        pool: Callable[..., torch.nn.Module] = functools.partial(MaxPool3d, ceil_mode=True)
         parts: dict[str, torch.nn.Module] = {"bn": norm(width), "relu": torch.nn.ReLU(inplace=True)}
         if space_to_depth:
             conv = torch.nn.Conv3d(8 * in_channels, width, (2, 4, 4), 1, (1, 2, 2), bias=False)
@@ -255,7 +254,7 @@ class InceptionVideo(torch.nn.Module):
         for name, reduced, channels in (("b1", b1a, b1b), ("b2", b2a, b2b)):
             first = self._unit(here, reduced, 1, gate=False)
             branches[name] = sequence(a=first, b=self._unit(reduced, channels, 3))
-        branches["b3"] = sequence(a=torch.nn.MaxPool3d(3, 1, 1), b=self._unit(here, b3, 1))
+        branches["b3"] = sequence(a=MaxPool3d(3, 1, 1), b=self._unit(here, b3, 1))
         return Branches(branches)
 
     def reset_parameters(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rstg_pyg.backbones.conv import Conv, FrozenBatchNorm, Norm, normed
+from rstg_pyg.backbones.conv import Conv, FrozenBatchNorm, MaxPool3d, Norm, normed
 from rstg_pyg.backbones.motion import MotionBlock
 
 #: Temporal kernels of the stem and of the blocks of each stage, taken in turn.
@@ -43,7 +43,7 @@ class Stem(torch.nn.Module):
         self.bn = norm(channels)
         self.pool = None
         if not small:
-            self.pool = torch.nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
+            self.pool = MaxPool3d((1, 3, 3), (1, 2, 2), (0, pool_padding, pool_padding))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H / 4, W / 4]``, rounded down; ``H / 2``, rounded up, if
@@ -122,7 +122,7 @@ class NonLocalBlock(torch.nn.Module):
         self.g = torch.nn.Conv3d(channels, inner, 1)
         self.out = torch.nn.Conv3d(inner, channels, 1)
         self.bn = norm(channels)
-        self.pool = torch.nn.MaxPool3d((1, 2, 2))
+        self.pool = MaxPool3d((1, 2, 2))
 
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch, ``[B, C, T, H, W]``."""
@@ -225,7 +225,7 @@ class VideoResNet(torch.nn.Module):
                 stages[f"motion{i + 2}"] = MotionBlock(here, motion_reduction)
                 channels[f"motion{i + 2}"] = here
             if i == 0 and pool_frames:
-                stages["pool2"] = torch.nn.MaxPool3d((2, 1, 1))
+                stages["pool2"] = MaxPool3d((2, 1, 1))
                 channels["pool2"] = here
         self.stages = torch.nn.ModuleDict(stages)
         self.channels = channels  # "pool2" does not change them

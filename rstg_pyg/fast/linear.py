@@ -30,20 +30,20 @@ def mkl_at_home() -> bool:
     return torch.backends.mkl.is_available() and str(known.get("cpu_name", "")).startswith("Intel")
 
 
-def has_onednn(x: Tensor) -> bool:
-    """Whether oneDNN can compute with ``x``."""
-    return bool(
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and torch.backends.mkldnn.enabled
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def has_onednn(x: Tensor, kind: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN can compute with ``x`` in this type, float32 or bfloat16."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.enabled:
+        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if kind == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return kind == torch.float32
 
 
 def uses_onednn(x: Tensor) -> bool:
     """Whether products of ``x`` go to oneDNN: the same for a forward and its backward pass."""
-    return has_onednn(x) and not mkl_at_home()
+    return x.dtype == torch.float32 and has_onednn(x) and not mkl_at_home()
 
 
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, relu: bool = False) -> Tensor:

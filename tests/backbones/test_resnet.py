@@ -127,7 +127,9 @@ def test_convolution_and_frozen_norm_equal_torchs(kernel, stride, frames):
 @pytest.mark.parametrize("clips", [0, 2])
 @pytest.mark.parametrize("channels, stride", [(8, 1), (6, 1), (8, 2)])
 def test_one_call_per_convolution_without_gradients(channels, stride, clips):
-    """With and without a shortcut: float32 on a CPU is oneDNN's, with the addition and ReLU inside."""
+    """With and without a shortcut: on a CPU it is oneDNN's, with the addition and ReLU inside; in
+    bfloat16, too.
+    """
     stages = [Stem(3, channels, 5), Bottleneck(channels, 4, 8, stride, 3)]
     network = randomize(torch.nn.Sequential(*stages)).float()
     clip = torch.randn(clips, 3, 4, 32, 32)
@@ -135,7 +137,24 @@ def test_one_call_per_convolution_without_gradients(channels, stride, clips):
     before = clip.clone()
     with torch.no_grad():
         torch.testing.assert_close(network(clip), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = network(clip)
+    assert half.dtype == torch.bfloat16
+    if clips > 0:
+        assert (half - expected).std() < 0.01 * expected.std()
     assert torch.equal(clip, before) and expected.requires_grad
+
+
+def test_pooling_keeps_the_type_in_autocast():
+    x = torch.randn(2, 3, 4, 7, 7).bfloat16().requires_grad_()
+    pool = Stem(3, 8, 1).pool
+    expected = pool(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        out = pool(x)
+        assert F.max_pool3d(x, 2).dtype == torch.float32  # if this fails, MaxPool3d can go
+    assert out.dtype == torch.bfloat16 and torch.equal(out.float(), expected)
+    out.sum().backward()
+    assert x.grad.sum() == out.numel()
 
 
 def test_stages_and_places():
