@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from rstg_pyg.backbones.conv import MaxPool3d, Norm
+from rstg_pyg.backbones.conv import Conv3d, MaxPool3d, Norm
 from rstg_pyg.backbones.inception import Branches, sequence
+from rstg_pyg.means import mean_of_windows
 
 #: Channels of the blocks: 1x1 | reduce, 3x3 | reduce, 3x3, 3x3 | pooling, projection. Without the first
 #: and the last (0) a block halves the map.
@@ -59,12 +61,20 @@ class CaffeInput(torch.nn.Module):
 def _unit(in_channels: int, channels: int, size: int, norm: Norm, stride: int = 1):
     """A convolution of every frame with a bias, norm, ReLU."""
     kernel, padding = (1, size, size), (0, size // 2, size // 2)
-    conv = torch.nn.Conv3d(in_channels, channels, kernel, (1, stride, stride), padding)
+    conv = Conv3d(in_channels, channels, kernel, (1, stride, stride), padding)
     return sequence(conv=conv, bn=norm(channels), relu=torch.nn.ReLU(inplace=True))
 
 
 def _max_pool() -> MaxPool3d:
     return MaxPool3d((1, 3, 3), (1, 2, 2), ceil_mode=True)
+
+
+class PaddedMean(torch.nn.Module):
+    """The mean over 3 x 3 pixels, with zeros around the map; of maps smaller than that, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to the same shape."""
+        return mean_of_windows(F.pad(x, (1, 1, 1, 1)), (1, 3, 3))
 
 
 def _block(here: int, widths: list[int], last: bool, norm: Norm) -> Branches:
@@ -90,9 +100,8 @@ def _block(here: int, widths: list[int], last: bool, norm: Norm) -> Branches:
     if one:
         if last:
             pool: torch.nn.Module = MaxPool3d((1, 3, 3), 1, (0, 1, 1))
-        else:  # padding by itself, as AvgPool3d takes no maps smaller than its kernel
-            pad = torch.nn.ConstantPad3d((1, 1, 1, 1, 0, 0), 0.0)
-            pool = torch.nn.Sequential(pad, torch.nn.AvgPool3d((1, 3, 3), 1))
+        else:
+            pool = PaddedMean()
         branches["b3"] = sequence(pool=pool, pool_proj=_unit(here, projection, 1, norm))
     else:
         branches["b3"] = _max_pool()
@@ -188,13 +197,13 @@ class PreActStage(torch.nn.Module):
 
         def branch(inside: int, step: int) -> torch.nn.Sequential:
             return sequence(
-                conv1=torch.nn.Conv3d(inside, channels, 3, step, 1),
+                conv1=Conv3d(inside, channels, 3, step, 1),
                 bn=norm(channels),
                 relu=torch.nn.ReLU(inplace=True),
-                conv2=torch.nn.Conv3d(channels, channels, 3, 1, 1),
+                conv2=Conv3d(channels, channels, 3, 1, 1),
             )
 
-        self.down = torch.nn.Conv3d(in_channels, channels, 3, stride, 1)
+        self.down = Conv3d(in_channels, channels, 3, stride, 1)
         self.a = branch(in_channels, stride) if stride > 1 else None
         self.bn_a = norm(channels)
         self.b = branch(channels, 1)

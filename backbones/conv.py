@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.common_types import _size_3_t
 
-from rstg_pyg.fast.autograd import autocast_to, eager, no_autocast
+from rstg_pyg.fast.autograd import autocast_to, eager, no_autocast, opaque, untouched
 from rstg_pyg.fast.linear import has_onednn
 
 
@@ -37,7 +37,23 @@ class FrozenBatchNorm(torch.nn.BatchNorm3d):
 Norm = Callable[[int], torch.nn.Module]
 
 
-class Conv(torch.nn.Conv3d):
+class Conv3d(torch.nn.Conv3d):
+    """:class:`torch.nn.Conv3d` with right gradients in bfloat16 on a CPU.
+
+    oneDNN (3.13, of torch 2.15) gives the weights of a padded convolution NaN, or other numbers every
+    time, where a map has fewer frames than the kernel. So there the padding is made before.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        small = any(n < k for n, k in zip(input.shape[2:], self.kernel_size))
+        if small and input.device.type == "cpu" and (eager() or opaque()):
+            assert not isinstance(self.padding, str)
+            input = F.pad(input, [n for n in reversed(self.padding) for _ in range(2)])
+            return F.conv3d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return super()._conv_forward(input, weight, bias)
+
+
+class Conv(Conv3d):
     """A convolution with spatial stride and zero padding of half the kernel, without bias by default.
 
     On a CPU, kernels ``(t, 1, 1)`` are one matrix product for all their steps, whose results are
@@ -59,7 +75,7 @@ class Conv(torch.nn.Conv3d):
         """The same with another weight and with a bias."""
         plain = x.device.type != "cpu" or not eager()
         if plain or self.kernel_size[1:] != (1, 1) or self.stride[1] != 1:
-            return F.conv3d(x, weight, bias, self.stride, self.padding)
+            return self._conv_forward(x, weight, bias)
         x = x.movedim(1, -1)
         if self.kernel_size[0] == 1:
             return F.linear(x, weight.flatten(1), bias).movedim(-1, 1)
@@ -116,8 +132,8 @@ def normed(
     """``norm(conv(x)) + add``, and ReLU if asked for. Frozen statistics go into the convolution's
     weights, unless somebody looks at what is in between.
     """
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (conv, norm))
-    if hooked or not (type(conv) is Conv and type(norm) is FrozenBatchNorm):
+    ours = type(conv) is Conv and type(norm) is FrozenBatchNorm and untouched(conv, norm)
+    if not ours:
         out = norm(conv(x))
     else:
         factor, offset = norm.factors()
@@ -129,4 +145,6 @@ def normed(
             return conv.fused(x, weight, offset, add, relu)
         out = conv.with_weight(x, weight, offset)
     out = out if add is None else out + add
-    return out.relu_() if relu else out
+    if not relu:
+        return out
+    return out.relu_() if ours or add is not None else out.relu()  # a hook may have kept it

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rstg_pyg.backbones.conv import Conv, MaxPool3d, Norm
+from rstg_pyg.backbones.conv import Conv, Conv3d, MaxPool3d, Norm
 
 #: Channels of the blocks: 1x1 | 1x1, 3x3x3 | 1x1, 3x3x3 | pooling, 1x1; ``None`` halves the map.
 MIXED = {
@@ -200,7 +200,7 @@ class InceptionVideo(torch.nn.Module):
         pool: Callable[..., torch.nn.Module] = functools.partial(MaxPool3d, ceil_mode=True)
         parts: dict[str, torch.nn.Module] = {"bn": norm(width), "relu": torch.nn.ReLU(inplace=True)}
         if space_to_depth:
-            conv = torch.nn.Conv3d(8 * in_channels, width, (2, 4, 4), 1, (1, 2, 2), bias=False)
+            conv = Conv3d(8 * in_channels, width, (2, 4, 4), 1, (1, 2, 2), bias=False)
             parts = {"to_depth": SpaceToDepth(), "conv": conv, **parts, "cut": FirstCut()}
         else:
             pool = SameMaxPool3d

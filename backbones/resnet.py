@@ -55,6 +55,14 @@ class Stem(torch.nn.Module):
         return x if self.pool is None else self.pool(x)
 
 
+class Shortcut(torch.nn.Sequential):
+    """A convolution and a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to ``[B, C', T, H / stride, W / stride]``."""
+        return normed(self[0], self[1], x)
+
+
 class Bottleneck(torch.nn.Module):
     """Convolutions ``(t, 1, 1)``, ``(1, 3, 3)``, ``(1, 1, 1)`` and a shortcut. The second convolution
     has the (spatial) stride.
@@ -86,16 +94,14 @@ class Bottleneck(torch.nn.Module):
         self.bn3 = norm(channels)
         self.shortcut = None
         if in_channels != channels or stride != 1:
-            self.shortcut = torch.nn.Sequential(
-                Conv(in_channels, channels, (1, 1, 1), stride), norm(channels)
-            )
+            self.shortcut = Shortcut(Conv(in_channels, channels, (1, 1, 1), stride), norm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H / stride, W / stride]``."""
         out = normed(self.conv1, self.bn1, x, relu=True)
         out = normed(self.conv2, self.bn2, out, relu=True)
         if self.shortcut is not None:
-            x = normed(self.shortcut[0], self.shortcut[1], x)
+            x = self.shortcut(x)
         return normed(self.conv3, self.bn3, out, add=x, relu=True)
 
 

@@ -59,7 +59,7 @@ def _bones(data: Data) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _with_bones(data: Data, bones: Tensor, chain: Tensor) -> Data:
-    data.pos = (chain @ bones) * data.mask.unsqueeze(-1)
+    data.pos = (chain.to(bones) @ bones) * data.mask.unsqueeze(-1)
     return data
 
 
@@ -97,7 +97,7 @@ class ResampleFrames(BaseTransform):
         place = (begin + length * t).clamp(0, last)
         low = place.long().clamp(max=max(last - 1, 0))
         high = (low + 1).clamp(max=last)
-        share = (place - low).view(-1, 1, 1)
+        share = (place - low).view(-1, 1, 1).to(data.pos)
         data.pos = torch.lerp(data.pos[low], data.pos[high], share)
         before, after = data.mask[low], data.mask[high]
         data.mask = torch.where(

@@ -107,10 +107,13 @@ def check_inputs(
             )
     for features, position in zip(ends, pos):
         wanted = (features.size(-2), pos_channels) if pos_channels > 0 else None
-        found = None if position is None else tuple(position.shape[-2:])
+        found = None if position is None else tuple(position.shape)
+        if found is not None and found[:-2] == features.shape[:-2]:
+            found = found[-2:]  # different ones for each sample
         if found != wanted:
             raise ValueError(
-                f"Expected 'pos' to have shape {wanted} (got {found}); 'pos_channels' is {pos_channels}"
+                f"Expected 'pos' to have shape {wanted} (got {found}), or those after the leading "
+                f"dimensions of 'x'; 'pos_channels' is {pos_channels}"
                 if wanted is not None
                 else f"Expected no 'pos' (got {found}): 'pos_channels' of the layer is 0"
             )

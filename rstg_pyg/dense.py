@@ -1,6 +1,6 @@
 """The space stage on a dense adjacency: all pairs and a mask."""
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -72,9 +72,10 @@ class DenseRSTGConv(SpaceStage):
 
         Args:
             x (torch.Tensor): The node features :math:`(*, N, F_{in})`.
-            adj (torch.Tensor): The adjacency :math:`(N, N)` or :math:`(B, N, N)`; only zero or
-                not counts.
-            mask (torch.Tensor, optional): Rows of the output to keep, :math:`(B, N)`.
+            adj (torch.Tensor): The adjacency :math:`(N, N)`, :math:`(B, N, N)` (one for each of the
+                first dimension of ``x``) or :math:`(*, N, N)`; only zero or not counts.
+            mask (torch.Tensor, optional): Rows of the output to keep, :math:`(B, N)` or
+                :math:`(*, N)`.
             edge_attr (torch.Tensor, optional): Pair features :math:`(N, N, D)`, or
                 :math:`(N, N)` for one.
             pos (torch.Tensor, optional): Positions :math:`(N, P)`.
@@ -85,12 +86,9 @@ class DenseRSTGConv(SpaceStage):
         """
         shape = (x.size(-2), x.size(-2)) if isinstance(x, Tensor) and x.dim() >= 2 else None
         check_inputs(self, (x, x), (pos, pos), node_type, edge_attr, edge_weight, shape)
-        dense = isinstance(adj, Tensor) and adj.layout == torch.strided
-        if not dense or adj.shape[-2:] != (x.size(-2), x.size(-2)):
-            raise ValueError(
-                f"Expected 'adj' to be a dense tensor of shape [*, {x.size(-2)}, {x.size(-2)}] (got "
-                f"{list(adj.shape) if dense else getattr(adj, 'layout', type(adj).__name__)})"
-            )
+        nodes, lead = x.size(-2), x.shape[:-2]
+        adj = _over_all("adj", adj, lead, (nodes, nodes))
+        mask = None if mask is None else _over_all("mask", mask, lead, (nodes,))
         hidden = self.send.target(x, pos).unsqueeze(-2) + self.send.source(x, pos).unsqueeze(-3)
         if edge_attr is not None and edge_attr.dim() == 2:
             edge_attr = edge_attr.unsqueeze(-1)
@@ -127,6 +125,19 @@ class DenseRSTGConv(SpaceStage):
         if mask is not None:
             out = out * mask.unsqueeze(-1).to(out.dtype)
         return (out, alpha) if return_attention_weights else out
+
+
+def _over_all(name: str, value: Tensor, lead: Sequence[int], own: Tuple[int, ...]) -> Tensor:
+    """A value of all graphs, of each of the first dimension, or of every graph, ``[*, own]``."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    given = tuple(value.shape[: -len(own)]) if dense else None
+    if not dense or value.shape[-len(own) :] != own or given not in ((), lead[:1], lead):
+        found = list(value.shape) if dense else getattr(value, "layout", type(value).__name__)
+        raise ValueError(
+            f"Expected '{name}' to be a dense tensor of shape [*, {', '.join(map(str, own))}] (got "
+            f"{found}), where * is nothing, {list(lead[:1])} or {list(lead)}"
+        )
+    return value.view(*given, *[1] * (len(lead) - 1), *own) if given == lead[:1] != () else value
 
 
 def _pair_softmax(logit: Tensor, weight: Optional[Tensor], joined: Tensor) -> Tensor:

@@ -287,7 +287,7 @@ class MaskedFrames(FlatFrames):
         out = alpha.new_zeros(self.shape[0], sum(edges.counts), alpha.size(-1))
         out = out.index_put((edges.clip, edges.edge), alpha)
         if edges.shared:
-            return out.view(*self.shape[:2], -1, alpha.size(-1))
+            return out.view(*self.shape[:2], edges.counts[0] if edges.counts else 0, alpha.size(-1))
         return list(out.split(edges.counts, 1))
 
 

@@ -4,6 +4,7 @@ from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 #: The sum over the frames so far (float32 or better), and their number.
 MeanState = Tuple[Tensor, int]
@@ -72,3 +73,12 @@ def running_mean(x: Tensor, dim: int, state: Optional[MeanState] = None) -> Tupl
             )
         total, count = before + total, frames + count
     return (total / count).to(x.dtype), (total, count)
+
+
+def mean_of_windows(x: Tensor, window: Sequence[int]) -> Tensor:
+    """:func:`torch.nn.functional.avg_pool3d` with stride 1, also in types of 16 bits on a CPU, for
+    which torch has none.
+    """
+    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
+        return F.avg_pool3d(x.float(), list(window), stride=1).to(x.dtype)
+    return F.avg_pool3d(x, list(window), stride=1)

@@ -210,13 +210,15 @@ class RegionHead(torch.nn.Module):
         from torchvision.ops import roi_align  # only here: the layers need no torchvision
 
         height, width = x.shape[-2:]
-        corners = torch.where(has_area(boxes)[..., None], boxes, 0).to(x.dtype)
+        # Types of 16 bits hold neither the number of a frame nor a corner.
+        maps = x.transpose(1, 2).flatten(0, 1)
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        corners = torch.where(has_area(boxes)[..., None], boxes, 0).to(maps.dtype)
         corners = corners * corners.new_tensor([width, height, width, height])
-        frame = torch.arange(x.size(0) * x.size(2), device=x.device, dtype=x.dtype)
+        frame = torch.arange(maps.size(0), device=x.device, dtype=maps.dtype)
         frame = frame.repeat_interleave(boxes.size(2))
         rois = torch.cat([frame[:, None], corners.flatten(0, 2)], dim=1)
-        maps = x.transpose(1, 2).flatten(0, 1)
-        cells = roi_align(maps, rois, self.roi_size, aligned=True).flatten(2)
+        cells = roi_align(maps, rois, self.roi_size, aligned=True).flatten(2).to(x.dtype)
         nodes = cells.amax(dim=2) if self.roi_pool == "max" else cells.mean(dim=2)
         return nodes.view(*boxes.shape[:3], x.size(1))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.checks import check_numbers
+from rstg_pyg.means import mean_of_windows
 
 
 class WindowMean(torch.nn.Module):
@@ -38,7 +39,7 @@ class WindowMean(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The vector of every clip."""
         window = [min(n, size) for n, size in zip(self.window, x.shape[2:])]
-        return torch.nn.functional.avg_pool3d(x, window, stride=1).mean(dim=(2, 3, 4))
+        return mean_of_windows(x, window).mean(dim=(2, 3, 4))
 
     def extra_repr(self) -> str:
         """The window."""

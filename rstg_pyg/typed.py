@@ -35,6 +35,7 @@ class TypedLinear(torch.nn.Module):
         if len(self.lins) == 1:
             return self.lins[0](x)
         assert node_type is not None  # the layer has checked it
+        node_type = node_type.long()
         blind = torch.compiler.is_compiling() or x.is_meta  # how many are of which type is not known
         ours = all(type(lin) is Linear for lin in self.lins)  # not adapters of weights around them
         if (blind or x.is_cuda) and x.dim() > 2 and x.size(1) > 1 and ours:

@@ -141,7 +141,6 @@ def fit(
         check_writable(folder)
 
     prepare_torch(config)
-    config = choose_precision(config)
     splits = [split for split in ("train", "val", "test") if has_split(config, split)]
     datasets = {split: build_dataset(config, split) for split in splits}
     if config.train.early_stopping is not None and "val" not in datasets:
@@ -154,6 +153,7 @@ def fit(
     names = datasets["train"].label_names
     several = getattr(datasets["train"], "multi_label", False)
     model = build_model(config, len(names))
+    config = choose_precision(config, model)
     if checkpoint is None:
         load_pretrained(model, config, names)
     folder = folder or new_run_folder(out, config.name)

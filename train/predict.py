@@ -21,11 +21,11 @@ from torch import Tensor
 
 from rstg_pyg import models
 from rstg_pyg.train.command import command
+from rstg_pyg.train.data.folder.walk import Walk
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.skeletons import read_recording
 from rstg_pyg.train.data.sources import open_video
-from rstg_pyg.train.data.sources.places import is_video_name
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, printable
 from rstg_pyg.train.files import output_file, write_json, write_text
 from rstg_pyg.train.predictions import Windows, entries, write_table
 from rstg_pyg.train.predictor import Predictor, Video
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = parse_arguments(argv)
     videos = [path for name in arguments.videos for path in _paths(name)]
+    _check_outputs(arguments, videos)
     if arguments.ckpt is None:
         print(f"no --ckpt: this uses {_MODEL}, a small network that comes with the package")
     predictor = Predictor.load(
@@ -121,16 +122,29 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "overlay": (".html", ".gif", ".png"), "timeline": (".png",), "csv": (".csv",),
         "json": (".json",),
     }.items():  # fmt: skip
-        out = getattr(arguments, option)
-        if out is not None:
-            output_file(f"--{option}", out, suffixes)
-            if os.path.realpath(out) in map(os.path.realpath, arguments.videos):
-                raise UserError(f"--{option}: {out} is a video to predict; choose another name")
+        if getattr(arguments, option) is not None:
+            output_file(f"--{option}", getattr(arguments, option), suffixes)
     if arguments.place is not None and arguments.overlay is None:
         raise UserError("--place: selects the graph for --overlay; give --overlay too")
     if arguments.timeline is not None and arguments.windows is None and arguments.camera is None:
         raise UserError("--timeline: draws the windows; give --windows too")
     return arguments
+
+
+def _check_outputs(arguments: argparse.Namespace, videos: list[str]) -> None:
+    """Refuses to write what was predicted over a video.
+
+    Raises:
+        UserError: If an output is one of the videos.
+    """
+    inputs = set(map(os.path.realpath, videos))
+    for option in ("overlay", "timeline", "csv", "json"):
+        out = getattr(arguments, option)
+        if out is not None:
+            numbered = [str(_numbered(out, f"-{number}")) for number in range(1, len(videos) + 1)]
+            for name in (out, *numbered):
+                if os.path.realpath(name) in inputs:
+                    raise UserError(f"--{option}: {name} is a video to predict; choose another name")
 
 
 def _paths(name: str) -> list[str]:
@@ -145,9 +159,9 @@ def _paths(name: str) -> list[str]:
             raise UserError("-: expected paths on standard input, one per line (got none)")
         return paths
     if os.path.isdir(name):
-        files = [path for path in Path(name).rglob("*") if is_video_name(path.name)]
+        found = Walk().videos(Path(name))
         # Frames may be .webp, too.
-        return sorted(str(path) for path in files if path.suffix.lower() != ".webp") or [name]
+        return sorted(str(path) for path in found if path.suffix.lower() != ".webp") or [name]
     if glob.has_magic(name) and not os.path.exists(name) and not is_live(name):
         paths = sorted(glob.glob(os.path.expanduser(name), recursive=True))
         if not paths:
@@ -182,7 +196,8 @@ def predict(
         note = f", fewer than the clip's {predictor.num_frames}: some are used more than once"
     if source.varying_times(name) is not None:
         note += ", variable frame rate: sampled by time"
-    print(f"\n{path} ({length:,} {'frame' if length == 1 else 'frames'}{note})", flush=True)
+    frames = "frame" if length == 1 else "frames"
+    print(f"\n{printable(path)} ({length:,} {frames}{note})", flush=True)
     if arguments.stream:
         best = predictor.ranked(_stream(predictor, video), arguments.top)
     else:
@@ -220,7 +235,7 @@ def _predict_skeletons(
     data: Any = predictor.config.data
     recording = read_recording(path, data.bodies)
     best = predictor(path, arguments.top)
-    print(f"\n{path} ({len(recording.pos):,} frames)", flush=True)
+    print(f"\n{printable(str(path))} ({len(recording.pos):,} frames)", flush=True)
     for _, name, probability in best:
         print(f"  {probability:6.1%}  {name}", flush=True)
     if arguments.overlay is not None:
@@ -236,7 +251,7 @@ def _predict_windows(
 ) -> None:
     """Predicts the windows of one video; prints the best class of each."""
     seconds = arguments.windows or _SECONDS
-    print(f"\n{answer['video']} (windows of {seconds:g} s)", flush=True)
+    print(f"\n{printable(answer['video'])} (windows of {seconds:g} s)", flush=True)
     windows = Windows()
     try:
         for window in predictor.watch(answer["video"], seconds):

@@ -96,7 +96,8 @@ def write_table(path: Path, answers: Sequence[dict[str, Any]]) -> None:
                 table.writerow({**answer, **part, **entry, "rank": rank})
         if "error" in answer:
             table.writerow(answer)
-    write_text(path, text.getvalue())
+    # Names of files need not be text.
+    write_text(path, text.getvalue().encode(errors="backslashreplace").decode())
 
 
 def draw_windows(windows: Sequence[Window], path: Path) -> None:

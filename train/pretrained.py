@@ -146,7 +146,8 @@ def save_network(model: Any, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: If the network does not know its config, or its classes have another number.
-        UserError: If the folder cannot be written.
+        UserError: If the folder cannot be written, is one of a run, whose checkpoints the network would
+            hide, or has another ``README.md``.
     """
     if model.config is None or model.classes is None:
         raise ValueError(
@@ -158,11 +159,16 @@ def save_network(model: Any, folder: str | os.PathLike[str]) -> None:
             f"Expected 'classes' to name {model.num_classes} classes (got {len(model.classes)} names)"
         )
     folder = Path(folder)
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder}: is the folder of a run; choose another for the network")
+    page = folder / "README.md"
+    if page.is_file() and "library_name: rstg_pyg" not in page.read_text("utf-8", "replace"):
+        raise UserError(f"{page}: is no model card, and would be overwritten; choose another folder")
     config = parse_config(model.config, str(folder))
     about = {key: getattr(model, key) for key in ("multi_label", "results")}
     made_from = f"a run of {config.name}"
     write_weights(folder / models.WEIGHTS, model, config, made_from, label_names=model.classes, **about)
-    write_text(folder / "README.md", card(folder.name, model, config))
+    write_text(page, card(folder.name, model, config))
 
 
 def card(name: str, model: VideoClassifier, config: Config) -> str:

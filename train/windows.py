@@ -66,6 +66,8 @@ def windows_of_file(
     parts = []
     for start, end in plan(times, seconds, step):
         first, last = np.searchsorted(times, [start - 1e-6, end - 1e-6]).tolist()
+        if len(times) == 1:
+            last = 1  # nobody knows how long it is shown
         if last > first:  # else a gap between two frames
             own = times[first:last] - times[first] if varying else None
             parts.append((start, end, first + sample(last - first, own)))

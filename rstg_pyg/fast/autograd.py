@@ -41,8 +41,8 @@ class plain_paths:
 def eager() -> bool:
     """Whether functions with a backward pass of their own can be used now.
 
-    Compilers, function transforms (``vmap``, ``grad``, ``jvp``) and forward-mode differentiation look
-    into the operations, so they get the plain formulas.
+    Compilers, function transforms (``vmap``, ``grad``, ``jvp``), forward-mode differentiation and
+    dispatch modes (counters of FLOPs) look into the operations, so they get the plain formulas.
     """
     return (
         _ENABLED
@@ -50,6 +50,7 @@ def eager() -> bool:
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
     )
 
 
@@ -94,9 +95,13 @@ def untouched(*modules: Optional[torch.nn.Module]) -> bool:
 
 
 def autocast_to(x: Tensor) -> Optional[torch.dtype]:
-    """The type that autocast gives to matrix products of ``x``; ``None`` outside of it."""
+    """The type that autocast gives to matrix products of ``x``; ``None`` outside of it, and for
+    float64, which it leaves alone.
+    """
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def no_autocast(x: Tensor) -> torch.autocast:

@@ -15,7 +15,7 @@ from rstg_pyg.backbones import (
     i3d_resnet50,
     nonlocal_resnet50,
 )
-from rstg_pyg.backbones.conv import Conv, FrozenBatchNorm, normed
+from rstg_pyg.backbones.conv import Conv, Conv3d, FrozenBatchNorm, normed
 from rstg_pyg.backbones.resnet import Bottleneck, NonLocalBlock, Stem
 
 BLOCKS = [f"res{s}_{b}" for s, depth in zip((2, 3, 4, 5), (3, 4, 6, 3)) for b in range(depth)]
@@ -122,6 +122,52 @@ def test_convolution_and_frozen_norm_equal_torchs(kernel, stride, frames):
             torch.autograd.grad(y.pow(3).sum(), inputs, retain_graph=True) for y in (out, expected)
         )
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("network", [Conv, Conv3d])
+@pytest.mark.parametrize(
+    "size, kernel, stride",
+    [((2, 7, 7), (3, 3, 3), 1), ((4, 8, 8), (5, 7, 7), 2), ((2, 7, 7), (3, 1, 1), 2),
+     ((3, 1, 2), (1, 3, 3), 2)],
+)  # fmt: skip
+def test_gradients_in_bfloat16_where_the_map_is_smaller_than_the_kernel(network, size, kernel, stride):
+    """oneDNN's own are NaN or other numbers every time."""
+    if network is Conv:
+        conv = Conv(16, 32, kernel, stride)
+    else:
+        conv = Conv3d(16, 32, kernel, (1, stride, stride), [k // 2 for k in kernel], bias=False)
+    x = torch.randn(2, 16, *size)
+    grad, grads = None, []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = conv(x)
+        grad = torch.randn_like(out) if grad is None else grad.to(out.dtype)
+        grads.append(torch.autograd.grad(out, conv.weight, grad)[0])
+    assert (grads[1] - grads[0]).norm() < 0.02 * grads[0].norm()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_hooks_and_other_forwards_are_seen():
+    torch.manual_seed(0)
+    block, x = Bottleneck(4, 4, 8, 1, 3), torch.randn(1, 4, 3, 5, 5)
+    plain, calls, kept = block(x), [], []
+    with torch.no_grad(), torch.nn.modules.module.register_module_forward_hook(
+        lambda module, *args: calls.append(type(module))
+    ):
+        torch.testing.assert_close(block(x), plain)
+    assert calls.count(Conv) == calls.count(FrozenBatchNorm) == 4
+    block.shortcut.register_forward_hook(lambda *args: calls.append("shortcut"))
+    block.bn1.register_forward_hook(lambda module, args, out: kept.extend([out, out.clone()]))
+    block.bn2.register_full_backward_hook(lambda *args: calls.append("backward"))
+    torch.testing.assert_close(block(x), plain)
+    assert torch.equal(*kept) and kept[0].min() < 0 and calls[-1] == "shortcut"
+    block(x).sum().backward()
+    assert calls[-1] == "backward"
+    block = Bottleneck(4, 4, 8, 1, 3)
+    other = copy.deepcopy(block)
+    block.conv1.forward = lambda x: torch.zeros_like(x)
+    torch.nn.init.zeros_(other.conv1.weight)
+    torch.testing.assert_close(block(x), other(x))
 
 
 @pytest.mark.parametrize("clips", [0, 2])

@@ -49,6 +49,17 @@ def test_dense_batch_of_different_graphs_and_rows_without_neighbors(attention):
     assert all(p.grad.isfinite().all() for p in dense.parameters() if p.grad is not None)
 
 
+def test_dense_adjacency_and_mask_of_every_clip():
+    """Also where there are as many frames as clips."""
+    _, dense = make_twins()
+    x, adj, mask = draw(3, 3, 6, 4), random_adj(3, 6, 6), torch.rand(3, 6) < 0.7
+    out = dense(x, adj, mask)
+    for i in range(3):
+        torch.testing.assert_close(out[i], dense(x[i], adj[i], mask[i].expand(3, 6)))
+    every = random_adj(3, 3, 6, 6)
+    torch.testing.assert_close(dense(x, every)[1, 2], dense(x[1, 2], every[1, 2]))
+
+
 def test_dense_dropout_only_in_training():
     torch.manual_seed(0)
     (_, plain), (_, dense) = make_twins(), make_twins(dropout=0.5)
@@ -103,6 +114,8 @@ NODES = torch.ones(5, 4)
         ({}, NODES.numpy(), (5, 5), {}, r"'x' to be a tensor .* \(got 'ndarray'\)"),
         ({}, (5, 4), (5, 4), {}, r"'adj' to be a dense tensor of shape \[\*, 5, 5\] \(got \[5, 4\]\)"),
         ({}, (2, 5, 4), (2, 4, 4), {}, r"of shape \[\*, 5, 5\] \(got \[2, 4, 4\]\)"),
+        ({}, (2, 3, 5, 4), (3, 5, 5), {}, r"\* is nothing, \[2\] or \[2, 3\]"),
+        ({}, (2, 5, 4), (2, 5, 5), {"mask": (3, 5)}, r"'mask' .* of shape \[\*, 5\] \(got \[3, 5\]\)"),
         ({}, (5, 4), NODES.numpy(), {}, r"'adj' to be a dense tensor .* \(got ndarray\)"),
         ({}, (5, 4), torch.eye(5).to_sparse(), {}, r"a dense tensor .* \(got torch.sparse_coo\)"),
         ({}, (5, 4), (5, 5), {"pos": (5, 2)}, r"no 'pos' \(got \(5, 2\)\)"),

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 from helpers import random_weights
+from torch.utils.flop_counter import FlopCounterMode
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import Linear as PyGLinear
 from torch_geometric.utils import to_torch_csr_tensor
@@ -109,6 +110,20 @@ def test_attention_over_pairs():
     alpha = fast_edges.of_edges(fast_edges.pair_softmax(sure, edges), edges)
     assert alpha[:, 0].tolist() == [1.0, 0.0, 0.0, 1.0]
     assert fast_edges.split_edges(edge_index, "source_to_target", 2, 3) is None
+
+
+def test_float64_is_left_alone_by_autocast_and_flops_are_counted():
+    conv, x = RSTGConv(16, 16, form="paper").double(), torch.randn(5, 16).double()
+    expected = conv(x, GRID.edge_index)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(conv(x, GRID.edge_index), expected)
+    counts = []
+    layer = Linear(256, 256)
+    for network in (layer, torch.nn.Linear(256, 256)):
+        with FlopCounterMode(display=False) as counter:
+            network(torch.randn(512, 256))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * 512 * 256 * 256
 
 
 def test_when_a_layer_goes_to_onednn(monkeypatch):

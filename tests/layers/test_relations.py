@@ -93,6 +93,9 @@ def test_windows_of_two_steps_count_inner_steps_twice():
     steps = x.mean((3, 4))
     weights = torch.tensor([1.0, 2.0, 2.0, 1.0]) / 6
     torch.testing.assert_close(WindowMean(3)(x), steps @ weights)
+    half = WindowMean(3)(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), steps @ weights, rtol=0.02, atol=0.01)
     small = torch.randn(2, 3, 1, 2, 5)
     torch.testing.assert_close(WindowMean(3)(small), small.mean((2, 3, 4)))
 

@@ -4,6 +4,7 @@ import csv
 import functools
 import http.server
 import json
+import os
 import threading
 
 import av
@@ -96,6 +97,13 @@ def test_windows_as_table_json_and_picture(media, predictor, tmp_path):
         found.save(tmp_path / "x.txt")
 
 
+def test_a_video_of_one_frame_is_one_window(predictor, tmp_path):
+    video = tmp_path / "x.mp4"
+    write_video(video, 1)
+    [(start, end, found)] = predictor.windows(video, seconds=3)
+    assert (start, end) == (0, 0) and found == predictor(video)
+
+
 def test_what_cannot_be_cut(predictor, media, tmp_path):
     write_frames(tmp_path / "frames")
     with pytest.raises(UserError, match="expected a video with a frame rate"):
@@ -185,12 +193,26 @@ def test_a_camera(here, monkeypatch, capsys, tmp_path):
         (["long.mp4", "--windows", "-1"], "--windows: expected more than 0 seconds (got -1)"),
         (["long.mp4", "--windows", "3", "--stream"], "--windows: cannot be combined with --overlay"),
         (["long.mp4", "--timeline", "x.png"], "--timeline: draws the windows; give --windows too"),
+        (["g-1.gif", "long.mp4", "--overlay", "g.gif"], "--overlay: g-1.gif is a video to predict"),
     ],
 )
 def test_mistakes(here, capsys, arguments, message):
     assert main([*arguments, "--ckpt", "last.ckpt"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_links_hidden_files_and_names_that_are_no_text(here, tmp_path, capsys):
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "walk").symlink_to(here / "more")
+    (folder / "._a.mp4").write_bytes(b"left by a Mac")
+    name = os.fsdecode(b"caf\xe9.mp4")
+    (folder / name).write_bytes((here / "more/a.mp4").read_bytes())
+    out = tmp_path / "x.csv"
+    assert main([str(folder), "--ckpt", "last.ckpt", "--top", "1", "--csv", str(out)]) == 0
+    found = [row["video"].removeprefix(f"{folder}/") for row in rows_of(out)]
+    assert found == ["caf\\udce9.mp4", "walk/a.mp4", "walk/deep/b.avi"]
 
 
 def test_folders_and_patterns(here, tmp_path, capsys):

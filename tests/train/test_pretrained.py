@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import shutil
 import sys
@@ -92,6 +93,15 @@ def test_what_cannot_be_saved_or_found(tmp_path, shipped):
     with pytest.raises(ValueError, match=r"Expected 'classes' to name 4 classes \(got 2 names\)"):
         model.save_pretrained(tmp_path / "x")
     assert not (tmp_path / "x").exists()
+    model = VideoClassifier.from_pretrained("tiny")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="run: is the folder of a run"):
+        model.save_pretrained(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("# mine")
+    with pytest.raises(UserError, match="README.md: is no model card, and would be overwritten"):
+        model.save_pretrained(tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == ["README.md"]
     with pytest.raises(UserError, match="tinny: there is no such run, .* that come along: tiny"):
         VideoClassifier.from_pretrained("tinny")
     with pytest.raises(UserError, match=r"it has no checkpoints/best.ckpt .* no model.safetensors"):

@@ -91,7 +91,8 @@ def pack(
 
     Raises:
         UserError: If the data set is wrong, a video is missing or damaged (the others are packed
-            first), the disk is full, the store is there already, or was begun with other settings.
+            first), the disk is full, the store is there already, or was begun with other settings or
+            from another folder.
     """
     if short_side < 1 or not 1 <= quality <= 100:
         raise UserError(
@@ -114,7 +115,7 @@ def pack(
 
     broken: list[str] = []
     with _Writer(out.with_name(f"{out.name}.partial")) as writer:
-        writer.begin(_made(frames, short_side, quality))
+        writer.begin(_made(frames, short_side, quality), os.path.realpath(root))
         there = set(writer.videos())
         todo = [video for video in videos if video not in there]
         encode = partial(_try_to_encode, frames, short_side, quality)
@@ -162,7 +163,7 @@ class _Writer:
     def __enter__(self) -> _Writer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / "lock", "w")
+            self._lock = open(self.folder / "lock", "a+", encoding="utf-8", errors="surrogateescape")
             if fcntl is not None:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path = self.folder / STORE
@@ -189,8 +190,18 @@ class _Writer:
             self._environment.close()  # drops what was not committed
             self._lock.close()
 
-    def begin(self, made: Made) -> None:
-        """Stores the settings, or checks that the store was begun with the same ones."""
+    def begin(self, made: Made, root: str) -> None:
+        """Stores settings and data set, or checks that the store was begun with the same ones."""
+        self._lock.seek(0)
+        began = self._lock.read()
+        if began not in ("", root):
+            raise UserError(
+                f"{self.folder}: was begun with the videos of {began}\n"
+                f"choose another name, or remove the folder to begin anew"
+            )
+        if not began:
+            self._lock.write(root)
+            self._lock.flush()
         found = self._transaction.get(MADE_KEY)
         if found is not None:
             before = Made.from_bytes(found)

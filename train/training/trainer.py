@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rstg_pyg.backbones.conv import Conv3d
 from rstg_pyg.train.config import Config
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.errors import UserError
@@ -24,15 +25,36 @@ from rstg_pyg.train.training.progress import ProgressBar
 LEAST_GAIN = 1.25
 
 
-def choose_precision(config: Config) -> Config:
-    """The config with ``trainer.precision``: ``auto`` replaced by what is faster here."""
+def choose_precision(config: Config, trained: torch.nn.Module | None = None) -> Config:
+    """The config with ``trainer.precision``: ``auto`` replaced by what is faster here.
+
+    Args:
+        config: The experiment.
+        trained: The network, if it is to be trained.
+
+    Raises:
+        UserError: If it cannot be trained in bfloat16 here.
+    """
+    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    wrong = on_cpu and trained is not None and any(map(_wrong_in_bfloat16, trained.modules()))
+    if wrong and config.trainer.precision == "bf16-mixed":
+        raise UserError(
+            "trainer.precision: on a CPU, torch computes wrong gradients for this backbone's 3-D "
+            "convolutions in bfloat16; use 32-true or auto"
+        )
     if config.trainer.precision != "auto":
         return config
-    if config.trainer.accelerator != "cpu" and torch.cuda.is_available():
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    if on_cpu:
+        faster = not wrong and _gain_of_bfloat16() > LEAST_GAIN
     else:
-        faster = _gain_of_bfloat16() > LEAST_GAIN
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
     return with_precision(config, "bf16-mixed" if faster else "32-true")
+
+
+def _wrong_in_bfloat16(module: torch.nn.Module) -> bool:
+    """Whether it is a convolution that pads frames without :class:`rstg_pyg.backbones.conv.Conv3d`."""
+    foreign = isinstance(module, torch.nn.Conv3d) and not isinstance(module, Conv3d)
+    return foreign and module._reversed_padding_repeated_twice[-1] > 0
 
 
 def with_precision(config: Config, precision: str) -> Config:

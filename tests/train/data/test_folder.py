@@ -264,6 +264,32 @@ def test_the_same_file_in_two_splits(root):
     assert "2 videos are in two splits" in check(root).text()
 
 
+def test_the_same_file_below_a_folder_that_the_lists_do_not_name(root):
+    (root / "train").rename(root / "videos")
+    (root / "train.csv").write_text("a/0.mp4,a\na/1.mp4,a\n")
+    (root / "val.csv").write_text("a/1.mp4,a\n")
+    problem(root, "val.csv, line 1: a/1.mp4 is there twice (first in", "train.csv, line 2)")
+    (root / "val.csv").write_text("b/copy.mp4,a\n")
+    shutil.copy(root / "videos/a/1.mp4", root / "videos/b/copy.mp4")
+    problem(root, "a/1.mp4 (train) and b/copy.mp4 (val) are the same file")
+
+
+def test_copies_do_not_come_to_both_sides_of_val_fraction(root):
+    shutil.rmtree(root / "val")
+    for number in range(3):
+        shutil.copy(root / f"train/a/{number}.mp4", root / f"train/a/{number} (1).mp4")
+    listing = read_folder(root)
+    kept = [name for name in found(root)["train"] if name.startswith("train/a")]
+    assert sorted(kept) == [f"train/a/{number} (1).mp4" for number in range(3)]
+    assert listing.notes == [
+        f"{root}: 3 videos of train are copies of others and not used: train/a/0.mp4 of "
+        "train/a/0 (1).mp4, and 2 more"
+    ]
+    assert len(listing.part("train", 0.5)) + len(listing.part("val", 0.5)) == 6
+    shutil.copy(root / "train/a/1.mp4", root / "train/b/1 (2).mp4")
+    problem(root, "train/b/1 (2).mp4 are the same file, of two classes; remove one")
+
+
 def test_labels_that_are_not_in_the_list(tmp_path):
     (tmp_path / "classes.txt").write_text("jump\nrun\n")
     (tmp_path / "train.csv").write_text("path,label\n1.mp4,jump\n2.mp4,rum\n3.mp4,1\n4.mp4,7\n")
@@ -284,6 +310,23 @@ def test_rows_without_files(root, table):
     assert some in str(e.value) and "and 1 more" in str(e.value)
     assert len(VideoFolder(root, "train", partial=True, **SMALL)) == 3
     assert some in check(root).text()
+
+
+def test_a_missing_video_is_not_taken_from_another_split(root):
+    names = [f"{split}/{c}/{n}.mp4" for split in ("train", "val") for c in "ab" for n in (1, 8)]
+    names.remove("train/b/8.mp4")
+    (root / "metadata.csv").write_text("file_name,label\n" + "".join(f"{name},a\n" for name in names))
+    shutil.copy(root / "train/a/2.mp4", root / "train/a/8.mp4")
+    shutil.copy(root / "val/b/9.mp4", root / "val/b/8.mp4")
+    with pytest.raises(UserError, match="2 of the 4 videos of val are there"):
+        VideoFolder(root, "val", **SMALL)
+    assert len(VideoFolder(root, "val", partial=True, **SMALL)) == 2
+
+
+def test_blanks_around_a_split(root):
+    rows = "".join(f"train/a/{n}.mp4 , a , {'test' if n else 'Train '}\n" for n in range(3))
+    (root / "metadata.csv").write_text(f"file_name, label, split\n{rows}")
+    assert {split: len(videos) for split, videos in found(root).items()} == {"train": 1, "test": 2}
 
 
 def test_a_broken_link_is_missing(root):
@@ -315,6 +358,7 @@ def test_what_is_no_data_set(tmp_path, names, words):
         ("metadata.jsonl", '{"file_name": "1.mp4", "label": ["a", ["b"]]}', "a value for 'label'"),
         ("metadata.jsonl", "[1]", "line 1: expected an object of JSON"),
         ("metadata.csv", "file_name,label\n../1.mp4,a\n", "below the data folder"),
+        ("metadata.csv", "file_name,label,split\n1.mp4,a,out\n", "test for 'split' (got 'out')"),
         ("train.csv", "1.mp4\n", "line 1: expected a path and a label"),
         ("train.csv", "1.mp4,a\n1.mp4,a\n", "line 2: 1.mp4 is there twice"),
     ],

@@ -147,9 +147,12 @@ def test_broken_videos_are_named_and_the_others_kept(v1, tmp_path):
 def test_continuing_with_other_settings(v1, tmp_path):
     (tmp_path / "p.partial").mkdir()
     with packing._Writer(tmp_path / "p.partial") as writer:
-        writer.begin(packing.Made(24, 90, "another program", "frames", None))
+        writer.begin(packing.Made(24, 90, "another program", "frames", None), str(v1))
     with pytest.raises(UserError, match=r"begun with other settings .*another program.* now .*Pillow"):
         pack(v1, tmp_path / "p", **SMALL)
+    v1.rename(tmp_path / "v2")
+    with pytest.raises(UserError, match=rf"p.partial: was begun with the videos of {v1}\n"):
+        pack(tmp_path / "v2", tmp_path / "p", **SMALL)
 
 
 def test_two_at_once(v1, tmp_path):

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from helpers.tiny_run import tiny_config
 
+from rstg_pyg.backbones.conv import Conv3d
 from rstg_pyg.train.build import build_dataset
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.errors import UserError
@@ -107,6 +108,20 @@ def test_precision_is_what_is_faster_here(gain, precision, monkeypatch, tmp_path
     assert make_trainer(config, tmp_path, []).precision == precision
     for given in ("32-true", "bf16-mixed"):
         assert choose_precision(with_precision(config, given)).trainer.precision == given
+
+
+def test_no_bfloat16_where_torchs_gradients_are_wrong(monkeypatch):
+    """Convolutions over frames that are not ours, on a CPU."""
+    monkeypatch.setattr(module, "_gain_of_bfloat16", lambda: 2.0)
+    config = config_of(trainer={"accelerator": "cpu"})
+    torchs = torch.nn.Conv3d
+    for wrong in (torchs(1, 1, 3, padding=1), torchs(1, 1, 3, padding="same")):
+        network = torch.nn.Sequential(wrong)
+        assert choose_precision(config, network).trainer.precision == "32-true"
+        with pytest.raises(UserError, match="trainer.precision: on a CPU, torch computes wrong"):
+            choose_precision(with_precision(config, "bf16-mixed"), network)
+    right = torchs(1, 1, 3), torchs(1, 1, (1, 3, 3), padding=(0, 1, 1)), Conv3d(1, 1, 3, padding=1)
+    assert choose_precision(config, torch.nn.Sequential(*right)).trainer.precision == "bf16-mixed"
 
 
 def test_the_gain_of_bfloat16_is_measured():

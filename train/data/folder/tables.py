@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rstg_pyg.train.data.folder.walk import split_of
 from rstg_pyg.train.data.labels import Video, check_id, read_lines, read_text
-from rstg_pyg.train.data.sources.places import SPLIT_WORDS, VIDEO_SUFFIXES, normal
+from rstg_pyg.train.data.sources.places import SPLIT_WORDS, VIDEO_SUFFIXES, normal, split_of
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_text
 
@@ -92,15 +91,17 @@ def read_metadata(path: Path, root: Path) -> list[Row]:
     it is.
 
     Raises:
-        UserError: If columns are missing, or a line is damaged.
+        UserError: If columns are missing, a line is damaged, or a split is unknown.
     """
     inside = path.parent.relative_to(root).as_posix()
     prefix = "" if inside == "." else f"{inside}/"
     rows = []
     for where, values in _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path):
         name, label = _text(where, values, "file_name"), _label(where, values, "label")
-        split = split_of(str(values["split"])) if values.get("split") else None
-        split = split or (split_of(name.partition("/")[0]) if not prefix else None)
+        said = str(values.get("split") or "").strip()
+        split = split_of(said or ("" if prefix else name.partition("/")[0]))
+        if said and split is None:
+            raise UserError(f"{where}: expected train, val or test for 'split' (got {said!r})")
         rows.append(_row(prefix + name, label, where, root, split))
     return rows
 

@@ -7,13 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rstg_pyg.train.data.sources.images import SUFFIXES
-from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, without_suffix
+from rstg_pyg.train.data.sources.places import is_video_name, without_suffix
 from rstg_pyg.train.errors import UserError
-
-
-def split_of(name: str) -> str | None:
-    """The split that a folder's name means, if any."""
-    return next((s for s, words in SPLIT_WORDS.items() if name.lower() in words), None)
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -90,6 +90,11 @@ class PlacedVideos(FrameSource):
         return self._last[1]
 
 
+def split_of(name: str) -> str | None:
+    """The split that a folder's name means, if any."""
+    return next((s for s, words in SPLIT_WORDS.items() if name.lower() in words), None)
+
+
 def normal(name: str) -> str:
     """A name in Unicode's composed form (NFC). File systems and editors may use the other one."""
     return unicodedata.normalize("NFC", name)
@@ -142,7 +147,7 @@ def find_place(
 
     Looked at are ``root`` and the folders in it, if they have none the folders in those, and each of
     them with its split folders (``train``, ``val``, ...) together. Ids may begin with a path that leads
-    to the folder from elsewhere.
+    to the folder from elsewhere; where it names a split, the folders of others do not count.
 
     Args:
         root: The data set's folder.
@@ -154,9 +159,11 @@ def find_place(
     listed: dict[str, Names] = {}
     wanted = {prefix: _by_folder(videos, prefix) for prefix in _prefixes(videos)}
     for depth in range(3):
-        for folders in _groups(root, depth):
+        for group in _groups(root, depth):
             for prefix, heads in wanted.items():
-                place = Place(folders[0], prefix=prefix)
+                own = {split_of(part) for part in prefix.split("/")} - {None}
+                folders = [f for f in group if not own or split_of(f.name) in (None, *own)]
+                place = Place(group[0], prefix=prefix)
                 for folder in reversed(folders):  # so that the first one's stay
                     for head, loose_and_exact in heads.items():
                         where = os.path.join(folder, head)
