@@ -91,6 +91,8 @@ def attention_page(
     edge_index, pos = edge_index.cpu(), pos.detach().double().cpu()
     pos = pos[None] if pos.dim() == 2 else pos
     count, edges, num_nodes = len(layers[0]) if layers else 0, edge_index.size(-1), pos.size(1)
+    if edges and not 0 <= int(edge_index.min()) <= int(edge_index.max()) < num_nodes:
+        raise ValueError(f"Expected 'edge_index' from 0 to {num_nodes - 1} (got {edge_index.max()})")
     for a in layers:
         _expect("alpha", a, [count, edges, a.size(-1)])
         _check_sums(edge_index[1], a, num_nodes)
@@ -101,7 +103,7 @@ def attention_page(
     steps = [(2 * t + 1) * num_frames // (2 * count) for t in range(count)] if steps is None else steps
     seconds = [i / 4 for i in range(num_frames)] if seconds is None else seconds
     if captions is None:
-        captions = [f"{i + 1} of {num_frames}, {seconds[i]:.2f} s" for i in range(num_frames)]
+        captions = [f"{i} of {num_frames}, {second:.2f} s" for i, second in enumerate(seconds, 1)]
     names = [f"node {i}" for i in range(num_nodes)] if names is None else names
     type_names = [f"type {i}" for i in range(max(types) + 1)] if type_names is None else type_names
     shares = torch.zeros(0, 0) if probabilities is None else probabilities.detach().double().cpu()
@@ -119,6 +121,8 @@ def attention_page(
     ):
         if len(values) != length:
             raise ValueError(f"Expected {length} entries of '{name}' (got {len(values)})")
+    if count and not 0 <= min(steps) <= max(steps) < num_frames:
+        raise ValueError(f"Expected 'steps' from 0 to {num_frames - 1} (got {list(steps)})")
     best = shares[-1].argsort(descending=True)[:_MOST_CLASSES].tolist() if len(shares) else []
     data = {
         "title": title,

@@ -45,16 +45,33 @@ def _body(layout: str, joints: int) -> tuple[Tensor, Tensor, Tensor]:
     return graph.parent, chain, graph.length
 
 
+def _hip(data: Data, hip: int) -> Tensor:
+    """Where the hip of a body is, ``[T, 3]``: in frames without it, where it was last, or is next; if
+    it is in no frame, the mean of the joints beside it that are there, or of all of the body.
+    """
+    parent, chain, _ = _body(data.layout, data.pos.size(1))
+    pos, there = data.pos[:, hip], data.mask[:, hip]
+    if not there.any():
+        beside, body = data.mask & (parent == hip), data.mask & (chain[:, hip] > 0)
+        which = torch.where(beside.any(1, keepdim=True), beside, body)
+        weight = which.unsqueeze(-1).to(pos)
+        pos, there = (data.pos * weight).sum(1) / weight.sum(1).clamp(min=1), which.any(1)
+    frames = torch.arange(len(pos))
+    last = torch.where(there, frames, -1).cummax(0).values
+    return pos[torch.where(last < 0, there.int().argmax(), last)]
+
+
 def _bones(data: Data) -> tuple[Tensor, Tensor, Tensor]:
     """The positions relative to the parents (of the hip: its position), what makes positions of them,
-    and the usual lengths. An absent joint is where its parent is.
+    and the usual lengths. An absent joint is where its parent is, an absent hip as in :func:`_hip`.
     """
     parent, chain, length = _body(data.layout, data.pos.size(1))
     pos, root = data.pos, parent == torch.arange(len(parent))
     if not data.mask.all():
         pos = pos.clone()
         for joint in chain.sum(1).argsort().tolist():  # from the hip outwards
-            pos[:, joint] = torch.where(data.mask[:, joint, None], pos[:, joint], pos[:, parent[joint]])
+            instead = _hip(data, joint) if root[joint] else pos[:, parent[joint]]
+            pos[:, joint] = torch.where(data.mask[:, joint, None], pos[:, joint], instead)
     return torch.where(root.unsqueeze(-1), pos, pos - pos[:, parent]), chain, length
 
 
@@ -108,7 +125,8 @@ class ResampleFrames(BaseTransform):
 
 
 class Smooth(BaseTransform):
-    """Takes the noise out of positions: a weighted mean (1, 2, 1) over frames, some times.
+    """Takes the noise out of positions: a weighted mean (1, 2, 1) over the frames that have the joint,
+    some times.
 
     Args:
         times: How often.
@@ -119,11 +137,13 @@ class Smooth(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """"""
-        pos = data.pos
+        there = data.mask.unsqueeze(-1).to(data.pos)
+
+        def added(x: Tensor) -> Tensor:
+            return torch.cat([x[:1], x[:-1]]) + 2 * x + torch.cat([x[1:], x[-1:]])
+
         for _ in range(self.times):
-            before, after = torch.cat([pos[:1], pos[:-1]]), torch.cat([pos[1:], pos[-1:]])
-            pos = (before + 2 * pos + after) / 4
-        data.pos = pos
+            data.pos = added(data.pos * there) / added(there).clamp(min=1) * there
         return data
 
 
@@ -256,7 +276,8 @@ class DropJoints(BaseTransform):
 class SkeletonFeatures(BaseTransform):
     """Makes node features ``x [T, N, C]`` of positions, three channels for each kind:
 
-    - ``joint``: position relative to the first body's hip
+    - ``joint``: position relative to the first body's hip (in frames without it: to where it was last,
+      or is next; if it is in no frame, to the mean of the joints beside it)
     - ``bone``: position relative to the parent
     - ``motion``, ``bone_motion``: how these change from frame to frame (zero in the first)
     - ``motion_2``, ``motion_4``, ``motion_8``: how ``joint`` changes in so many frames (at the begin:
@@ -286,8 +307,7 @@ class SkeletonFeatures(BaseTransform):
         """"""
         (hip,), mask = _index(data, "hip"), data.mask
         parent = _body(data.layout, data.pos.size(1))[0]
-        center = torch.where(mask[:, hip : hip + 1, None], data.pos[:, hip : hip + 1], 0.0)
-        joint = (data.pos - center) * mask.unsqueeze(-1)
+        joint = (data.pos - _hip(data, hip).unsqueeze(1)) * mask.unsqueeze(-1)
         bone = (data.pos - data.pos[:, parent]) * (mask & mask[:, parent]).unsqueeze(-1)
 
         def change(x: Tensor, frames: int = 1) -> Tensor:

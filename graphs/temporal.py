@@ -33,8 +33,9 @@ def join_sequences(sequences: Iterable[Iterable[Data]], node_id: str | None = No
         :math:`(R)`.
 
     Raises:
-        ValueError: If there is no frame, if ``node_id`` is not one integer per node or occurs twice
-            in a frame, or if it is not given and the number of nodes changes.
+        ValueError: If there is no frame, or one without ``edge_index``, if ``node_id`` is not one
+            integer per node or occurs twice in a frame, or if it is not given and the number of nodes
+            changes.
 
     Example:
         >>> pair, none = torch.tensor([[0, 1], [1, 0]]), torch.empty(2, 0, dtype=torch.long)
@@ -87,6 +88,11 @@ def _copy(data: Data) -> Data:
 
 def _ids(data: Data, node_id: str | None, sequence: int, frame: int) -> torch.Tensor:
     """The node ids of one frame."""
+    if data.edge_index is None:
+        raise ValueError(
+            f"Expected every frame to have 'edge_index' (got none in frame {frame} of sequence "
+            f"{sequence})"
+        )
     if node_id is None:
         return torch.arange(data.num_nodes, device=data.edge_index.device)
     ids = data.get(node_id)

@@ -142,6 +142,7 @@ class VideoClassifier(torch.nn.Module, Pretrained):
         Args:
             num_classes (int, optional): For so many classes. (default: :obj:`None`, as many as before)
         """
+        self.results = None  # those of the last layer before
         if num_classes is not None:
             check_numbers(1, num_classes=num_classes)
             self.num_classes = num_classes

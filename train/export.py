@@ -65,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     predictor = Predictor.load(arguments.checkpoint, "cpu")
     if isinstance(predictor.model, ExportedNetwork):
         raise UserError(f"{arguments.checkpoint}: is exported already; give the run it is from")
+    if predictor.takes_skeletons:
+        raise UserError(
+            f"{arguments.checkpoint}: takes skeletons, which this command does not write as ONNX or "
+            f".pt2; give --out FOLDER, or use rstg_pyg.export in Python"
+        )
     found = export(predictor, out, arguments.dtype, arguments.stream)
     _report(found, arguments.out)
     if arguments.json is not None:

@@ -23,7 +23,6 @@ from rstg_pyg.train.config import (
     to_dict,
     to_yaml,
 )
-from rstg_pyg.train.data.folder import VideoFolder
 from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError, nearest
@@ -36,6 +35,7 @@ from rstg_pyg.train.run_folder.predictions import write_predictions
 from rstg_pyg.train.run_folder.printed import print_head, print_tail
 from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
 from rstg_pyg.train.run_folder.weights import (
+    check_classes,
     check_resumable,
     load_weights,
     open_weights,
@@ -130,12 +130,12 @@ def fit(
     config = _changed(config, overrides, settings)
     check_model(config)
     out = None if out is None else os.fspath(out)
-    folder, checkpoint, origin, step = None, None, None, 0
+    folder, checkpoint, origin, step, stored = None, None, None, 0, None
     if resume is not False:
         newest = "" if resume is True else os.fspath(resume)
         folder, checkpoint = run_to_resume(config.name, out, newest)
         if checkpoint is not None:
-            origin, step, precision = check_resumable(checkpoint, config)
+            origin, step, precision, stored = check_resumable(checkpoint, config)
             if config.trainer.precision == "auto":
                 config = with_precision(config, precision)
         check_writable(folder)
@@ -151,6 +151,8 @@ def fit(
             f"{datasets['train'].origin}; give the data it began with"
         )
     names = datasets["train"].label_names
+    if checkpoint is not None:
+        check_classes(checkpoint, stored, names, config.data.root)
     several = getattr(datasets["train"], "multi_label", False)
     model = build_model(config, len(names))
     config = choose_precision(config, model)
@@ -248,12 +250,7 @@ def evaluate(
     if not has_split(config, "test"):
         raise UserError("data.root: there is no list of validation videos; nothing can be evaluated")
     dataset = build_dataset(config, "test")
-    names = weights.get("label_names") or dataset.label_names
-    if isinstance(dataset, VideoFolder) and names != dataset.label_names:
-        raise UserError(
-            f"{checkpoint}: was trained on other classes ({', '.join(names)}; {config.data.root} has "
-            f"{', '.join(dataset.label_names)}); give the data set that belongs to it"
-        )
+    check_classes(checkpoint, weights.get("label_names"), dataset.label_names, config.data.root)
     model = build_model(config, len(dataset.label_names))
     load_weights(model, weights["state_dict"], checkpoint)
     folder = new_run_folder(None if out is None else os.fspath(out), f"{config.name}-evaluate")
@@ -279,10 +276,16 @@ def _changed(config: Config | str | Path, overrides: tuple[str, ...], settings: 
     """The config with values changed."""
     changes = list(overrides)
     for key, value in settings.items():
-        changes.append(f"{_dotted(key)}={json.dumps(value, default=os.fspath)}")
+        text = json.dumps(value, default=_plain, ensure_ascii=False)
+        changes.append(f"{_dotted(key)}={text}")
     if isinstance(config, Config):
         return change_config(config, changes)
     return load_config(os.fspath(config), changes)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or a path as JSON has it."""
+    return value.item() if hasattr(value, "item") else os.fspath(value)
 
 
 def _dotted(key: str) -> str:

@@ -238,6 +238,8 @@ class Predictor:
         def step(frame: Any) -> list[Prediction]:
             nonlocal state
             frame = frame if isinstance(frame, Tensor) else torch.tensor(frame)
+            if frame.dtype != torch.uint8:
+                raise UserError(f"expected frames [H, W, 3] of uint8, 0 to 255 (got {frame.dtype})")
             frame = resize_short_side(frame[None], self.short_side)
             with torch.no_grad():
                 logits, state = self.model.stream(self.normalized(self._crops(frame)), state)

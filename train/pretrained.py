@@ -154,10 +154,9 @@ def save_network(model: Any, folder: str | os.PathLike[str]) -> None:
             "Expected a network with 'config' and 'classes', such as those of 'from_pretrained' and of "
             "runs (got one without); save its 'state_dict()' instead"
         )
-    if len(model.classes) != model.num_classes:
-        raise ValueError(
-            f"Expected 'classes' to name {model.num_classes} classes (got {len(model.classes)} names)"
-        )
+    count = model.lin.weight.size(0)
+    if len(model.classes) != count:
+        raise ValueError(f"Expected 'classes' to name {count} classes (got {len(model.classes)} names)")
     folder = Path(folder)
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{folder}: is the folder of a run; choose another for the network")

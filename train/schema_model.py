@@ -305,6 +305,12 @@ class STGCNConfig(Section):
     kernel_size: Few = 9
     dropout: Fraction = 0.0
 
+    @model_validator(mode="after")
+    def _odd(self) -> STGCNConfig:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"model.head.kernel_size: expected an odd number (got {self.kernel_size})")
+        return self
+
 
 Head = Annotated[
     Annotated[LSTMHeadConfig, Tag("lstm")]

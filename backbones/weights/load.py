@@ -14,6 +14,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from rstg_pyg.backbones.bn_inception import BNInception, ECOLite
 from rstg_pyg.backbones.inception import InceptionVideo
+from rstg_pyg.backbones.resnet import VideoResNet
 from rstg_pyg.backbones.torchvision_video import CLASSIFIERS, TorchvisionVideo, network_weights
 from rstg_pyg.backbones.weights.files import read_tensors, unwrap
 from rstg_pyg.backbones.weights.inception import (
@@ -81,8 +82,8 @@ def load_backbone_weights(
             folded into gain and offset), and non-local blocks without a norm as having none (the
             ``affine`` scripts of video-nonlocal-net, 32 x 4 and 128 x 1; their blocks in ``res3``
             attend within groups of 4 frames, ours over all frames). (default: ``False``)
-        bgr: Whether the weights are for BGR frames; the stem's input channels are then reversed.
-            (default: ``False``)
+        bgr: Whether the weights are for BGR frames; the stem's input channels are then reversed. For
+            :class:`VideoResNet` only. (default: ``False``)
         allow_unused: Whether the file may have tensors that the network does not need.
             (default: ``False``)
 
@@ -93,6 +94,8 @@ def load_backbone_weights(
         WeightsError: If the file cannot be read, its layout is unknown, or a tensor is missing,
             unused, of the wrong shape or not finite. In this case no weight is changed.
     """
+    if bgr and not isinstance(backbone, VideoResNet):
+        raise WeightsError(f"bgr: expected a VideoResNet (got {type(backbone).__name__})")
     parts = {"": backbone, "head.": head}
     if hasattr(backbone, "backbone"):
         network: Any = backbone

@@ -117,6 +117,39 @@ def test_smoothing_takes_noise_out_and_leaves_what_stands():
     assert float((graphs.Smooth(3)(noisy).pos - 1).std()) < 0.06
 
 
+def test_smoothing_leaves_absent_joints_out():
+    data = body(5)
+    data.pos = torch.full((5, 20, 3), 2.0)
+    data.mask[2, 7] = False
+    data.pos[2, 7] = 0
+    pos = graphs.Smooth(3)(data).pos
+    assert (pos[2, 7] == 0).all() and torch.allclose(pos[data.mask], torch.tensor(2.0))
+
+
+def test_features_without_the_hip():
+    """A person who stands still far away; the hip is lost in some frames, or in all."""
+    hip = joint_names("msr20").index("hip")
+    still = body(6)
+    still.pos = still.pos[:1].expand(6, -1, -1) + torch.tensor([0.0, 0.0, 3.0])
+    whole = graphs.SkeletonFeatures(("joint", "motion"))(still.clone()).x
+    for lost in ([3], [0, 1], [4, 5]):
+        data = still.clone()
+        data.mask, data.pos = data.mask.clone(), data.pos.clone()
+        data.mask[lost, hip], data.pos[lost, hip] = False, 0
+        x = graphs.SkeletonFeatures(("joint", "motion"))(data.clone()).x
+        assert torch.allclose(x, whole, atol=1e-6)
+        lost, same = (graphs.SameBones()(one.clone()).pos[data.mask] for one in (data, still))
+        assert torch.allclose(lost, same, atol=1e-5)
+    data = still.clone()
+    data.mask, data.pos = data.mask.clone(), data.pos.clone()
+    data.mask[:, hip], data.pos[:, hip] = False, 0
+    x = graphs.SkeletonFeatures(("joint", "motion"))(data).x
+    beside = (skeleton_graph().parent == hip) & (torch.arange(20) != hip)
+    center = still.pos[:, beside].mean(1, keepdim=True)
+    assert torch.allclose(x[..., :3], (still.pos - center) * data.mask.unsqueeze(-1), atol=1e-5)
+    assert x[..., 3:].abs().max() < 1e-5
+
+
 def test_random_changes_are_as_large_as_asked_for():
     torch.manual_seed(3)
     data = body(3)

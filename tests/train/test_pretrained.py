@@ -94,6 +94,11 @@ def test_what_cannot_be_saved_or_found(tmp_path, shipped):
         model.save_pretrained(tmp_path / "x")
     assert not (tmp_path / "x").exists()
     model = VideoClassifier.from_pretrained("tiny")
+    model.reset_classifier(2)
+    model.classes = ["a", "b"]
+    model.save_pretrained(tmp_path / "two")
+    assert "top-1" not in (tmp_path / "two/README.md").read_text()  # of the classifier before
+    assert VideoClassifier.from_pretrained(tmp_path / "two").classes == ["a", "b"]
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="run: is the folder of a run"):
         model.save_pretrained(tmp_path / "run")

@@ -14,6 +14,7 @@ import torch
 from helpers.tiny_run import ONE_FILTER, write_tiny
 
 import rstg_pyg.train
+from rstg_pyg.train import fit
 from rstg_pyg.train.build import build_dataset, build_model
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.run import main
@@ -46,6 +47,34 @@ def test_a_run_stops_early_and_stays_stopped():
     os.unlink("a/results.json")
     assert run(*still, "--out", "a", "--resume") == 0
     assert steps("a") == [2, 4, 6] and json.loads(Path("a/results.json").read_text())["steps"] == 6
+
+
+@pytest.mark.slow
+def test_the_last_step_is_validated():
+    """Whatever the steps between are: the best checkpoint is one of the whole training."""
+    more = ("train.epochs=20", "train.max_steps=5", "train.validate_every=2")
+    assert run(*more, "--out", "a") == 0
+    assert steps("a") == [2, 4, 5]
+
+
+@pytest.mark.slow
+def test_the_average_of_the_weights_keeps_the_graph():
+    """torch's own also averages the edges, which are integers."""
+    more = ("train.epochs=20", "train.max_steps=5", "train.ema=0.9", "train.lr=0.1")
+    assert run(*more, "--out", "a") == 0
+    assert run(*more, "--evaluate", "a/checkpoints/last.ckpt", "--out", "b") == 0
+    loss = [json.loads(Path(f"{name}/results.json").read_text())["loss"] for name in "ab"]
+    assert loss[0] == pytest.approx(loss[1], abs=1e-7)
+
+
+@pytest.mark.slow
+def test_fit_in_a_thread():
+    found = []
+    steps = np.int64(2)
+    thread = threading.Thread(target=lambda: found.append(fit("tiny.yaml", max_steps=steps, out="😀")))
+    thread.start()
+    thread.join()
+    assert found and Path("😀/results.json").is_file()
 
 
 @pytest.mark.slow

@@ -141,22 +141,30 @@ def mirrored_classes(classes: list[str]) -> list[int | None]:
     """The class of a mirrored clip, for every class: the template with left and right exchanged.
 
     ``None`` where that template is not a class: such a clip must not be mirrored. "Right out" and the
-    like are no directions.
+    like are no directions, unless there is the class with the opposite.
     """
     numbers = {name: number for number, name in enumerate(classes)}
-    return [numbers.get(_exchange(name)) for name in classes]
+    exchanged = [_SIDE.sub(_opposite, name) for name in classes]
+    return [
+        numbers.get(other if other in numbers else _DIRECTION.sub(_opposite, name))
+        for name, other in zip(classes, exchanged)
+    ]
 
 
 _OPPOSITE = {"left": "right", "right": "left"}
+#: As a word, between underscores, or in camel case.
+_WORD = (
+    r"(?:(?<![A-Za-z])(?:left|right|Left|Right|LEFT|RIGHT)|(?<=[a-z])(?:Left|Right))"
+    r"(?![a-z])(?!(?<=[A-Z])[A-Z])"
+)
+_SIDE = re.compile(_WORD)
 _DIRECTION = re.compile(
-    r"\b(left|right)\b(?! (out|away|off|up|down|over|through|into|in|at|after|before|now)\b)",
-    re.IGNORECASE,
+    _WORD + r"(?![ _](?:out|away|off|up|down|over|through|into|in|at|after|before|now)(?![A-Za-z]))"
 )
 
 
-def _exchange(template: str) -> str:
-    def opposite(match: re.Match) -> str:
-        word = _OPPOSITE[match[0].lower()]
-        return word.capitalize() if match[0][0].isupper() else word
-
-    return _DIRECTION.sub(opposite, template)
+def _opposite(match: re.Match) -> str:
+    word = _OPPOSITE[match[0].lower()]
+    if match[0].isupper():
+        return word.upper()
+    return word.capitalize() if match[0][0].isupper() else word

@@ -42,6 +42,7 @@ def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) ->
 def print_tail(results: dict[str, Any], folder: Path) -> None:
     """Prints the results, where the files are, and what to do next."""
     here = shlex.quote(str(folder))
+    run = folder if (folder / "checkpoints").is_dir() else results["checkpoint"]
     rows = {
         "test": _score(results),
         "protocol": results["protocol"],
@@ -49,7 +50,8 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
         "skipped": _skipped(results, folder),
         "files": f"{folder}: {', '.join(file for file in _FILES if (folder / file).is_file())}",
     }
-    commands = {"next": f"rstg predict CLIP.mp4 --ckpt {here}", "": f"rstg report {here}"}
+    commands = {"next": f"rstg predict CLIP.mp4 --ckpt {shlex.quote(str(run))}"}
+    commands[""] = f"rstg report {here}"
     print()
     for name, text in (rows | commands).items():
         if name in rows:  # a command stays in one line

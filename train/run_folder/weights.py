@@ -190,12 +190,32 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
-def check_resumable(path: Path, config: Config) -> tuple[str, int, str]:
+def check_classes(path: Path, stored: list[str] | None, names: list[str], root: str | None) -> None:
+    """Checks that a network's classes are those of the data, in the same order.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if stored is None or stored == names:
+        return
+    if sorted(stored) == sorted(names):
+        i = next(i for i, name in enumerate(names) if name != stored[i])
+        raise UserError(
+            f"{path}: was trained on these classes in another order (class {i} is {stored[i]!r}, here "
+            f"{names[i]!r}); give the list of classes that it was trained with"
+        )
+    raise UserError(
+        f"{path}: was trained on other classes ({', '.join(stored)}; {root or 'the data'} has "
+        f"{', '.join(names)}); give the data set that belongs to it"
+    )
+
+
+def check_resumable(path: Path, config: Config) -> tuple[str, int, str, list[str] | None]:
     """Reads a checkpoint and checks that it belongs to this run.
 
     Returns:
         The description of the data that the run started with, the checkpoint's step, and the run's
-        precision.
+        precision and classes.
 
     Raises:
         UserError: If it cannot be read or belongs to another config; the message names the keys.
@@ -209,7 +229,8 @@ def check_resumable(path: Path, config: Config) -> tuple[str, int, str]:
     ]
     if changed:
         raise UserError(_other_config(path, changed))
-    return checkpoint["origin"], checkpoint["global_step"], saved.trainer.precision
+    step, precision = checkpoint["global_step"], saved.trainer.precision
+    return checkpoint["origin"], step, precision, checkpoint.get("label_names")
 
 
 def saved_config(values: dict[str, Any], path: Path) -> Config:

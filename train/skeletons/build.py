@@ -26,6 +26,7 @@ from rstg_pyg.graphs import (
     Smooth,
     skeleton_graph,
 )
+from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recording, read_recordings
 from rstg_pyg.train.data.skeletons.readers import JOINTS
 from rstg_pyg.train.errors import UserError
@@ -45,7 +46,7 @@ def recordings_of(data: SkeletonConfig) -> tuple[list[Recording], str]:
         size = (data.builtin.subjects, data.builtin.repetitions)
         made = generate_recordings(*size, layout=data.layout, bodies=data.bodies)
         return made, "generated skeletons"
-    recordings, empty = _read(data.root, data.bodies)
+    recordings, empty = _read(str(home(data.root)), data.bodies)
     if data.layout != recordings[0].layout:
         raise UserError(
             f"data.layout: the recordings in {data.root} are of the layout {recordings[0].layout} (got "
@@ -69,7 +70,7 @@ def build_skeletons(data: SkeletonConfig, split: str, changes: dict) -> Skeleton
     """The data set of a split: recordings of its subjects.
 
     Raises:
-        UserError: If there are none, or a subject is in two splits.
+        UserError: If there are none, or a subject of train is in another split.
     """
     recordings, kind = recordings_of(data)
     everybody = {recording.subject for recording in recordings}
@@ -179,7 +180,11 @@ def build_joints(backbone: JointsConfig, data: Any) -> JointEncoder:
 def build_joint_head(
     head: RSTGConfig | STGCNConfig, feature_map: Tensor, data: SkeletonConfig
 ) -> JointHead:
-    """RSTG or ST-GCN on the joints, for a map ``[B, D + 1, T, M, N]``."""
+    """RSTG or ST-GCN on the joints, for a map ``[B, D + 1, T, M, N]``.
+
+    Raises:
+        ValueError: If a setting has no meaning for joints.
+    """
     width, pooling = feature_map.size(1) - 1, (data.sum_joints, data.max_over_time)
     network: torch.nn.Module
     if isinstance(head, STGCNConfig):
@@ -187,6 +192,11 @@ def build_joint_head(
             graph = skeleton_graph(data.layout, data.bodies, together=data.together)
         network = STGCN(width, head.num_blocks, graph, head.kernel_size, head.dropout)
         return JointHead(width + 1, width, network, _graph(data), *pooling)
+    usual = RSTGConfig()
+    given = ("homogeneous", "published", "in_norm", "norm", "out_norm", "map_size", "typed_update")
+    for name in given:
+        if getattr(head, name) != getattr(usual, name):
+            raise ValueError(f"Expected no '{name}' for skeletons (got {getattr(head, name)!r})")
     names = ["num_rounds", "time_stages", "space_stages", "cell", "residual", "shared_rounds", "form"]
     arguments = {name: getattr(head, name) for name in names}
     if head.space_stages:

@@ -139,10 +139,12 @@ class JointHead(torch.nn.Module):
         """The vector after each further piece of a clip, and the state."""
         cells, total, most, count = (None, 0.0, None, 0) if state is None else state
         nodes, cells = self.run(x, state=cells, return_state=True)
-        total, count = total + nodes.sum(dim=1), count + nodes.size(1)
         here = nodes.amax(dim=1)
-        most = here if most is None else torch.maximum(most, here)
-        return self._vector(total / count, most), (cells, total, most, count)
+        if most is not None:  # the state of an exported stream begins with zeros, also of the maximum
+            begun = torch.as_tensor(count, device=here.device) > 0
+            here = torch.where(begun, torch.maximum(most, here), here)
+        total, count = total + nodes.sum(dim=1), count + nodes.size(1)
+        return self._vector(total / count, here), (cells, total, here, count)
 
 
 class STGCN(torch.nn.Module):

@@ -143,6 +143,11 @@ class Checkpoints(ModelCheckpoint):
             self._loaded = None
         self.began = True
 
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """Has the last step validated, whatever ``train.validate_every`` is."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            trainer.val_check_batch = batch_idx + 1
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Saves now and then where there is no validation."""
         if self.save_every and trainer.global_step % self.save_every == 0:

@@ -123,7 +123,9 @@ class VideoTask(pl.LightningModule):
         if self.multi_label:
             labels = labels * (1 - smoothing) + smoothing / 2
             return F.binary_cross_entropy_with_logits(logits, labels, weight)
-        return F.cross_entropy(logits, labels, weight, label_smoothing=smoothing)
+        how: dict[str, Any] = {"label_smoothing": smoothing, "reduction": "none"}
+        # torch's mean is divided by the weights of the batch, which may be a part of one, or one video.
+        return F.cross_entropy(logits, labels, weight, **how).mean()
 
     def on_train_start(self) -> None:
         """Counts the training videos of the classes, if the loss is to be balanced."""
@@ -174,7 +176,8 @@ class VideoTask(pl.LightningModule):
         logits = self(clips)
         self.finite.append(self._update(self.eval_metrics, logits, labels).isfinite().all())
         if self.multi_label and not _blank(labels):
-            self.precision.update(logits.float(), labels.long())
+            # Otherwise torchmetrics takes batches with all logits in 0 to 1 for probabilities.
+            self.precision.update(logits.double().sigmoid(), labels.long())
         return logits
 
     def _update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 from rstg_pyg.backbones.conv import Conv3d
 from rstg_pyg.train.config import Config
@@ -33,10 +34,12 @@ def choose_precision(config: Config, trained: torch.nn.Module | None = None) -> 
         trained: The network, if it is to be trained.
 
     Raises:
-        UserError: If it cannot be trained in bfloat16 here.
+        UserError: If there is no such precision here, or the network cannot be trained in it.
     """
     on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     wrong = on_cpu and trained is not None and any(map(_wrong_in_bfloat16, trained.modules()))
+    if on_cpu and config.trainer.precision == "16-mixed":
+        raise UserError("trainer.precision: 16-mixed needs a GPU; use bf16-mixed, 32-true or auto")
     if wrong and config.trainer.precision == "bf16-mixed":
         raise UserError(
             "trainer.precision: on a CPU, torch computes wrong gradients for this backbone's 3-D "
@@ -79,6 +82,21 @@ def _gain_of_bfloat16() -> float:
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """An exponential moving average. torch's also averages integers, among them a graph's edges, and
+    rounds them down.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], now: list[Tensor], _: Any) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, now, 1 - decay)
+        else:
+            torch._foreach_copy_(averaged, now)
+
+    return average
+
+
 def prepare_torch(config: Config) -> None:
     """Sets seeds and threads, and reduces the libraries' log output."""
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
@@ -94,7 +112,9 @@ def prepare_torch(config: Config) -> None:
 def prepare_model(model: torch.nn.Module, config: Config) -> None:
     """Applies the memory format and compilation of the config."""
     if config.trainer.channels_last:
-        model.to(memory_format=torch.channels_last_3d)
+        for weight in model.parameters():
+            if weight.dim() == 5:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     if config.trainer.compile:
         model.compile()
 
@@ -169,8 +189,8 @@ def make_trainer(
             from pytorch_lightning.callbacks import WeightAveraging
         except ImportError as e:
             raise UserError(f"train.ema: needs pytorch-lightning 2.6 (got {pl.__version__})") from e
-        average = get_ema_multi_avg_fn(config.train.ema)
-        callbacks = [WeightAveraging(multi_avg_fn=average), *callbacks]  # before any that saves
+        average = WeightAveraging(multi_avg_fn=_moving_average(config.train.ema))
+        callbacks = [average, *callbacks]  # before any that saves
     if settings.progress_bar:
         callbacks = [*callbacks, ProgressBar()]
     if "notebook" in settings.strategy:

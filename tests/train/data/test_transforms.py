@@ -114,6 +114,21 @@ def test_mirrored_classes():
     assert transforms.mirrored_classes(classes) == [1, 0, 3, 2, 4, None, 8, 7, 6, 9]
 
 
+@pytest.mark.parametrize(
+    "one, other",
+    [("swipe_left", "swipe_right"), ("left_to_right", "right_to_left"), ("TurnLeft", "TurnRight"),
+     ("leftHand", "rightHand"), ("LEFT", "RIGHT"), ("moving left in a line", "moving right in a line"),
+     ("1-left", "1-right")],
+)  # fmt: skip
+def test_classes_are_mirrored_however_they_are_written(one, other):
+    assert transforms.mirrored_classes([one, other]) == [1, 0]
+    assert transforms.mirrored_classes([one, "Brightness", "leftover", "LEFTOVER"])[1:] == [1, 2, 3]
+
+
+def test_a_class_without_its_opposite_is_not_mirrored():
+    assert transforms.mirrored_classes(["swipe_left", "TurnRight", "up"]) == [None, None, 2]
+
+
 @pytest.mark.parametrize("arguments", [(0.4, 0), (0.0, 9), (0.4, 20)])
 def test_augmentation_is_alike_in_all_frames_and_depends_on_the_generator_only(arguments):
     augment = transforms.Augment(*arguments)

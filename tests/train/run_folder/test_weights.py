@@ -11,6 +11,7 @@ from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import parse_config, to_dict
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder.weights import (
+    check_classes,
     check_resumable,
     load_weights,
     read_checkpoint,
@@ -182,7 +183,7 @@ def test_keys_that_came_after_a_checkpoint_have_their_defaults(checkpoint, confi
     content = torch.load(checkpoint, weights_only=True)
     del content["config"]["model"]["rstg"]["homogeneous"], content["config"]["model"]["head"]
     torch.save(content, checkpoint)
-    assert check_resumable(checkpoint, config) == ("digits", 1, config.trainer.precision)
+    assert check_resumable(checkpoint, config)[:3] == ("digits", 1, config.trainer.precision)
     with pytest.raises(UserError, match=r"model.rstg.homogeneous \(False against True\)"):
         check_resumable(checkpoint, config_of({"homogeneous": True, "time_stages": "none"}))
 
@@ -204,3 +205,13 @@ def test_what_may_change_between_a_run_and_its_continuation(checkpoint, config):
     values = to_dict(config) | {"trainer": {"threads": 1}}
     values["data"]["num_workers"] = 2
     check_resumable(checkpoint, parse_config(values, "x.yaml"))
+
+
+def test_classes_have_to_be_those_of_the_data():
+    path = Path("last.ckpt")
+    check_classes(path, None, ["a", "b"], None)
+    check_classes(path, ["a", "b"], ["a", "b"], "clips")
+    with pytest.raises(UserError, match="in another order .class 0 is 'b', here 'a'"):
+        check_classes(path, ["b", "a"], ["a", "b"], "clips")
+    with pytest.raises(UserError, match=r"trained on other classes \(a, b; clips has a, c\)"):
+        check_classes(path, ["a", "b"], ["a", "c"], "clips")

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from rstg_pyg.export import export_stream
 from rstg_pyg.graphs import skeleton_graph
 from rstg_pyg.train.build import build_model, check_model
 from rstg_pyg.train.config import load_config
@@ -49,6 +50,26 @@ def test_frames_one_by_one_give_the_same(name):
         logits, state = model.stream(frame, state)
     with torch.no_grad():
         assert torch.allclose(logits, model(clip), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["RSTG", "mean"])
+def test_an_exported_stream_begins_with_zeros(name):
+    model, config = network(*{**ROWS, **MORE}[name])
+    clip = clip_of(config)
+    program = export_stream(model, clip[:, :, :1])
+    step, state, eager = program.module(), program.example_inputs[0][1:], None
+    for frame in clip.split(1, dim=2):
+        logits, *state = step(frame, *state)
+        expected, eager = model.stream(frame, eager)
+        assert torch.allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["norm=batch", "in_norm=batch", "typed_update=true", "map_size=3"])
+def test_settings_without_a_meaning_are_refused(change):
+    with pytest.raises(UserError, match=f"no '{change.split('=')[0]}' for skeletons"):
+        network(f"model.rstg.{change}")
+    with pytest.raises(UserError, match="kernel_size: expected an odd number"):
+        network("model.rstg=null", "model.head={kind: st_gcn, kernel_size: 4}")
 
 
 def test_an_absent_joint_sends_nothing():

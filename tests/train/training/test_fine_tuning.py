@@ -161,8 +161,11 @@ def test_a_balanced_loss():
     task = task_of(class_weights=None)
     batch, labels = clips(4), torch.tensor([0, 0, 1, 1])
     task.class_weights = torch.tensor([1.0, 3.0, 2.0])
-    expected = F.cross_entropy(task(batch), labels, torch.tensor([1.0, 3.0, 2.0]))
+    losses = F.cross_entropy(task(batch), labels, reduction="none")
+    expected = (losses * torch.tensor([1.0, 1.0, 3.0, 3.0])).mean()
     torch.testing.assert_close(task.loss(batch, labels), expected)
+    parts = [task.loss(batch[i : i + 1], labels[i : i + 1]) for i in range(4)]  # train.accumulate
+    torch.testing.assert_close(sum(parts) / 4, expected)
     with pytest.raises(UserError, match=r"train.class_weights: SyncMNIST"):
         config_of(class_weights="balanced")
 
@@ -193,6 +196,12 @@ def test_mixtures_of_clips_and_their_labels(settings):
     assert task.train_metrics["top1"].update_count == 1
 
 
+def average_precision(there):
+    """Of the labels by falling score."""
+    ranks = torch.arange(1, len(there) + 1)
+    return float(((there.cumsum(0) / ranks) * there).sum() / there.sum())
+
+
 def test_several_labels_per_video():
     task = task_of(multi_label=True, label_smoothing=0.2).eval()
     batch, labels = clips(4), torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 0], [1, 0, 0]])
@@ -211,6 +220,20 @@ def test_several_labels_per_video():
     precisions = multilabel_average_precision(logits[:, two], labels[:, two].long(), 2, average="none")
     assert values["mAP"] == pytest.approx(float(precisions.mean()))
     assert math.isnan(task.class_precision[1]) and set(values) == {"loss", "mAP"}
+
+
+def test_average_precision_by_hand():
+    """One video at a time, some of them with all logits between 0 and 1, and all but the last sure."""
+    logits = torch.tensor([[0.2, 0.7], [0.9, 18.4], [-3.0, 18.2], [0.3, 18.1], [1.5, -4.0]])
+    labels = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0], [1, 0]])
+    task = task_of(num_classes=2, multi_label=True)
+    task.forward = lambda clips: clips
+    task.on_validation_epoch_start()
+    for row in zip(logits.split(1), labels.split(1)):
+        task.validation_step(row, 0)
+    order = logits.argsort(0, descending=True)
+    by_hand = [average_precision(labels[order[:, k], k]) for k in range(2)]
+    assert task._results("validation", None)["mAP"] == pytest.approx(sum(by_hand) / 2)
 
 
 def test_a_config_of_a_video_network_with_a_block(tmp_path, monkeypatch):

@@ -94,6 +94,7 @@ def test_torch_is_prepared(monkeypatch):
 @pytest.mark.parametrize("asked", [True, False])
 def test_memory_layout_and_compilation(asked):
     conv = torch.nn.Conv3d(2, 2, 3)
+    conv.inner = torch.nn.Conv2d(2, 2, 3)  # which has no such layout
     prepare_model(conv, config_of(trainer={"channels_last": asked, "compile": asked}))
     assert conv.weight.is_contiguous(memory_format=torch.channels_last_3d) == asked
     assert (conv._compiled_call_impl is not None) == asked
@@ -120,6 +121,8 @@ def test_no_bfloat16_where_torchs_gradients_are_wrong(monkeypatch):
         assert choose_precision(config, network).trainer.precision == "32-true"
         with pytest.raises(UserError, match="trainer.precision: on a CPU, torch computes wrong"):
             choose_precision(with_precision(config, "bf16-mixed"), network)
+    with pytest.raises(UserError, match="16-mixed needs a GPU"):
+        choose_precision(with_precision(config, "16-mixed"))
     right = torchs(1, 1, 3), torchs(1, 1, (1, 3, 3), padding=(0, 1, 1)), Conv3d(1, 1, 3, padding=1)
     assert choose_precision(config, torch.nn.Sequential(*right)).trainer.precision == "bf16-mixed"
 
