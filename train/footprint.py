@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from rstg_pyg.train.build import build_model, example_boxes, normalize
+from rstg_pyg.train.build import build_model, example_boxes, freeze, normalize
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.errors import UserError
@@ -38,9 +38,12 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
     """Memory of a training step in GiB by category, for the config's batch (divided by ``accumulate``).
 
     ``activations`` are kept from the forward to the backward pass; ``recomputed`` is the memory of the
-    most expensive stage while gradient checkpointing recomputes it.
+    most expensive stage while gradient checkpointing recomputes it. Both are extrapolated from one and
+    two clips: what does not grow, such as autocast's casts of weights, counts once. ``weights`` has
+    their moving average, too (``train.ema``).
     """
     model, data = build_model(config, num_classes).train(), config.data
+    freeze(model, config.train.freeze)
     weights = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     autocast = torch.autocast("cpu", torch.bfloat16, config.trainer.precision == "bf16-mixed")
 
@@ -57,20 +60,29 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
             out = function(*inputs)  # kept alive, so that no storage is reused
         return out, sum(kept.values())
 
-    clip = torch.zeros(1, *data.clip_shape, dtype=torch.uint8)
-    x = normalize(clip, config)
-    _, activations = run(functools.partial(model, **example_boxes(config)), x)
-    recomputed = 0
-    if model.grad_checkpointing:
-        backbone: Any = model.backbone
-        for name in backbone.stages:
-            x, held = run(model.stage, name, x.detach())
-            recomputed = max(recomputed, held)
+    def held(clips: int) -> tuple[int, int]:
+        """Of the whole network, and of its largest stage."""
+        boxes = {name: value.expand(clips, -1, -1, -1) for name, value in example_boxes(config).items()}
+        x = normalize(torch.zeros(clips, *data.clip_shape, dtype=torch.uint8), config)
+        _, whole = run(functools.partial(model, **boxes), x)
+        largest = 0
+        if model.grad_checkpointing:
+            backbone: Any = model.backbone
+            for name in backbone.stages:
+                x, stage = run(model.stage, name, x.detach())
+                largest = max(largest, stage)
+        return whole, largest
+
     clips = config.train.batch_size // config.train.accumulate
+    activations, recomputed = (one + (clips - 1) * (two - one) for one, two in zip(held(1), held(2)))
     slots = 2 if config.train.optimizer == "adamw" else int(config.train.momentum > 0)
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    found = {"weights": size, "gradients": size, "optimizer": slots * size}
-    found |= {"activations": clips * activations, "recomputed": clips * recomputed}
+    size, trained = (
+        sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or everything)
+        for everything in (True, False)
+    )
+    found = {"weights": size * (1 + (config.train.ema is not None))}
+    found |= {"gradients": trained, "optimizer": slots * trained}
+    found |= {"activations": activations, "recomputed": recomputed}
     return {name: number / 2**30 for name, number in found.items()}
 
 

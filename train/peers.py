@@ -30,6 +30,7 @@ from torch_geometric.nn import (
 
 from rstg_pyg import RSTG, RSTGConv
 from rstg_pyg.train.command import command
+from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json, write_text
 from rstg_pyg.train.peer_tasks import TASKS, Task
 from rstg_pyg.train.plots import COLORS, new_figure, save_png
@@ -60,7 +61,9 @@ class TwoLayers(torch.nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor | None = None) -> Tensor:
         """"""
-        x = self.second(self.first(x, edge_index).relu(), edge_index)
+        # Attention over all nodes has to know which ones are one graph.
+        graphs = {"batch": batch} if isinstance(self.first, GPS) else {}
+        x = self.second(self.first(x, edge_index, **graphs).relu(), edge_index, **graphs)
         return x if self.lin is None else self.lin(global_mean_pool(x.relu(), batch))
 
 
@@ -85,9 +88,9 @@ class GPS(torch.nn.Module):
         self.conv = GPSConv(WIDTH, GCNConv(WIDTH, WIDTH), heads=4)
         self.lin_out = torch.nn.Linear(WIDTH, out_channels)
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor | None = None) -> Tensor:
         """"""
-        return self.lin_out(self.conv(self.lin_in(x), edge_index))
+        return self.lin_out(self.conv(self.lin_in(x), edge_index, batch))
 
 
 class GConvGRU(torch.nn.Module):
@@ -266,11 +269,17 @@ def draw(tasks: dict[str, dict], path: Path) -> None:
 
 
 def _measured_before(path: Path, protocol: dict) -> dict[str, dict]:
-    """Other tasks that were measured in the same way in the same folder."""
+    """Tasks that were measured in the same way in the same folder.
+
+    Raises:
+        UserError: If they were measured in another way.
+    """
     if not path.is_file():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    return found["tasks"] if found["protocol"] == protocol else {}
+    if found["protocol"] != protocol:
+        raise UserError(f"--out: {path} has other seeds or settings; choose another folder")
+    return found["tasks"]
 
 
 @command
@@ -292,17 +301,16 @@ def main(argv: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     protocol = dict(rates=list(RATES), seeds=list(seeds), width=WIDTH, optimizer="Adam")
     protocol["quick"] = arguments.quick
-    tasks = {}
+    tasks = _measured_before(folder / "peers.json", protocol)
     for name in arguments.tasks:
         task: Any = TASKS[name]
         if arguments.quick:
             task = type(task.__name__, (task,), {"epochs": 1})
         measured = compare(task, seeds)
         tasks[task.title] = {**measured, "environment": environment(torch.device("cpu"))}
-    tasks = {**_measured_before(folder / "peers.json", protocol), **tasks}
-    write_json(folder / "peers.json", dict(protocol=protocol, tasks=tasks))
-    write_text(folder / "peers.md", table(tasks))
-    draw(tasks, folder / "peers.png")
+        write_json(folder / "peers.json", dict(protocol=protocol, tasks=tasks))
+        write_text(folder / "peers.md", table(tasks))
+        draw(tasks, folder / "peers.png")
     print(table(tasks), end="")
     return 0
 

@@ -113,7 +113,7 @@ def grouped(runs: Sequence[Run]) -> list[list[Run]]:
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         values = {k: v for k, v in to_dict(run.config).items() if k != "seed"}
-        key = (json.dumps(values, sort_keys=True), run.protocol, run.steps)
+        key = (json.dumps(values, sort_keys=True), run.protocol, run.steps, run.data, run.num_videos)
         again = 0  # repeated runs with the same seed do not share a row
         while any(other.seed == run.seed for other in groups.get((*key, again), [])):
             again += 1

@@ -217,8 +217,8 @@ class TrainConfig(Section):
     #: Decay of the exponential moving average of the weights, which is then validated, tested and
     #: kept (0.99 for some hundred steps, 0.999 for some thousand); null: none.
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    #: Steps between validations; each writes checkpoints. With 0 there are none, and a checkpoint is
-    #: written every 1,000 steps.
+    #: Steps between validations (the last step has one as well); each writes checkpoints. With 0 there
+    #: are none, and a checkpoint is written every 1,000 steps.
     validate_every: NonNegativeInt = 1_000
     #: Early stopping after this many validations without a better top-1; null: never.
     early_stopping: PositiveInt | None = None

@@ -3,7 +3,8 @@ import json
 import pytest
 from helpers.commands import fails
 
-from rstg_pyg.train.footprint import main
+from rstg_pyg.train.config import load_config
+from rstg_pyg.train.footprint import footprint, main
 
 
 @pytest.mark.slow
@@ -20,6 +21,22 @@ def test_a_stream_holds_the_same_at_every_frame(tmp_path, capsys):
     assert found["compared_frames"] == 60 and found["largest_logit"] > 0.01
     assert found["largest_difference"] <= 1e-5 * max(1.0, found["largest_logit"])
     assert "logits after 60 frames and of the complete clip" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_does_not_grow_with_the_batch_counts_once():
+    """Autocast's casts of weights; a moving average; no gradients of what is frozen."""
+
+    def found(*overrides):
+        more = ["trainer.precision=bf16-mixed", "model.rstg.hidden_channels=256", *overrides]
+        return footprint(load_config("syncmnist_mini.yaml", more), 4)
+
+    one, eight = found("train.batch_size=1"), found("train.batch_size=8")
+    assert one["activations"] < eight["activations"] < 6 * one["activations"]
+    plain, average = found(), found("train.ema=0.9")
+    assert average["weights"] == 2 * plain["weights"] and average["gradients"] == plain["weights"]
+    frozen = found("train.freeze=[backbone]")
+    assert frozen["gradients"] < plain["gradients"] and frozen["activations"] < plain["activations"]
 
 
 @pytest.mark.parametrize(

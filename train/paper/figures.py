@@ -42,6 +42,7 @@ def write_figures(runs: Sequence[Path], out: Path, count: int = 1000) -> dict[st
     numbers: dict[str, Any] = {"curves": {}, "distance": {}, "attention": None}
     for i, run in enumerate(runs):
         name, trained = load_run(run)
+        name = f"{name} ({run})" if name in numbers["curves"] else name
         dataset: Any = build_dataset(trained.config, "test")
         videos = dataset.videos(list(range(count)))
         correct = predict(trained, videos) == videos.labels

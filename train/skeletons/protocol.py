@@ -5,7 +5,6 @@ comparison on the other subjects. ``python train/reproduce.py skeletons`` runs i
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import torch
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.files import write_text
 from rstg_pyg.train.paper.runs import Job
+from rstg_pyg.train.paper.table import read_cell
+from rstg_pyg.train.report import read_run
 from rstg_pyg.train.text_tables import as_markdown
 
 CONFIG = "skeleton/msr_action3d.yaml"
@@ -83,6 +84,9 @@ def _folder(name: str) -> str:
 def write_skeleton_tables(out: Path) -> str:
     """Writes ``choosing.md`` and ``table.md`` from the ``results.json`` of finished runs; returns their
     text.
+
+    Raises:
+        UserError: If a file is damaged, or the runs of a row differ in more than the seed.
     """
     text = []
     rows: list[dict[str, Any]] = []
@@ -91,28 +95,26 @@ def write_skeleton_tables(out: Path) -> str:
         if None in folds:
             continue
         done = [fold for fold in folds if fold is not None]
-        count = sum(fold["num_videos"] for fold in done)
-        right = sum(fold["top1"] * fold["num_videos"] for fold in done)
+        count = sum(fold.num_videos for fold in done)
+        right = sum(fold.top1 * fold.num_videos for fold in done)
         row = {"on the training subjects": name, "top-1": f"{right / count:.1%}"}
-        rows.append(row | {f"subject {s}": f"{f['top1']:.1%}" for s, f in zip(SUBJECTS, done)})
+        rows.append(row | {f"subject {s}": f"{f.top1:.1%}" for s, f in zip(SUBJECTS, done)})
     if rows:
         text.append(as_markdown(rows) + "\n")
         write_text(out / "choosing.md", text[-1])
     rows = []
     for name in SKELETON_ROWS:
-        found = [_read(path.parent) for path in sorted((out / _folder(name)).glob("*/results.json"))]
-        runs = [run for run in found if run is not None]
-        if runs:
-            top1 = torch.tensor([run["top1"] for run in runs], dtype=torch.double)
+        cell = read_cell(name, out / _folder(name))
+        if cell is not None:
+            top1 = torch.tensor([run.top1 for run in cell.runs], dtype=torch.double)
             spread = f" ± {100 * float(top1.std()):.1f}" if len(top1) > 1 else ""
             row = {"network": name, "top-1": f"{100 * float(top1.mean()):.1f}{spread} %"}
-            rows.append(row | {"seeds": len(top1), "parameters": f"{runs[0]['parameters']:,}"})
+            rows.append(row | {"seeds": len(top1), "parameters": f"{cell.runs[0].parameters:,}"})
     if rows:
         text.append(as_markdown(rows) + "\n")
         write_text(out / "table.md", text[-1])
     return "\n".join(text)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _read(folder: Path) -> Any:
+    return read_run(folder) if (folder / "results.json").is_file() else None
