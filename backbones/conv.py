@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ class MaxPool3d(torch.nn.MaxPool3d):
     same numbers in twice the memory.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C, T', H', W']``."""
         return self.padded(x, self.padding)
 
@@ -123,8 +124,8 @@ class MaxPool3d(torch.nn.MaxPool3d):
 
 
 def normed(
-    conv: torch.nn.Module,
-    norm: torch.nn.Module,
+    conv: Any,
+    norm: Any,
     x: Tensor,
     add: Tensor | None = None,
     relu: bool = False,

@@ -85,10 +85,11 @@ class SameMaxPool3d(MaxPool3d):
 
     def __init__(self, kernel: Sequence[int], stride: Sequence[int]):
         super().__init__(tuple(kernel), tuple(stride), ceil_mode=True)
+        self.sizes = tuple(kernel), tuple(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C, T / stride, ...]``, rounded up."""
-        padding = same_padding(x.shape[2:], self.kernel_size, self.stride)
+        padding = same_padding(x.shape[2:], *self.sizes)
         # what is missing at the end, ceil_mode adds
         return self.padded(x, tuple(first for first, _ in padding))
 
