@@ -85,18 +85,18 @@ def _call(read: _Reader, paths: Iterator[Path], frames: int) -> Tensor:
 
 
 def _render(root: Path, suffix: str, codec: str, options: dict, rate: float, *size: int) -> list[Path]:
-    """Two classes of one video each, which are equal."""
-    first, second = (root / name / f"{name}{suffix}" for name in "ab")
-    for path in (first, second):
+    """Two classes of one video each, with equal pixels (one file is not taken for two classes)."""
+    paths = [root / name / f"{name}{suffix}" for name in "ab"]
+    for path in paths:
         path.parent.mkdir(parents=True)
-    with av.open(str(first), "w") as container:
-        stream: Any = container.add_stream(codec, rate=30, options=options, bit_rate=int(rate))
-        stream.height, stream.width, stream.pix_fmt = *size[:2], "yuv420p"
-        for pixels in _pictures(*size):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    second.write_bytes(first.read_bytes())
-    return [first, second]
+        with av.open(str(path), "w") as container:
+            container.metadata["title"] = path.stem
+            stream: Any = container.add_stream(codec, rate=30, options=options, bit_rate=int(rate))
+            stream.height, stream.width, stream.pix_fmt = *size[:2], "yuv420p"
+            for pixels in _pictures(*size):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    return paths
 
 
 def _render_images(root: Path) -> list[Path]:

@@ -62,7 +62,7 @@ def folder(tmp_path):
     """Of a training whose fourth step was the best."""
     folder = tmp_path / "run" / "checkpoints"
     torch.manual_seed(0)
-    fit(Checkpoints(folder), (0.1, 0.5, 0.5, 0.3, 0.2), steps=11)
+    fit(Checkpoints(folder), (0.1, 0.5, 0.5, 0.3, 0.2, 0.2), steps=11)
     return folder
 
 
