@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rstg_pyg.train.data.folder import tables
+from rstg_pyg.train.data.folder.copies import leave_out_copies
 from rstg_pyg.train.data.folder.walk import Walk, identity
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.labels import Video, check_id, held_out
 from rstg_pyg.train.data.paths import home, some
-from rstg_pyg.train.data.sources.places import (
-    SPLIT_WORDS,
-    find_place,
-    is_video_name,
-    names_of_videos,
-    normal,
-    split_of,
-)
+from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, normal, split_of
 from rstg_pyg.train.data.syncmnist import cache_folder
 from rstg_pyg.train.errors import UserError, nearest
 from rstg_pyg.train.files import write_text
@@ -33,7 +25,6 @@ from rstg_pyg.train.files import write_text
 #: Changes whenever the same folder gives another listing.
 _VERSION = 3
 _SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
-_START = 1 << 16  # bytes of two files that are compared first
 _LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
 
 
@@ -202,7 +193,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
             f"CLASS/clip.mp4, metadata.csv with file_name and label, or train.csv with path and label"
         )
     places = {split: path for split, path in places.items() if split in videos} or {"train": root}
-    _same_files(root, videos, problems, notes)
+    leave_out_copies(root, videos, problems, notes)
     return Listing(root, layout, names, videos, places, problems, notes), looked_at
 
 
@@ -303,75 +294,6 @@ def _numbered(
         if unused:
             notes.append(f"{len(unused)} classes of the list have no videos ({some(unused)})")
     return classes, videos
-
-
-def _same_files(
-    root: Path, splits: dict[str, list[Video]], problems: list[str], notes: list[str]
-) -> None:
-    """Finds videos that are the same file, by a link or as a copy, in two splits; where validation is a
-    part of train, also within train, from which copies are left out.
-    """
-    ids = [video.id for videos in splits.values() for video in videos]
-    place = find_place(root, ids, names_of_videos)
-    paths = {name: str(root / name) for name in ids} | (place.paths if place else {})
-    by_file: dict[tuple[int, int], list[tuple[str, Video]]] = defaultdict(list)
-    by_size: dict[int, list[tuple[str, Video]]] = defaultdict(list)
-    for split, mine in splits.items():
-        for video in mine:
-            with suppress(OSError, ValueError):
-                status = os.stat(paths[video.id])
-                same = by_file[status.st_dev, status.st_ino]
-                if not same and os.path.isfile(paths[video.id]) and status.st_size:
-                    by_size[status.st_size].append((split, video))
-                same.append((split, video))
-
-    def matters(group: list[tuple[str, Video]]) -> bool:
-        also_within = "val" not in splits and [split for split, _ in group].count("train") > 1
-        return also_within or len({split for split, _ in group}) > 1
-
-    groups = list(by_file.values())
-    for of_size in filter(matters, by_size.values()):
-        groups += _equal(of_size, paths)
-    pairs = [(group[0], other) for group in filter(matters, groups) for other in group[1:]]
-    across = [(one, two) for one, two in pairs if one[0] != two[0]]
-    within = [(one, two) for (a, one), (b, two) in pairs if a == b == "train"]
-    if across:
-        (a, one), (b, two) = across[0]
-        more = f", and {len(across) - 1:,} more" if len(across) > 1 else ""
-        problems.append(
-            f"{len(across):,} videos are in two splits: {one.id} ({a}) and {two.id} ({b}) are the same "
-            f"file{more}; remove them from one"
-        )
-    if other_class := [(one, two) for one, two in within if one.label != two.label]:
-        one, two = other_class[0]
-        problems.append(f"{one.id} and {two.id} are the same file, of two classes; remove one")
-    elif within:
-        copies = {two.id: one.id for one, two in within}
-        splits["train"] = [video for video in splits["train"] if video.id not in copies]
-        copy, first = next(iter(copies.items()))
-        more = f", and {len(copies) - 1:,} more" if len(copies) > 1 else ""
-        notes.append(
-            f"{root}: {len(copies):,} videos of train are copies of others and not used: {copy} of "
-            f"{first}{more}"
-        )
-
-
-def _equal(
-    videos: list[tuple[str, Video]], paths: Mapping[str, str | Path]
-) -> list[list[tuple[str, Video]]]:
-    """Those of one size by content: groups of equal files."""
-    starts: dict[bytes, list[list[tuple[str, Video]]]] = defaultdict(list)
-    for split, video in videos:
-        with suppress(OSError):
-            with open(paths[video.id], "rb") as file:
-                groups = starts[file.read(_START)]
-            for group in groups:
-                if filecmp.cmp(paths[group[0][1].id], paths[video.id], shallow=False):
-                    group.append((split, video))
-                    break
-            else:
-                groups.append([(split, video)])
-    return [group for groups in starts.values() for group in groups]
 
 
 def _times(paths: list[str]) -> list[int]:
