@@ -76,10 +76,8 @@ def footprint(config: Config, num_classes: int) -> dict[str, float]:
     clips = config.train.batch_size // config.train.accumulate
     activations, recomputed = (one + (clips - 1) * (two - one) for one, two in zip(held(1), held(2)))
     slots = 2 if config.train.optimizer == "adamw" else int(config.train.momentum > 0)
-    size, trained = (
-        sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or everything)
-        for everything in (True, False)
-    )
+    sizes = {p: p.numel() * p.element_size() for p in model.parameters()}
+    size, trained = sum(sizes.values()), sum(n for p, n in sizes.items() if p.requires_grad)
     found = {"weights": size * (1 + (config.train.ema is not None))}
     found |= {"gradients": trained, "optimizer": slots * trained}
     found |= {"activations": activations, "recomputed": recomputed}

@@ -94,11 +94,10 @@ def write_skeleton_tables(out: Path) -> str:
         folds = [_read(out / "choosing" / _folder(name) / f"subject{s}") for s in SUBJECTS]
         if None in folds:
             continue
-        done = [fold for fold in folds if fold is not None]
-        count = sum(fold.num_videos for fold in done)
-        right = sum(fold.top1 * fold.num_videos for fold in done)
+        count = sum(fold.num_videos for fold in folds)
+        right = sum(fold.top1 * fold.num_videos for fold in folds)
         row = {"on the training subjects": name, "top-1": f"{right / count:.1%}"}
-        rows.append(row | {f"subject {s}": f"{f.top1:.1%}" for s, f in zip(SUBJECTS, done)})
+        rows.append(row | {f"subject {s}": f"{f.top1:.1%}" for s, f in zip(SUBJECTS, folds)})
     if rows:
         text.append(as_markdown(rows) + "\n")
         write_text(out / "choosing.md", text[-1])
