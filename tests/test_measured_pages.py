@@ -144,6 +144,31 @@ def test_the_trials_on_vectors_come_from_the_committed_results():
     assert f"of scale 1 with {errors['the node of scale 1']:.1f}." in page
 
 
+def test_what_better_filters_and_wider_networks_gain_comes_from_the_committed_results():
+    page = (ROOT / "docs/syncmnist.md").read_text()
+    results = ROOT / "docs/results/syncmnist/small"
+    found = json.loads((results / "filters_longer.json").read_text())
+    last, free = found["curve"][-1], found["filters trained with the graph"]
+    assert f"{last['step']:,} more steps, they explain {100 * last['val_steps_r2']:.1f} %" in page
+    assert f"recognize {100 * last['val_accuracy']:.1f} % of the digits" in page
+    for rate in ("0.001", "0.0003"):
+        curve = free[f"learning rate {rate}"]
+        assert f"{rate}, {curve[-1]['top1']:.1f} %" in page
+        assert f"{32 * curve[-1]['step']:,}" in page
+    exact = {
+        (trial["width"], trial["noise"]): trial["curve"][-1][2]
+        for trial in json.loads((results / "vectors.json").read_text())["trials"][-4:]
+    }
+    assert f"has {exact[64, 0.0]:.1f} % there, one of 256\nchannels {exact[256, 0.0]:.1f}." in page
+
+
+def test_the_memory_of_a_step_is_what_was_counted():
+    page = (ROOT / "docs/something_something.md").read_text()
+    for row in json.loads((ROOT / "docs/results/footprint.json").read_text())["rows"]:
+        checkpointing = "on" if row["grad_checkpointing"] else "off"
+        assert f"| {row['precision']} | {checkpointing} | {row['gib']['together']:.1f} |" in page
+
+
 def test_the_skeletons_page_has_the_table_that_the_committed_runs_give(tmp_path):
     results, page = ROOT / "docs/results/skeletons", (ROOT / "docs/tutorials/skeletons.md").read_text()
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
