@@ -10,10 +10,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from rstg_pyg.train.data.sampling import Indices, Times
 from rstg_pyg.train.data.sources import FrameSource
+from rstg_pyg.train.data.sources.base import if_varying
+from rstg_pyg.train.data.sources.video_file import as_shown, best_stream
 from rstg_pyg.train.data.transforms import resize_short_side
 from rstg_pyg.train.errors import UserError
 
@@ -113,22 +116,22 @@ def windows_of_stream(
 
 def _chosen(frames: list[tuple[float, Tensor]], start: float, sample: Sample) -> Tensor:
     """The frames of the clips of a window that begins at a time and ends with the last frame."""
-    inside = [frame for t, frame in frames if t >= start - 1e-6]
-    return torch.stack([inside[index] for index in sample(len(inside), None).tolist()])
+    inside = [(t, frame) for t, frame in frames if t >= start - 1e-6]
+    times = if_varying(np.array([t - inside[0][0] for t, _ in inside]))
+    return torch.stack([inside[index][1] for index in sample(len(inside), times).tolist()])
 
 
 def _live_frames(name: str) -> Iterator[tuple[float, Tensor]]:
     """Seconds since the first frame, and frames ``[H, W, 3]``."""
     try:
         with _open(name) as container:
-            stream = next(iter(container.streams.video), None)
-            if stream is None:
-                raise UserError(f"{name}: it sends no video")
-            first = None
+            stream = best_stream(name, container)
+            reformatter, first = VideoReformatter(), None
             for frame in container.decode(stream):
                 now = time.monotonic() if frame.time is None else frame.time
                 first = now if first is None else first
-                yield now - first, torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                aspect = float(stream.sample_aspect_ratio or 1)
+                yield now - first, as_shown(name, frame, aspect, reformatter)
     except (OSError, av.error.FFmpegError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
         what = f"there is no such camera ({reason}); cameras are numbered from 0"

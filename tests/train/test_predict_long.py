@@ -6,11 +6,14 @@ import http.server
 import json
 import os
 import threading
+from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_predictor import NAMES, picture, write_checkpoint, write_frames, write_video
+from helpers.video_kinds import KINDS, ORIENTATIONS, display, write
 from PIL import Image
 
 from rstg_pyg import models
@@ -143,6 +146,23 @@ def test_an_address_gives_the_windows_of_the_file(address, media, predictor):
         file = predictor.windows(media / "long.mp4", seconds)
         assert [w.predictions for w in live] == [w.predictions for w in file]
         assert [w[:2] for w in live] == [pytest.approx(w[:2]) for w in file]
+
+
+@pytest.mark.parametrize("name", ["turned.mp4", "wide.mkv", "varying.mkv", "cover.mkv"])
+def test_an_address_is_shown_as_a_file(name, predictor, tmp_path, monkeypatch):
+    path, options = tmp_path / name, {"preset": "ultrafast"}
+    if name == "turned.mp4":  # as a phone records upright videos
+        display(write(path, "libx264", 40, options=options), ORIENTATIONS[6][0])
+    elif name == "wide.mkv":
+        write(path, "libx264", 40, options=options, aspect=Fraction(2))
+    elif name == "varying.mkv":
+        times = [*range(20), *range(24, 104, 4)]
+        write(path, "libx264", 40, options=options, times=times)
+    else:
+        KINDS["the first video stream is a cover"](tmp_path, np.random.default_rng(1))
+    monkeypatch.setattr(windows, "_open", lambda name: av.open(str(path)))
+    live = predictor.windows(f"https://example.org/{name}", 60)
+    assert live[0].predictions == predictor.windows(path, 60)[0].predictions
 
 
 def test_a_camera(here, monkeypatch, capsys, tmp_path):

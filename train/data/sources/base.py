@@ -20,6 +20,16 @@ SOURCES = ("auto", "packed", "frames", "video")
 _MOST_ASPECT = 32
 
 
+def if_varying(times: Times) -> Times | None:
+    """Times in seconds from the first frame, if their rate varies: where a frame is shown more than one
+    step away from its place in an even series. ``None`` for others.
+    """
+    if len(times) < 3 or (np.diff(times) < 0).any():  # a live source's clock may be set back
+        return None
+    even = np.linspace(0, times[-1], len(times))
+    return times if np.abs(times - even).max() > even[1] else None
+
+
 class FrameSource(ABC):
     """Frames of videos, by the video's id and the frame's number.
 
@@ -67,14 +77,9 @@ class FrameSource(ABC):
         return self._open(video).times
 
     def varying_times(self, video: str) -> Times | None:
-        """:meth:`times` of a video whose frame rate varies: where a frame is shown more than one
-        step away from its place in an even series. ``None`` for others.
-        """
+        """:meth:`times` of a video whose frame rate varies, ``None`` for others."""
         times = self.times(video)
-        if times is None or len(times) < 3:
-            return None
-        even = np.linspace(0, times[-1], len(times))
-        return times if np.abs(times - even).max() > even[1] else None
+        return None if times is None else if_varying(times)
 
     def frames(
         self, video: str, indices: Sequence[int] | None = None, short_side: int | None = None

@@ -131,7 +131,7 @@ class VideoFile:
                 container = av.open(f"file:{self.path}", options=_CONTAINER_OPTIONS, timeout=PATIENCE)
             with ExitStack() as stack:
                 stack.enter_context(container)
-                stream = self._best_stream(container)
+                stream = best_stream(self.path, container)
                 codec = stream.codec_context
                 check_size(self.path, codec.width, codec.height)
                 codec.thread_count = 1
@@ -150,18 +150,6 @@ class VideoFile:
             if isinstance(e, av.error.DecoderNotFoundError):
                 remedy = "convert it"
             raise UserError(f"{self.path}: the video cannot be decoded ({reason}); {remedy}") from e
-
-    def _best_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        """FFmpeg's choice, but not a still picture if there is a video."""
-        best, streams = container.streams.best("video"), container.streams.video
-        if best is None:
-            raise UserError(f"{self.path}: the file has no video stream")
-        attached = av.stream.Disposition.attached_pic
-        videos = [stream for stream in streams if not stream.disposition & attached]
-        if not videos:
-            raise UserError(f"{self.path}: the file has no video, only a cover picture")
-        moving = [s for s in videos if s.codec_context.codec.canonical_name not in _STILL] or videos
-        return next((stream for stream in moving if stream.index == best.index), moving[0])
 
     def _scan(
         self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
@@ -254,7 +242,7 @@ class VideoFile:
         while done < len(indices):
             try:
                 for frame, aspect in self._find(indices[done:]):
-                    yield _shown(self.path, frame, aspect, reformatter)
+                    yield as_shown(self.path, frame, aspect, reformatter)
                     done += 1
             except _CannotSeek:
                 self._keys = []
@@ -309,7 +297,22 @@ class VideoFile:
         )
 
 
-def _shown(path: Path, frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter) -> Tensor:
+def best_stream(where: str | Path, container: av.container.InputContainer) -> av.VideoStream:
+    """FFmpeg's choice, but not a still picture if there is a video."""
+    best, streams = container.streams.best("video"), container.streams.video
+    if best is None:
+        raise UserError(f"{where}: the file has no video stream")
+    attached = av.stream.Disposition.attached_pic
+    videos = [stream for stream in streams if not stream.disposition & attached]
+    if not videos:
+        raise UserError(f"{where}: the file has no video, only a cover picture")
+    moving = [s for s in videos if s.codec_context.codec.canonical_name not in _STILL] or videos
+    return next((stream for stream in moving if stream.index == best.index), moving[0])
+
+
+def as_shown(
+    where: str | Path, frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter
+) -> Tensor:
     """A frame's pixels as a player shows them, ``[H, W, 3]`` uint8."""
     if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
         pixels = reformatter.reformat(frame, format="rgba", threads=1).to_ndarray()
@@ -321,7 +324,7 @@ def _shown(path: Path, frame: av.VideoFrame, aspect: float, reformatter: VideoRe
     height, width = pixels.shape[:2]
     if abs(aspect - 1) > _NEARLY_SQUARE and aspect > 0:  # nothing is made smaller
         height, width = round(height / min(aspect, 1)), round(width * max(aspect, 1))
-        check_size(path, width, height)
+        check_size(where, width, height)
         shown = resize(shown[None], height, width)[0]
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     return shown if matrix is None else _oriented(shown, np.frombuffer(bytes(matrix), np.int32))
