@@ -107,7 +107,14 @@ def windows_of_stream(
             # The last window of all may begin between this one and the next.
             frames = [(t, kept) for t, kept in frames if t >= start - 1e-6]
             start += step
-        frames.append((now, resize_short_side(frame[None], short_side)[0]))
+        frame = resize_short_side(frame[None], short_side)[0]
+        if frames and frame.shape != frames[-1][1].shape:
+            (a, b), (c, d) = frames[-1][1].shape[:2], frame.shape[:2]
+            raise UserError(
+                f"{name}: expected frames of one shape (resized to short side {short_side} they had "
+                f"{b} x {a} pixels, and {d} x {c} after {now:.1f} s); start again"
+            )
+        frames.append((now, frame))
     length = now + now / max(count - 1, 1)
     if length > done + 1e-6 and frames:
         start = max(length - seconds, 0.0)

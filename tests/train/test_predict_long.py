@@ -165,6 +165,16 @@ def test_an_address_is_shown_as_a_file(name, predictor, tmp_path, monkeypatch):
     assert live[0].predictions == predictor.windows(path, 60)[0].predictions
 
 
+def test_a_stream_that_changes_its_shape(predictor, tmp_path, monkeypatch):
+    for size in ((48, 64), (48, 96)):
+        write(tmp_path / f"{size[1]}.ts", "mpeg2video", 20, size=size)
+    path = tmp_path / "both.ts"
+    path.write_bytes((tmp_path / "64.ts").read_bytes() + (tmp_path / "96.ts").read_bytes())
+    monkeypatch.setattr(windows, "_open", lambda name: av.open(str(path)))
+    with pytest.raises(UserError, match="expected frames of one shape"):
+        predictor.windows("https://example.org/both.ts", 60)
+
+
 def test_a_camera(here, monkeypatch, capsys, tmp_path):
     def opened(name):
         return av.open("testsrc=duration=7:rate=10:size=64x48", format="lavfi")
