@@ -175,6 +175,13 @@ def test_a_stream_that_changes_its_shape(predictor, tmp_path, monkeypatch):
         predictor.windows("https://example.org/both.ts", 60)
 
 
+def test_windows_with_single_frames_between_gaps(predictor, tmp_path, recwarn):
+    path = tmp_path / "x.mkv"
+    write(path, "libx264", 6, options={"preset": "ultrafast"}, times=[0, 1, 2, 75, 76, 225])
+    assert len(predictor.windows(path, 1)) == 5
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
+
+
 def test_a_camera(here, monkeypatch, capsys, tmp_path):
     def opened(name):
         return av.open("testsrc=duration=7:rate=10:size=64x48", format="lavfi")

@@ -61,7 +61,7 @@ def dense(
 
 def _frames(places: NDArray[np.floating], length: int, times: Times | None) -> Indices:
     """The frames at places from 0 to ``length - 1``."""
-    if times is None:
+    if times is None or length == 1:
         return places.astype(np.int64).clip(0, length - 1)
     wanted = places * (times[-1] / (length - 1)) + 1e-6  # equal but for rounding is equal
     return (np.searchsorted(times, wanted, side="right") - 1).clip(0, length - 1)
