@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_predictor import NAMES, picture, write_checkpoint, write_frames, write_video
-from helpers.video_kinds import KINDS, ORIENTATIONS, display, write
+from helpers.video_kinds import KINDS, ORIENTATIONS, display, webp, write
 from PIL import Image
 
 from rstg_pyg import models
@@ -180,6 +180,14 @@ def test_windows_with_single_frames_between_gaps(predictor, tmp_path, recwarn):
     write(path, "libx264", 6, options={"preset": "ultrafast"}, times=[0, 1, 2, 75, 76, 225])
     assert len(predictor.windows(path, 1)) == 5
     assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
+
+
+def test_windows_of_a_webp_without_durations(predictor, tmp_path):
+    webp(tmp_path / "x.webp", 5, durations=0)
+    with pytest.raises(UserError, match="expected a video with a frame rate"):
+        predictor.windows(tmp_path / "x.webp")
+    webp(tmp_path / "y.webp", 1, durations=0)
+    assert len(predictor.windows(tmp_path / "y.webp")) == 1
 
 
 def test_a_camera(here, monkeypatch, capsys, tmp_path):

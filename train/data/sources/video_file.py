@@ -360,7 +360,8 @@ class AnimatedImage:
         self.path = path
         durations = [duration for _, duration in self._images()]
         self.num_frames = len(durations)
-        self.times = np.cumsum([0, *durations[:-1]]) / 1000
+        known = self.num_frames == 1 or any(durations)
+        self.times = np.cumsum([0, *durations[:-1]]) / 1000 if known else None
         self.fps = 1000 * self.num_frames / sum(durations) if sum(durations) else None
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
