@@ -171,9 +171,10 @@ def fit(
     save_every = 0 if "val" in datasets else 1_000
     checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step, save_every)
     meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
-    callbacks: list[pl.Callback] = [meter, checkpoints, StopOnSignal(checkpoints), StopOnNonFinite()]
+    callbacks: list[pl.Callback] = [meter, checkpoints, StopOnNonFinite()]
     if config.train.early_stopping is not None:
         callbacks.append(StopEarly(config.train.early_stopping, task.score))
+    callbacks.append(StopOnSignal(checkpoints))  # the last: what it saves has counted the validation
     validate_every = min((config.train.validate_every or loader.steps) * parts, loader.steps)
     loggers = make_loggers(config, folder, step)
     trainer = make_trainer(config, folder, callbacks, loggers, validate_every)

@@ -19,6 +19,7 @@ from rstg_pyg.train.build import build_dataset, build_model
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.run import main
 from rstg_pyg.train.training import checkpoints
+from rstg_pyg.train.training.callbacks import StopOnSignal
 from rstg_pyg.train.training.task import VideoTask
 
 
@@ -47,6 +48,16 @@ def test_a_run_stops_early_and_stays_stopped():
     os.unlink("a/results.json")
     assert run(*still, "--out", "a", "--resume") == 0
     assert steps("a") == [2, 4, 6] and json.loads(Path("a/results.json").read_text())["steps"] == 6
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_while_it_validates_stops_as_early(monkeypatch):
+    still = ("train.lr=1e-9", "train.epochs=20", "train.max_steps=null", "train.early_stopping=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "_is_asked", lambda self, trainer: trainer.global_step == 4)
+        assert run(*still, "--out", "a") == 130
+    assert run(*still, "--out", "a", "--resume") == 0
+    assert steps("a") == [2, 4, 6]  # as without the interruption
 
 
 @pytest.mark.slow
