@@ -175,9 +175,11 @@ class VideoTask(pl.LightningModule):
         clips, labels = batch
         logits = self(clips)
         self.finite.append(self._update(self.eval_metrics, logits, labels).isfinite().all())
-        if self.multi_label and not _blank(labels):
+        if self.multi_label:
+            # A process without a video takes part in the exchange, too: of no rows.
+            found, labels = (logits[:0], logits[:0]) if _blank(labels) else (logits, labels)
             # Otherwise torchmetrics takes batches with all logits in 0 to 1 for probabilities.
-            self.precision.update(logits.double().sigmoid(), labels.long())
+            self.precision.update(found.double().sigmoid(), labels.long())
         return logits
 
     def _update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> Tensor:

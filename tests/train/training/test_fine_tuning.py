@@ -222,6 +222,14 @@ def test_several_labels_per_video():
     assert math.isnan(task.class_precision[1]) and set(values) == {"loss", "mAP"}
 
 
+def test_a_process_without_a_video_has_scores_to_gather():
+    """torchmetrics leaves out a state that is an empty list, and the other processes wait for it."""
+    task = task_of(multi_label=True).eval()
+    task.on_validation_epoch_start()
+    task.validation_step((clips(1), torch.tensor([-100])), 0)
+    assert [x.shape for x in (*task.precision.preds, *task.precision.target)] == [(0, 3)] * 2
+
+
 def test_average_precision_by_hand():
     """One video at a time, some of them with all logits between 0 and 1, and all but the last sure."""
     logits = torch.tensor([[0.2, 0.7], [0.9, 18.4], [-3.0, 18.2], [0.3, 18.1], [1.5, -4.0]])
