@@ -44,6 +44,7 @@ from rstg_pyg.train.run_folder.weights import (
 )
 from rstg_pyg.train.schema import (
     FolderConfig,
+    SkeletonConfig,
     SomethingConfig,
     SyncMNISTConfig,
     TrainConfig,
@@ -285,8 +286,8 @@ def _changed(config: Config | str | Path, overrides: tuple[str, ...], settings: 
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy or a path as JSON has it."""
-    return value.item() if hasattr(value, "item") else os.fspath(value)
+    """A number or an array of NumPy or torch, or a path, as JSON has it."""
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
 def _dotted(key: str) -> str:
@@ -298,7 +299,8 @@ def _dotted(key: str) -> str:
     if "." in key or key in Config.model_fields:
         return key
     sections: list[tuple[str, Any]] = [("train", TrainConfig), ("trainer", TrainerConfig)]
-    sections += [("data", section) for section in (SyncMNISTConfig, SomethingConfig, FolderConfig)]
+    kinds = (SyncMNISTConfig, SomethingConfig, FolderConfig, SkeletonConfig)
+    sections += [("data", section) for section in kinds]
     for name, section in sections:
         if key in section.model_fields:
             return f"{name}.{key}"

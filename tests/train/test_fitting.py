@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_run import ONE_FILTER, tiny_config
@@ -12,7 +14,7 @@ import rstg_pyg.train
 from rstg_pyg.train import Predictor, evaluate, fit
 from rstg_pyg.train.config import Config, load_config, parse_config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.fitting import _dotted
+from rstg_pyg.train.fitting import _changed, _dotted
 from rstg_pyg.train.run import main
 from rstg_pyg.train.schema import (
     FolderConfig,
@@ -70,8 +72,12 @@ def test_settings_are_keys_of_one_section():
     names = [name for section in sections for name in section]
     assert {name for name in names if names.count(name) > 1} == {"seed"}  # the run's
     keys = {"seed": "seed", "root": "data.root", "epochs": "train.epochs", "devices": "trainer.devices"}
+    keys |= {"turn": "data.turn", "test_clips": "data.test_clips"}  # of skeletons
     keys["model.dropout"] = "model.dropout"
     assert {key: _dotted(key) for key in keys} == keys
+    pixels = {"mean": np.array([1.0, 2.0, 3.0]), "std": torch.ones(3), "frame_stride": np.int64(2)}
+    data = _changed("folder.yaml", (), {"root": Path("clips"), **pixels}).data
+    assert (data.mean, data.std, data.frame_stride) == ([1.0, 2.0, 3.0], [1.0] * 3, 2)
     with pytest.raises(UserError, match="unknown setting 'epoch'; did you mean 'epochs'"):
         fit("tiny.yaml", epoch=3)
     with pytest.raises(UserError, match="train.epochs: .*got 'ten'"):
