@@ -298,6 +298,11 @@ class Config(Section):
         if train.class_weights is not None and self.data.dataset == "syncmnist":
             raise ValueError("train.class_weights: SyncMNIST's classes are drawn; leave it out")
         self._check_boxes()
+        if train.schedule == "multistep" and not train.milestones:
+            raise ValueError(
+                "train.milestones: expected some with train.schedule=multistep, fractions of all steps "
+                "such as [0.5, 0.75] (got none, so the rate would never fall)"
+            )
         if train.batch_size % train.accumulate:
             raise ValueError(
                 f"train.accumulate: expected a divisor of train.batch_size={train.batch_size} "

@@ -129,6 +129,7 @@ def test_values_that_mean_nothing(model, message):
     ("sections", "message"),
     [
         ({"train": {"accumulate": 3}}, "train.accumulate: expected a divisor of train.batch_size=64"),
+        ({"train": {"schedule": "multistep"}}, "train.milestones: expected some with train.schedule"),
         ({"data": SMT, "pretrain": {"steps": 1}}, "pretrain.steps: .* on SyncMNIST only"),
         ({"model": {"backbone": {"kind": "i3d"}}, "pretrain": {"steps": 1}}, "for a simple_conv only"),
         ({"model": {"rstg": {"out_norm": "batch"}}, "train": {"batch_size": 1}},
