@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.pages import PAGES
 
+from rstg_pyg.train.config import load_config
 from rstg_pyg.train.paper.table import write_table
 from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS, write_skeleton_tables
 
@@ -191,6 +193,57 @@ def test_the_skeletons_page_has_the_table_that_the_committed_runs_give(tmp_path)
         values = [f"{100 * value:.1f}" for value in frames] or [""] * 4
         values += [f"{100 * found['dropped'][share]:.1f}" for share in ("0.1", "0.2", "0.5")]
         assert [cell.strip() for cell in cells.split("|")] == values
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_number_that_links_a_run_is_its_accuracy(page):
+    links = re.findall(r"\[([\d.]+)(?: %)?(?: on its own [^]]+)?\]\(([^)]+\.json)\)", page.read_text())
+    for percent, path in links:
+        top1 = json.loads((page.parent / path).read_text())["top1"]
+        assert abs(100 * top1 - float(percent)) <= 0.051, path
+
+
+def test_times_of_compiled_steps_come_from_the_committed_results():
+    page = (ROOT / "docs/howto/compile_and_export.md").read_text()
+    results = json.loads((ROOT / "docs/results/compile.json").read_text())
+    ratios = {}
+    for row in results["steps"]:
+        ratio = f"{row['eager_ms'] / row['compiled_ms']:.2f}"
+        ratios.setdefault((row["form"][:4], row["pass"]), []).append(ratio)
+    rows = re.findall(
+        r"^\| (\w+)(?:'s)? form, (?:.*?, )?(training|inference).* \| (\S+) \| (\S+) \|$", page, re.M
+    )
+    names = {"default": "skip", "paper": "pape"}
+    assert {(names[form], what): [a, b] for form, what, a, b in rows} == ratios
+    for row in results["streams"]:
+        times = (f"{row[kind]:.2f}" for kind in ("eager_ms", "compiled_ms", "onnx_ms"))
+        assert " | ".join(times) in page
+
+
+def test_accuracies_on_the_karate_club_come_from_the_committed_results():
+    page = " ".join((ROOT / "docs/faq.md").read_text().split())
+    layers = json.loads((ROOT / "docs/results/karate_club.json").read_text())["layers"]
+    percent = {name: f"{100 * layer['mean']:.0f}" for name, layer in layers.items()}
+    first = f"`GATv2Conv` has {percent['GATv2Conv']} % and without its self loops"
+    assert f"{first} {percent['GATv2Conv without self loops']} %" in page
+    for name in ("SAGEConv", "TransformerConv", "RSTGConv"):
+        assert f"`{name}` {percent[name]}" in page
+
+
+def test_memory_over_time_comes_from_the_committed_results():
+    page = (ROOT / "docs/reliability.md").read_text()
+    for name, row in json.loads((ROOT / "docs/results/memory.json").read_text())["figures"].items():
+        sizes = f"{row['after_a_tenth_mib']:,.1f} MiB | {row['end_mib']:,.1f} MiB"
+        assert f"| {row['measurements']:,} {name} | {sizes} | {100 * row['growth']:.2f} % |" in page
+
+
+def test_the_forms_are_compared_as_in_the_committed_results():
+    page = (ROOT / "docs/howto/few_labels_deep_stacks_forecasts.md").read_text()
+    curves = json.loads((ROOT / "docs/results/form_skip/mini_something.json").read_text())
+    for form in ("paper", "skip"):
+        found = [dict(curves["validation top-1"][f"{form}, seed {seed}"])[1250] for seed in (1, 2, 3)]
+        assert "{}, {} and {} %".format(*found) in " ".join(page.split())
+    assert load_config("smt.yaml").model.rstg.form == "skip" and "has the default form" in page
 
 
 def test_no_result_names_a_folder_of_one_machine():
