@@ -94,6 +94,12 @@ def attention_page(
     if edges and not 0 <= int(edge_index.min()) <= int(edge_index.max()) < num_nodes:
         raise ValueError(f"Expected 'edge_index' from 0 to {num_nodes - 1} (got {edge_index.max()})")
     for a in layers:
+        if a.dim() != 3 or a.size(1) != edges:
+            found = list(a.squeeze(0).shape) if a.size(0) == 1 else list(a.shape)
+            raise ValueError(
+                f"Expected 'alpha' to have shape [T, {edges}, heads] or [{edges}, heads] (got "
+                f"{found}); a mean over heads needs a last dimension, 'alpha.unsqueeze(-1)'"
+            )
         _expect("alpha", a, [count, edges, a.size(-1)])
         _check_sums(edge_index[1], a, num_nodes)
     _expect("edge_index", edge_index, [2, edges])

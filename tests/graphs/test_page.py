@@ -74,7 +74,9 @@ def still(alpha, pos):
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda: still(EVEN[:9, None], GRID.pos), r"\[1, 90, 1\] \(got \[1, 9, 1"),
+        (lambda: still(EVEN[:9, None], GRID.pos), r"\[T, 90, heads\] .*\(got \[9, 1"),
+        (lambda: still(EVEN, GRID.pos), r"\[90, heads\] \(got \[90\]\); .*unsqueeze"),
+        (lambda: still(EVEN.expand(3, -1), GRID.pos), r"\[90, heads\] \(got \[3, 90\]\)"),
         (lambda: still(EVEN[:, None], GRID.pos[:, :1]), r"\[1, 14, 2\] \(got"),
         (lambda: still(EVEN[:, None] / 2, GRID.pos), r"sum to 1 .*\(got 0.5 for node"),
         (lambda: page(names=["one"]), "14 entries of 'names'"),
