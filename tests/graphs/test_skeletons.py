@@ -57,6 +57,21 @@ def test_bodies_have_no_edges_between_them():
         skeleton_graph("coco")
 
 
+def test_bodies_stand_side_by_side_with_the_same_edges():
+    one, two = skeleton_graph("msr20", together=True), skeleton_graph("msr20", 2, together=True)
+    assert torch.equal(two.edge_index, torch.cat([one.edge_index, one.edge_index + 20], dim=1))
+    assert two.is_sorted(sort_by_row=False) and two.is_undirected()
+    assert two.body.tolist() == [0] * 20 + [1] * 20 and two.joint.tolist() == [*range(20)] * 2
+    shift = torch.tensor([[0.0, 0.0]] * 20 + [[0.5, 0.0]] * 20)
+    assert torch.allclose(two.pos, one.pos.repeat(2, 1) * torch.tensor([0.5, 1.0]) + shift)
+    names, bones = joint_names("msr20"), skeleton_graph("msr20").edge_index.t().tolist()
+    more = [edge for edge in one.edge_index.t().tolist() if edge not in bones]
+    assert {" and ".join(sorted(names[i] for i in edge)) for edge in more} == {
+        "left hand and right hand", "head and left hand", "head and right hand", "hip and left hand",
+        "hip and right hand", "left foot and right foot", "hip and left foot", "hip and right foot",
+    }  # fmt: skip
+
+
 def test_resampling_is_linear_and_keeps_the_ends():
     data = body(5)
     data.pos = torch.arange(5.0).view(5, 1, 1).expand(5, 20, 3).clone()
@@ -73,6 +88,18 @@ def test_resampling_is_linear_and_keeps_the_ends():
     assert single.pos.shape == (4, 20, 3)
 
 
+def test_a_random_part_has_a_random_length_and_begins_anywhere():
+    data = body(11)
+    data.pos = torch.arange(11.0).view(11, 1, 1).expand(11, 20, 3).clone()
+    torch.manual_seed(0)
+    parts = [graphs.ResampleFrames(3, crop=(0.2, 0.8))(data).pos[:, 0, 0] for _ in range(300)]
+    begin, _, end = torch.stack(parts).unbind(1)
+    length, place = end - begin, begin / (10 - (end - begin))
+    assert 2 <= length.min() < 2.3 and 7.7 < length.max() <= 8.001
+    assert 0 <= place.min() < 0.05 and 0.95 < place.max() <= 1.001
+    assert 0.45 < place.mean() < 0.55 and 4.7 < length.mean() < 5.3
+
+
 def test_an_absent_joint_stays_absent_beside_its_frame():
     data = body(3)
     data.mask[1, 4] = False
@@ -80,6 +107,8 @@ def test_an_absent_joint_stays_absent_beside_its_frame():
     out = graphs.ResampleFrames(5)(data)
     assert out.mask[:, 4].tolist() == [True, False, False, False, True]
     assert (out.pos[~out.mask] == 0).all() and out.mask[:, 5].all()
+    out = graphs.ResampleFrames(9)(data)  # a quarter of a frame beside it is beside it
+    assert out.mask[:, 4].tolist() == [True, *[False] * 7, True]
 
 
 def test_turned_bodies_face_forward_again():
@@ -97,15 +126,49 @@ def test_turned_bodies_face_forward_again():
     assert torch.allclose(forward.pos[..., 1], data.pos[..., 1])
 
 
+def test_facing_forward_looks_at_the_first_body_where_both_sides_are_there():
+    torch.manual_seed(1)
+    data = body(6, bodies=2)
+    lost = joint_names("msr20").index("left shoulder")
+    data.mask[2:, lost], data.pos[2:, lost] = False, 0
+    across, names = 0, joint_names("msr20")
+    for part, frames in (("shoulder", 2), ("hip", 6)):
+        sides = (names.index(f"{side} {part}") for side in ("left", "right"))
+        left, right = (data.pos[:frames, side] for side in sides)
+        across = across + (right - left).sum(0)
+    angle = math.atan2(float(across[2]), float(across[0]))
+    turn = torch.tensor(
+        [[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]]
+    )
+    assert torch.allclose(graphs.FaceForward()(data).pos, data.pos @ turn.t(), atol=1e-5)
+
+
 def test_everybody_gets_the_same_bones():
     torch.manual_seed(2)
     data = body(4, bodies=2)
     other = graphs.RandomBones(0.3)(data)
-    assert not torch.allclose(other.pos, data.pos, atol=1e-2)
+    graph = skeleton_graph("msr20", 2)
+    ratio, hips = (pos.pos - pos.pos[:, graph.parent] for pos in (other, data)), graph.length == 0
+    ratio = torch.div(*(bone.norm(dim=-1)[:, ~hips] for bone in ratio))
+    assert torch.allclose(ratio, ratio[:1].expand_as(ratio), atol=1e-4)  # the same in all frames
+    assert 0.7 <= ratio.min() < 0.8 and 1.2 < ratio.max() <= 1.3  # each bone's own
+    assert torch.equal(other.pos[:, hips], data.pos[:, hips])
     assert torch.allclose(graphs.SameBones()(other).pos, data.pos, atol=1e-4)
     data.mask[:, 10] = False  # a wrist: the hand stays where it was
     same = graphs.SameBones()(data)
     assert (same.pos[:, 10] == 0).all() and torch.isfinite(same.pos).all()
+
+
+def test_the_joints_beyond_absent_ones_hang_on_what_is_left():
+    """In whatever order they are: a shoulder comes before the neck that it hangs on."""
+    data, names = body(2), joint_names("msr20")
+    lost, spine, elbow = ("left shoulder", "neck"), names.index("spine"), names.index("left elbow")
+    for joint in map(names.index, lost):
+        data.mask[:, joint], data.pos[:, joint] = False, 0
+    way = torch.nn.functional.normalize(data.pos[:, elbow] - data.pos[:, spine], dim=-1)
+    same = graphs.SameBones()(data).pos
+    expected = same[:, spine] + way * skeleton_graph().length[elbow]
+    assert torch.allclose(same[:, elbow], expected, atol=1e-5)
 
 
 def test_smoothing_takes_noise_out_and_leaves_what_stands():
@@ -122,6 +185,12 @@ def test_smoothing_leaves_absent_joints_out():
     data.pos = torch.full((5, 20, 3), 2.0)
     data.mask[2, 7] = False
     data.pos[2, 7] = 0
+    one = body(5)
+    one.pos = torch.tensor([0.0, 8.0, 0.0, 4.0, 4.0]).view(5, 1, 1).expand(5, 20, 3).clone()
+    one.mask[3, 7] = False
+    found = graphs.Smooth()(one).pos[..., 0]
+    assert found[:, 0].tolist() == [2.0, 4.0, 3.0, 3.0, 4.0]  # ends count themselves once more
+    assert found[:, 7].tolist() == pytest.approx([2.0, 4.0, 8 / 3, 0.0, 4.0])
     pos = graphs.Smooth(3)(data).pos
     assert (pos[2, 7] == 0).all() and torch.allclose(pos[data.mask], torch.tensor(2.0))
 
@@ -148,6 +217,14 @@ def test_features_without_the_hip():
     center = still.pos[:, beside].mean(1, keepdim=True)
     assert torch.allclose(x[..., :3], (still.pos - center) * data.mask.unsqueeze(-1), atol=1e-5)
     assert x[..., 3:].abs().max() < 1e-5
+    two = Data(pos=torch.cat([data.pos, data.pos + 9], dim=1), layout=data.layout)
+    two.mask = data.mask.repeat(1, 2)
+    two.mask[:, :20] &= ~beside  # nor is one of those beside it
+    two.pos = two.pos * two.mask.unsqueeze(-1)
+    x = graphs.SkeletonFeatures(("joint",))(two.clone()).x
+    there = two.mask[0, :20]
+    center = still.pos[:, there].mean(1, keepdim=True)  # of the rest of the first body
+    assert torch.allclose(x, (two.pos - center) * two.mask.unsqueeze(-1), atol=1e-4)
 
 
 def test_random_changes_are_as_large_as_asked_for():
@@ -155,12 +232,19 @@ def test_random_changes_are_as_large_as_asked_for():
     data = body(3)
     ratio = graphs.RandomSize(0.2)(data).pos / data.pos
     assert torch.allclose(ratio.flatten(0, 1).std(0), torch.zeros(3), atol=1e-3)
-    assert (ratio - 1).abs().max() <= 0.2001 and (ratio[0, 0] - ratio[0, 0, 0]).abs().max() > 0
+    assert (ratio - 1).abs().max() <= 0.2001 and (ratio[0, 0] - ratio[0, 0, 0])[1:].abs().min() > 0.01
     dropped = sum(float((~graphs.DropJoints(0.3)(data).mask).float().mean()) for _ in range(50)) / 50
     assert 0.25 < dropped < 0.35
     one = graphs.DropJoints(0.3)(data)
     assert torch.equal(one.mask[0], one.mask[2]) and (one.pos[~one.mask] == 0).all()
     lengths = (data.pos - data.pos[:, skeleton_graph().parent]).norm(dim=-1)
+    data.mask[:, 4], data.pos[:, 4] = False, 0
+    assert (graphs.JitterJoints(0.1)(data).pos[:, 4] == 0).all()  # what is absent stays at the origin
+    point = Data(pos=torch.tensor([[[1.0, 0.0, 0.0]]]), mask=torch.ones(1, 1).bool(), layout="msr20")
+    turned = torch.stack([graphs.RandomTurn(60)(point).pos[0, 0] for _ in range(200)])
+    angles = torch.rad2deg(torch.atan2(turned[:, 2], turned[:, 0]))
+    assert -60 <= angles.min() < -50 and 50 < angles.max() <= 60 and angles.mean().abs() < 8
+    data = body(3)
     pos = graphs.RandomTurn(180, 40)(data).pos
     assert torch.allclose((pos - pos[:, skeleton_graph().parent]).norm(dim=-1), lengths, atol=1e-5)
 
@@ -179,6 +263,12 @@ def test_features_by_hand():
     assert torch.allclose(motion_2[:2], since_first[:2], atol=1e-6)
     assert torch.allclose(motion_2[3], 2 * (joint[3] - joint[1]), atol=1e-6)
     assert torch.allclose(motion_4, since_first, atol=1e-6) and torch.equal(motion_4, motion_8)
+    data = body(10)
+    x = graphs.SkeletonFeatures(("joint", "motion_2", "motion_4", "motion_8"))(data).x
+    joint, *changes = x.split(3, dim=-1)
+    for frames, change in zip((2, 4, 8), changes, strict=True):
+        assert torch.allclose(change[frames:], joint[frames:] - joint[:-frames], atol=1e-6)
+        assert torch.allclose(change[:frames], joint[:frames] - joint[0], atol=1e-6)
     data.mask[2, wrist] = False
     data.pos[2, wrist] = 0
     x = graphs.SkeletonFeatures()(data).x

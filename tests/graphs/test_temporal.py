@@ -36,6 +36,12 @@ def test_nodes_frames_and_sequences_of_rows():
     assert batch.sequence.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
 
 
+def test_nodes_of_every_sequence_are_others():
+    batch = join_sequences([FIRST, SECOND, FIRST[:1], SECOND], node_id="track")
+    assert batch.node[:8].tolist() == [1, 2, 2, 0, 1, 2, 4, 3]
+    assert batch.node[8:].tolist() == [5, 6, 8, 7]
+
+
 def test_without_names_the_row_is_the_node():
     batch = join_sequences([[frame(5, 6), frame(6, 5)], [frame(1, 2, 3)]])
     assert batch.node.tolist() == [0, 1, 0, 1, 2, 3, 4]
