@@ -152,6 +152,30 @@ def test_operations_of_compiled_steps(bias):
             ops.cell(*inputs, 1)
 
 
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", [torch.float, torch.double])
+def test_gradients_of_the_cell_in_compiled_steps(mode, kind):
+    """Those of torch's cell, step by step; in float32 an LSTM's are of what its forward pass kept."""
+    cell, parts = Cell(mode, 5, 4).to(kind), 2 if mode == "LSTM" else 1
+    x, memory = (draw(n, 2, c, dtype=kind).requires_grad_() for n, c in ((3, 5), (parts, 4)))
+    weights, found = list(cell.parameters()), []
+    kept = cells._measured_bytes(3, 2, 5, 4) if mode == "LSTM" and kind == torch.float else 0
+    step = torch.lstm_cell if mode == "LSTM" else torch.gru_cell
+    state, outs = tuple(memory) if mode == "LSTM" else memory[0], []
+    for frame in x:
+        state = step(frame, state, *weights)
+        outs.append(state[0] if mode == "LSTM" else state)
+    last = torch.stack(state) if mode == "LSTM" else state.unsqueeze(0)
+    for values in (
+        torch.ops.rstg_pyg.cell(x, None, memory, weights, True, None, kept)[:2],
+        (torch.stack(outs), last),
+    ):
+        total = sum((value * draw(*value.shape, seed=k, dtype=kind)).sum() for k, value in
+                    enumerate(values))  # fmt: skip
+        found.append([*values, *torch.autograd.grad(total, [x, memory, *weights])])
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kwargs",

@@ -31,7 +31,8 @@ def test_rstg_residual_stages_end_without_relu():
     assert all(conv.act_last for conv in RSTG(4, 4, form="paper").convs)
     model = RSTG(4, 4, form="paper", residual=True, shared_rounds=False)
     assert not any(conv.act_last for conv in model.convs)
-    assert not RSTG(4, 8, act_last=False).convs[0].act_last
+    assert not RSTG(4, 8, form="paper", act_last=False).convs[0].act_last
+    assert RSTG(4, 8, residual=True, act_last=True).convs[0].act_last
     assert HomogeneousRSTG(4, 8, residual=True, act_last=True).convs[0].act_last
 
 

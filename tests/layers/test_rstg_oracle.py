@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.conv_cases import PATHS, on_path
 from helpers.random_weights import randomize
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 from torch_geometric.nn import GraphNorm, PairNorm
@@ -21,7 +21,7 @@ SETTINGS = dict(
     time_stages=st.sampled_from(["all", "all", "last", "none", [0]]),
     space_stages=st.sampled_from([True, True, True, False]),
     cell=st.sampled_from(["lstm", "gru"]),
-    residual=st.booleans(),
+    residual=st.sampled_from(["time", True, False]),
     shared_rounds=st.booleans(),
     in_norm=st.sampled_from([None, JointLayerNorm, GraphNorm, "layer_norm"]),
     norm=st.sampled_from([None, None, JointLayerNorm, PairNorm, "instance_norm"]),
@@ -121,7 +121,7 @@ class Sequences:
 
 def by_hand(model, frames):
     """Algorithm 1 as written for one clip: nodes, and the attention of each frame and round."""
-    memory, outs, seen = {}, [], []
+    memory, outs, seen, branches = {}, [], [], model.residual is True
 
     def time_stage(key, cell, norm, v, names):
         if len(names) == 0:
@@ -133,7 +133,8 @@ def by_hand(model, frames):
         for row, name in zip(z, names):
             memory[key, name] = new = step(row.view(1, -1), memory.get((key, name)))
             rows.append((new[0] if isinstance(new, tuple) else new).view(-1))
-        return torch.stack(rows) if norm is None else v + torch.stack(rows)
+        adds = norm is not None or (model.residual == "time" and key != "last")
+        return v + torch.stack(rows) if adds else torch.stack(rows)
 
     for data in frames:
         v, names = data.x, data.track.tolist()
@@ -144,24 +145,38 @@ def by_hand(model, frames):
         for k in range(model.num_rounds):
             if k in model.time_rounds:
                 i = 0 if model.shared_rounds else model.time_rounds.index(k)
-                norm = model.cell_norms[i] if model.residual else None
+                norm = model.cell_norms[i] if branches else None
                 v = time_stage(k, model.cells[i], norm, v, names)
             if model.space_stages:
                 i = 0 if model.shared_rounds else k
-                z = model.conv_norms[i](v) if model.residual else v
+                z = model.conv_norms[i](v) if branches else v
                 z, (_, alpha) = model.convs[i](
                     z, data.edge_index, return_attention_weights=True, **inputs
                 )
                 seen.append(alpha)
-                v = v + z if model.residual else z
+                v = v + z if branches else z
         if model.last_cell is not None:
-            norm = model.last_norm if model.residual else None
+            norm = model.last_norm if branches else None
             v = time_stage("last", model.last_cell, norm, v, names)
-        outs.append(model.out_norm(v) if model.residual else v)
+        outs.append(model.out_norm(v) if branches else v)
     return torch.cat(outs), seen
 
 
+#: The usual form, on all nodes in all frames of more than one clip: what draws seldom come to.
+USUAL = dict(
+    num_rounds=2, time_stages="all", space_stages=True, cell="lstm", residual="time",
+    shared_rounds=True, in_norm=None, norm=None, after_aggr=None, attention="dot", heads=2,
+    pos_channels=2, num_node_types=2, edge_dim=3,
+)  # fmt: skip
+CALL = dict(in_channels=4, sizes=(3, 2, 4), shared=True, masked=None, cut=1, seed=1)
+
+
 @pytest.mark.slow
+@example(options=USUAL, over="", path="plain", **CALL)
+@example(options={**USUAL, "shared_rounds": False}, over="T", path="fast", **CALL)
+@example(options={**USUAL, "residual": True}, over="BT", path="fast in small blocks", **CALL)
+@example(options=USUAL, over="BT", path="plain", **{**CALL, "sizes": (2, 4, 5), "masked": "mask"})
+@example(options=USUAL, over="BT", path="plain", **{**CALL, "sizes": (3, 3, 4)})
 @settings(max_examples=100, deadline=None)
 @given(
     options=st.fixed_dictionaries(SETTINGS),

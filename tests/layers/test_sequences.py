@@ -72,6 +72,19 @@ def test_the_order_of_rows_does_not_matter(make):
     torch.testing.assert_close(run(model, mixed), expected[new])
 
 
+def test_the_state_of_later_numbers_stays_while_only_earlier_ones_are_there(make, form):
+    model, none = make(**form), torch.empty(2, 0, dtype=torch.long)
+    x, steps = draw(6, 4), [[0, 1, 2], [0], [2, 1]]
+    rows = [x[:3], x[3:4], x[4:]]
+    state = None
+    for part, node in zip(rows, steps):
+        out, state = model(part, none, node=torch.tensor(node), state=state, return_state=True)
+    for k, name in enumerate(steps[2]):  # the node alone
+        pair = torch.stack([x[name], x[4 + k]])
+        alone = model(pair, none, node=torch.tensor([0, 0]), batch=torch.tensor([0, 1]))
+        torch.testing.assert_close(out[k], alone[1])
+
+
 def test_a_track_that_comes_back_remembers(make):
     model = make()
     frames = tracks(1, [[0], [1], [0]])
