@@ -65,6 +65,24 @@ def test_weighted_messages(bias, rows, monkeypatch):
         assert torch.autograd.gradgradcheck(fast, inputs)
 
 
+def test_weighted_hidden():
+    inputs, fast = [draw(S, M, C + D), draw(N, M, C, seed=1), draw(E, M, H, seed=2)], []
+    for function in (messages.weighted_hidden, messages.weighted_hidden_formula):
+        out = function(*inputs, *edges())
+        fast.append([out, *torch.autograd.grad(out.pow(3).sum(), inputs)])
+    torch.testing.assert_close(*fast)
+    assert torch.autograd.gradgradcheck(lambda *x: messages.weighted_hidden(*x, *edges()), inputs)
+
+
+def test_moments_of_messages_beyond_the_squares_of_half_precision():
+    conv = RSTGConv(4, 8, form="paper", norm=JointLayerNorm, attention=None)
+    random_weights.randomize(conv, std=0.5)
+    x = 600 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    expected = conv(x, GRID.edge_index)
+    out = conv.half()(x.half(), GRID.edge_index)
+    torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize("pairs", [0, 1000])
 def test_edge_dots(pairs, monkeypatch):
     monkeypatch.setattr(messages, "PAIRS_PER_EDGE", pairs)
@@ -163,7 +181,7 @@ def test_products_obey_the_switch(monkeypatch):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_typed_linear_without_asking_how_many(bias, monkeypatch):
-    layer = TypedLinear(4, 7, num_types=3, bias=bias)
+    layer = random_weights.randomize(TypedLinear(4, 7, num_types=3, bias=bias))
     node_type = torch.tensor([2, 0, 0, 2, 1, 0])
     for shape in ((6, 5, 4), (6, 2, 3, 4), (6, 1, 4), (6, 4)):
         x = torch.randn(shape)
@@ -211,6 +229,7 @@ def test_when_the_fast_path_is_taken(monkeypatch):
     for kwargs in (
         {"norm": torch.nn.LayerNorm}, {"norm": JointLayerNorm}, {"aggr": "mean"},
         {"num_send_layers": 1}, {"num_send_layers": 3},
+        {"form": "paper", "norm": lambda channels: JointLayerNorm(channels, num_joint_dims=3)},
     ):  # fmt: skip
         assert not taken(RSTGConv(4, 8, **kwargs), x, edge_index, monkeypatch), kwargs
     conv, batch = RSTGConv(4, 8, form="paper", norm=JointLayerNorm), torch.tensor([0, 0, 0, 0, 0])
@@ -284,6 +303,19 @@ def test_modules_in_the_place_of_ours_are_called(place, only_forward, path):
     with plain_paths():
         torch.testing.assert_close(out, conv(x, GRID.edge_index))
     assert not torch.allclose(out, before)
+
+
+def test_adapters_of_single_types_are_called(monkeypatch):
+    layer, node_type = TypedLinear(4, 7, num_types=2), torch.tensor([1, 0, 0, 1])
+    x, before = torch.randn(4, 5, 4), None
+    for _ in range(2):
+        expected = layer(x, node_type)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            torch.testing.assert_close(layer(x, node_type), expected)
+        if before is not None:
+            torch.testing.assert_close(expected - before, node_type.view(4, 1, 1).expand(4, 5, 7) * 1.0)
+        before, layer.lins[1] = expected, Adapter(layer.lins[1])
 
 
 @pytest.mark.parametrize("heads", [1, 2])

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers.conv_cases import EDGES, NUM_NODES, OPTIONS, make_conv, make_inputs
+from helpers.conv_cases import EDGES, NUM_NODES, OPTIONS, make_conv, make_inputs, reference
+from helpers.random_weights import draw
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.aggr import (
     AttentionalAggregation,
@@ -37,6 +38,17 @@ def test_rstg_conv_pair_of_the_same_nodes():
     x, _ = make_inputs(conv)
     for same in (x, x.clone()):
         torch.testing.assert_close(pair((x, same), EDGES), conv(x, EDGES))
+
+
+@pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
+@pytest.mark.parametrize("in_channels", [(4, 4), (8, 4), (4, 8)])
+@pytest.mark.parametrize("sources", [NUM_NODES, 8])
+def test_rstg_conv_pair_of_other_nodes(sources, in_channels, flow, path):
+    """As many senders as receivers, with as many channels, are still other nodes."""
+    conv = make_conv(in_channels, 8, flow=flow, residual=True)
+    x = draw(sources, in_channels[0], seed=1), draw(NUM_NODES, in_channels[1], seed=2)
+    edges = EDGES if flow == "source_to_target" else EDGES.flip(0)
+    torch.testing.assert_close(conv(x, edges), reference(conv, *x, EDGES)[0])
 
 
 def test_rstg_conv_one_dimensional_edge_attr():

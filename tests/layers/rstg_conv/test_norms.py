@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch_geometric.nn
 from helpers.conv_cases import EDGES, NUM_NODES, make_conv
-from helpers.random_weights import randomize
+from helpers.random_weights import draw, randomize
 from torch_geometric.data import Batch, Data
 
 from rstg_pyg import RSTG, BiasReLU, DenseRSTGConv, HomogeneousRSTG, JointLayerNorm, RSTGConv
@@ -80,6 +80,16 @@ def test_a_layer_in_every_form_gives_the_numbers_of_each_graph_alone(name):
             assert all(p.grad is not None for p in conv.message_norm.parameters())
 
 
+def test_the_graphs_of_a_pair_are_those_of_the_receivers():
+    conv = make_conv((4, 4), 8, norm=JointLayerNorm)
+    senders, receivers = draw(5, 4, seed=1), draw(4, 4, seed=2)
+    edges = torch.tensor([[0, 1, 2, 3, 4], [0, 1, 1, 2, 3]])  # of two graphs
+    both = conv((senders, receivers), edges, batch=(torch.arange(5) // 3, torch.arange(4) // 2))
+    first = conv((senders[:3], receivers[:2]), edges[:, :3])
+    second = conv((senders[3:], receivers[2:]), edges[:, 3:] - torch.tensor([[3], [2]]))
+    torch.testing.assert_close(both, torch.cat([first, second]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["norm", "in_norm"])
 @pytest.mark.parametrize("name", WORKING)
@@ -139,13 +149,16 @@ def test_norms_that_make_no_sense_are_refused_by_name(norm, name):
 def test_norms_and_activations_by_name():
     conv = RSTGConv(4, 8, norm="batch_norm", norm_kwargs=dict(momentum=0.5), act="leaky_relu",
                     act_kwargs=dict(negative_slope=0.3))  # fmt: skip
-    assert conv.update_norm.module.module.momentum == 0.5
+    assert conv.update_norm.module.module.momentum == conv.message_norm.module.module.momentum == 0.5
     assert conv.send.act.negative_slope == conv.update_mlp.act.negative_slope == 0.3
     assert RSTG(4, 8, in_norm="pair").in_norm.scale == 1.0  # not the number of channels
     x = torch.randn(6, 4)
     for act in (None, torch.nn.PReLU, torch.nn.GELU(), torch.tanh):
         assert RSTGConv(4, 8, act=act)(x, EDGES).isfinite().all()
     assert torch.equal(RSTGConv(4, 8, act=None, bias=False)(-0 * x, EDGES), torch.zeros(6, 8))
+    given = torch.nn.PReLU()  # both MLPs get copies of it
+    conv = RSTGConv(4, 8, act=given)
+    assert len({id(act.weight) for act in (given, conv.send.act, conv.update_mlp.act)}) == 3
 
 
 def test_a_norm_of_ones_own_gets_rows_and_graphs_if_it_asks():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.conv_cases import PATHS, SETTINGS, make_conv, on_path, reference
+from helpers.conv_cases import EDGES, PATHS, SETTINGS, make_conv, on_path, reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -159,6 +159,35 @@ def test_dense_twin(options, in_channels, nodes, lead, weighted, seed):
     torch.testing.assert_close(all_alpha[..., target, source, :], alpha)
     grads = gradients(found, all_alpha[..., target, source, :], tensors + list(dense.parameters()))
     torch.testing.assert_close(grads, expected)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_edge_of_weight_zero_is_none_however_large_its_logit(path):
+    conv = make_conv(4, 8, dtype=torch.float, attention_scale=1.0)
+    x, edges = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 1, 2]])
+    edges = torch.cat([edges, torch.zeros_like(edges)])
+    x[2] = 1000 * conv.attend.query(x[:1])[0] @ conv.attend.lin_key.weight  # in favor of the last
+    with on_path(path):
+        _, (_, alpha) = conv(x, edges, return_attention_weights=True)
+        assert alpha[2] == 1
+        weight = torch.tensor([1.0, 1.0, 0.0], requires_grad=True)
+        out = conv(x, edges, edge_weight=weight)
+        torch.testing.assert_close(out, conv(x, edges[:, :2]))
+    assert torch.autograd.grad(out[0].sum(), conv.send.lin_src.weight)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_small_edge_weights_in_half_precision(path):
+    """A common factor changes nothing, also where its exponential is beyond float16."""
+    conv = make_conv(4, 8, dtype=torch.float, attention_scale=0.5)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    weight = torch.full((EDGES.size(1),), 1e-3)
+    _, (_, expected) = conv(x, EDGES, return_attention_weights=True)
+    with on_path(path):
+        _, (_, alpha) = conv.half()(
+            x.half(), EDGES, edge_weight=weight.half(), return_attention_weights=True
+        )
+    torch.testing.assert_close(alpha.float(), expected, atol=0.01, rtol=0.02)
 
 
 @settings(max_examples=50, deadline=None)

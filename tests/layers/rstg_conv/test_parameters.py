@@ -97,8 +97,10 @@ def test_rstg_conv_number_of_parameters():
     assert count(RSTGConv(c, o, num_node_types=3, heads=2, attention=None, **kwargs)) == (
         send + 3 * update
     )
-    bias_free = RSTGConv(c, o, hidden_channels=d, bias=False, heads=2, edge_dim=2, residual=True)
-    assert not [name for name, _ in bias_free.named_parameters() if "bias" in name]
+    for options in ({}, {"attention": "additive"}, {"form": "paper"}):
+        options |= dict(hidden_channels=d, bias=False, heads=2, edge_dim=2, residual=True)
+        bias_free = RSTGConv(c, o, **options)
+        assert not [name for name, _ in bias_free.named_parameters() if "bias" in name]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda conv: pickle.loads(pickle.dumps(conv))])
