@@ -167,6 +167,8 @@ def test_block_out_norm():
     assert made == [3]
     block.reset_parameters()
     assert block.norm.weight.tolist() == [1.0] * 3
+    assert block.lin_out.bias.tolist() == [0.0] * 3
+    assert block.lin_out.weight.abs().max() <= (6 / (6 + 3)) ** 0.5  # Glorot uniform
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,9 @@ def test_classifier_reset_classifier(backbone):
     assert 0 < model.lin.weight.abs().max() <= bound and model.lin.bias.abs().max() == 0
     weight, stem = model.lin.weight.clone(), model.backbone.stages["stem"].weight.clone()
     torch.nn.init.ones_(model.lin.bias)
+    model.results = {"top1": 0.5}
     model.reset_classifier()
+    assert model.results is None  # they were those of the layer before
     assert not torch.equal(model.lin.weight, weight) and model.lin.bias.abs().max() == 0
     assert torch.equal(model.backbone.stages["stem"].weight, stem)
     model.to(torch.float64).reset_classifier(7)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from helpers.random_weights import draw
 from torch_geometric.data import Batch, Data
+from torch_geometric.nn import GraphNorm
 
 from rstg_pyg import RSTG, ChannelBatchNorm, HomogeneousRSTG, RSTGBlock
 from rstg_pyg.graphs import multiscale_grid, space_time_edges
@@ -57,6 +58,21 @@ def test_equals_its_layers_on_a_batch_of_pyg_graphs(residual):
     v = model.out_norm(v) if residual else v
     out = model(x, GRID.edge_index, node_type=GRID.node_type)
     torch.testing.assert_close(out.flatten(0, 2), v)
+
+
+def test_weights_are_of_edges_inside_frames_and_norms_of_single_frames():
+    frames, model = 3, make(in_norm=GraphNorm).double()
+    x, weight = nodes(2, frames, 5, 4).double(), nodes(GRID.num_edges).double().abs()
+    of = {(j, i): w for j, i, w in zip(*GRID.edge_index.tolist(), weight.tolist())}
+    edges = space_time_edges(GRID.edge_index, 5, frames)
+    every = [of[j % 5, i % 5] if j // 5 == i // 5 else 1.0 for j, i in edges.t().tolist()]
+    v = torch.stack([torch.stack([model.in_norm(frame) for frame in clip]) for clip in model.lin_in(x)])
+    v = v.flatten(1, 2)
+    for _ in range(2):
+        v = model.convs[0](v, edges, edge_weight=torch.tensor(every).double())
+    out = model(x, GRID.edge_index, edge_weight=weight)
+    torch.testing.assert_close(out.flatten(1, 2), v)
+    assert HomogeneousRSTG(4, 6).num_rounds == 3
 
 
 def test_a_node_sees_as_many_frames_as_there_are_rounds():

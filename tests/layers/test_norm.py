@@ -148,6 +148,9 @@ def test_channel_batch_norm_order_of_calls():
     torch.testing.assert_close(norm.running_mean, torch.tensor([4.0]))
     norm(torch.tensor([[[8.0], [8.0]], [[0.0], [0.0]]]))
     torch.testing.assert_close(norm.running_mean, torch.tensor([0.25 * 4 + 0.25 * 8]))
+    norm = ChannelBatchNorm(1, num_joint_dims=2, momentum=0.5)
+    norm(torch.tensor([[[0.0], [2.0]], [[0.0], [4.0]]]))  # unbiased variances of two rows: 2 and 8
+    torch.testing.assert_close(norm.running_var, torch.tensor([(1 * 0.5 + 0.5 * 2) * 0.5 + 0.5 * 8]))
 
 
 def test_channel_batch_norm_zero_init():

@@ -82,6 +82,25 @@ def test_the_classifier_sums_one_layer_per_scale():
     assert model(clip).shape == (2, 5)
 
 
+def test_dropout_and_the_draws_of_training():
+    torch.manual_seed(0)
+    head, x = RelationHead(2048, 5, 8), torch.randn(2, 2048, 5, 1, 1)
+    assert head.dropout.p == 0.8 and 0.0009 < head.lin_in.weight.std() < 0.0011
+    seen = []
+    for lin in head.lins:
+        lin.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].size(1)))
+    head.train()(x)
+    assert seen == head.counts
+    frames = x.mean((3, 4)).transpose(1, 2)
+    torch.nn.init.eye_(head.lin_in.weight)
+    head.lin_in.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    head(x)
+    kept = seen[-5] != 0
+    assert 0.18 < kept.float().mean() < 0.22
+    torch.testing.assert_close(seen[-5][kept], 5 * frames[kept])
+    torch.testing.assert_close((head.eval()(x), seen[-5])[1], frames)
+
+
 def test_single_scale():
     head, x = RelationHead(6, 3, 8, multi_scale=False).eval(), torch.randn(2, 6, 3, 2, 2)
     assert head.out_channels == 512 and isinstance(head.classifier(512, 4), torch.nn.Linear)

@@ -95,6 +95,7 @@ def test_networks_that_look_across_frames_say_which_part_does():
         (made(head=vec(graph=HomogeneousRSTG)), head),
         (made({"conv0": RSTGBlock(6)}), "the block after stage 'conv0'"),  # its ZeroInitNorm
         (made({"conv1": inside(out_norm=lambda c: torch.nn.GroupNorm(2, c))}), "stage 'conv1'"),
+        (made({"conv1": inside(out_norm=torch.nn.InstanceNorm3d)}), "stage 'conv1'"),
         (made({"conv1": inside(graph=HomogeneousRSTG)}, vec()), "stage 'conv1'"),
     ):
         assert not model.streams

@@ -66,6 +66,11 @@ def recorded(name):
     return flags, {n: value for n, value in found.items() if not any(word in n for word in constant)}
 
 
+def test_all_rounds_begin_with_a_time_stage_unless_told():
+    flags = {name: value for name, value in MNIST.items() if name != "time_iter_mom"}
+    assert official.build(flags).head.rstg.time_rounds == [0, 1, 2]
+
+
 @pytest.mark.parametrize("name", ["w02_i3d_none", "w03_i3d_final_plus", "w05_i3d_res3_res4",
                                   "w06_nonlocal_res3_res4", "w07_c2d_none",
                                   "w01_mnist_simpleconv_serial", "tf_checkpoint/expected"])  # fmt: skip
