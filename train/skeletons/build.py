@@ -134,7 +134,8 @@ def evaluation_clips(data: SkeletonConfig, split: str) -> list[Callable]:
     steps += [
         ResampleFrames(data.num_frames, (share, share), shift=i / max(more - 1, 1)) for i in range(more)
     ]
-    lost: list[BaseTransform] = [DropJoints(data.test_drop)] if data.test_drop and split == "test" else []
+    drop = data.test_drop if split == "test" else 0.0
+    lost: list[BaseTransform] = [DropJoints(drop)] if drop else []
     return [_Clip([step, *lost], data) for step in steps]
 
 

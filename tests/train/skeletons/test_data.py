@@ -51,8 +51,8 @@ def test_a_visit_is_always_the_same_and_epochs_differ():
     assert torch.equal(test[0][0], test[len(test)][0])  # nothing random in evaluation
     assert not torch.equal(test[0][0][0], test[0][0][1])
     assert (dataset("test", "data.test_drop=0.5")[0][0][-1] == 0).any()
-    chosen_by = dataset("val", "data.test_drop=0.5", "data.train_subjects=[1, 3]", "data.val_subjects=[5]")
-    assert (chosen_by[0][0][-1] == 1).all()
+    val = dataset("val", "data.test_drop=0.5", "data.train_subjects=[1, 3]", "data.val_subjects=[5]")
+    assert (val[0][0][-1] == 1).all()
 
 
 def test_generated_actions_move_what_they_should():
