@@ -272,6 +272,7 @@ def test_features_by_hand():
     data.mask[2, wrist] = False
     data.pos[2, wrist] = 0
     x = graphs.SkeletonFeatures()(data).x
+    assert torch.equal(x, graphs.SkeletonFeatures(("joint", "bone", "motion"))(data).x)
     assert (x[2, wrist] == 0).all() and (x[3, wrist, 6:] == 0).all() and (x[3, wrist, :3] != 0).any()
     hand = joint_names("msr20").index("left hand")
     assert (x[2, hand, 3:6] == 0).all()  # its bone has lost an end

@@ -108,6 +108,7 @@ def test_block_passes_arguments_to_the_graph():
     assert found == ("additive", 2, 2, 64)
     conv = RSTGBlock(4, positions=False).rstg.convs[0]
     assert (conv.pos_channels, conv.num_node_types) == (0, 1)
+    assert RSTGBlock(4).pool.scales == ((3, 3), (2, 2), (1, 1))
 
 
 def test_block_state_dict_has_no_graph_buffers():

@@ -27,11 +27,19 @@ def test_the_mean_does_not_know_where_but_the_flattened_map_does():
     assert (flat(x) - flat(moved)).abs().max() > 1e-3
 
 
+def test_every_gate_is_drawn_by_itself_and_biases_are_zero():
+    lstm, bound = LSTMHead(48, 16).lstm, (6 / (48 + 16)) ** 0.5  # Glorot uniform
+    for gate in lstm.weight_ih_l0.view(4, 16, 48):
+        assert 0.9 * bound < gate.abs().max() <= bound
+    assert lstm.bias_ih_l0.abs().max() == lstm.bias_hh_l0.abs().max() == 0
+
+
 def test_norm_of_the_channels():
     head = LSTMHead(4, in_norm=True)
     x = 100 + 50 * torch.randn(2, 4, 6, 3, 3)
     head(x)
     assert head.norm.running_mean.abs().min() > 0
+    assert LSTMHead(4).norm is None
     assert head.out_channels == 4
 
 

@@ -72,7 +72,7 @@ def test_weights_are_of_edges_inside_frames_and_norms_of_single_frames():
         v = model.convs[0](v, edges, edge_weight=torch.tensor(every).double())
     out = model(x, GRID.edge_index, edge_weight=weight)
     torch.testing.assert_close(out.flatten(1, 2), v)
-    assert HomogeneousRSTG(4, 6).num_rounds == 3
+    assert HomogeneousRSTG(4, 6).num_rounds == 3 and not HomogeneousRSTG(4, 6).residual
 
 
 def test_a_node_sees_as_many_frames_as_there_are_rounds():

@@ -118,6 +118,7 @@ def test_gradients(make, cell):
         dict(in_norm=lambda c: ChannelBatchNorm(c, num_joint_dims=3)),
         dict(in_norm=lambda c: JointLayerNorm(c, num_joint_dims=3)),
         dict(norm=lambda c: ChannelBatchNorm(c, num_joint_dims=3)),
+        dict(norm=lambda c: ChannelBatchNorm(c, num_joint_dims=2)),
         {k: v for k, v in published_arguments("additive").items() if k == "in_norm"},
     ],
 )

@@ -83,6 +83,13 @@ def test_the_norm_after_the_graph_starts_at_zero(norm, to):
     (block(x) * torch.randn_like(block(x))).sum().backward()
     gain = block.norm.scale if norm == "layer" else block.norm.weight
     assert gain.grad.abs().max() > 0
+    if norm == "batch":  # a map has five dimensions, a vector two: the biased variance
+        seen = []
+        block.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        block.norm.reset_running_stats()
+        block(x)
+        variance = seen[0].transpose(0, 1).flatten(1).var(1, correction=0)
+        torch.testing.assert_close(block.norm.running_var, 0.99 + 0.01 * variance, rtol=1e-7, atol=1e-7)
     torch.nn.init.ones_(gain)
     block.eval()
     assert block(x).shape == ((3, 4, 2, 4, 4) if to == "map" else (3, 4)) and block(x).abs().max() > 0

@@ -196,6 +196,9 @@ def test_gradients_are_those_of_differences():
 
 
 def test_reset_parameters_draws_anew():
+    usual = RegionHead(6)  # the paper's sizes
+    assert (usual.out_channels, usual.graph.num_layers, usual.roi_size) == (2 * 512, 3, 7)
+    assert (usual.roi_pool, RegionGraph(6).num_layers) == ("max", 3)
     head = RegionHead(6, 4)
     before = {name: p.clone() for name, p in head.named_parameters()}
     torch.nn.init.normal_(head.graph.similar_norms[0].weight)

@@ -84,6 +84,7 @@ def test_the_classifier_sums_one_layer_per_scale():
 
 def test_dropout_and_the_draws_of_training():
     torch.manual_seed(0)
+    assert RelationHead(6, 5).out_channels == 4 * 256
     head, x = RelationHead(2048, 5, 8), torch.randn(2, 2048, 5, 1, 1)
     assert head.dropout.p == 0.8 and 0.0009 < head.lin_in.weight.std() < 0.0011
     seen = []
