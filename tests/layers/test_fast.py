@@ -17,7 +17,6 @@ from rstg_pyg.fast.autograd import eager, plain_paths
 from rstg_pyg.fast.linear import Linear, has_onednn, product, uses_onednn
 from rstg_pyg.graphs import multiscale_grid
 from rstg_pyg.softmax import edge_softmax
-from rstg_pyg.typed import TypedLinear
 
 S, N, M, H, C, D, E = 5, 6, 3, 2, 4, 7, 11
 GRID = multiscale_grid((2, 1))
@@ -193,20 +192,6 @@ def test_products_obey_the_switch(monkeypatch):
     torch.testing.assert_close(product(weight.t(), weight.t()), weight.t() @ weight)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_typed_linear_without_asking_how_many(bias, monkeypatch):
-    layer = random_weights.randomize(TypedLinear(4, 7, num_types=3, bias=bias))
-    node_type = torch.tensor([2, 0, 0, 2, 1, 0])
-    for shape in ((6, 5, 4), (6, 2, 3, 4), (6, 1, 4), (6, 4)):
-        x = torch.randn(shape)
-        expected = layer(x, node_type)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.compiler, "is_compiling", lambda: True)
-            torch.testing.assert_close(layer(x, node_type), expected)
-            with pytest.raises((IndexError, RuntimeError), match="out of range|out of bounds"):
-                layer(x, node_type + 1)
-
-
 def taken(conv, x, edge_index, monkeypatch, **kwargs):
     """Whether the call's messages went through the fast function of the layer's form."""
     calls = []
@@ -317,19 +302,6 @@ def test_modules_in_the_place_of_ours_are_called(place, only_forward, path):
     with plain_paths():
         torch.testing.assert_close(out, conv(x, GRID.edge_index))
     assert not torch.allclose(out, before)
-
-
-def test_adapters_of_single_types_are_called(monkeypatch):
-    layer, node_type = TypedLinear(4, 7, num_types=2), torch.tensor([1, 0, 0, 1])
-    x, before = torch.randn(4, 5, 4), None
-    for _ in range(2):
-        expected = layer(x, node_type)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.compiler, "is_compiling", lambda: True)
-            torch.testing.assert_close(layer(x, node_type), expected)
-        if before is not None:
-            torch.testing.assert_close(expected - before, node_type.view(4, 1, 1).expand(4, 5, 7) * 1.0)
-        before, layer.lins[1] = expected, Adapter(layer.lins[1])
 
 
 @pytest.mark.parametrize("heads", [1, 2])
