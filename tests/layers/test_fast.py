@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 from helpers import random_weights
+from helpers.adapter import Adapter
 from torch.utils.flop_counter import FlopCounterMode
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import Linear as PyGLinear
@@ -273,17 +274,6 @@ def test_what_is_linear_follows_the_sums(heads, lead, kwargs, pairs, monkeypatch
             out = conv(x, edge_index)
             found.append([out, *torch.autograd.grad(out.pow(3).sum(), inputs)])
     torch.testing.assert_close(*found)
-
-
-class Adapter(torch.nn.Module):
-    """A layer around another one, as adapters for fine-tuning are: it has the weights of that one."""
-
-    def __init__(self, lin):
-        super().__init__()
-        self.lin, self.weight, self.bias = lin, lin.weight, lin.bias
-
-    def forward(self, x):
-        return self.lin(x) + 1
 
 
 @pytest.mark.parametrize("place", ["send.lins.0", "send.skip_src", "lin_value", "attend.lin_query"])

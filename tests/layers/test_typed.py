@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.adapter import Adapter
 from helpers.random_weights import randomize
 
 from rstg_pyg.typed import TypedLinear
@@ -21,17 +22,6 @@ def test_typed_linear_without_asking_how_many(bias, monkeypatch):
                 layer(x, node_type + 1)
 
 
-class Louder(torch.nn.Module):
-    """A layer around another one, as adapters for fine-tuning are: it has the weights of that one."""
-
-    def __init__(self, lin):
-        super().__init__()
-        self.lin, self.weight, self.bias = lin, lin.weight, lin.bias
-
-    def forward(self, x):
-        return self.lin(x) + 1
-
-
 def test_adapters_of_single_types_are_called(monkeypatch):
     layer, node_type = TypedLinear(4, 7, num_types=2), torch.tensor([1, 0, 0, 1])
     x, before = torch.randn(4, 5, 4), None
@@ -42,4 +32,4 @@ def test_adapters_of_single_types_are_called(monkeypatch):
             torch.testing.assert_close(layer(x, node_type), expected)
         if before is not None:
             torch.testing.assert_close(expected - before, node_type.view(4, 1, 1).expand(4, 5, 7) * 1.0)
-        before, layer.lins[1] = expected, Louder(layer.lins[1])
+        before, layer.lins[1] = expected, Adapter(layer.lins[1])
