@@ -137,8 +137,7 @@ def _live_frames(name: str) -> Iterator[tuple[float, Tensor]]:
             for frame in container.decode(stream):
                 now = time.monotonic() if frame.time is None else frame.time
                 first = now if first is None else first
-                aspect = float(stream.sample_aspect_ratio or 1)
-                yield now - first, as_shown(name, frame, aspect, reformatter)
+                yield now - first, as_shown(name, frame, stream, reformatter)
     except (OSError, av.error.FFmpegError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
         what = f"there is no such camera ({reason}); cameras are numbered from 0"

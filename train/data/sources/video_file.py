@@ -241,14 +241,14 @@ class VideoFile:
         reformatter, done = VideoReformatter(), 0  # one for all frames: it is costly to set up
         while done < len(indices):
             try:
-                for frame, aspect in self._find(indices[done:]):
-                    yield as_shown(self.path, frame, aspect, reformatter)
+                for frame, stream in self._find(indices[done:]):
+                    yield as_shown(self.path, frame, stream, reformatter)
                     done += 1
             except _CannotSeek:
                 self._keys = []
 
-    def _find(self, indices: Sequence[int]) -> Iterator[tuple[av.VideoFrame, float]]:
-        """The frames of the given numbers, with their pixel aspect ratio."""
+    def _find(self, indices: Sequence[int]) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
+        """The frames of the given numbers, with the stream they are of."""
         with self._open() as (container, stream):
             wanted = {self._stamps[index] for index in indices} if self._keys else None
             frames, at = self._from(container, stream, 0, wanted), -1  # at: the last frame's number
@@ -259,7 +259,7 @@ class VideoFile:
                     frames = self._from(container, stream, key, wanted)
                 while at != index:
                     at, frame = next(frames)
-                yield frame, float(stream.sample_aspect_ratio or 1)
+                yield frame, stream
 
     def _from(
         self,
@@ -311,7 +311,7 @@ def best_stream(where: str | Path, container: av.container.InputContainer) -> av
 
 
 def as_shown(
-    where: str | Path, frame: av.VideoFrame, aspect: float, reformatter: VideoReformatter
+    where: str | Path, frame: av.VideoFrame, stream: av.VideoStream, reformatter: VideoReformatter
 ) -> Tensor:
     """A frame's pixels as a player shows them, ``[H, W, 3]`` uint8."""
     if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
@@ -322,6 +322,7 @@ def as_shown(
         pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     shown = torch.from_numpy(pixels)
     height, width = pixels.shape[:2]
+    aspect = float(stream.sample_aspect_ratio or 1)
     if abs(aspect - 1) > _NEARLY_SQUARE and aspect > 0:  # nothing is made smaller
         height, width = round(height / min(aspect, 1)), round(width * max(aspect, 1))
         check_size(where, width, height)
