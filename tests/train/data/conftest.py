@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts in which Something-Something is distributed."""
+"""Tiny data sets: in the layouts of Something-Something, and videos in class folders."""
 
 import json
 
@@ -101,3 +101,18 @@ class Files:
 @pytest.fixture
 def files():
     return Files
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/rstg_pyg"
+
+
+@pytest.fixture
+def root(tmp_path, files):
+    """Two classes with three training videos and one for validation each; every video is another."""
+    names = [f"train/{c}/{n}.mp4" for c in "ab" for n in range(3)] + ["val/a/8.mp4", "val/b/9.mp4"]
+    for number, name in enumerate(names):
+        files.video(tmp_path / "clips" / name, number, 3 + number)
+    return tmp_path / "clips"

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from helpers.video_folders import SMALL, found, problem, touch
 from torch.utils.data import DataLoader
 
 from rstg_pyg.train.data.check import check
@@ -15,47 +16,7 @@ from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.errors import UserError
 
-SMALL = dict(num_frames=4, short_side=24, crop_size=20)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/rstg_pyg"
-
-
-@pytest.fixture
-def root(tmp_path, files):
-    """Two classes with three training videos and one for validation each; every video is another."""
-    names = [f"train/{c}/{n}.mp4" for c in "ab" for n in range(3)] + ["val/a/8.mp4", "val/b/9.mp4"]
-    for number, name in enumerate(names):
-        files.video(tmp_path / "clips" / name, number, 3 + number)
-    return tmp_path / "clips"
-
-
-def found(root):
-    """The names of the classes of all videos, by split and id."""
-    listing = read_folder(root)
-    assert not listing.problems, listing.problems
-    return {
-        split: {video.id: listing.classes[video.label] for video in videos}
-        for split, videos in listing.splits.items()
-    }
-
-
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(os.fsencode(name))
-
-
-def problem(root, *words):
-    """The one line that is said of a data set, by the data set and by the check."""
-    with pytest.raises(UserError) as e:
-        VideoFolder(root, **SMALL)
-    message = str(e.value)
-    assert len(message.splitlines()) == 1 and all(word in message for word in words), message
-    return message
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_class_folders(root):
@@ -254,40 +215,6 @@ def test_an_empty_class_folder(root):
 def test_a_class_only_in_val(root):
     (root / "val/b").rename(root / "val/bb")
     problem(root, "1 classes are in val and not in train (bb); did you mean 'b'?")
-
-
-def test_the_same_file_in_two_splits(root):
-    shutil.copy(root / "train/a/0.mp4", root / "val/a/copy.mp4")
-    problem(root, "1 videos are in two splits: train/a/0.mp4 (train) and val/a/copy.mp4 (val)")
-    (root / "val/a/link.mp4").symlink_to(root / "train/b/1.mp4")
-    assert "2 videos are in two splits" in problem(root, "and 1 more")
-    assert "2 videos are in two splits" in check(root).text()
-
-
-def test_the_same_file_below_a_folder_that_the_lists_do_not_name(root):
-    (root / "train").rename(root / "videos")
-    (root / "train.csv").write_text("a/0.mp4,a\na/1.mp4,a\n")
-    (root / "val.csv").write_text("a/1.mp4,a\n")
-    problem(root, "val.csv, line 1: a/1.mp4 is there twice (first in", "train.csv, line 2)")
-    (root / "val.csv").write_text("b/copy.mp4,a\n")
-    shutil.copy(root / "videos/a/1.mp4", root / "videos/b/copy.mp4")
-    problem(root, "a/1.mp4 (train) and b/copy.mp4 (val) are the same file")
-
-
-def test_copies_do_not_come_to_both_sides_of_val_fraction(root):
-    shutil.rmtree(root / "val")
-    for number in range(3):
-        shutil.copy(root / f"train/a/{number}.mp4", root / f"train/a/{number} (1).mp4")
-    listing = read_folder(root)
-    kept = [name for name in found(root)["train"] if name.startswith("train/a")]
-    assert sorted(kept) == [f"train/a/{number} (1).mp4" for number in range(3)]
-    assert listing.notes == [
-        f"{root}: 3 videos of train are copies of others and not used: train/a/0.mp4 of "
-        "train/a/0 (1).mp4, and 2 more"
-    ]
-    assert len(listing.part("train", 0.5)) + len(listing.part("val", 0.5)) == 6
-    shutil.copy(root / "train/a/1.mp4", root / "train/b/1 (2).mp4")
-    problem(root, "train/b/1 (2).mp4 are the same file, of two classes; remove one")
 
 
 def test_labels_that_are_not_in_the_list(tmp_path):
