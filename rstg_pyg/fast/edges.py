@@ -64,9 +64,7 @@ def _make_edges(
 
 @lru_cache(16)
 def _kept_edges(edges: bytes, *settings: Any) -> Optional[Edges]:
-    """The same of the bytes of ``edge_index``: made anew, it would take half as long as the rest of a
-    small graph's attention.
-    """
+    """The same of the bytes of ``edge_index``, kept: making it takes long beside small attention."""
     edge_index = torch.frombuffer(bytearray(edges), dtype=torch.int64).view(2, -1)
     return _make_edges(edge_index, *settings)
 

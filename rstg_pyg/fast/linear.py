@@ -1,10 +1,10 @@
 r"""Matrix products in float32 on the CPU by oneDNN instead of BLAS, where that is faster.
 
-PyTorch's own ``mm`` calls MKL, which is slower on processors of other makers than Intel: by a tenth
-on one AMD EPYC, by half on another. oneDNN comes with PyTorch, makes its kernels for the processor at
-hand, and is what ``torch.nn.LSTM`` and convolutions run on already. Where it is missing or switched off
+PyTorch's own ``mm`` calls MKL, which is slower on processors of other makers than Intel. oneDNN comes
+with PyTorch, makes its kernels for the processor at hand, and is what ``torch.nn.LSTM`` and
+convolutions run on already. Where it is missing or switched off
 (``torch.backends.mkldnn.flags(enabled=False)``), everything is ``mm`` again; and so it is on Intel's
-processors, where MKL is as fast, and nearly twice as fast for the gradients of weights.
+processors, where MKL is as fast, and faster for the gradients of weights.
 """
 
 from functools import lru_cache
