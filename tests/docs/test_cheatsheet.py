@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "make_cheatsheet.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "scripts" / "make_cheatsheet.py"
 
 
 def load(path):
@@ -28,8 +28,8 @@ LINES = [
 
 
 def test_the_page_is_up_to_date():
-    page = SCRIPT.parent / "cheatsheet.md"
-    assert page.read_text(encoding="utf-8") == make.cheatsheet(), "run: python docs/make_cheatsheet.py"
+    page = SCRIPT.parents[1] / "cheatsheet.md"
+    assert page.read_text(encoding="utf-8") == make.cheatsheet(), f"run: python {SCRIPT}"
 
 
 @pytest.mark.slow
@@ -44,13 +44,13 @@ def test_every_line_runs(line):
 
 
 def test_a_capability_without_a_test_is_an_error(tmp_path):
-    shutil.copytree(SCRIPT.parent.parent / "tests" / "graphs", tmp_path / "tests")
-    (tmp_path / "docs").mkdir()
-    shutil.copy(SCRIPT, tmp_path / "docs")
+    shutil.copytree(SCRIPT.parents[2] / "tests" / "graphs", tmp_path / "tests")
+    (tmp_path / "docs" / "scripts").mkdir(parents=True)
+    shutil.copy(SCRIPT, tmp_path / "docs" / "scripts")
     row = "layers: {AreaPool: [{what: exact, code: '1', tests: [%s]}]}"
     for name, known in (("test_area_matrix_*", True), ("test_area_pool_flies", False)):
         (tmp_path / "docs" / "capabilities.yaml").write_text(f"setup: ''\n{row % name}")
-        copy = load(tmp_path / "docs" / "make_cheatsheet.py")
+        copy = load(tmp_path / "docs" / "scripts" / "make_cheatsheet.py")
         if known:
             assert "| exact | ✓ |" in copy.cheatsheet()
         else:

@@ -1,4 +1,4 @@
-"""How fast float32 and bfloat16 are on this processor: python docs/bf16.py [OUT.json]
+"""How fast float32 and bfloat16 are on this processor: python docs/scripts/bf16.py [OUT.json]
 
 Rates of a matrix product and a convolution, with the instruction sets that oneDNN may use, each in a
 process of its own (the variable is read once). They say why ``trainer.precision: auto`` takes float32

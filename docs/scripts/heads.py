@@ -1,7 +1,7 @@
-"""Heads compared on few clips: ``python docs/heads.py TRANSFER OUT``.
+"""Heads compared on few clips: ``python docs/scripts/heads.py TRANSFER OUT``.
 
-``TRANSFER`` is the folder that ``docs/transfer.py`` wrote. All heads have the same backbone, data,
-recipe and seeds; each run leaves a file in ``OUT``, and those that are there are not run again.
+``TRANSFER`` is the folder that ``docs/scripts/transfer.py`` wrote. All heads have the same backbone,
+data, recipe and seeds; each run leaves a file in ``OUT``, and those that are there are not run again.
 """
 
 import json

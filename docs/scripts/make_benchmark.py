@@ -1,5 +1,6 @@
 """Writes the measured parts of ``docs/benchmark.md`` anew from the files in ``docs/results``:
-``python docs/make_benchmark.py``. They stand between ``<!-- begin NAME -->`` and ``<!-- end -->``.
+``python docs/scripts/make_benchmark.py``. They stand between ``<!-- begin NAME -->`` and
+``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from rstg_pyg.train.benchmarking.tables import section_table
 from rstg_pyg.train.text_tables import as_markdown
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

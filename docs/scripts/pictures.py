@@ -1,4 +1,4 @@
-"""Makes docs/pictures.png: ``python docs/pictures.py docs/pictures.png``."""
+"""Makes docs/pictures.png: ``python docs/scripts/pictures.py docs/pictures.png``."""
 
 import sys
 

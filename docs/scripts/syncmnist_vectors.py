@@ -1,4 +1,5 @@
-"""How soon is the pair found when every digit is known? ``python docs/syncmnist_vectors.py MNIST OUT``.
+"""How soon is the pair found when every digit is known?
+``python docs/scripts/syncmnist_vectors.py MNIST OUT``.
 
 The input of every frame is a vector: which of the ten digits are in the video, and where each one is,
 or how far it moved since the frame before (both from the generator). Small networks learn the task of

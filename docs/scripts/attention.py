@@ -1,4 +1,4 @@
-"""Makes docs/attention.gif: ``python docs/attention.py docs/attention.gif`` (or ``.html``, ``.png``).
+"""Makes docs/attention.gif (or .html, .png): ``python docs/scripts/attention.py docs/attention.gif``.
 
 The network that comes with the package predicts a rendered clip of mini-something's test split.
 """

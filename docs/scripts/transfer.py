@@ -1,4 +1,4 @@
-"""Clips of mini-something as class folders of mp4 files: ``python docs/transfer.py FOLDER``.
+"""Clips of mini-something as class folders of mp4 files: ``python docs/scripts/transfer.py FOLDER``.
 
 ``FOLDER/sixteen``: 16 of the 20 classes, with 200 clips for training and 25 for validation each.
 ``FOLDER/twenty``: all of them, with 30 other clips for training and 50 for testing each.

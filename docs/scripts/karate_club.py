@@ -1,5 +1,6 @@
 """Zachary's karate club with four labels and one-hot features: layers that treat a node like its
-neighbors, and layers that have other weights for it. ``python docs/karate_club.py`` writes its results.
+neighbors, and layers that have other weights for it. ``python docs/scripts/karate_club.py`` writes its
+results.
 """
 
 import json
@@ -56,5 +57,5 @@ if __name__ == "__main__":
         "torch": torch.__version__,
         "layers": rows,
     }
-    path = Path(__file__).parent / "results" / "karate_club.json"
+    path = Path(__file__).parents[1] / "results" / "karate_club.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Writes ``docs/cheatsheet.md`` from ``docs/capabilities.yaml``: ``python docs/make_cheatsheet.py``."""
+"""Writes docs/cheatsheet.md from docs/capabilities.yaml: ``python docs/scripts/make_cheatsheet.py``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parents[1]
 
 _HEAD = """# Cheat sheet
 
 What each layer can do. Every tick stands for a line of code below, which a test runs, and for tests
 that show that it does what it says. A capability without a test cannot stand here, so an empty cell
 means that the layer cannot, or that no test shows it
-([capabilities.yaml](capabilities.yaml), [make_cheatsheet.py](make_cheatsheet.py)).
+([capabilities.yaml](capabilities.yaml), [make_cheatsheet.py](scripts/make_cheatsheet.py)).
 """
 
 
