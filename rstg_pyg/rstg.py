@@ -34,10 +34,11 @@ class RSTG(torch.nn.Module):
     A time stage is one call of a cell over the sequences of all nodes (cuDNN on a GPU), a space
     stage one call of :class:`RSTGConv` over all frames. The time stages of the rounds add to the
     nodes: the outputs of a new LSTM are a fifth of its inputs, and what several in a row leave of the
-    nodes takes long to learn from. The last time stage and the space stages replace the nodes. With
-    ``residual=True`` all stages are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN}
-    (\mathbf{v}))`. With ``form="paper"`` there are three rounds, all stages replace the nodes, and the
-    space stage is the paper's.
+    nodes takes long to learn from. The last time stage and the space stages replace the nodes; with
+    ``residual="all_time"``, the last time stage adds to them, too. With ``residual=True`` all stages
+    are the pre-norm residual branches :math:`\mathbf{v} + f(\mathrm{LN} (\mathbf{v}))`. With
+    ``form="paper"`` there are three rounds, all stages replace the nodes, and the space stage is the
+    paper's.
 
     The whole is causal in time: a video may be fed in chunks, down to one frame, with the state
     carried on, and gives the same numbers as fed whole. (Norms of PyG see one frame each. Only batch
@@ -64,9 +65,9 @@ class RSTG(torch.nn.Module):
             (default: :obj:`True`)
         cell (str, optional): ``"lstm"`` or ``"gru"``. (default: :obj:`"lstm"`)
         residual (bool or str, optional): ``"time"``: the time stages of the rounds add to the nodes;
-            :obj:`True`: pre-norm residual stages and a norm at the end; :obj:`False`: all stages
-            replace the nodes. (default: :obj:`None`, that is ``"time"``, or :obj:`False` in the paper's
-            form)
+            ``"all_time"``: the last time stage, too; :obj:`True`: pre-norm residual stages and a norm
+            at the end; :obj:`False`: all stages replace the nodes. (default: :obj:`None`, that is
+            ``"time"``, or :obj:`False` in the paper's form)
         shared_rounds (bool, optional): Whether all rounds share their weights, as published; the
             last time stage always has its own. (default: :obj:`True`)
         in_norm (callable or str, optional): A norm of the (projected) nodes before the first round, as
@@ -119,8 +120,10 @@ class RSTG(torch.nn.Module):
             raise ValueError(f"Expected 'cell' to be one of {sorted(_CELLS)} (got {cell!r})")
         if residual is None:
             residual = False if form == "paper" else "time"
-        if residual not in (False, True, "time"):
-            raise ValueError(f"Expected 'residual' to be a bool or 'time' (got {residual!r})")
+        if residual not in (False, True, "time", "all_time"):
+            raise ValueError(
+                f"Expected 'residual' to be a bool, 'time' or 'all_time' (got {residual!r})"
+            )
         check_keywords(self, RSTGConv, kwargs)
         if not space_stages and time_stages == "none":
             raise ValueError(
@@ -307,8 +310,8 @@ class RSTG(torch.nn.Module):
         """One time stage over the histories of all nodes; appends the new state to ``after``."""
         z, state = frames.time(cell, x if norm is None else norm(x), state)
         after.append(state)
-        adds = self._branches or (self.residual == "time" and cell is not self.last_cell)
-        return x + z if adds else z
+        replaces = not self.residual or (self.residual == "time" and cell is self.last_cell)
+        return z if replaces else x + z
 
     def _check_norms(self) -> None:
         """Refuses norms that need all nodes in all frames."""

@@ -196,8 +196,9 @@ class RSTGConfig(Section):
     time_stages: Literal["all", "last", "none"] | list[NonNegativeInt] = default(RSTG, "time_stages")
     space_stages: bool = default(RSTG, "space_stages")
     cell: Literal["lstm", "gru"] = default(RSTG, "cell")
-    #: ``time``: only the time stages of the rounds; homogeneous graphs, which have none, ignore it.
-    residual: Literal[False, True, "time"] | None = default(RSTG, "residual")
+    #: ``time``: only the time stages of the rounds; ``all_time``: the last one, too. Homogeneous
+    #: graphs, which have none, ignore both.
+    residual: Literal[False, True, "time", "all_time"] | None = default(RSTG, "residual")
     shared_rounds: bool = default(RSTG, "shared_rounds")
     #: The form of the published code, :func:`rstg_pyg.published_arguments`.
     published: bool = False

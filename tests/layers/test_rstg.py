@@ -36,8 +36,9 @@ def test_rstg_residual_stages_end_without_relu():
     assert HomogeneousRSTG(4, 8, residual=True, act_last=True).convs[0].act_last
 
 
-def test_rstg_time_stages_of_the_rounds_add_to_the_nodes(make):
-    model, x = make(residual="time", num_rounds=2), clip()
+@pytest.mark.parametrize("residual", ["time", "all_time"])
+def test_rstg_time_stages_add_to_the_nodes(make, residual):
+    model, x = make(residual=residual, num_rounds=2), clip()
     v = model.lin_in(x)
 
     def time(cell, v):
@@ -45,9 +46,14 @@ def test_rstg_time_stages_of_the_rounds_add_to_the_nodes(make):
 
     for _ in range(2):
         v = model.convs[0](v + time(model.cells[0], v), GRID.edge_index)
-    torch.testing.assert_close(model(x, GRID.edge_index), time(model.last_cell, v))
+    last = time(model.last_cell, v)
+    expected = v + last if residual == "all_time" else last
+    torch.testing.assert_close(model(x, GRID.edge_index), expected)
     make(num_rounds=2).load_state_dict(model.state_dict())  # no weights more
-    with pytest.raises(ValueError, match="'residual' to be a bool or 'time' \\(got 'space'\\)"):
+
+
+def test_rstg_unknown_residual(make):
+    with pytest.raises(ValueError, match="'residual' to be a bool, 'time' or 'all_time' .got 'space'"):
         make(residual="space")
 
 
@@ -60,7 +66,7 @@ def test_rstg_state_is_left_alone_and_can_be_reused(make):
         torch.testing.assert_close(out, expected[:, 2:])
 
 
-@pytest.mark.parametrize("residual", [False, True, "time"])
+@pytest.mark.parametrize("residual", [False, True, "time", "all_time"])
 @pytest.mark.parametrize("shared_rounds", [False, True])
 def test_rstg_gradients_reach_everything(make, residual, shared_rounds):
     model = make(residual=residual, shared_rounds=shared_rounds, heads=2)

@@ -21,7 +21,7 @@ SETTINGS = dict(
     time_stages=st.sampled_from(["all", "all", "last", "none", [0]]),
     space_stages=st.sampled_from([True, True, True, False]),
     cell=st.sampled_from(["lstm", "gru"]),
-    residual=st.sampled_from(["time", True, False]),
+    residual=st.sampled_from(["time", "all_time", True, False]),
     shared_rounds=st.booleans(),
     in_norm=st.sampled_from([None, JointLayerNorm, GraphNorm, "layer_norm"]),
     norm=st.sampled_from([None, None, JointLayerNorm, PairNorm, "instance_norm"]),
@@ -133,7 +133,7 @@ def by_hand(model, frames):
         for row, name in zip(z, names):
             memory[key, name] = new = step(row.view(1, -1), memory.get((key, name)))
             rows.append((new[0] if isinstance(new, tuple) else new).view(-1))
-        adds = norm is not None or (model.residual == "time" and key != "last")
+        adds = {"time": key != "last", "all_time": True}.get(model.residual, norm is not None)
         return v + torch.stack(rows) if adds else torch.stack(rows)
 
     for data in frames:
@@ -174,6 +174,7 @@ CALL = dict(in_channels=4, sizes=(3, 2, 4), shared=True, masked=None, cut=1, see
 @pytest.mark.slow
 @example(options=USUAL, over="", path="plain", **CALL)
 @example(options={**USUAL, "shared_rounds": False}, over="T", path="fast", **CALL)
+@example(options={**USUAL, "residual": "all_time"}, over="T", path="fast", **CALL)
 @example(options={**USUAL, "residual": True}, over="BT", path="fast in small blocks", **CALL)
 @example(options=USUAL, over="BT", path="plain", **{**CALL, "sizes": (2, 4, 5), "masked": "mask"})
 @example(options=USUAL, over="BT", path="plain", **{**CALL, "sizes": (3, 3, 4)})
