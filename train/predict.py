@@ -26,6 +26,7 @@ from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.skeletons import read_recording
 from rstg_pyg.train.data.sources import open_video
 from rstg_pyg.train.errors import UserError, printable
+from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import output_file, write_json, write_text
 from rstg_pyg.train.predictions import Windows, entries, write_table
 from rstg_pyg.train.predictor import Predictor, Video
@@ -57,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     elif arguments.overlay is not None:
         predictor.check_attention(arguments.place)
     if arguments.stream and not predictor.model.streams:
-        print("this network combines frames: --stream keeps the sampled frames and predicts at the end")
+        exported = isinstance(predictor.model, ExportedNetwork)
+        why = "an exported file takes whole clips" if exported else "this network combines frames"
+        print(f"{why}: --stream keeps the sampled frames and predicts at the end")
         arguments.stream = False
     answers: list[dict[str, Any]] = []
     try:

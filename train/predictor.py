@@ -85,7 +85,8 @@ class Predictor:
                 safetensors weights; a folder of :meth:`rstg_pyg.VideoClassifier.save_pretrained`; a
                 name of ``rstg_pyg.models.list()``; or an ``.onnx`` file of ``export.py``.
             device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
-            protocol: A name of :data:`PROTOCOLS`. (default: the config's)
+            protocol: A name of :data:`PROTOCOLS`. (default: the config's; of an ``.onnx`` file
+                ``"center1"``)
             labels: A label file with the class names. (default: those in the checkpoint, or numbers)
 
         Raises:
@@ -228,6 +229,8 @@ class Predictor:
             >>> for frame in frames:
             ...     best = step(frame)[0]
         """
+        if isinstance(self.model, ExportedNetwork):
+            raise UserError("an exported file takes whole clips and cannot stream; give its run")
         if not self.model.streams:
             raise UserError("this network mixes frames and cannot stream; give it whole videos")
         return self._own_frames() if video is None else self._sampled_frames(video)

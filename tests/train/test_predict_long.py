@@ -309,8 +309,11 @@ def test_an_exported_file_predicts_the_same(here, predictor, tmp_path, capsys):
     assert exported(clip)[0].probability == pytest.approx(predictor(clip)[0].probability, abs=1e-5)
     assert len(exported.windows("long.mp4", 3)) == 4
     for call in (exported.stream, lambda: exported.attention("long.mp4")):
-        with pytest.raises(UserError, match="look into|cannot stream"):
+        with pytest.raises(UserError, match="look into|takes whole clips and cannot stream"):
             call()
+    assert main(["long.mp4", "--ckpt", out, "--stream"]) == 0
+    printed = capsys.readouterr().out
+    assert "takes whole clips: --stream keeps" in printed and "combines" not in printed
     capsys.readouterr()
     (tmp_path / "y.onnx").write_bytes(b"nothing")
     (tmp_path / "y.pt2").write_bytes(b"nothing")
@@ -324,3 +327,19 @@ def test_an_exported_file_predicts_the_same(here, predictor, tmp_path, capsys):
     assert main(["long.mp4", "--ckpt", out, "--protocol", "full3x2"]) == 2
     assert export([out, "--out", str(tmp_path / "x.pt2")]) == 2
     assert "is exported already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_exported_file_takes_the_middle_square_of_a_protocol_of_whole_frames(here, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    write_checkpoint(tmp_path / "full.ckpt", protocol="full3x2")
+    assert export([str(tmp_path / "full.ckpt"), "--out", str(tmp_path / "x.onnx")]) == 0
+    whole = Predictor.load(tmp_path / "full.ckpt", "cpu")
+    exported, clips = Predictor.load(tmp_path / "x.onnx"), whole.clips("long.mp4")
+    assert clips.shape == (6, 3, 4, 24, 24) and not torch.equal(clips[1], clips[0])
+    one = exported.clips("long.mp4")
+    assert one.shape == (1, 3, 4, 24, 24) and any(torch.equal(one[0], clip) for clip in clips[1::3])
+    logits = exported.logits(clips)  # of all clips they are the run's
+    torch.testing.assert_close(logits, whole.logits(clips), rtol=0, atol=1e-4)
+    assert (exported.logits(one) - logits).abs().max() > 1e-3
