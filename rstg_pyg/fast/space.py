@@ -71,7 +71,9 @@ def gather_messages(
         return None
     work = edge_index.size(-1) * x_dst.size(1) * conv.hidden_channels**2
     small = statically_known_true(work < LEAST_WORK)  # sizes are symbols for a compiler
-    if x_src.device.type == "cpu" and small and torch.is_grad_enabled():
+    # A reentrant checkpoint runs without gradients first, then with them: dropout has to be the same.
+    drops = conv.training and conv.dropout > 0
+    if x_src.device.type == "cpu" and small and (torch.is_grad_enabled() or drops):
         return None
     if not _applies(conv) or (conv.message_norm is not None and batch is not None):
         return None

@@ -1,9 +1,9 @@
-"""The layer inside PyG's containers: `Sequential`, `HeteroConv`, `to_hetero`, `summary`."""
+"""The layer inside containers of PyG: `Sequential`, `HeteroConv`, `DeepGCNLayer`, `to_hetero`, ..."""
 
 import pytest
 import torch
 from helpers.conv_cases import EDGES, NUM_EDGES, NUM_NODES, TYPES, make_conv
-from torch_geometric.nn import HeteroConv, Linear, Sequential, summary, to_hetero
+from torch_geometric.nn import DeepGCNLayer, HeteroConv, Linear, Sequential, summary, to_hetero
 from torch_geometric.testing import withPackage
 
 from rstg_pyg import RSTGConv
@@ -80,3 +80,18 @@ def test_rstg_conv_to_hetero():
 def test_rstg_conv_in_summary():
     table = summary(RSTGConv(4, 8), torch.randn(NUM_NODES, 4), EDGES)
     assert "RSTGConv" in table and "[6, 4], [2, 10]" in table and "[6, 8]" in table
+
+
+@pytest.mark.parametrize("block", ["plain", "res+"])
+def test_rstg_conv_drops_the_same_where_gradients_are_checkpointed(block):
+    # A reentrant checkpoint, which this layer of PyG has, runs without gradients and then with them.
+    conv = make_conv(4, 4, dropout=0.5).train()
+    results = []
+    for checkpointed in (False, True):
+        layer = DeepGCNLayer(conv, block=block, ckpt_grad=checkpointed)
+        x = torch.linspace(-1, 1, NUM_NODES * 4, dtype=torch.double).view(-1, 4).requires_grad_()
+        torch.manual_seed(0)
+        out = layer(x, EDGES)
+        out.sum().backward()
+        results.append((out, x.grad))
+    torch.testing.assert_close(*results)
