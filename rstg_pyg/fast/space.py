@@ -97,7 +97,8 @@ def gather_messages(
             logit = conv.attend.edges(query, key, source, target, weight)
     if pairs is None:
         alpha = edge_softmax(logit, conv.weight_of_attention(edge_weight), target, x_dst.size(0))
-        alpha = without_denormals(alpha)
+        if edge_weight is None or not edge_weight.requires_grad:  # a weight of zero has a gradient
+            alpha = without_denormals(alpha)
         alpha = torch.nn.functional.dropout(alpha, p=conv.dropout, training=conv.training)
 
     src, rest = conv.send.source_parts(x_src, pos_src)

@@ -177,6 +177,21 @@ def test_an_edge_of_weight_zero_is_none_however_large_its_logit(path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_an_edge_of_weight_zero_can_come_back(path):
+    """Its weight has a gradient: learned weights are not stuck where they once were zero."""
+    conv, edges = make_conv(4, 8), torch.tensor([[0, 1, 2], [0, 0, 0]])
+    x = torch.randn(3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    weight = torch.tensor([1.0, 0.5, 0.0], dtype=torch.double, requires_grad=True)
+    step = torch.tensor([0.0, 0.0, 1e-7], dtype=torch.double)
+    with on_path(path):
+        out = conv(x, edges, edge_weight=weight)[0].sum()
+        more = conv(x, edges, edge_weight=weight + step)[0].sum()
+    slope = torch.autograd.grad(out, weight)[0][2]
+    assert slope.abs() > 1e-3
+    torch.testing.assert_close(slope, (more - out).detach() / 1e-7, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_small_edge_weights_in_half_precision(path):
     """A common factor changes nothing, also where its exponential is beyond float16."""
     conv = make_conv(4, 8, dtype=torch.float, attention_scale=0.5)
