@@ -50,8 +50,12 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
         "skipped": _skipped(results, folder),
         "files": f"{folder}: {', '.join(file for file in _FILES if (folder / file).is_file())}",
     }
-    commands = {"next": f"rstg predict CLIP.mp4 --ckpt {shlex.quote(str(run))}"}
-    commands[""] = f"rstg report {here}"
+    data = results["config"]["data"]
+    video = "RECORDING" if data["dataset"] == "skeleton" else "CLIP.mp4"
+    commands = {"next": f"rstg predict {video} --ckpt {shlex.quote(str(run))}"}
+    if data.get("boxes") is not None:  # which predict cannot give to the network
+        commands = {}
+    commands["" if commands else "next"] = f"rstg report {here}"
     print()
     for name, text in (rows | commands).items():
         if name in rows:  # a command stays in one line
