@@ -30,7 +30,6 @@ class SomethingSomething(VideoClips):
         sampling: ``"uniform"`` (published) or ``"segments"`` (TSN). (default: ``"uniform"``)
         source: ``"auto"``, ``"packed"``, ``"frames"`` or ``"video"``.
         annotations: ``"auto"``, ``"v1"``, ``"v2"``, ``"tsm"`` or ``"mmaction"``.
-        num_classes: The number of classes that is expected, if any.
         val_fraction: Which share of the training list is ``"val"`` and not ``"train"``, by a hash of
             the videos' ids. (default: 0: ``"val"`` has a list of its own)
         name: What results call the data. (default: the kind of annotations)
@@ -51,7 +50,6 @@ class SomethingSomething(VideoClips):
         sampling: str = "uniform",
         source: str = "auto",
         annotations: str = "auto",
-        num_classes: int | None = None,
         name: str | None = None,
         val_fraction: float = 0.0,
         **options,
@@ -59,12 +57,6 @@ class SomethingSomething(VideoClips):
         check_val_fraction(val_fraction)
         files = find_label_files(root, annotations)
         classes = read_classes(files)
-        if num_classes is not None and num_classes != len(classes):
-            raise UserError(
-                f"{files.classes}: has {len(classes)} classes, but the model (config or "
-                f"checkpoint) has {num_classes}; give the data set that belongs to it, or correct "
-                f"data.num_classes"
-            )
         share = val_fraction if split in ("train", "val") else 0
         videos = read_split(files, "train" if share else split, classes)
         if share:
