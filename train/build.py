@@ -21,9 +21,9 @@ from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.data.label_files import find_label_files
 from rstg_pyg.train.data.mini import VERSION, write_mini_boxes, write_mini_something
-from rstg_pyg.train.data.paths import home
+from rstg_pyg.train.data.paths import cache_folder, home
 from rstg_pyg.train.data.something import SomethingSomething
-from rstg_pyg.train.data.syncmnist import SyncMNIST, as_paths, cache_folder, load_digits
+from rstg_pyg.train.data.syncmnist import SyncMNIST, as_paths, load_digits
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import (
     ClipsConfig,

@@ -53,6 +53,11 @@ def home(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home folder; write the path out") from e
 
 
+def cache_folder() -> Path:
+    """Where downloads, rendered clips and listings are kept: ``$XDG_CACHE_HOME/rstg_pyg``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rstg_pyg"
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The first folders in a folder, in order; none where it cannot be listed."""
     try:

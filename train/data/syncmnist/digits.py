@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import socket
 import zlib
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.data.paths import home
+from rstg_pyg.train.data.paths import cache_folder, home
 from rstg_pyg.train.errors import UserError
 
 SIDE = 28
@@ -76,11 +75,6 @@ def load_digits(split: str, source: str = "auto", root: str | Path | None = None
                 f"folder and name it with data.root=FOLDER, or use data.digits=builtin"
             )
     return _mnist(split, folder)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$XDG_CACHE_HOME/rstg_pyg``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rstg_pyg"
 
 
 def _mnist(split: str, root: Path) -> Digits:
