@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rstg_pyg.train.data.mini import clips as mini_something
-from rstg_pyg.train.data.mini.clips import SPLITS, MiniSomething, write_mini_something
+from rstg_pyg.train.data.mini import files as mini_something
+from rstg_pyg.train.data.mini.clips import SPLITS, MiniSomething
+from rstg_pyg.train.data.mini.files import write_mini_something
 from rstg_pyg.train.data.mini.scenes import EVENTS, Draws, Stage
 from rstg_pyg.train.errors import UserError
 
@@ -61,7 +62,7 @@ def test_a_clip_is_the_same_alone_and_in_the_set(root):
 
 
 def test_the_same_parameters_give_the_same_files(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("rstg_pyg.train.data.mini.clips._FEW", 0)  # in two processes
+    monkeypatch.setattr("rstg_pyg.train.data.mini.files._FEW", 0)  # in two processes
     again = write_mini_something(tmp_path / "again", **COUNTS, **SMALL)
     files = [p.relative_to(root) for p in sorted(root.rglob("*")) if p.is_file()]
     assert files == [p.relative_to(again) for p in sorted(again.rglob("*")) if p.is_file()]
