@@ -59,7 +59,7 @@ def draw_attention(
 ) -> None:
     """Draws the mean attention on the joints for some classes, one skeleton each."""
     graph = skeleton_graph(data.layout, data.bodies)
-    classes = [c for c in dataset.labels.unique().tolist() if c < len(dataset.label_names)]
+    classes = dataset.labels.unique().tolist()
     shown = classes[:: max(len(classes) // most, 1)][:most]
     figure, panels = new_figure(1.9 * len(shown), 2.9, len(shown))
     place, up = graph.pos, graph.parent
@@ -89,9 +89,7 @@ def skeleton_page(
         UserError: If the network has no attention.
     """
     recording = prepare(data, recording)
-    x, mask = evaluation_clips(data, "val")[0](recording)
-    clip = torch.cat([x, mask.unsqueeze(-1).to(x.dtype)], dim=-1).permute(3, 0, 1, 2)[None]
-    clip = clip.to(next(model.parameters()).device)
+    clip = evaluation_clips(data, "val")[0](recording)[None].to(next(model.parameters()).device)
     alpha, state = coefficients(model, clip), None
     logits: list[Any] = []
     with torch.no_grad():

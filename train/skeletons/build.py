@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from rstg_pyg.graphs import (
 )
 from rstg_pyg.train.data.paths import home
 from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recording, read_recordings
+from rstg_pyg.train.data.skeletons.clips import Transform
 from rstg_pyg.train.data.skeletons.readers import JOINTS
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.schema import SkeletonConfig
@@ -107,13 +108,10 @@ def prepare(data: SkeletonConfig, recording: Recording) -> Recording:
     steps += [SameBones()] if data.same_bones else []
     made = Compose(steps)(to_data(recording))
     shape = recording.mask.shape
-    return Recording(
-        recording.name, recording.action, recording.subject, made.pos.view(*shape, 3),
-        made.mask.view(shape), recording.layout,
-    )  # fmt: skip
+    return replace(recording, pos=made.pos.view(*shape, 3), mask=made.mask.view(shape))
 
 
-def training_clips(data: SkeletonConfig) -> list[Callable]:
+def training_clips(data: SkeletonConfig) -> list[Transform]:
     """What makes a random clip."""
     steps: list[BaseTransform] = [ResampleFrames(data.num_frames, (data.crop, 1.0), data.warp)]
     steps += [RandomTurn(data.turn, data.tilt)] if data.turn or data.tilt else []
@@ -124,7 +122,7 @@ def training_clips(data: SkeletonConfig) -> list[Callable]:
     return [_Clip(steps, data)]
 
 
-def evaluation_clips(data: SkeletonConfig, split: str) -> list[Callable]:
+def evaluation_clips(data: SkeletonConfig, split: str) -> list[Transform]:
     """What makes the clips of a recording that are evaluated: all of it, and with ``test_clips`` parts
     of it, in the test split.
     """
@@ -154,15 +152,17 @@ def skeleton_clips(data: SkeletonConfig, path: Path) -> Tensor:
 
 
 class _Clip:
-    """A random or fixed clip of a recording: its node features, and which joints are there."""
+    """Makes a random or fixed clip ``[C + 1, T, M, N]`` of a recording: the features of its joints, and
+    which of them are there.
+    """
 
     def __init__(self, steps: list[BaseTransform], data: SkeletonConfig):
         self.transform = Compose([*steps, SkeletonFeatures(data.features, data.motion_scale)])
 
-    def __call__(self, recording: Recording) -> tuple[Tensor, Tensor]:
-        bodies = recording.pos.size(1)
+    def __call__(self, recording: Recording) -> Tensor:
         made = self.transform(to_data(recording))
-        return made.x.unflatten(1, (bodies, -1)), made.mask.unflatten(1, (bodies, -1))
+        clip = torch.cat([made.x, made.mask.unsqueeze(-1).to(made.x.dtype)], dim=-1)  # [T, M N, C + 1]
+        return clip.permute(2, 0, 1).unflatten(2, (recording.pos.size(1), -1))
 
 
 def build_joints(backbone: JointsConfig, data: Any) -> JointEncoder:

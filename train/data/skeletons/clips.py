@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from rstg_pyg.train.data.skeletons.readers import Recording
 
-#: Node features of a recording ``[T, M, N, C]``, and which joints are there ``[T, M, N]``.
-Transform = Callable[[Recording], "tuple[Tensor, Tensor]"]
+#: Makes a clip ``[C + 1, T, M, N]`` of a recording; its last channel says which joints are there.
+Transform = Callable[[Recording], Tensor]
 
 
 class SkeletonClips(Dataset):
@@ -26,7 +26,7 @@ class SkeletonClips(Dataset):
         recordings: The recordings of this split.
         actions: The numbers of the actions, in the order of the classes.
         transforms: One function for random training clips, or several whose clips are evaluated
-            together: they make node features of a recording.
+            together.
         split: ``"train"``, ``"val"`` or ``"test"``.
         seed: Random seed.
         kind: What results call the data.
@@ -100,12 +100,9 @@ class SkeletonClips(Dataset):
         if visit < 0:
             raise IndexError(f"Expected a visit from 0 (got {visit})")
         recording = self.recordings[visit % len(self)]
-        clips = []
         with torch.random.fork_rng(devices=[]):
             key = np.random.SeedSequence((self.seed, visit)).generate_state(1, np.uint64)
             torch.manual_seed(int(key[0]))
-            for transform in self.transforms:
-                x, mask = transform(recording)
-                clips.append(torch.cat([x, mask.unsqueeze(-1).to(x.dtype)], dim=-1).permute(3, 0, 1, 2))
+            clips = [transform(recording) for transform in self.transforms]
         clip = torch.stack(clips) if len(clips) > 1 else clips[0]
         return clip.contiguous(), int(self.labels[visit % len(self)])
