@@ -187,12 +187,11 @@ def build_joint_head(
         ValueError: If a setting has no meaning for joints.
     """
     width, pooling = feature_map.size(1) - 1, (data.sum_joints, data.max_over_time)
-    network: torch.nn.Module
+    with torch.device("cpu"):  # with numbers, also where the network has none (meta)
+        graph = skeleton_graph(data.layout, data.bodies, together=data.together)
     if isinstance(head, STGCNConfig):
-        with torch.device("cpu"):
-            graph = skeleton_graph(data.layout, data.bodies, together=data.together)
         network = STGCN(width, head.num_blocks, graph, head.kernel_size, head.dropout)
-        return JointHead(width + 1, width, network, _graph(data), *pooling)
+        return JointHead(width + 1, width, network, graph, *pooling)
     usual = RSTGConfig()
     given = ("homogeneous", "published", "in_norm", "norm", "out_norm", "map_size", "typed_update")
     for name in given:
@@ -205,10 +204,4 @@ def build_joint_head(
         arguments |= {name: getattr(head, name) for name in names}
         arguments["pos_channels"] = 2 if head.positions else 0
     hidden = head.hidden_channels or width
-    return JointHead(width + 1, hidden, RSTG(width, hidden, **arguments), _graph(data), *pooling)
-
-
-def _graph(data: SkeletonConfig) -> Data:
-    with torch.device("cpu"):
-        graph = skeleton_graph(data.layout, data.bodies, together=data.together)
-    return graph.to(torch.empty(0).device)
+    return JointHead(width + 1, hidden, RSTG(width, hidden, **arguments), graph, *pooling)

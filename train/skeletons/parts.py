@@ -103,8 +103,9 @@ class JointHead(torch.nn.Module):
         width = hidden_channels * (2 if max_over_time else 1)
         self.out_channels = width * (1 if sum_joints else int(graph.num_nodes or 0))
         self.network = network
-        self.register_buffer("edge_index", graph.edge_index, persistent=False)
-        self.register_buffer("pos", graph.pos - 0.5, persistent=False)
+        device = torch.empty(0).device
+        self.register_buffer("edge_index", graph.edge_index.to(device), persistent=False)
+        self.register_buffer("pos", graph.pos.to(device) - 0.5, persistent=False)
 
     edge_index: Tensor
     pos: Tensor
@@ -169,8 +170,8 @@ class STGCN(torch.nn.Module):
         self, channels: int, num_blocks: int, graph: Data, kernel_size: int = 9, dropout: float = 0.0
     ):
         super().__init__()
-        with torch.device("cpu"):  # its numbers, also where the network has none (meta)
-            edges, weight = gcn_norm(graph.edge_index.cpu(), num_nodes=graph.num_nodes)
+        with torch.device("cpu"):  # where the graph is, also if the network is not (meta)
+            edges, weight = gcn_norm(graph.edge_index, num_nodes=graph.num_nodes)
         device = torch.empty(0).device
         self.register_buffer("edges", edges.to(device), persistent=False)
         self.register_buffer("weight", weight.to(device), persistent=False)
