@@ -9,7 +9,7 @@ import pytest
 from helpers.pages import PAGES
 
 from rstg_pyg.train.config import load_config
-from rstg_pyg.train.paper.table import write_table
+from rstg_pyg.train.paper.syncmnist import write_table
 from rstg_pyg.train.skeletons.protocol import SKELETON_ROWS, write_skeleton_tables
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,10 +21,10 @@ from typing import TypeVar
 from rstg_pyg.train.command import command
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import Interrupted, UserError, nearest
-from rstg_pyg.train.paper.figures import write_figures
-from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Job, Row, run_jobs
+from rstg_pyg.train.paper.jobs import Job, run_jobs
 from rstg_pyg.train.paper.something import DEMO, SOMETHING_ROWS, write_something_table
-from rstg_pyg.train.paper.table import run_folder, write_table
+from rstg_pyg.train.paper.syncmnist import ABLATIONS, DIGITS, ROWS, Row, run_folder, write_table
+from rstg_pyg.train.paper.syncmnist_figures import write_figures
 from rstg_pyg.train.run_folder.folder import check_free, named_folder
 from rstg_pyg.train.skeletons.protocol import (
     CANDIDATES,

@@ -9,7 +9,7 @@ from helpers.commands import fails
 from helpers.results import TINY_ROW
 
 import rstg_pyg.train.reproduce
-from rstg_pyg.train.paper.runs import ABLATIONS
+from rstg_pyg.train.paper.syncmnist import ABLATIONS
 from rstg_pyg.train.reproduce import ROWS, chosen_rows, main, make_jobs
 
 COMMAND = ["syncmnist", "--size", "mini", "--rows", "homogeneous", "--seeds", "0", "1"]

@@ -1,1 +1,1 @@
-"""The paper's tables: rows, running many runs, the table and its figures."""
+"""The paper's tables: running many runs, the table of each data set, and figures."""

@@ -10,7 +10,7 @@ import torch
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.files import write_text
-from rstg_pyg.train.paper.table import NOT_MEASURED, Cell, read_cell, settings
+from rstg_pyg.train.paper.cells import NOT_MEASURED, Cell, read_cell, settings
 from rstg_pyg.train.report import count_flops
 from rstg_pyg.train.text_tables import as_markdown
 

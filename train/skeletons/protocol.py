@@ -13,8 +13,8 @@ import torch
 
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.files import write_text
-from rstg_pyg.train.paper.runs import Job
-from rstg_pyg.train.paper.table import read_cell
+from rstg_pyg.train.paper.cells import read_cell
+from rstg_pyg.train.paper.jobs import Job
 from rstg_pyg.train.report import read_run
 from rstg_pyg.train.text_tables import as_markdown
 

@@ -16,6 +16,7 @@ from rstg_pyg.train.config import load_config, parse_config
 from rstg_pyg.train.data.sampling import test_indices as frames_of_a_test_clip
 from rstg_pyg.train.data.sampling import train_indices
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.paper.cells import NOT_MEASURED
 from rstg_pyg.train.paper.something import (
     DEMO,
     NEEDS_DATA,
@@ -24,7 +25,6 @@ from rstg_pyg.train.paper.something import (
     page,
     write_something_table,
 )
-from rstg_pyg.train.paper.table import NOT_MEASURED
 from rstg_pyg.train.reproduce import main
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -6,8 +6,8 @@ from helpers.results import results_of
 
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.paper.runs import ABLATIONS, ROWS
-from rstg_pyg.train.paper.table import NOT_MEASURED, order, read_cells, write_table
+from rstg_pyg.train.paper.cells import NOT_MEASURED
+from rstg_pyg.train.paper.syncmnist import ABLATIONS, ROWS, order, read_cells, write_table
 
 
 @pytest.fixture

@@ -1,75 +1,96 @@
-"""The SyncMNIST table with the paper's numbers, generated only from the ``results.json`` of runs."""
+"""The SyncMNIST table: the paper's rows, and what was measured here."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from rstg_pyg.train.config import to_dict
-from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_text
-from rstg_pyg.train.paper.runs import ABLATIONS, DIGITS, ROWS, Row, experiment_differences
+from rstg_pyg.train.paper.cells import NOT_MEASURED, Cell, read_cell, settings
 from rstg_pyg.train.plots import COLORS, new_figure, save_png
-from rstg_pyg.train.report import Run, read_run
 from rstg_pyg.train.text_tables import as_markdown
 
-NOT_MEASURED = "not measured"
+
+class Row(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name: The name of its config, ``syncmnist/NAME.yaml``; for an ablation ``ours-CHANGE``.
+        title: The paper's name for it.
+        paper: The paper's top-1 in percent, by number of digits.
+        what: A short description.
+        overrides: Overrides of the config.
+    """
+
+    name: str
+    title: str
+    paper: dict[int, float]
+    what: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def cfg(self) -> str:
+        """The config."""
+        return f"syncmnist/{self.name.partition('-')[0]}.yaml"
+
+
+DIGITS = (3, 5)
+
+_ROWS = [
+    Row("mean_lstm", "Mean + LSTM", {3: 77.0}, "spatial mean of the features, LSTM over time"),
+    Row("conv_lstm", "Conv + LSTM", {3: 95.0, 5: 39.7}, "flattened features, LSTM over time"),
+    Row("i3d", "I3D", {5: 90.6}, "3-D convolutions"),
+    Row("non_local", "Non-Local", {5: 93.5}, "the same with non-local blocks"),
+    Row("space_only", "RSTG: Space-Only", {3: 61.3}, "messages, no time stage"),
+    Row("time_only", "RSTG: Time-Only", {3: 89.7}, "time stages, no messages"),
+    Row("homogeneous", "RSTG: Homogeneous", {3: 95.7, 5: 58.3}, "time treated like space, no LSTM"),
+    Row("one_temporal_stage", "RSTG: 1-temp-stage", {3: 97.0, 5: 74.1}, "one time stage at the end"),
+    Row("all_temporal_stages", "RSTG: All-temp-stages", {3: 98.9, 5: 94.5}, "also one in every round"),
+    Row("positional", "RSTG: Positional All-temp", {5: 97.2}, "the same, positions in the messages"),
+    Row("ours", "Ours", {}, "positional, separate weights for each round; see the config"),
+]
+
+#: The rows of the table by name, in the paper's order; ours is the last.
+ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
+
+#: Single changes of "Ours": a description and the overrides.
+_CHANGES = {
+    "no_residual": ("stages replace the nodes", "model.rstg.residual=false model.rstg.out_norm=null"),
+    "shared_rounds": ("rounds share their weights", "model.rstg.shared_rounds=true"),
+    "one_round": ("one round", "model.rstg.num_rounds=1"),
+    "two_rounds": ("two rounds", "model.rstg.num_rounds=2"),
+    "three_rounds": ("three rounds", "model.rstg.num_rounds=3"),
+    "no_positions": ("no positions in the messages", "model.rstg.positions=false"),
+    "padding": ("zero padding in the filters", "model.backbone.padding=1"),
+    "residual": ("residual pre-norm stages", "model.rstg.residual=true model.rstg.out_norm=layer"),
+    "one_time_stage": ("one time stage, at the end", "model.rstg.time_stages=last"),
+    "all_time_stages": ("also a time stage in every round", "model.rstg.time_stages=all"),
+    "no_pretraining": ("no pre-training", "pretrain.steps=0"),
+    "dot_attention": ("dot attention", "model.rstg.attention=dot"),
+    "mean": ("no attention, the mean", "model.rstg.attention=null"),
+    "four_heads": ("four heads of attention", "model.rstg.heads=4"),
+    "complete": ("messages between all nodes", "model.rstg.topology=complete"),
+    "finest_scale": ("only the finest scale", "model.rstg.scales=[3]"),
+    "gru": ("GRU cells", "model.rstg.cell=gru"),
+    "no_in_norm": ("no batch norm before the graph", "model.rstg.in_norm=null"),
+    "no_out_norm": ("no norm of the vector", "model.rstg.out_norm=null"),
+    "typed_update": ("separate update weights for each scale", "model.rstg.typed_update=true"),
+}
+
+#: "Ours" with one change, by the name of the change.
+ABLATIONS: dict[str, Row] = {
+    name: Row(f"ours-{name}", what, {}, overrides, tuple(overrides.split()))
+    for name, (what, overrides) in _CHANGES.items()
+}
+
 _PAPERS_VIDEOS = {"num_classes": 10, "num_frames": 10, "frame_size": 64, "canvas_size": 100}
 _PAPERS_VIDEOS |= {"digit_size": 28, "max_step": 10}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of a row (with one number of digits), which differ only in their seeds."""
-
-    row: Any
-    runs: list[Run]
-
-    @property
-    def values(self) -> list[float]:
-        """Top-1 of every run, in percent."""
-        return [100 * run.top1 for run in self.runs if run.top1 is not None]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over the seeds, if there are several."""
-        return statistics.stdev(self.values) if len(self.runs) > 1 else None
-
-    @property
-    def seconds(self) -> float:
-        """Mean time of a run."""
-        return statistics.fmean(run.seconds for run in self.runs)
-
-    def __str__(self) -> str:
-        """``94.1``, or ``94.1 ± 0.6 (2 seeds)``."""
-        if self.spread is None:
-            return f"{self.mean:.1f}"
-        return f"{self.mean:.1f} ± {self.spread:.1f} ({len(self.runs)} seeds)"
-
-    def standard_error(self, spread: float | None) -> float:
-        r"""The standard error of the mean, in points, from :math:`n` test videos and the seeds.
-
-        .. math:: \sqrt{p (1 - p) / n + s^2 / k}
-
-        with :math:`s` the standard deviation over seeds, pooled over the table, and :math:`k` seeds.
-        (All seeds use the same test videos.)
-        """
-        share = self.mean / 100
-        squared = 1e4 * share * (1 - share) / self.runs[0].num_videos
-        return math.sqrt(squared + (0.0 if spread is None else spread**2 / len(self.runs)))
-
 
 #: By name of the row and number of digits.
 Cells = dict[tuple[str, int], Cell]
@@ -92,31 +113,6 @@ def read_cells(out: Path) -> Cells:
         if cell is not None:
             cells[row.name, digits] = cell
     return cells
-
-
-def read_cell(row: Any, folder: Path) -> Cell | None:
-    """The runs of a row, which are in ``seed*`` in its folder; ``None`` if none has ended.
-
-    Raises:
-        UserError: If a file is damaged, or the runs differ in more than the seed.
-    """
-    runs = [read_run(path.parent) for path in folder.glob("seed*/results.json")]
-    runs.sort(key=lambda run: run.seed)
-    for run in runs:
-        if run.top1 is None:
-            raise UserError(f"{folder / run.folder / 'results.json'}: expected a top-1 (got null)")
-    for run in runs[1:]:
-        changed = experiment_differences(_experiment(runs[0]), _experiment(run))
-        if changed:
-            raise UserError(
-                f"{folder}: the runs of a row must differ only in the seed; they differ in "
-                f"{', '.join(changed[:3])}"
-            )
-    return Cell(row, runs) if runs else None
-
-
-def _experiment(run: Run) -> dict[str, Any]:
-    return to_dict(run.config) | {"seed": 0, "digits": run.data, "steps": run.steps}
 
 
 def write_table(out: Path, size: str) -> str:
@@ -232,20 +228,6 @@ def _settings(cells: Cells) -> list[str]:
     if not runs:
         return [f"Nothing is measured yet: every cell is '{NOT_MEASURED}'."]
     return settings(runs, {"training videos": [_training_videos(run.config) for run in runs]})
-
-
-def settings(runs: list[Run], more: dict[str, list[str]]) -> list[str]:
-    """How runs were measured, as lines of Markdown.
-
-    Args:
-        runs: The runs.
-        more: Further lines: what it is, and its value for every run.
-    """
-    seen = {"test": [run.protocol for run in runs], "data": [run.data for run in runs]}
-    seen |= more | {"machine": [run.device for run in runs]}
-    seen["torch"] = [str(run.versions.get("torch", "unknown")) for run in runs]
-    lines = [f"- {what}: {'; '.join(dict.fromkeys(values))}" for what, values in seen.items()]
-    return ["## How it was measured", "", *lines]
 
 
 def _training_videos(config: Any) -> str:

@@ -10,7 +10,7 @@ from rstg_pyg.train.config import load_config
 from rstg_pyg.train.data.syncmnist import Videos
 from rstg_pyg.train.drawing.overlay import Attention
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.paper.figures import (
+from rstg_pyg.train.paper.syncmnist_figures import (
     accuracy_by_videos,
     by_distance,
     pair_distance,

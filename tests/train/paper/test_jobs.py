@@ -10,7 +10,7 @@ from helpers.signals import signal_when
 
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.paper.runs import Job, run_jobs
+from rstg_pyg.train.paper.jobs import Job, run_jobs
 
 CFG = "syncmnist/ours.yaml"
 
