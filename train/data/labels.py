@@ -1,57 +1,21 @@
-"""Reads the label files of Something-Something as they are distributed.
-
-That is v1, v2, or the lists of TSM and mmaction. :func:`read_classes` reads the list of classes and
-:func:`read_split` the videos of one split; :func:`read_annotations` finds the files and reads them all.
+"""Reads the label files of Something-Something as they are distributed: v1, v2, or the lists of TSM and
+mmaction.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from rstg_pyg.train.data.label_files import LabelFiles, expected_list, find_label_files
+from rstg_pyg.train.data.video_lists import Video, check_id, class_order, read_lines, read_text
 from rstg_pyg.train.errors import UserError, nearest
-
-
-class Video(NamedTuple):
-    """A video of a split: its id (a path below the videos' folder), its class, if it is known, or all
-    its classes where videos have several, and how many frames its list says that it has.
-    """
-
-    id: str
-    label: int | tuple[int, ...] | None
-    frames: int | None = None
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """Its classes: none, one, or several."""
-        if isinstance(self.label, tuple):
-            return self.label
-        return () if self.label is None else (self.label,)
-
-
-def held_out(videos: Sequence[Video], share: float) -> list[Video]:
-    """The share of a training list that is kept for validation, at least one video: those with the
-    least hashes of their ids.
-    """
-    order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
-    return order[: max(1, round(share * len(videos)))]
-
-
-def check_val_fraction(share: float) -> None:
-    """Checks the share for :func:`held_out`.
-
-    Raises:
-        UserError: If nothing would be left for training.
-    """
-    if not 0 <= share < 1:
-        raise UserError(f"data.val_fraction: expected 0 to below 1 (got {share})")
 
 
 @dataclass(frozen=True)
@@ -89,11 +53,6 @@ def read_annotations(root: str | Path, kind: str = "auto") -> Annotations:
     return Annotations(files, classes, class_order(classes), splits)
 
 
-def class_order(classes: list[str]) -> str:
-    """``"sorted"`` if the classes are in alphabetical order, else ``"file"``."""
-    return "sorted" if classes == sorted(classes) else "file"
-
-
 def read_classes(files: LabelFiles) -> list[str]:
     """Reads the list of classes, in the file's order.
 
@@ -109,9 +68,8 @@ def read_classes(files: LabelFiles) -> list[str]:
         raise UserError(f"{path}: expected the list of classes, one per line (got an empty file)")
     if "" in names:
         raise UserError(f"{path}: class {names.index('')} has no name; every class needs one")
-    twice = _first_twice(names)
-    if twice is not None:
-        raise UserError(f"{path}: the class {twice!r} is there twice; every class needs one line")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{path}: the class {twice[0]!r} is there twice; every class needs one line")
     return names
 
 
@@ -170,13 +128,6 @@ def read_split(files: LabelFiles, split: str, classes: list[str]) -> list[Video]
         videos = [video._replace(label=answers.get(video.id, video.label)) for video in videos]
     return videos
 
-
-#: Control characters and lone surrogates, which are in no name of a video.
-_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_USUAL_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_MOST_BYTES = 1 << 28  # of a label file; the largest official one has 34 MB
-_LONGEST_NAME = 240  # bytes of a file's name without its suffix; file systems have 255
-_LONGEST_ID = 1_000  # characters of the path
 
 _Row = tuple  # where in the file, id, label, and the number of frames where the file has it
 
@@ -248,39 +199,9 @@ def _number(where: str, label: str | int | None, numbers: dict[str, int], classe
     return numbers[label]
 
 
-def check_id(where: str, name: str) -> None:
-    """Ids are paths below the videos' folder; they must not lead out of it, and files can have them."""
-    if _USUAL_ID.fullmatch(name):  # lists are long, and paths slow
-        return
-    path = PurePosixPath(name)
-    leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).anchor
-    if leaves or "\\" in name or not path.name or _UNFIT.search(name):
-        raise UserError(
-            f"{where}: expected the name of a video below the data folder (got {name[:200]!r})"
-        )
-    if max(len(part.encode()) for part in path.parts) > _LONGEST_NAME or len(name) > _LONGEST_ID:
-        raise UserError(f"{where}: the name of the video is too long for a file (got {name[:60]!r}...)")
-
-
 def _plain(template: str) -> str:
     """A template without the brackets of v2, in Unicode's composed form."""
     return unicodedata.normalize("NFC", template.replace("[", "").replace("]", "").strip())
-
-
-def _first_twice(names: list[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            yield number, line.strip()
 
 
 def _read_json(path: Path, kind: type) -> Any:
@@ -292,28 +213,3 @@ def _read_json(path: Path, kind: type) -> Any:
         what = "a list of videos" if kind is list else "{template: number}"
         raise UserError(f"{path}: expected {what} (got a {type(content).__name__})")
     return content
-
-
-def read_text(path: Path) -> str:
-    """A label file's text, with line feeds.
-
-    Raises:
-        UserError: If it cannot be read, is very large, or is not UTF-8.
-    """
-    try:
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise UserError(
-                f"{path}: expected label files of at most {_MOST_BYTES >> 20} MiB (got {size >> 20})"
-            )
-        data = path.read_bytes()
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
-    encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or another encoding"
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: expected UTF-8 text (it seems to be {encoding}); convert it") from e
-    if "\0" in text:
-        raise UserError(f"{path}: expected UTF-8 text (it has zero bytes: UTF-16, or damaged)")
-    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -6,14 +6,9 @@ from pathlib import Path
 
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.label_files import find_label_files
-from rstg_pyg.train.data.labels import (
-    Video,
-    check_val_fraction,
-    held_out,
-    read_classes,
-    read_split,
-)
+from rstg_pyg.train.data.labels import read_classes, read_split
 from rstg_pyg.train.data.sources import open_source
+from rstg_pyg.train.data.video_lists import Video, check_val_fraction, held_out
 from rstg_pyg.train.errors import UserError
 
 

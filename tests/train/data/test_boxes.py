@@ -12,10 +12,10 @@ from rstg_pyg.train.config import load_config
 from rstg_pyg.train.data import transforms
 from rstg_pyg.train.data.boxes import BoxedClip, Boxes, flip, in_window
 from rstg_pyg.train.data.clips import VideoClips
-from rstg_pyg.train.data.labels import Video
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.mini import MiniSomething, write_mini_boxes
 from rstg_pyg.train.data.skipped import UNREAD, Skipped
+from rstg_pyg.train.data.video_lists import Video
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.predictor import Predictor
 

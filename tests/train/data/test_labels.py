@@ -3,8 +3,9 @@ import json
 import pytest
 
 from rstg_pyg.train.data.label_files import find_label_files
-from rstg_pyg.train.data.labels import Video, read_annotations, read_split
+from rstg_pyg.train.data.labels import read_annotations, read_split
 from rstg_pyg.train.data.sources import open_source
+from rstg_pyg.train.data.video_lists import Video
 from rstg_pyg.train.errors import UserError
 
 V1 = "something-something-v1-{}.csv"

@@ -8,8 +8,8 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from rstg_pyg.train.data.labels import Video
 from rstg_pyg.train.data.sources.places import find_place, names_of_videos
+from rstg_pyg.train.data.video_lists import Video
 
 _START = 1 << 16  # bytes of two files that are compared first
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder.listing import read_folder
-from rstg_pyg.train.data.labels import check_val_fraction
 from rstg_pyg.train.data.sources import open_source
+from rstg_pyg.train.data.video_lists import check_val_fraction
 from rstg_pyg.train.errors import UserError
 
 _MOST_ROWS = 50  # classes that are shown one by one

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rstg_pyg.train.data.labels import Video, check_id, read_lines, read_text
 from rstg_pyg.train.data.sources.places import SPLIT_WORDS, VIDEO_SUFFIXES, normal, split_of
+from rstg_pyg.train.data.video_lists import Video, check_id, read_lines, read_text
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_text
 
