@@ -83,47 +83,28 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
     for i, (x0, y0, x1, y1) in enumerate(region):
         corners = _project(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]), kind[i])
         color = _SHEETS[kind[i] % len(_SHEETS)]
-        ax.add_patch(
-            Polygon(
-                corners, facecolor=color, edgecolor=color, alpha=0.35 if i == node else 0.12, zorder=1
-            )
-        )
-        ax.add_patch(
-            Polygon(corners, fill=False, edgecolor=color, linewidth=2.2 if i == node else 0.9, zorder=3)
-        )
+        opacity, linewidth = (0.35, 2.2) if i == node else (0.12, 0.9)
+        ax.add_patch(Polygon(corners, color=color, alpha=opacity, zorder=1))
+        ax.add_patch(Polygon(corners, fill=False, edgecolor=color, linewidth=linewidth, zorder=3))
     if node is not None and getattr(grid, "pos_map", None) is not None:
         side = round(grid.pos_map.size(1) ** 0.5)
         borders = np.linspace(0, 1, side + 1)
         mesh = _project(np.stack(np.meshgrid(borders, borders), axis=-1), kind[node])
-        heat = grid.pos_map[node].view(side, side).cpu().numpy()
-        heat = np.ma.masked_equal(heat, 0)
+        heat = np.ma.masked_equal(grid.pos_map[node].view(side, side).cpu().numpy(), 0)
         ax.pcolormesh(mesh[..., 0], mesh[..., 1], heat, cmap="YlOrRd", vmin=0, vmax=1, zorder=2)
     centers = np.stack([(region[:, 0] + region[:, 2]) / 2, (region[:, 1] + region[:, 3]) / 2], axis=1)
     places = np.stack([_project(center, k) for center, k in zip(centers, kind)])
-    chosen = (pairs == node).any(1) if node is not None else np.ones(len(pairs), bool)
-    for shown, color, linewidth, zorder in (
-        (~chosen, "#bbbbbb", 0.5, 4),
-        (chosen, _INK, 0.8 if node is None else 1.3, 5),
+    own = (pairs == node).any(1) if node is not None else np.zeros(len(pairs), bool)
+    faint = np.where(kind[pairs[:, 0]] != kind[pairs[:, 1]], 0.45, 0.7) * thin**0.4
+    color, linewidth, zorder = (_INK, 0.8, 5) if node is None else ("#bbbbbb", 0.5, 4)
+    for shown, look in (
+        (~own, dict(color=color, alpha=faint[~own], linewidth=linewidth * thin**0.5, zorder=zorder)),
+        (own, dict(color=_INK, alpha=0.9, linewidth=1.3, zorder=5)),
     ):
         if shown.any():
-            strong = zorder == 5 and node is not None
-            between = kind[pairs[shown]][:, 0] != kind[pairs[shown]][:, 1]
-            alpha = np.full(len(between), 0.9) if strong else np.where(between, 0.45, 0.7) * thin**0.4
-            width = linewidth if strong else linewidth * thin**0.5
-            lines = places[pairs[shown]]
-            ax.add_collection(
-                LineCollection(lines, alpha=alpha, color=color, linewidth=width, zorder=zorder)
-            )
+            ax.add_collection(LineCollection(places[pairs[shown]], **look))
     colors = [_SHEETS[k % len(_SHEETS)] for k in kind]
-    ax.scatter(
-        places[:, 0],
-        places[:, 1],
-        s=26 * fine,
-        c=colors,
-        edgecolors="white",
-        linewidths=0.8 * fine,
-        zorder=6,
-    )
+    ax.scatter(*places.T, s=26 * fine, c=colors, edgecolors="white", linewidths=0.8 * fine, zorder=6)
     for k in np.unique(kind):
         rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
         x, y = _project(np.array((0.0, 0.5)), k)
