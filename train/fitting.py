@@ -30,7 +30,7 @@ from rstg_pyg.train.files import from_here, write_json, write_text
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves, write_precisions
-from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, run_to_resume
+from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, only_one, run_to_resume
 from rstg_pyg.train.run_folder.predictions import write_predictions
 from rstg_pyg.train.run_folder.printed import print_head, print_tail
 from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
@@ -180,40 +180,41 @@ def fit(
     loggers = make_loggers(config, folder, step)
     trainer = make_trainer(config, folder, callbacks, loggers, validate_every)
     share_batches(loader, trainer)
-    write_setting(folder, config, trainer)
-    if trainer.is_global_zero:
-        log_setting(loggers, config, folder)
+    with only_one(folder, trainer.is_global_zero):
+        write_setting(folder, config, trainer)
+        if trainer.is_global_zero:
+            log_setting(loggers, config, folder)
 
-    device = trainer.strategy.root_device
-    if config.pretrain.steps and checkpoint is None:
-        meter.pretraining = filters = pretrain(model, config, device)
-        meter.seconds += filters["seconds"]
-        print(
-            f"pre-training of the backbone: {filters['steps']} steps in {filters['seconds']:.0f} s, it "
-            f"recognizes {filters['accuracy']:.1%} of the digits in single frames",
-            flush=True,
-        )
-    for dataset in datasets.values():
-        to_device(dataset, config, device)
-    note_skipped(datasets, folder, trainer)
-    with checkpoints.restoring(), logging_to(loggers, folder):
-        val_loader = eval_loader(config, datasets["val"], trainer) if "val" in datasets else None
-        trainer.fit(task, loader, val_loader, ckpt_path=checkpoint)
+        device = trainer.strategy.root_device
+        if config.pretrain.steps and checkpoint is None:
+            meter.pretraining = filters = pretrain(model, config, device)
+            meter.seconds += filters["seconds"]
+            print(
+                f"pre-training of the backbone: {filters['steps']} steps in {filters['seconds']:.0f} s"
+                f", it recognizes {filters['accuracy']:.1%} of the digits in single frames",
+                flush=True,
+            )
+        for dataset in datasets.values():
+            to_device(dataset, config, device)
+        note_skipped(datasets, folder, trainer)
+        with checkpoints.restoring(), logging_to(loggers, folder):
+            val_loader = eval_loader(config, datasets["val"], trainer) if "val" in datasets else None
+            trainer.fit(task, loader, val_loader, ckpt_path=checkpoint)
 
-    speed = meter.summary()
-    results = test(config, task, datasets.get("test"), datasets["train"], trainer)
-    last = folder / "checkpoints" / "last.ckpt"
-    results |= {"steps": trainer.global_step, "checkpoint": str(from_here(last))}
-    results |= {"seconds": speed["train_seconds"]}
-    results |= {"training": speed, "pretraining": meter.pretraining}
-    if trainer.is_global_zero:
-        if "test" in datasets:
-            write_classes(folder, task, results)
-        write_curves(folder / "metrics.csv")
-        with logging_to(loggers, folder):
-            log_results(loggers, results, folder)
-        write_json(folder / "results.json", results)  # the last file: a run that has it is complete
-        print_tail(results, folder)
+        speed = meter.summary()
+        results = test(config, task, datasets.get("test"), datasets["train"], trainer)
+        last = folder / "checkpoints" / "last.ckpt"
+        results |= {"steps": trainer.global_step, "checkpoint": str(from_here(last))}
+        results |= {"seconds": speed["train_seconds"]}
+        results |= {"training": speed, "pretraining": meter.pretraining}
+        if trainer.is_global_zero:
+            if "test" in datasets:
+                write_classes(folder, task, results)
+            write_curves(folder / "metrics.csv")
+            with logging_to(loggers, folder):
+                log_results(loggers, results, folder)
+            write_json(folder / "results.json", results)  # the last file: a run that has it is complete
+            print_tail(results, folder)
     return Run(folder, results)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import cannot_be_written
 from rstg_pyg.train.run_folder.weights import read_checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two programs from training in the same folder
+    fcntl = None  # type: ignore[assignment]
 
 #: Environment variable with the run folder, for the processes that Lightning starts.
 _FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
@@ -78,6 +85,43 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as e:
         raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, first: bool) -> Iterator[None]:
+    """A context in which no other program trains in the folder. A killed program leaves it free.
+
+    Args:
+        folder: The run folder.
+        first: Whether this is the first process of a training, which speaks for the others.
+
+    Raises:
+        UserError: If another program does, or the folder is not writable.
+    """
+    if not first:
+        yield
+        return
+    path = folder / ".training"  # not ``.lock``, which ``reproduce.py`` holds
+    try:
+        file = open(path, "w")  # noqa: SIM115
+    except OSError as e:
+        raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"--out: another program is training in {folder}; wait until it is done or end it, or "
+                f"choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Path | None]:

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run_folder import folder
-from rstg_pyg.train.run_folder.folder import new_run_folder, newest_whole, run_to_resume
+from rstg_pyg.train.run_folder.folder import new_run_folder, newest_whole, only_one, run_to_resume
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +113,24 @@ def test_the_newest_whole_one_is_taken(tmp_path, capsys):
 
 def test_a_run_of_an_earlier_version_has_only_its_last(tmp_path):
     assert newest_whole(whole(tmp_path / "last.ckpt").parent).name == "last.ckpt"
+
+
+def test_one_program_at_a_time_trains_in_a_folder():
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom rstg_pyg.train.run_folder.folder import only_one\n"
+        "with only_one(Path('run'), True):\n    print('in', flush=True)\n    sys.stdin.read()"
+    )
+    Path("run").mkdir()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as other:
+        try:
+            assert other.stdout.readline() == b"in\n"
+            message = "another program is training in run"
+            with pytest.raises(UserError, match=message), only_one(Path("run"), True):
+                pass
+            with only_one(Path("run"), False):  # another process of the same training
+                pass
+        finally:
+            other.kill()
+    with only_one(Path("run"), True):  # a killed program leaves the folder free
+        assert os.listdir("run") == [".training"]
+    assert not os.listdir("run")
