@@ -162,6 +162,8 @@ def _explain(error: Any, values: Any) -> str:
     if error["type"] == "unknown_key":
         key = _short(".".join([*keys, error["ctx"]["key"]]))
         return f"unknown key '{key}'{error['ctx']['hint']}"
+    if error["type"] == "string_too_short":
+        return f"{'.'.join(keys)}: expected a name (got nothing); leave it out for the default"
     try:
         shown = _short(repr(error["input"]), 60)
     except (ValueError, RecursionError):  # more than 4,300 digits, or a thousand nested sections

@@ -88,6 +88,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if getattr(arguments, "workers", 1) < 1:
         raise UserError(f"--workers: expected at least 1 (got {arguments.workers})")
+    if getattr(arguments, "root", None) == "":  # it would be the working folder
+        raise UserError("--root: expected a folder (got nothing)")
     for name in ("root", "readers"):
         if getattr(arguments, name, None) not in (None, False):
             if getattr(arguments, "cfg", None) or getattr(arguments, "overrides", None) or rest:

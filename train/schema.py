@@ -25,6 +25,7 @@ from rstg_pyg.train.schema_model import (
     NonNegativeInt,
     Number,
     Pixels,
+    Place,
     Positive,
     PositiveInt,
     RegionHeadConfig,
@@ -93,7 +94,7 @@ class ClipsConfig(Section):
     num_workers: FewOrNone = 4
     #: A folder with boxes of a detector for ``model.head.kind: regions``, a file for every video, see
     #: :class:`rstg_pyg.train.data.boxes.Boxes`; ``builtin``: those of the built-in data.
-    boxes: str | None = None
+    boxes: Place | None = None
     #: Boxes per frame; the first ones are taken.
     num_boxes: Few = 10
     #: A video that cannot be read ends the run, or is skipped, counted and listed (skipped.csv).
@@ -122,7 +123,7 @@ class SomethingConfig(ClipsConfig):
 
     dataset: Literal["something"]
     #: The folder with the label files and the videos' folder; none: the built-in mini-something.
-    root: str | None = None
+    root: Place | None = None
     #: Settings of the built-in data.
     builtin: MiniSomethingConfig = MiniSomethingConfig()
     #: Format of the label files: v1, v2, TSM or mmaction; auto detects it.
@@ -137,7 +138,7 @@ class FolderConfig(ClipsConfig):
 
     dataset: Literal["folder"]
     #: The folder with ``train/CLASS/clip.mp4``, or one of the other layouts.
-    root: str | None = None
+    root: Place | None = None
     #: Where there is no validation split: the share of each class's training videos that is kept for
     #: it, chosen by a hash of their names.
     val_fraction: Fraction = 0.2
@@ -168,7 +169,7 @@ class PretrainConfig(Section):
     #: Digits in the videos; null: ``data.num_digits``.
     num_digits: PositiveInt | None = None
     #: A ``.safetensors`` file of the backbone, for several runs: read if it exists, otherwise written.
-    file: str | None = None
+    file: Place | None = None
 
 
 class TrainConfig(Section):
@@ -177,7 +178,7 @@ class TrainConfig(Section):
     #: Weights to start from: a run folder, a checkpoint or a safetensors file of this project, or the
     #: name of a model that comes along. Tensors that fit by name and shape are taken, and no
     #: ``model.backbone.weights``.
-    init: str | None = None
+    init: Place | None = None
     #: Stages of the backbone that are not trained (``backbone``: all of them).
     freeze: list[str] = []
     epochs: Batch = 1

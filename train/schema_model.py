@@ -28,6 +28,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 _MOST_FLOAT = 1e30  # everything is computed in float32, whose largest number is 3.4e38
 Number = Annotated[float, Field(ge=-_MOST_FLOAT, le=_MOST_FLOAT)]
+#: A name of a file or folder: empty, it would mean the working folder.
+Place = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, le=_MOST_FLOAT)]
 NonNegative = Annotated[float, Field(ge=0, le=_MOST_FLOAT)]
 #: What there is one module, one pass or one process of for each; a side of a grid has its square.
@@ -111,7 +113,7 @@ class ResNetConfig(Section):
     #: Whether the frames are halved after ``res2``.
     pool_frames: bool = default(VideoResNet, "pool_frames")
     #: A file to start from, see :func:`rstg_pyg.backbones.load_backbone_weights`.
-    weights: str | None = None
+    weights: Place | None = None
 
 
 class TorchvisionConfig(Section):
@@ -123,7 +125,7 @@ class TorchvisionConfig(Section):
     #: What to start from: the name of torchvision's weights, such as ``KINETICS400_V1``, or a file of
     #: them. Keys of ``data`` that are not given are then those with which the weights were trained,
     #: see :func:`rstg_pyg.backbones.preprocessing`.
-    weights: str | None = None
+    weights: Place | None = None
 
 
 class InceptionConfig(Section):
@@ -138,7 +140,7 @@ class InceptionConfig(Section):
     #: ``frozen``: fixed statistics; ``batch``: batch statistics.
     norm: Literal["frozen", "batch"] = "batch"
     #: A file to start from, see :func:`rstg_pyg.backbones.load_backbone_weights`.
-    weights: str | None = None
+    weights: Place | None = None
 
 
 _CAFFE_INPUT = {"mean": [128.0, 117.0, 104.0], "std": 1.0}  # of RGB; the networks turn it to BGR

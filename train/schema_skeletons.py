@@ -14,6 +14,7 @@ from rstg_pyg.train.schema_model import (
     NonNegative,
     NonNegativeInt,
     Number,
+    Place,
     Positive,
     Section,
     Seed,
@@ -37,7 +38,7 @@ class SkeletonConfig(Section):
 
     dataset: Literal["skeleton"]
     #: A folder or zip file of recordings; none: generated ones.
-    root: str | None = None
+    root: Place | None = None
     builtin: BuiltinSkeletonsConfig = BuiltinSkeletonsConfig()
     #: Joints of a body: those of MSR Action3D (.txt) or of NTU RGB+D (.skeleton).
     layout: Literal["msr20", "ntu25"] = "msr20"

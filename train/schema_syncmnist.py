@@ -12,6 +12,7 @@ from rstg_pyg.train.schema_model import (
     Many,
     Number,
     Pixels,
+    Place,
     Positive,
     PositiveInt,
     Section,
@@ -24,7 +25,7 @@ class SyncMNISTConfig(Section):
 
     dataset: Literal["syncmnist"] = "syncmnist"
     #: The folder with MNIST's four IDX files.
-    root: str | None = None
+    root: Place | None = None
     #: MNIST, scikit-learn's digits, or (auto) MNIST if it is found or can be downloaded.
     digits: Literal["auto", "mnist", "builtin"] = "auto"
     #: Seed of the generated videos.
@@ -51,7 +52,7 @@ class SyncMNISTConfig(Section):
     val_videos: Many = 2_000
     test_videos: Many = 10_000
     #: Test on the digits and paths of this file instead (the authors' predefined_path_test.pickle).
-    paths: str | None = None
+    paths: Place | None = None
     #: Mean and standard deviation of the pixels, 0..255: clips become (x - mean) / std.
     mean: Number = 0.0
     std: Positive = 1.0

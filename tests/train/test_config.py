@@ -72,6 +72,8 @@ def test_base(tmp_path, path):
         ("train.lr=.inf", "train.lr: input should be a finite number"),
         ("train.batch_size=true", "train.batch_size: input should be a valid integer"),
         ("data.digits=svhn", "data.digits: input should be 'auto', 'mnist' or 'builtin'"),
+        ("data.root=", r"data.root: expected a name \(got nothing\)"),
+        ("train.init=", r"train.init: expected a name \(got nothing\)"),
         ("model=3", "model: input should be a valid dictionary"),
         ("name=a/b", "name: string should match"),
         ("train.lr", "expected an override key.path=value"),

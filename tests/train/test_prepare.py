@@ -89,6 +89,7 @@ def test_readers_are_compared(capsys, monkeypatch):
         (["show", "--cfg", CONFIG, "--out", "a.png", "data.digts=x"], "did you mean 'digits'"),
         (["bench-data", "--cfg", CONFIG, "--seconds", "0"], "expected a positive number"),
         (["show", "--cfg", CONFIG, "--out", "file/a.png", *SMALL], "cannot be written"),
+        (["check", "--root", ""], "--root: expected a folder (got nothing)"),
     ],
 )
 def test_mistakes(arguments, message, capsys):

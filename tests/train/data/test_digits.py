@@ -110,6 +110,8 @@ def test_without_network(tmp_path, monkeypatch):
         load_digits("train", "mnist")
     with pytest.raises(UserError, match="expected one of auto, mnist, builtin"):
         load_digits("train", "svhn")
+    with pytest.raises(UserError, match=f"data.digits=builtin: .*data.root names {tmp_path}"):
+        load_digits("train", "builtin", tmp_path)
 
 
 def test_download_failure_is_reported_in_one_line(tmp_path, monkeypatch):

@@ -55,12 +55,16 @@ def load_digits(split: str, source: str = "auto", root: str | Path | None = None
             downloaded to, the user's cache folder.
 
     Raises:
-        UserError: If the files asked for are missing or damaged. A folder that was named is never
-            replaced by another source.
+        UserError: If the files asked for are missing or damaged, or a folder is named and the built-in
+            digits are. A folder that was named is never replaced by another source.
     """
     if source not in SOURCES:
         raise UserError(f"data.digits: expected one of {', '.join(SOURCES)} (got {source!r})")
     if source == "builtin":
+        if root is not None:
+            raise UserError(
+                f"data.digits=builtin: needs no files, but data.root names {root}; leave one out"
+            )
         return _builtin(split)
     if root is not None:
         return _mnist(split, home(root))
