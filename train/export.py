@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             f".pt2; give --out FOLDER, or use rstg_pyg.export in Python"
         )
     found = export(predictor, out, arguments.dtype, arguments.stream)
-    _report(found, arguments.out)
+    _report(found, arguments.out, predictor.title)
     if arguments.json is not None:
         write_json(Path(arguments.json), {**environment(torch.device("cpu")), **found})
     return 0
@@ -298,11 +298,11 @@ def _about(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _report(found: dict[str, Any], out: str) -> None:
+def _report(found: dict[str, Any], out: str, title: str) -> None:
     shape = ", ".join(map(str, found["input"]))
     what, state, batch = ("frames", " and state", 1) if found["stream"] else ("clip", "", "batch")
     print(
-        f"{out}: {found['network']} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; {what} uint8 "
+        f"{out}: {title} in {found['dtype']}, {found['bytes'] / 1e6:.1f} MB; {what} uint8 "
         f"[{shape}]{state} to logits float32 [{batch}, {found['classes']}]{state}"
     )
     runner = f"onnxruntime {found['packages']['onnxruntime']}" if found["packages"] else "torch"

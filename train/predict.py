@@ -31,6 +31,7 @@ from rstg_pyg.train.files import output_file, write_json, write_text
 from rstg_pyg.train.predictions import Windows, entries, write_table
 from rstg_pyg.train.predictor import Predictor, Video
 from rstg_pyg.train.skeletons.attention import has_attention, skeleton_page
+from rstg_pyg.train.skeletons.build import skeleton_clips
 from rstg_pyg.train.windows import is_live
 
 _MOST_LINES = 8  # of a stream
@@ -237,7 +238,8 @@ def _predict_skeletons(
     path = Path(answer["video"])
     data: Any = predictor.config.data
     recording = read_recording(path, data.bodies)
-    best = predictor(path, arguments.top)
+    clips = skeleton_clips(data, recording, path)
+    best = predictor.ranked(predictor.logits(clips), arguments.top)
     print(f"\n{printable(str(path))} ({len(recording.pos):,} frames)", flush=True)
     for _, name, probability in best:
         print(f"  {probability:6.1%}  {name}", flush=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rstg_pyg import VideoClassifier
+from rstg_pyg import VideoClassifier, models
 from rstg_pyg.train.build import normalize
 from rstg_pyg.train.config import Config, parse_config
 from rstg_pyg.train.data.label_files import LabelFiles, find_label_files
@@ -18,11 +18,12 @@ from rstg_pyg.train.data.labels import read_classes
 from rstg_pyg.train.data.paths import beside
 from rstg_pyg.train.data.protocols import PROTOCOLS, Protocol, crop_clips, read_clips
 from rstg_pyg.train.data.sampling import Times, test_indices
+from rstg_pyg.train.data.skeletons import read_recording
 from rstg_pyg.train.data.sources import FrameSource, open_video
 from rstg_pyg.train.data.transforms import resize_short_side
 from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.drawing.video import draw_video
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, printable
 from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.predictions import Prediction, Window, Windows
@@ -46,6 +47,7 @@ class Predictor:
         config: The experiment in which it was trained.
         names: The class names.
         protocol: Which clips of a video are evaluated.
+        given: By which name the network was asked for. (default: the config's)
 
     Example:
         >>> predictor = Predictor.load("runs/smt_demo")
@@ -53,8 +55,18 @@ class Predictor:
         ...     print(f"{probability:.1%} {name}")
     """
 
-    def __init__(self, model: Any, config: Config, names: list[str], protocol: Protocol):
+    def __init__(
+        self,
+        model: Any,
+        config: Config,
+        names: list[str],
+        protocol: Protocol,
+        given: str | None = None,
+    ):
         data = config.data
+        self.title = given or config.name
+        if Path(self.title).name != config.name:
+            self.title += f" (trained with the config {config.name})"
         self.model, self.config, self.names, self.protocol = model, config, names, protocol
         if getattr(getattr(model, "head", None), "takes_boxes", False):
             raise UserError(
@@ -115,7 +127,8 @@ class Predictor:
         gpu = device != "cpu" and torch.cuda.is_available()
         model.to("cuda" if gpu else "cpu")
         name: Any = protocol or getattr(config.data, "protocol", "center1")
-        return cls(model, config, names, PROTOCOLS[name])
+        given = file.parent.name if file.parent.parent == models.FOLDER else printable(str(path))
+        return cls(model, config, names, PROTOCOLS[name], given)
 
     def __call__(self, video: Video | Tensor, top: int | None = None) -> list[Prediction]:
         """The classes of a video, most likely first.
@@ -160,12 +173,12 @@ class Predictor:
         """A one-line summary."""
         if self.takes_skeletons:
             return (
-                f"{self.config.name}: {len(self.names)} classes; skeletons of {self.num_frames} "
+                f"{self.title}: {len(self.names)} classes; skeletons of {self.num_frames} "
                 f"frames, on {self.device.type}"
             )
         gray = " (gray)" if self.config.data.channels == 1 else ""
         return (
-            f"{self.config.name}: {len(self.names)} classes; {self.protocol.describe()} of "
+            f"{self.title}: {len(self.names)} classes; {self.protocol.describe()} of "
             f"{self.num_frames} frames ({self.sampling}) at {self.size} x {self.size}{gray} from short "
             f"side {self.short_side}, on {self.device.type}"
         )
@@ -183,7 +196,8 @@ class Predictor:
             UserError: If the video is missing or damaged.
         """
         if isinstance(self.config.data, SkeletonConfig):
-            return skeleton_clips(self.config.data, Path(str(video)))
+            path = Path(str(video))
+            return skeleton_clips(self.config.data, read_recording(path, self.config.data.bodies), path)
         clips = read_clips(
             *_opened(video), self.protocol, self.num_frames, self.short_side, self.size, self.sampling,
             self.stride,

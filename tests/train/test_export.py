@@ -41,7 +41,8 @@ def test_a_run_as_pt2(run, tmp_path, capsys, dtype):
     out, figures = tmp_path / "x.pt2", tmp_path / "x.json"
     assert main([str(run), "--out", str(out), "--dtype", dtype, "--json", str(figures)]) == 0
     printed = capsys.readouterr().out
-    assert f"tiny in {dtype}" in printed and "[batch, 1, frames, 16, 16]" in printed
+    assert f"{run} (trained with the config tiny) in {dtype}" in printed
+    assert "[batch, 1, frames, 16, 16]" in printed
     found = json.loads(figures.read_text())
     assert found["any_frames"] and found["bytes"] == out.stat().st_size
     assert set(found["differences"]) == {"random", "longer", "rendered"}

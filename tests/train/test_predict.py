@@ -40,6 +40,12 @@ def media(tmp_path_factory):
     return folder
 
 
+def test_a_network_has_the_name_that_it_was_asked_for():
+    assert Predictor.load("smt_demo", "cpu").describe().startswith("smt_demo: 20 classes")
+    said = Predictor.load("syncmnist", "cpu").describe()
+    assert said.startswith("syncmnist (trained with the config ours_longest): 46 classes")
+
+
 @pytest.fixture
 def here(media, monkeypatch):
     monkeypatch.chdir(media)
@@ -56,6 +62,7 @@ def test_every_kind_of_video(here, tmp_path, capsys):
     assert main([*videos, "--ckpt", "last.ckpt", "--device", "cpu", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "3 classes; center1: 1 spatial x 1 temporal = 1 clip of 4 frames" in printed
+    assert printed.startswith("last.ckpt (trained with the config ")
     lines = shown(printed)
     assert len(lines) == 15 and {name for _, name in lines} == set(NAMES)
     found = json.loads(out.read_text())["videos"]

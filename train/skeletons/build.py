@@ -27,7 +27,7 @@ from rstg_pyg.graphs import (
     skeleton_graph,
 )
 from rstg_pyg.train.data.paths import home
-from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recording, read_recordings
+from rstg_pyg.train.data.skeletons import Recording, SkeletonClips, read_recordings
 from rstg_pyg.train.data.skeletons.clips import Transform
 from rstg_pyg.train.data.skeletons.readers import JOINTS
 from rstg_pyg.train.errors import UserError
@@ -137,13 +137,13 @@ def evaluation_clips(data: SkeletonConfig, split: str) -> list[Transform]:
     return [_Clip([step, *lost], data) for step in steps]
 
 
-def skeleton_clips(data: SkeletonConfig, path: Path) -> Tensor:
-    """The clips of a file as they are tested, ``[L, C, T, M, N]``.
+def skeleton_clips(data: SkeletonConfig, recording: Recording, path: Path) -> Tensor:
+    """The clips of a file's recording as they are tested, ``[L, C, T, M, N]``.
 
     Raises:
-        UserError: If the file cannot be read.
+        UserError: If the network takes other bodies.
     """
-    recording = prepare(data, read_recording(path, data.bodies))
+    recording = prepare(data, recording)
     if recording.layout != data.layout:
         raise UserError(f"{path}: expected a recording of {data.layout} (got {recording.layout})")
     one = SkeletonClips([recording], [recording.action], evaluation_clips(data, "test"), "test")

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from rstg_pyg.train import predict, reproduce
+from rstg_pyg.train import predict, predictor, reproduce
 from rstg_pyg.train.skeletons import examine
 from rstg_pyg.train.skeletons.generated import generate_recordings
 
@@ -45,10 +45,13 @@ def test_choosing_then_testing_then_looking(recordings, tmp_path, capsys):
     page, answers = tmp_path / "page.html", tmp_path / "answers.json"
     capsys.readouterr()
     command = [file, "--ckpt", run, "--top", "2"]
-    assert predict.main([*command, "--overlay", str(page), "--json", str(answers)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(predictor, "read_recording")  # the file is read once, by predict
+        assert predict.main([*command, "--overlay", str(page), "--json", str(answers)]) == 0
     said = capsys.readouterr().out
     [answer] = json.loads(answers.read_text())["videos"]
     assert f"{file} (" in said and "skeletons of 16 frames" in said
+    assert f"{run} (trained with the config " in said
     chances = {found["name"]: found["probability"] for found in answer["predictions"]}
     assert set(chances) == {"high arm wave", "horizontal arm wave"}
     assert sum(chances.values()) == pytest.approx(1, abs=1e-3)
