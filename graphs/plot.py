@@ -104,7 +104,8 @@ def plot_grid(grid: Any, ax: Axes | None = None, *, node: int | None = None) -> 
         if shown.any():
             ax.add_collection(LineCollection(places[pairs[shown]], **look))
     colors = [_SHEETS[k % len(_SHEETS)] for k in kind]
-    ax.scatter(*places.T, s=26 * fine, c=colors, edgecolors="white", linewidths=0.8 * fine, zorder=6)
+    x, y = places.T
+    ax.scatter(x, y, s=26 * fine, c=colors, edgecolors="white", linewidths=0.8 * fine, zorder=6)
     for k in np.unique(kind):
         rows, columns = (len(np.unique(region[kind == k][:, c].round(6))) for c in (1, 0))
         x, y = _project(np.array((0.0, 0.5)), k)
