@@ -163,7 +163,7 @@ def test_a_link_stays_one(tmp_path):
 
 LINES = {
     "--workers: expected at least 1": (prepare, "pack", "--root", "d", "--out", "p", "--workers", "0"),
-    "data.root: ": (prepare, "bench-data", "--root", ""),
+    "--root: expected a folder (got nothing)": (prepare, "bench-data", "--root", ""),
     "trainer.strategy: ddp_notebook": (run, "--cfg", "tiny.yaml", "trainer.strategy=ddp_notebook"),
     "model.rstg: Expected at least one kind of stage": (
         run,
