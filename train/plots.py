@@ -34,11 +34,9 @@ def new_figure(
     return figure, all_axes
 
 
-def legend_below(axes: Axes, columns: int = 1) -> None:
+def legend_below(axes: Axes) -> None:
     """A legend below the panel, where it hides nothing."""
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8
-    )
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -86,5 +86,5 @@ def plots(rows: list[Row], folder: Path) -> None:
         if section == "scaling":
             axes.set(xscale="log", yscale="log")
         axes.set(xlabel=x, ylabel="forward + backward, ms")
-        legend_below(axes, columns=2)
+        legend_below(axes)
         save_png(figure, folder / f"{section}.png")

@@ -68,7 +68,7 @@ def subfolders(folder: Path) -> list[Path]:
     return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
 
 
-def some(names: list[str], most: int = 3) -> str:
+def some(names: list[str]) -> str:
     """``"a, b, c and 7 more"``."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -224,5 +224,5 @@ def _draw(x: str, y: str, lines: dict[str, tuple[Any, Any, Any]], **settings: An
     for name, (at, values, error) in lines.items():
         axes.errorbar(at, values, error, fmt="o-", ms=4, capsize=2, label=name)
     axes.set(xlabel=x, ylabel=y, **settings)
-    legend_below(axes, columns=2)
+    legend_below(axes)
     return figure

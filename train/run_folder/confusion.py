@@ -134,6 +134,6 @@ def write_curves(metrics: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         if axes.lines:
-            legend_below(axes, columns=2)
+            legend_below(axes)
     panels[1].set_ylim(0, 101)
     save_png(figure, metrics.with_name("curves.png"))
