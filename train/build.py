@@ -136,17 +136,10 @@ def _syncmnist(data: SyncMNISTConfig, split: str, changes: dict) -> SyncMNIST:
     generated videos or in those of a file (``data.paths``).
     """
     digits = load_digits("test" if split == "test" else "train", data.digits, data.root)
-    arguments = dict(
+    names = ["seed", "num_digits", "num_classes", "num_frames", "frame_size", "canvas_size"]
+    names += ["digit_size", "max_step", "none_probability"]
+    arguments = {name: getattr(data, name) for name in names} | dict(
         num_videos=getattr(data, _LENGTHS[split]),
-        seed=data.seed,
-        num_digits=data.num_digits,
-        num_classes=data.num_classes,
-        num_frames=data.num_frames,
-        frame_size=data.frame_size,
-        canvas_size=data.canvas_size,
-        digit_size=data.digit_size,
-        max_step=data.max_step,
-        none_probability=data.none_probability,
         curriculum=data.curriculum if split == "train" else 0.0,
     )
     if split == "test" and data.paths is not None:

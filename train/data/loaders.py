@@ -42,8 +42,8 @@ class VideoLoader:
         num_workers: Processes that read or generate videos; with 0, batches are made here (and
             those of :class:`SyncMNIST` at once, on its device).
         timeout: Seconds after which a batch that does not come is an error.
-        rank: Which share of every batch to yield, of
-        num_ranks: so many processes that train together.
+        rank: The number of this process, from 0: of every batch it yields each ``num_ranks``-th video.
+        num_ranks: How many processes train together.
     """
 
     def __init__(

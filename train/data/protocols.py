@@ -74,8 +74,8 @@ def read_clips(
         num_frames: Frames :math:`T` of a clip.
         short_side: Short side that frames are resized to.
         size: Side of the crops.
-        sampling: ``"uniform"``, ``"segments"`` or ``"dense"``, the last one with this
-        stride: from one frame to the next.
+        sampling: ``"uniform"``, ``"segments"`` or ``"dense"``.
+        stride: From one frame of ``"dense"`` to the next.
         boxes: Where boxes come from. (default: none)
 
     Returns:

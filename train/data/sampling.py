@@ -1,9 +1,9 @@
 """Which frames of a video make a clip: pure functions from its length to frame numbers.
 
-A video with fewer frames than the clip repeats some; every function returns ``num_frames`` numbers that
-do not decrease, from ``0`` to ``length - 1``. Frames are as far apart in number as in time, unless
-``times`` are given, in seconds, of a video whose frame rate varies: then they are those that are shown
-when the chosen ones would be at a constant rate.
+Every function returns ``num_frames`` numbers from ``0`` to ``length - 1`` that do not decrease; a video
+with fewer frames than the clip repeats some. For a video whose frame rate varies, ``times`` are the
+seconds at which its frames are shown: the clip then has the frames that are seen when a constant rate
+would show the chosen ones.
 """
 
 from __future__ import annotations

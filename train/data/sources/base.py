@@ -21,8 +21,8 @@ _MOST_ASPECT = 32
 
 
 def if_varying(times: Times) -> Times | None:
-    """Times in seconds from the first frame, if their rate varies: where a frame is shown more than one
-    step away from its place in an even series. ``None`` for others.
+    """The times (seconds from the first frame) if the frame rate varies, else ``None``. It varies if a
+    frame is shown more than one step earlier or later than at a constant rate.
     """
     if len(times) < 3 or (np.diff(times) < 0).any():  # a live source's clock may be set back
         return None

@@ -42,7 +42,7 @@ class Place:
     Attributes:
         folder: The folder, the first one if there are several.
         paths: Of the videos that are there.
-        prefix: What the ids begin with that is no part of the path below the folder.
+        prefix: A path that all ids begin with and that is not below the folder.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class PlacedVideos(FrameSource):
         kind: ``"video"`` or ``"frames"``.
         detail: One line for people.
         open_one: Opens a video by its path, see :meth:`FrameSource._open`.
-        suffix: That of a video that is missing.
+        suffix: The suffix of the file that is expected where a video is missing.
     """
 
     def __init__(
