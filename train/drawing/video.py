@@ -13,7 +13,7 @@ from torch import Tensor
 from rstg_pyg.graphs import attention_page
 from rstg_pyg.graphs.plot import TIMES
 from rstg_pyg.train.data.sources import FrameSource
-from rstg_pyg.train.data.transforms import center_crop, short_side_size
+from rstg_pyg.train.data.transforms import center_crop, center_window, short_side_size
 from rstg_pyg.train.drawing.overlay import Attention, overlay, scale_name
 
 _SHORT_SIDE = 320  # of the frames of a page
@@ -74,14 +74,14 @@ def video_page(predictor: Any, video: tuple[FrameSource, str], found: Attention,
     first = next(source.frames(name, [0]))
     frames = source.read(name, shown, min(_SHORT_SIDE, *first.shape[:2]))
     times = source.times(name)
-    groups = np.array_split(
-        np.arange(len(sampled)), len(found.coefficients[0])
-    )  # a graph may pool time
+    # A graph may pool time: each of its steps is shown on the middle one of its frames.
+    groups = np.array_split(np.arange(len(sampled)), len(found.coefficients[0]))
     middle = [int(group[len(group) // 2]) for group in groups]
     steps = middle if few else np.searchsorted(shown, sampled[middle]).tolist()
     height, width = short_side_size(first.shape[0], first.shape[1], predictor.short_side)
     size = predictor.size
-    corner = torch.tensor([(width // 2 - size // 2) / width, (height // 2 - size // 2) / height])
+    top, left, _, _ = center_window(height, width, size)
+    corner = torch.tensor([left / width, top / height])
     region = corner.repeat(2) + found.region * torch.tensor([size / width, size / height]).repeat(2)
     return attention_page(
         found.edge_index,
