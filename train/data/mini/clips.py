@@ -18,6 +18,7 @@ from rstg_pyg.train.data.mini.scenes import (
     Draws,
     Event,
     Stage,
+    interpolate,
     smooth_noise,
 )
 from rstg_pyg.train.errors import UserError
@@ -120,12 +121,8 @@ class MiniSomething:
 
     def _camera(self, draws: Draws) -> Array:
         """The shake: a slow sway and a little tremble, ``[T, 2]``, in sides of the frame."""
-        knots = draws.array(-0.7, 0.7, 4, 2)
         x = np.arange(self.num_frames, dtype=np.float32) * np.float32(2.99 / (self.num_frames - 1))
-        left = x.astype(np.intp)
-        s = (x - left)[:, None]
-        s = s * s * (3 - 2 * s)
-        sway = knots[left] * (1 - s) + knots[left + 1] * s
+        sway = interpolate(draws.array(-0.7, 0.7, 4, 2), x)
         return (sway + draws.array(-0.3, 0.3, self.num_frames, 2)) * np.float32(self.shake)
 
     def _background(self, draws: Draws, color: Array, camera: Array) -> Array:

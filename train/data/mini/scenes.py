@@ -104,8 +104,7 @@ class Stage:
 
     def progress(self, low: float = 0.55, high: float = 0.85) -> Array:
         """From 0 to 1 like ``ramp``, gently at both ends, ``[T]``."""
-        s = self.ramp(low, high)
-        return s * s * (3 - 2 * s)
+        return smoothstep(self.ramp(low, high))
 
     def spot(self, low: float = 0.46, high: float = 0.54) -> Array:
         """A place near the middle, ``[2]``."""
@@ -168,13 +167,21 @@ def texture(draws: Draws, color: Array, texels: int = 64) -> Array:
 
 def smooth_noise(draws: Draws, cells: int, size: int) -> Array:
     """Random values at ``cells`` x ``cells`` places and smoothly between, -1..1, ``[size, size]``."""
-    values = draws.array(-1, 1, cells, cells)
     x = np.arange(size, dtype=np.float32) * np.float32((cells - 1) / size)
+    rows = interpolate(draws.array(-1, 1, cells, cells), x)
+    return interpolate(rows.T, x).T
+
+
+def interpolate(knots: Array, x: Array) -> Array:
+    """The rows of ``knots [K, C]`` and smoothly between, at places ``x`` from 0 to below K - 1."""
     left = x.astype(np.intp)
-    s = x - left
-    s = s * s * (3 - 2 * s)
-    rows = values[left] * (1 - s)[:, None] + values[left + 1] * s[:, None]
-    return rows[:, left] * (1 - s) + rows[:, left + 1] * s
+    s = smoothstep(x - left)[:, None]
+    return knots[left] * (1 - s) + knots[left + 1] * s
+
+
+def smoothstep(s: Array) -> Array:
+    """From 0 to 1 like ``s``, gently at both ends."""
+    return s * s * (3 - 2 * s)
 
 
 def path(start: Array, end: Array, s: Array) -> Array:
