@@ -24,7 +24,7 @@ from rstg_pyg.train.data.mini import VERSION, write_mini_boxes, write_mini_somet
 from rstg_pyg.train.data.paths import cache_folder, home
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.syncmnist import SyncMNIST, as_paths, load_digits
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.schema import (
     ClipsConfig,
     FolderConfig,
@@ -248,8 +248,8 @@ def stage_maps(config: Config) -> dict[str, Tensor]:
                 backbone(x, after=note)
         except RuntimeError as e:
             raise ValueError(
-                f"it cannot take clips of {data.num_frames} frames of {x.size(3)} x {x.size(4)} pixels "
-                f"({str(e).splitlines()[0][:150]}); use larger clips or fewer stages"
+                f"it cannot take clips of {counted(data.num_frames, 'frame')} of {x.size(3)} x "
+                f"{x.size(4)} pixels ({str(e).splitlines()[0][:150]}); use larger clips or fewer stages"
             ) from e
     return maps
 

@@ -37,6 +37,17 @@ def printable(text: str) -> str:
     return re.sub(unfit, lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number with its noun: ``counted(1, "step")`` is ``"1 step"``, others ``"1,200 steps"``.
+
+    Args:
+        number: The number.
+        one: What follows 1.
+        several: What follows other numbers. (default: ``one`` with an s)
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` if a choice is similar to the word, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

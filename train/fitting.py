@@ -25,7 +25,7 @@ from rstg_pyg.train.config import (
 )
 from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
-from rstg_pyg.train.errors import UserError, nearest
+from rstg_pyg.train.errors import UserError, counted, nearest
 from rstg_pyg.train.files import from_here, write_json, write_text
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import find_weights
@@ -190,8 +190,9 @@ def fit(
             meter.pretraining = filters = pretrain(model, config, device)
             meter.seconds += filters["seconds"]
             print(
-                f"pre-training of the backbone: {filters['steps']} steps in {filters['seconds']:.0f} s"
-                f", it recognizes {filters['accuracy']:.1%} of the digits in single frames",
+                f"pre-training of the backbone: {counted(filters['steps'], 'step')} in "
+                f"{filters['seconds']:.0f} s, it recognizes {filters['accuracy']:.1%} of the digits in "
+                f"single frames",
                 flush=True,
             )
         for dataset in datasets.values():
@@ -384,5 +385,6 @@ def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> Non
     if task.multi_label:
         write_precisions(folder, task.class_precision.tolist(), task.label_names)
         return
-    title = f"{task.config.name}: top-1 {results['top1']:.2%} of {results['num_videos']:,} videos"
+    videos = counted(results["num_videos"], "video")
+    title = f"{task.config.name}: top-1 {results['top1']:.2%} of {videos}"
     write_confusion(folder, task.test_confusion, task.label_names, title)

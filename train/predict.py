@@ -25,7 +25,7 @@ from rstg_pyg.train.data.folder.walk import Walk
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.skeletons import read_recording
 from rstg_pyg.train.data.sources import open_video
-from rstg_pyg.train.errors import UserError, printable
+from rstg_pyg.train.errors import UserError, counted, printable
 from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import output_file, write_json, write_text
 from rstg_pyg.train.predictions import Windows, entries, write_table
@@ -200,8 +200,7 @@ def predict(
         note = f", fewer than the clip's {predictor.num_frames}: some are used more than once"
     if source.varying_times(name) is not None:
         note += ", variable frame rate: sampled by time"
-    frames = "frame" if length == 1 else "frames"
-    print(f"\n{printable(path)} ({length:,} {frames}{note})", flush=True)
+    print(f"\n{printable(path)} ({counted(length, 'frame')}{note})", flush=True)
     if arguments.stream:
         best = predictor.ranked(_stream(predictor, video), arguments.top)
     else:
@@ -240,7 +239,7 @@ def _predict_skeletons(
     recording = read_recording(path, data.bodies)
     clips = skeleton_clips(data, recording, path)
     best = predictor.ranked(predictor.logits(clips), arguments.top)
-    print(f"\n{printable(str(path))} ({len(recording.pos):,} frames)", flush=True)
+    print(f"\n{printable(str(path))} ({counted(len(recording.pos), 'frame')})", flush=True)
     for _, name, probability in best:
         print(f"  {probability:6.1%}  {name}", flush=True)
     if arguments.overlay is not None:

@@ -23,7 +23,7 @@ from rstg_pyg.train.data.sources import FrameSource, open_video
 from rstg_pyg.train.data.transforms import resize_short_side
 from rstg_pyg.train.drawing.overlay import Attention, attention, find_graph
 from rstg_pyg.train.drawing.video import draw_video
-from rstg_pyg.train.errors import UserError, printable
+from rstg_pyg.train.errors import UserError, counted, printable
 from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import write_atomically
 from rstg_pyg.train.predictions import Prediction, Window, Windows
@@ -173,14 +173,15 @@ class Predictor:
         """A one-line summary."""
         if self.takes_skeletons:
             return (
-                f"{self.title}: {len(self.names)} classes; skeletons of {self.num_frames} "
-                f"frames, on {self.device.type}"
+                f"{self.title}: {counted(len(self.names), 'class', 'classes')}; skeletons of "
+                f"{counted(self.num_frames, 'frame')}, on {self.device.type}"
             )
         gray = " (gray)" if self.config.data.channels == 1 else ""
+        frames = counted(self.num_frames, "frame")
         return (
-            f"{self.title}: {len(self.names)} classes; {self.protocol.describe()} of "
-            f"{self.num_frames} frames ({self.sampling}) at {self.size} x {self.size}{gray} from short "
-            f"side {self.short_side}, on {self.device.type}"
+            f"{self.title}: {counted(len(self.names), 'class', 'classes')}; "
+            f"{self.protocol.describe()} of {frames} ({self.sampling}) at {self.size} x {self.size}"
+            f"{gray} from short side {self.short_side}, on {self.device.type}"
         )
 
     def times(self, video: Video) -> np.ndarray:

@@ -25,7 +25,7 @@ from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.data.throughput import measure
 from rstg_pyg.train.drawing.clips import draw_clips
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.run_folder.results import device_name, environment
 from rstg_pyg.train.text_tables import as_markdown
@@ -117,8 +117,8 @@ def pack_data(arguments: argparse.Namespace) -> None:
         arguments.quality, arguments.workers, _show_progress,
     )  # fmt: skip
     print(
-        f"{packed.store}: {packed.videos:,} videos ({packed.added:,} new), {packed.size / 1e9:.2f} GB\n"
-        f"{packed.made}\nuse it with data.root={packed.store}"
+        f"{packed.store}: {counted(packed.videos, 'video')} ({packed.added:,} new), "
+        f"{packed.size / 1e9:.2f} GB\n{packed.made}\nuse it with data.root={packed.store}"
     )
 
 
@@ -126,7 +126,7 @@ def _show_progress(done: int, total: int) -> None:
     live = sys.stderr.isatty()  # a file gets one line at the end
     if live or done == total:
         start, end = "\r" * live, "\n" * (done == total)
-        print(f"{start}{done:,} of {total:,} videos", end=end, file=sys.stderr)
+        print(f"{start}{done:,} of {counted(total, 'video')}", end=end, file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -142,7 +142,7 @@ def show(arguments: argparse.Namespace) -> None:
     write = draw_clips([clip for clip, _ in samples], captions, path.suffix, boxes)
     write_atomically(path, write)
     what = dataset.digits.detail if config.data.dataset == "syncmnist" else dataset.origin
-    print(f"{len(samples)} clips of {what} written to {path}")
+    print(f"{counted(len(samples), 'clip')} of {what} written to {path}")
 
 
 def _pairs(dataset: Any, count: int) -> list[torch.Tensor]:

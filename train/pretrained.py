@@ -11,7 +11,7 @@ from typing import Any
 from rstg_pyg import VideoClassifier, models
 from rstg_pyg.train.build import build_model
 from rstg_pyg.train.config import Config, parse_config, to_dict
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.files import write_text
 from rstg_pyg.train.run_folder.weights import load_weights, open_weights, saved_config, write_weights
 
@@ -175,20 +175,20 @@ def card(name: str, model: VideoClassifier, config: Config) -> str:
     data, classes, found = config.data, model.classes or [], model.results or {}
     channels, frames, rows_of_pixels, columns = data.clip_shape
     rows = {
-        "input": f"{frames} frames of {rows_of_pixels} x {columns} pixels, {channels} "
-        f"channel{'s' if channels > 1 else ''}",
+        "input": f"{counted(frames, 'frame')} of {rows_of_pixels} x {columns} pixels, "
+        f"{counted(channels, 'channel')}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
     }
     scores = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
     known = [f"{name} {found[k]:.2%}" for k, name in scores.items() if found.get(k) is not None]
     if known:
         rows |= {
-            "result": f"{', '.join(known)} of {found['num_videos']:,} videos",
+            "result": f"{', '.join(known)} of {counted(found['num_videos'], 'video')}",
             "measured on": f"`{found['checkpoint']}`; the weights are those of `{found['weights']}`",
             "protocol": found["protocol"],
             "data": found["data"],
-            "training": f"{found['steps']:,} steps in {found['seconds']:,.0f} s, seed {found['seed']}, "
-            f"on {found['device']}",
+            "training": f"{counted(found['steps'], 'step')} in {found['seconds']:,.0f} s, "
+            f"seed {found['seed']}, on {found['device']}",
             "config": f"`{config.name}`, {found['config_hash']}",
             "versions": ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
         }

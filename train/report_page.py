@@ -8,6 +8,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from rstg_pyg.train.errors import counted
 from rstg_pyg.train.plots import COLORS
 from rstg_pyg.train.run_folder.metrics import MetricsFile
 
@@ -83,6 +84,7 @@ def _curves(folders: Sequence[Sequence[Path]]) -> str:
     for color, points in lines:
         at = " ".join(f"{_WIDE * step / last:.1f},{_TALL - _TALL * y:.1f}" for step, y in points)
         drawn.append(f'<polyline points="{at}" fill="none" stroke="{color}" stroke-width="2"/>')
-    drawn.append(f'<text x="{_WIDE}" y="{_TALL + 18}" text-anchor="end">{last:,} steps</text>')
+    steps = counted(last, "step")
+    drawn.append(f'<text x="{_WIDE}" y="{_TALL + 18}" text-anchor="end">{steps}</text>')
     size = f'width="{_WIDE + 50}" height="{_TALL + 34}" viewBox="-4 -8 {_WIDE + 50} {_TALL + 34}"'
     return f"<h2>Validation accuracy</h2><svg {size}>{''.join(drawn)}</svg>"

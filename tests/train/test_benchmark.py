@@ -161,7 +161,7 @@ def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
     assert {row["section"] for row in rows} == {"stage", "scaling"}
     assert "## stage" in (tmp_path / "benchmark.md").read_text()
 
-    path.write_text(path.read_text().replace("1 threads", "64 threads"))
+    path.write_text(path.read_text().replace("1 thread (", "64 threads ("))
     assert benchmark.main([*command, "stage"]) == 2
     assert "was measured elsewhere" in capsys.readouterr().err
 

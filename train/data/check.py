@@ -17,7 +17,7 @@ from rstg_pyg.train.data.parallel import in_processes
 from rstg_pyg.train.data.paths import some
 from rstg_pyg.train.data.sources import FrameSource, find_sources, no_videos
 from rstg_pyg.train.data.video_lists import Video, class_order
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 
 Splits = dict[str, list[Video]]
 
@@ -109,7 +109,8 @@ def check(
             _report_short(report, source, splits, missing, files)
     report.found += [_describe(split, splits, files, classes) for split in SPLITS]
     if deep:
-        report.found.append(f"every frame was read: {unreadable} videos are unreadable")
+        broken = counted(unreadable, "video is", "videos are")
+        report.found.append(f"every frame was read: {broken} unreadable")
     return report
 
 
@@ -131,14 +132,16 @@ def _read_lists(files: LabelFiles, report: Report) -> tuple[list[str], Splits]:
         empty = [name for number, name in enumerate(classes) if number not in labels]
         if empty:
             report.notes.append(
-                f"{files.splits['train']}: {len(empty)} classes have no video ({some(empty)})"
+                f"{files.splits['train']}: {counted(len(empty), 'class has', 'classes have')} no video "
+                f"({some(empty)})"
             )
     for first, second in combinations(splits, 2):
         there = {video.id for video in splits[first]}
         shared = [video.id for video in splits[second] if video.id in there]
         if shared:
             report.problems.append(
-                f"{files.splits[second]}: {len(shared)} videos are in {first} too ({some(shared)})"
+                f"{files.splits[second]}: {counted(len(shared), 'video is', 'videos are')} in {first} "
+                f"too ({some(shared)})"
             )
     return classes, splits
 
@@ -150,11 +153,11 @@ def _describe(split: str, splits: Splits, files: LabelFiles, classes: list[str])
     counts = Counter(label for video in splits[split] for label in video.labels)
     number, unlabeled = len(splits[split]), sum(not video.labels for video in splits[split])
     if number == unlabeled:
-        return f"{split}: {number:,} videos, no labels (can be predicted)"
+        return f"{split}: {counted(number, 'video')}, no labels (can be predicted)"
     order = sorted(range(len(classes)), key=lambda label: counts[label])
     least, most = (f"{counts[label]:,} ({classes[label]})" for label in (order[0], order[-1]))
     without = f", {unlabeled:,} of them without a label" if unlabeled else ""
-    return f"{split}: {number:,} videos{without}; smallest class {least}, largest {most}"
+    return f"{split}: {counted(number, 'video')}{without}; smallest class {least}, largest {most}"
 
 
 def _report_missing(report: Report, source: FrameSource, splits: Splits, missing: set[str]) -> None:

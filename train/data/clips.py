@@ -18,7 +18,7 @@ from rstg_pyg.train.data.sampling import SAMPLINGS, train_indices
 from rstg_pyg.train.data.skipped import Part
 from rstg_pyg.train.data.sources import FrameSource
 from rstg_pyg.train.data.video_lists import Video, class_order
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 
 CROPS = ("random", "multiscale")
 ON_ERROR = ("raise", "skip")
@@ -198,15 +198,17 @@ class VideoClips(Dataset):
         part = f" of {self.num_listed:,}" if len(self) < self.num_listed else ""
         rest = " (the others are not there)" if part else ""
         several = "(several per video) " if self.multi_label else ""
+        videos = "video" if self.num_listed == 1 else "videos"
+        classes = counted(len(self.classes), "class", "classes")
         data = (
-            f"{self.kind} {self.split}: {len(self):,}{part} videos{rest}, {len(self.classes)} classes "
+            f"{self.kind} {self.split}: {len(self):,}{part} {videos}{rest}, {classes} "
             f"{several}in {class_order(self.classes)} order, {self.source.kind}"
         )
         by = "" if self.source.kind == "frames" else ", by time where the frame rate varies"
         stride = f" with stride {self.frame_stride}" if self.sampling == "dense" else ""
         clips = (
-            f"of {self.num_frames} frames ({self.sampling}{stride}{by}) at {self.clip_size} x "
-            f"{self.clip_size}"
+            f"of {counted(self.num_frames, 'frame')} ({self.sampling}{stride}{by}) at "
+            f"{self.clip_size} x {self.clip_size}"
         )
         if self.protocol is None:
             how = f"training clips {clips}, {self.crop} crop"

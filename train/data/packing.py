@@ -36,7 +36,7 @@ from rstg_pyg.train.data.sources.packed import (
     times_key,
     video_key,
 )
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.files import cannot_be_written, flush_folder, remove_leftovers, write_atomically
 
 try:
@@ -128,7 +128,7 @@ def pack(
                 progress(len(videos) - len(todo) + count, len(videos))
     if broken:
         raise UserError(
-            f"{len(broken)} of {len(videos)} videos cannot be packed. The others are in "
+            f"{len(broken):,} of {counted(len(videos), 'video')} cannot be packed. The others are in "
             f"{writer.folder}; fix these and run it again:\n" + "\n".join(broken[:_NAMED])
         )
     _finish(writer.folder, out, labels)
@@ -251,8 +251,9 @@ class _Writer:
             count = len(list_videos(transaction))
         free = shutil.disk_usage(self.folder).free
         return UserError(
-            f"{self.folder}: cannot be written ({error}; {free / 1e6:.0f} MB are free there); {count} "
-            f"whole videos are in it\nif the disk is full free some space and run it again: it goes on"
+            f"{self.folder}: cannot be written ({error}; {free / 1e6:.0f} MB are free there); "
+            f"{counted(count, 'whole video is', 'whole videos are')} in it\n"
+            f"if the disk is full free some space and run it again: it goes on"
         )
 
 

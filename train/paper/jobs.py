@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rstg_pyg.train.config import differences, load_config, to_dict
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.files import cannot_be_written
 from rstg_pyg.train.report import read_run
 from rstg_pyg.train.run_folder.folder import newest_first
@@ -130,7 +130,8 @@ def run_jobs(
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all runs have ended.
     """
     waiting = [job for job in jobs if not job.done()]
-    print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are already done", flush=True)
+    count = counted(len(jobs), "run is", "runs are")
+    print(f"{len(jobs) - len(waiting)} of {count} already done", flush=True)
     running: dict[Job, subprocess.Popen] = {}
     all_done, before = True, signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

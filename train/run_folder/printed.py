@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from rstg_pyg.train.config import Config, config_hash
 from rstg_pyg.train.data.folder import VideoFolder
+from rstg_pyg.train.errors import counted
 from rstg_pyg.train.training.progress import show
 
 _FILES = ("results.json", "checkpoints/best.ckpt", "metrics.csv", "per_class.csv", "confusion.png")
@@ -69,12 +70,12 @@ def _score(results: dict[str, Any]) -> str:
         return "not evaluated, since there are no validation videos"
     names = ("mAP",) if "mAP" in results else ("top1", "top5")
     scores = [f"{name.replace('top', 'top-')} {results[name]:.2%}" for name in names]
-    videos = f"{results['num_videos']:,} videos ({results['data']})"
+    videos = f"{counted(results['num_videos'], 'video')} ({results['data']})"
     return f"{', '.join(scores)}, loss {results['loss']:.4f} on {videos}"
 
 
 def _time(results: dict[str, Any]) -> str:
-    text = f"{results['seconds'] / 60:.1f} minutes, {results['steps']:,} steps"
+    text = f"{results['seconds'] / 60:.1f} minutes, {counted(results['steps'], 'step')}"
     speed = results.get("training") or {}
     if "data_share" not in speed:
         return text
@@ -88,7 +89,9 @@ def _skipped(results: dict[str, Any], folder: Path) -> str:
     if results["skipped"] is None:
         return ""
     left_out = ", ".join(f"{len(v)} of {k}" for k, v in results["skipped"]["videos"].items())
+    unread = results["num_unread"]
     return (
-        f"{results['num_unread']} videos of the test could not be read and were not evaluated; "
+        f"{counted(unread, 'video')} of the test could not be read and "
+        f"{'was' if unread == 1 else 'were'} not evaluated; "
         f"skipped in all: {left_out or 'none'}, see {folder / results['skipped']['file']}"
     )

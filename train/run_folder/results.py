@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from rstg_pyg.train.errors import counted
+
 PACKAGES = (
     "rstg_pyg",
     "torch",
@@ -44,7 +46,7 @@ def device_name(device: torch.device) -> str:
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
         model = next(line.split(":")[1].strip() for line in file if "model name" in line)
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{model}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def environment(device: torch.device) -> dict[str, Any]:

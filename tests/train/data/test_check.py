@@ -45,8 +45,8 @@ def test_label_problems(v1, files):
     problems = "\n".join(report.problems)
     assert f"{test}, line 1: the label 'Zaping something'" in problems
     assert "did you mean 'Zapping something'" in problems
-    assert "1 classes have no video (Zapping something)" in report.notes[0]
-    assert f"{val}: 1 videos are in train too (4)" in problems
+    assert "1 class has no video (Zapping something)" in report.notes[0]
+    assert f"{val}: 1 video is in train too (4)" in problems
     assert len(report.problems) == 2
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def test_the_same_file_in_two_splits(root):
     shutil.copy(root / "train/a/0.mp4", root / "val/a/copy.mp4")
-    problem(root, "1 videos are in two splits: train/a/0.mp4 (train) and val/a/copy.mp4 (val)")
+    problem(root, "1 video is in two splits: train/a/0.mp4 (train) and val/a/copy.mp4 (val)")
     (root / "val/a/link.mp4").symlink_to(root / "train/b/1.mp4")
     assert "2 videos are in two splits" in problem(root, "and 1 more")
     assert "2 videos are in two splits" in check(root).text()

@@ -126,7 +126,7 @@ def test_lists_of_ucf(tmp_path):
     assert found(tmp_path) == {"train": train, "test": {"Archery/v3.avi": "Archery"}}
     listing = read_folder(tmp_path)
     assert listing.classes == ["Jump", "Archery", "Run"]
-    assert listing.notes == ["1 classes of the list have no videos (Run)"]
+    assert listing.notes == ["1 class of the list has no videos (Run)"]
 
 
 def test_numbers_are_sorted_as_numbers(tmp_path):
@@ -209,12 +209,12 @@ def test_short_videos_repeat_frames(root):
 
 def test_an_empty_class_folder(root):
     (root / "train/c").mkdir()
-    problem(root, f"{root / 'train'}: 1 class folders have no videos ({root / 'train/c'})")
+    problem(root, f"{root / 'train'}: 1 class folder has no videos ({root / 'train/c'})")
 
 
 def test_a_class_only_in_val(root):
     (root / "val/b").rename(root / "val/bb")
-    problem(root, "1 classes are in val and not in train (bb); did you mean 'b'?")
+    problem(root, "1 class is in val and not in train (bb); did you mean 'b'?")
 
 
 def test_labels_that_are_not_in_the_list(tmp_path):
@@ -268,7 +268,7 @@ def test_a_broken_link_is_missing(root):
         (("a/train/x/1.mp4", "a/val/x/1.mp4"), "one level too high; give"),
         (("train/a/1.mp4", "training/a/2.mp4"), "are both folders of one split"),
         (("train/a/1.jpg", "train/b/1.mp4"), "has images and no videos"),
-        (("train/a/1.mp4", "train/b/x/1.jpg"), "1 videos are files (train/a/1.mp4) and 1 are folders"),
+        (("train/a/1.mp4", "train/b/x/1.jpg"), "1 video is a file (train/a/1.mp4) and 1 is a folder"),
         (("train.csv", "train.txt"), "are both lists of train"),
     ],
 )
@@ -339,7 +339,7 @@ def test_check_and_pack(root, tmp_path):
             assert (a.float() - b.float()).abs().mean() < 4  # JPEG
     assert check(packed.store).ok
     (root / "train/c").mkdir()
-    with pytest.raises(UserError, match="have no videos"):
+    with pytest.raises(UserError, match="has no videos"):
         pack(root, tmp_path / "again")
 
 

@@ -44,7 +44,7 @@ def test_from_class_folders_to_a_prediction(run, tmp_path, capsys, files):
 
     files.video(tmp_path / "clips/test/a/20.mp4", 20, 4)
     assert run("data.root=clips", "--evaluate", checkpoint) == 0
-    assert "on 1 videos" in capsys.readouterr().out
+    assert "on 1 video (" in capsys.readouterr().out
     (tmp_path / "clips/test/a").rename(tmp_path / "clips/test/c")
     (tmp_path / "clips/train/a").rename(tmp_path / "clips/train/c")
     assert run("data.root=clips", "--evaluate", checkpoint) == 2

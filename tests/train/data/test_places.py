@@ -128,7 +128,7 @@ def test_partial_downloads(tmp_path, capsys):
     report = check(root)
     assert not report.ok and "13 of 40 videos are there in the video; missing are" in report.text()
     assert not any("classes have no video" in problem for problem in report.problems)
-    assert any("1 classes have no video (Moving nothing)" in note for note in report.notes)
+    assert any("1 class has no video (Moving nothing)" in note for note in report.notes)
 
 
 def test_the_source_with_the_most_videos_is_taken(tmp_path, files):

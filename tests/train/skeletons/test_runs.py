@@ -30,10 +30,10 @@ def test_choosing_then_testing_then_looking(recordings, tmp_path, capsys):
     assert reproduce.main([*start, "--rows", "RSTG", "--seeds", "0"]) == 0
     table = (out / "table.md").read_text()
     results = json.loads((out / "rstg" / "seed0" / "results.json").read_text())
-    assert results["num_videos"] == 8 and "subjects 2," in results["protocol"]
+    assert results["num_videos"] == 8 and "subject 2," in results["protocol"]
     assert f"{100 * results['top1']:.1f} %" in table and "RSTG" in table
     assert reproduce.main([*start, "--rows", "RSTG", "--seeds", "0"]) == 0  # nothing is left to run
-    assert "1 of 1 runs are already done" in capsys.readouterr().out
+    assert "1 of 1 run is already done" in capsys.readouterr().out
     looked = tmp_path / "looked"
     run = str(out / "rstg" / "seed0")
     assert examine.main([run, "--out", str(looked)]) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rstg_pyg.train.data.sources.places import find_place, names_of_videos
 from rstg_pyg.train.data.video_lists import Video
+from rstg_pyg.train.errors import counted
 
 _START = 1 << 16  # bytes of two files that are compared first
 
@@ -49,8 +50,8 @@ def leave_out_copies(
         (a, one), (b, two) = across[0]
         more = f", and {len(across) - 1:,} more" if len(across) > 1 else ""
         problems.append(
-            f"{len(across):,} videos are in two splits: {one.id} ({a}) and {two.id} ({b}) are the same "
-            f"file{more}; remove them from one"
+            f"{counted(len(across), 'video is', 'videos are')} in two splits: {one.id} ({a}) and "
+            f"{two.id} ({b}) are the same file{more}; remove them from one"
         )
     if other_class := [(one, two) for one, two in within if one.label != two.label]:
         one, two = other_class[0]
@@ -60,8 +61,9 @@ def leave_out_copies(
         splits["train"] = [video for video in splits["train"] if video.id not in copies]
         copy, first = next(iter(copies.items()))
         more = f", and {len(copies) - 1:,} more" if len(copies) > 1 else ""
+        one_copy, copies_of = "video of train is a copy", "videos of train are copies"
         notes.append(
-            f"{root}: {len(copies):,} videos of train are copies of others and not used: {copy} of "
+            f"{root}: {counted(len(copies), one_copy, copies_of)} of others and not used: {copy} of "
             f"{first}{more}"
         )
 

@@ -11,7 +11,7 @@ from rstg_pyg.train.data.clips import VideoClips
 from rstg_pyg.train.data.folder.listing import read_folder
 from rstg_pyg.train.data.sources import open_source
 from rstg_pyg.train.data.video_lists import check_val_fraction
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted
 
 _MOST_ROWS = 50  # classes that are shown one by one
 _LOOKED_AT = 64  # videos that are opened to see how large they are
@@ -76,7 +76,7 @@ class VideoFolder(VideoClips):
         }
         totals = ", ".join(f"{split} {len(videos):,}" for split, videos in parts.items())
         number = len(self.classes)
-        classes = "1 class" if number == 1 else f"{number:,} classes"
+        classes = counted(number, "class", "classes")
         lines = [f"{self.listing.root} ({self.listing.layout}): {classes}, videos: {totals}"]
         if number <= _MOST_ROWS:
             width = max(map(len, (*self.classes, "class")))
@@ -113,12 +113,13 @@ class VideoFolder(VideoClips):
                 lengths.append(self.source.num_frames(video))
         if not lengths:
             return []
-        of = f"in {len(lengths)} videos of {self.split}" + (" that were looked at" if step > 1 else "")
+        of = f"in {counted(len(lengths), 'video')} of {self.split}"
+        of += " that were looked at" if step > 1 else ""
         low, high = min(sizes), max(sizes)
         size = f"{low[0]} x {low[1]}" + (f" to {high[0]} x {high[1]}" if low != high else "")
         least, most = min(lengths), max(lengths)
         length = f"{least:,}" + (f" to {most:,}" if least != most else "")
-        lines = [f"{size} pixels, {length} frames {of}"]
+        lines = [f"{size} pixels, {length} {'frame' if most == 1 else 'frames'} {of}"]
         if short := sum(length < self.num_frames for length in lengths):
             lines.append(
                 f"{short} of {len(lengths)} have fewer than the {self.num_frames} frames of a clip: "

@@ -18,7 +18,7 @@ from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.paths import cache_folder, home, some
 from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, normal, split_of
 from rstg_pyg.train.data.video_lists import Video, check_id, held_out
-from rstg_pyg.train.errors import UserError, nearest
+from rstg_pyg.train.errors import UserError, counted, nearest
 from rstg_pyg.train.files import write_text
 
 #: Changes whenever the same folder gives another listing.
@@ -180,8 +180,9 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
         frames = [row.id for rows in found.values() for row in rows if not is_video_name(row.id)]
         if files and frames and layout == "class folders":
             problems.append(
-                f"{root}: {len(files):,} videos are files ({files[0]}) and {len(frames):,} are folders "
-                f"of frames ({frames[0]}); expected all of one kind"
+                f"{root}: {counted(len(files), 'video is a file', 'videos are files')} ({files[0]}) "
+                f"and {counted(len(frames), 'is a folder', 'are folders')} of frames ({frames[0]}); "
+                f"expected all of one kind"
             )
     looked_at = [*walk.folders, *places.values(), *([classes[0]] if classes else [])]
     names, videos = _numbered(found, classes, problems, notes)
@@ -230,11 +231,13 @@ def _class_folders(
                 rows.append(tables.Row(name, (normal(path.name),), str(video)))
     if empty and (rows or folder != root):
         problems.append(
-            f"{folder}: {len(empty)} class folders have no videos ({some(empty)}); fill or remove them"
+            f"{folder}: {counted(len(empty), 'class folder has', 'class folders have')} no videos "
+            f"({some(empty)}); fill or remove them"
         )
     if loose := [str(path) for path in walk.loose(folder)]:
         notes.append(
-            f"{folder}: {len(loose)} videos are in no class folder and not used ({some(loose)})"
+            f"{folder}: {counted(len(loose), 'video is', 'videos are')} in no class folder and not "
+            f"used ({some(loose)})"
         )
     return rows
 
@@ -286,12 +289,13 @@ def _numbered(
             if only:
                 there = [name for n, name in enumerate(classes) if counts["train"][n]]
                 problems.append(
-                    f"{len(only)} classes are in {split} and not in train "
+                    f"{counted(len(only), 'class is', 'classes are')} in {split} and not in train "
                     f"({some([classes[n] for n in only])}){nearest(classes[only[0]], there)}"
                 )
         unused = [n for i, n in enumerate(classes) if not any(c[i] for c in counts.values())]
         if unused:
-            notes.append(f"{len(unused)} classes of the list have no videos ({some(unused)})")
+            number = counted(len(unused), "class of the list has", "classes of the list have")
+            notes.append(f"{number} no videos ({some(unused)})")
     return classes, videos
 
 

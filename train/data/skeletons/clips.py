@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rstg_pyg.train.data.skeletons.readers import Recording
+from rstg_pyg.train.errors import counted
 
 #: Makes a clip ``[C + 1, T, M, N]`` of a recording; its last channel says which joints are there.
 Transform = Callable[[Recording], Tensor]
@@ -79,8 +80,9 @@ class SkeletonClips(Dataset):
         who = ", ".join(map(str, subjects))
         several = f"; mean of {self.num_clips} clips" if self.num_clips > 1 else ""
         return (
-            f"{self.kind} {self.split}: {len(self):,} recordings of subjects {who}, "
-            f"{len(self.actions)} classes{several}"
+            f"{self.kind} {self.split}: {counted(len(self), 'recording')} of "
+            f"{'subject' if len(subjects) == 1 else 'subjects'} {who}, "
+            f"{counted(len(self.actions), 'class', 'classes')}{several}"
         )
 
     def blank(self) -> Tensor:
