@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -134,7 +135,7 @@ class VideoLoader:
             pin_memory=torch.cuda.is_available(),
             timeout=self.timeout if self.num_workers else 0,
             # One thread each: decoders and torch would otherwise start one per core in every worker.
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin,
             # Its own, or every pass would draw from the generator of dropout: neither a resumed run nor
             # another number of workers would give the same weights.
             generator=torch.Generator().manual_seed(self.seed),
@@ -209,8 +210,10 @@ class _Reader(Dataset):
         return out
 
 
-def _one_thread(worker: int) -> None:
+def _begin(worker: int) -> None:
     torch.set_num_threads(1)
+    # A terminal sends Ctrl-C to workers, too; the training ends them when it is done with its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _tensor(labels: tuple[Any, ...]) -> Tensor:

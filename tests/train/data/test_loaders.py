@@ -45,6 +45,26 @@ def test_videos_of_a_curriculum_come_first_in_any_order(digits):
     assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0], epochs[0].sort().values)
 
 
+class ToldToStop(torch.utils.data.Dataset):
+    """Every item comes after a Ctrl-C, which a terminal sends to all processes."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, item):
+        os.kill(os.getpid(), signal.SIGINT)
+        return torch.zeros(1, 2, 2, 2, dtype=torch.uint8), item
+
+
+def test_workers_leave_ctrl_c_to_the_training(capfd):
+    before = signal.signal(signal.SIGINT, lambda number, frame: print("stopping", flush=True))
+    try:
+        assert [len(labels) for _, labels in VideoLoader(ToldToStop(), 2, num_workers=1)] == [2, 2]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopping" not in capfd.readouterr().out
+
+
 def test_resumes_with_the_next_batch(digits):
     whole = [c for c, _ in VideoLoader(make(digits), 3, steps=8, shuffle=True)]
     first = VideoLoader(make(digits), 3, steps=8, shuffle=True)
