@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -62,6 +63,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return _NO_READER
             except OSError as e:
+                if e.filename is None and e.errno in (errno.ENOSPC, errno.EDQUOT):
+                    # What was printed, as into a log; flushing it at exit would fail again.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    return _say(
+                        f"error: the output or a file cannot be written ({e.strerror}); free some space"
+                    )
                 if e.filename is None:
                     raise
                 return _say(

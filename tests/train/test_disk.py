@@ -154,6 +154,7 @@ def test_while_writing_results(disk, capsys, monkeypatch):
 def test_at_the_start(disk, capsys):
     fill(disk)
     assert "No space left on device" in fails(capsys, main, *train(disk / "run"))
+    assert not list((disk / "run").iterdir())
     os.unlink(disk / "ballast")
     mount("-o", "remount,ro", str(disk))
     assert "Read-only file system" in fails(capsys, main, *train(disk / "run2"))

@@ -109,6 +109,18 @@ def test_sigterm_leaves_no_temporary_file(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_log_on_a_full_disk(folder):
+    line = [sys.executable, Path(commands.__file__).with_name("report.py"), "run", "--no-flops"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    message = (
+        "error: the output or a file cannot be written (No space left on device); free some space\n"
+    )
+    assert done.returncode == 2 and done.stderr == message
+
+
+@pytest.mark.slow
 def test_a_reader_that_has_gone(folder):
     script = Path(commands.__file__).with_name("report.py")
     read, write = os.pipe()
