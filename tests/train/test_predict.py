@@ -43,7 +43,7 @@ def media(tmp_path_factory):
 def test_a_network_has_the_name_that_it_was_asked_for():
     assert Predictor.load("smt_demo", "cpu").describe().startswith("smt_demo: 20 classes")
     said = Predictor.load("syncmnist", "cpu").describe()
-    assert said.startswith("syncmnist (trained with the config ours_longest): 46 classes")
+    assert said.startswith("syncmnist (trained with the config ours): 46 classes")
 
 
 @pytest.fixture
