@@ -47,6 +47,7 @@ class Meter(pl.Callback):
         self.clock = 0.0
         self.pretraining: dict[str, float] | None = None  # its results
         self.recent: dict[str, float] = {}  # the last row of training
+        self.lr = 0.0  # of the last step
 
     def state_dict(self) -> dict[str, Any]:
         """The training time so far, and the results of pre-training."""
@@ -64,6 +65,10 @@ class Meter(pl.Callback):
             self.file.begin(trainer.global_step)
         self.clock = time.perf_counter()
 
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        """Keeps the learning rate: after the step, the schedule has set the next one's."""
+        self.lr = optimizer.param_groups[0]["lr"]
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Measures a step; every ``log_every`` steps, shows and writes metrics."""
         parts = trainer.accumulate_grad_batches
@@ -80,7 +85,7 @@ class Meter(pl.Callback):
             waited, total = (sum(column) for column in zip(*recent))
             values["videos_per_second"] = self.batch_size * len(recent) / total
             values["data_share"] = waited / total
-            values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            values["lr"] = self.lr
             self.recent = values
             shown = {"loss": "loss", "acc": "top1", "videos/s": "videos_per_second"}
             pl_module.log_dict(

@@ -33,10 +33,10 @@ class Run:
         self.loader = types.SimpleNamespace(waits=[9.0])  # of before
         self.meter = Meter(path, log_every=2, batch_size=16, loader=self.loader)
         logger = types.SimpleNamespace(log_metrics=lambda *row: self.logged.append(row))
-        optimizer = types.SimpleNamespace(param_groups=[{"lr": 0.25}])
+        self.optimizer = types.SimpleNamespace(param_groups=[{"lr": 0.5}])
         self.trainer = types.SimpleNamespace(
             accumulate_grad_batches=parts, global_step=step, is_global_zero=rank == 0,
-            optimizers=[optimizer], loggers=[logger],
+            loggers=[logger],
         )  # fmt: skip
         self.task = types.SimpleNamespace(
             train_metrics=Metrics(), log_dict=lambda values, **_: self.shown.append(values),
@@ -54,7 +54,10 @@ class Run:
             self.loader.waits.append(wait / parts)
             self.clock += (wait + compute) / parts
             self.task.train_metrics.losses.append(loss)
-            self.trainer.global_step += part == parts - 1
+            if part == parts - 1:
+                self.meter.on_before_optimizer_step(self.trainer, self.task, self.optimizer)
+                self.trainer.global_step += 1
+                self.optimizer.param_groups[0]["lr"] /= 2  # the schedule
             self.meter.on_train_batch_end(self.trainer, self.task, None, None, self.batch)
             self.batch += 1
 
