@@ -171,7 +171,8 @@ def fit(
     task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names, several)
     save_every = 0 if "val" in datasets else 1_000
     checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step, save_every)
-    meter = Meter(folder / "metrics.csv", config.train.log_every, config.train.batch_size, loader)
+    videos = parts * min(loader.batch_size, len(datasets["train"]))
+    meter = Meter(folder / "metrics.csv", config.train.log_every, videos, loader)
     callbacks: list[pl.Callback] = [meter, checkpoints, StopOnNonFinite()]
     if config.train.early_stopping is not None:
         callbacks.append(StopEarly(config.train.early_stopping, task.score))

@@ -79,6 +79,15 @@ def test_the_average_of_the_weights_keeps_the_graph():
 
 
 @pytest.mark.slow
+def test_speed_counts_the_videos_that_there_are():
+    """Fewer than a batch, here."""
+    found = fit("tiny.yaml", out="a", train_videos=5, batch_size=8, epochs=2).results
+    speed = found["training"]
+    videos = speed["videos_per_second"] * speed["train_seconds"]
+    assert videos == pytest.approx(5 * found["steps"]) and found["steps"] == 2
+
+
+@pytest.mark.slow
 def test_fit_in_a_thread():
     found = []
     steps = np.int64(2)

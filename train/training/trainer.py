@@ -144,10 +144,18 @@ def share_batches(loader: VideoLoader, trainer: pl.Trainer) -> None:
     Raises:
         UserError: If the shares differ in size: then the gradient is not the mean over the batch.
     """
-    if loader.batch_size % trainer.world_size:
+    ranks, count = trainer.world_size, len(loader.dataset)
+    if loader.batch_size % ranks:
         raise UserError(
-            f"train.batch_size: expected a batch divisible by {trainer.world_size} processes (got "
+            f"train.batch_size: expected a batch divisible by {ranks} processes (got "
             f"{loader.batch_size} videos); otherwise the gradient is not the mean over the batch"
+        )
+    if count < loader.batch_size and count % ranks:
+        fitting = count // ranks * ranks * trainer.accumulate_grad_batches
+        raise UserError(
+            f"train.batch_size: expected batches that {ranks} processes share equally, otherwise the "
+            f"gradient is not the mean over the batch (got all {count} training videos in each); use "
+            + (f"train.batch_size={fitting}" if fitting else "fewer processes")
         )
     loader.rank, loader.num_ranks = trainer.global_rank, trainer.world_size
 

@@ -18,6 +18,7 @@ from rstg_pyg.train.training.trainer import (
     make_trainer,
     prepare_model,
     prepare_torch,
+    share_batches,
     train_loader,
     with_precision,
 )
@@ -71,6 +72,39 @@ def test_batches_of_an_evaluation(train, clips, ranks, batch):
     assert loader.batch_size == batch and not loader.shuffle
     assert (loader.rank, loader.num_ranks) == (ranks - 1, ranks)
     assert loader.steps == -(-24 // batch)
+
+
+@pytest.mark.parametrize(
+    "videos, batch, parts, ranks, use",
+    [
+        (64, 16, 1, 2, None),
+        (15, 16, 1, 1, None),
+        (14, 16, 1, 2, None),
+        (17, 16, 1, 2, None),  # one is left out
+        (15, 16, 2, 2, None),  # parts of eight
+        (64, 18, 1, 4, "divisible by 4 processes"),
+        (15, 16, 1, 2, "use train.batch_size=14$"),
+        (7, 16, 2, 2, "use train.batch_size=12$"),
+        (1, 16, 1, 2, "use fewer processes$"),
+    ],
+)
+def test_processes_have_equal_shares_of_a_batch(videos, batch, parts, ranks, use):
+    """Or the mean of their gradients is not that of the batch."""
+    train = {"batch_size": batch, "accumulate": parts}
+    config = config_of(data={"train_videos": videos}, train=train)
+    trainer = types.SimpleNamespace(
+        world_size=ranks, global_rank=ranks - 1, accumulate_grad_batches=parts
+    )
+    loader = train_loader(config, build_dataset(config, "train"))
+    if use:
+        with pytest.raises(UserError, match=f"^train.batch_size: .*{use}"):
+            share_batches(loader, trainer)
+        return
+    share_batches(loader, trainer)
+    sizes = set()
+    for loader.rank in range(ranks):
+        sizes |= {len(loader.visits(step)) for step in range(loader.steps)}
+    assert len(sizes) == 1
 
 
 def test_torch_is_prepared(monkeypatch):
