@@ -78,7 +78,7 @@ def check_command(command):
     outline = re.search(r"(?<!=)\[", command)  # optional parts are in brackets
     if command.startswith(FOREIGN) or outline:
         return
-    script = re.match(r"python ((?:tests|docs)/\w+\.py)", command)
+    script = re.match(r"python ((?:tests|docs/scripts)/\w+\.py)", command)
     if script:
         assert (ROOT / script[1]).is_file()
         return
