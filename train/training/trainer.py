@@ -192,19 +192,12 @@ def make_trainer(
         UserError: If Lightning does not accept a value.
     """
     settings = config.trainer
-    if config.train.ema is not None:
-        try:
-            from pytorch_lightning.callbacks import WeightAveraging
-        except ImportError as e:
-            raise UserError(f"train.ema: needs pytorch-lightning 2.6 (got {pl.__version__})") from e
-        average = WeightAveraging(multi_avg_fn=_moving_average(config.train.ema))
-        callbacks = [average, *callbacks]  # before any that saves
     if settings.progress_bar:
         callbacks = [*callbacks, ProgressBar()]
     if "notebook" in settings.strategy:
         raise UserError(f"trainer.strategy: {settings.strategy} is for notebooks; use auto or ddp")
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
@@ -229,3 +222,14 @@ def make_trainer(
         )
     except (ValueError, pl.utilities.exceptions.MisconfigurationException) as e:
         raise UserError(f"trainer: {e}") from e
+    if config.train.ema is not None:
+        try:
+            from pytorch_lightning.callbacks import WeightAveraging
+        except ImportError as e:
+            raise UserError(f"train.ema: needs pytorch-lightning 2.6 (got {pl.__version__})") from e
+        # By default it would stay on the CPU, where the network still is when Lightning makes it.
+        average = WeightAveraging(
+            trainer.strategy.root_device, multi_avg_fn=_moving_average(config.train.ema)
+        )
+        trainer.callbacks.insert(0, average)  # before any that saves
+    return trainer

@@ -165,6 +165,23 @@ def test_the_gain_of_bfloat16_is_measured():
     assert 0.01 < module._gain_of_bfloat16() < 50
 
 
+def test_the_average_of_weights_is_where_the_network_will_be(tmp_path, monkeypatch):
+    """Lightning's default is where it is before the training, on the CPU."""
+    monkeypatch.setattr(pl.strategies.SingleDeviceStrategy, "root_device", torch.device("cuda", 3))
+    made = []
+    average = pl.callbacks.WeightAveraging
+
+    class Seen(average):
+        def __init__(self, device=None, **kwargs):
+            made.append(device)
+            super().__init__(device, **kwargs)
+
+    monkeypatch.setattr(pl.callbacks, "WeightAveraging", Seen)
+    trainer = make_trainer(config_of(train={"ema": 0.9}), tmp_path, [pl.callbacks.ModelCheckpoint()])
+    assert made == [torch.device("cuda", 3)]
+    assert isinstance(trainer.callbacks[0], Seen)  # before any that saves
+
+
 def test_the_trainer_is_made_as_the_config_asks(tmp_path):
     config = config_of(
         train={"accumulate": 4, "clip": 0.5, "log_every": 3}, trainer={"precision": "bf16-mixed"}
