@@ -46,6 +46,42 @@ def test_bones_make_a_tree_with_the_hip_as_its_root(layout):
         assert float(graph.pos[i, 0] + graph.pos[right, 0]) == pytest.approx(1)
 
 
+def test_bones_are_as_long_as_those_of_people():
+    """The medians of the recordings of MSR Action3D; of the second Kinect, what both have."""
+    measured = {
+        "shoulder": 0.220, "neck": 0.278, "spine": 0.218, "hip": 0.219, "elbow": 0.275, "wrist": 0.290,
+        "hand": 0.069, "knee": 0.543, "ankle": 0.427, "foot": 0.167, "head": 0.239,
+    }  # fmt: skip
+    for name, length in zip(joint_names("msr20"), skeleton_graph().length.tolist()):
+        part = name.split()[-1]
+        assert length == (0 if name == "hip" else pytest.approx(measured[part], rel=0.06)), name
+    names, length = joint_names("ntu25"), skeleton_graph("ntu25").length
+    arm, leg = (
+        sum(float(length[names.index(f"left {part}")]) for part in parts)
+        for parts in (("elbow", "wrist", "hand"), ("knee", "ankle"))
+    )
+    back = sum(float(length[names.index(part)]) for part in ("spine", "shoulders", "neck", "head"))
+    assert arm == pytest.approx(0.63, rel=0.1) and leg == pytest.approx(0.8, rel=0.1)
+    assert back == pytest.approx(0.75, rel=0.1) and length[names.index("hip")] == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_bones_for_any_body(layout):
+    """Measured between the joints, for positions that are no body's at all; directions stay."""
+    torch.manual_seed(5)
+    graph = skeleton_graph(layout)
+    data = Data(pos=torch.randn(6, graph.num_nodes, 3), layout=layout)
+    data.mask = torch.ones(6, graph.num_nodes, dtype=torch.bool)
+    for joint, parent in enumerate(graph.parent.tolist()):
+        before = data.pos[:, joint] - data.pos[:, parent]
+        same = graphs.SameBones()(data).pos
+        after = same[:, joint] - same[:, parent]
+        assert torch.allclose(after.norm(dim=-1), graph.length[joint].expand(6), atol=1e-5)
+        if joint != parent:
+            cosine = torch.nn.functional.cosine_similarity(before, after)
+            assert torch.allclose(cosine, torch.ones(6), atol=1e-4)
+
+
 def test_bodies_have_no_edges_between_them():
     one, two = skeleton_graph("ntu25", together=True), skeleton_graph("ntu25", 2, together=True)
     assert (two.body[two.edge_index[0]] == two.body[two.edge_index[1]]).all()
@@ -244,6 +280,10 @@ def test_random_changes_are_as_large_as_asked_for():
     turned = torch.stack([graphs.RandomTurn(60)(point).pos[0, 0] for _ in range(200)])
     angles = torch.rad2deg(torch.atan2(turned[:, 2], turned[:, 0]))
     assert -60 <= angles.min() < -50 and 50 < angles.max() <= 60 and angles.mean().abs() < 8
+    point.pos = torch.tensor([[[2.0, 1.0, 0.0]]])  # a tilt is about the axis across
+    tilted = torch.stack([graphs.RandomTurn(0, 40)(point).pos[0, 0] for _ in range(200)])
+    angles = torch.rad2deg(torch.atan2(tilted[:, 2], tilted[:, 1]))
+    assert -40 <= angles.min() < -34 and 34 < angles.max() <= 40 and (tilted[:, 0] == 2).all()
     data = body(3)
     pos = graphs.RandomTurn(180, 40)(data).pos
     assert torch.allclose((pos - pos[:, skeleton_graph().parent]).norm(dim=-1), lengths, atol=1e-5)

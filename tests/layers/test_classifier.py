@@ -105,6 +105,33 @@ def test_classifier_dropout_only_in_training(backbone, clip):
     assert out.abs().max() == 0
 
 
+def test_classifier_drops_channels_of_every_window_before_their_mean():
+    """Four windows of ones: their sum is of the masks' zeros and twos, as in the published code."""
+
+    class Map(torch.nn.Module):
+        stages, channels = torch.nn.ModuleDict({"map": torch.nn.Identity()}), {"map": 64}
+
+    class Head(torch.nn.Module):
+        channels = out_channels = 64
+
+        def forward(self, x):
+            return x.mean(dim=(2, 3, 4))
+
+    torch.manual_seed(0)
+    ones = torch.ones(32, 64, 2, 3, 3)
+    for kwargs, value in (({}, 1), ({"head": Head(), "combine": "plus"}, 2)):
+        model = VideoClassifier(Map(), 64, dropout=0.5, pool_window=2, **kwargs)
+        torch.nn.init.eye_(model.lin.weight)
+        kept = model(ones) / (2 * value) * 4  # of four windows
+        assert torch.equal(kept, kept.round())
+        share = kept.long().flatten().bincount(minlength=5) / kept.numel()
+        assert torch.allclose(share, torch.tensor([1, 4, 6, 4, 1]) / 16, atol=0.05)
+    # The head alone has one vector.
+    model = VideoClassifier(Map(), 64, dropout=0.5, pool_window=2, head=Head())
+    torch.nn.init.eye_(model.lin.weight)
+    assert set(model(ones).unique().tolist()) == {0.0, 2.0}
+
+
 def test_classifier_trains(backbone, clip):
     torch.manual_seed(0)
     model = VideoClassifier(

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rstg_pyg import ChannelBatchNorm, JointLayerNorm, ZeroInitNorm
+from rstg_pyg.fast.messages import weighted_messages
+from rstg_pyg.fast.space import _normalized
 
 SEEDS = st.integers(0, 1000)
 
@@ -200,3 +202,23 @@ def test_channel_batch_norm_running_statistics_carry_no_gradient():
     norm(norm(x)).sum().backward()
     assert not norm.running_mean.requires_grad and norm.running_mean.grad_fn is None
     assert norm.num_batches_tracked == 6
+
+
+def test_joint_layer_norm_of_messages_that_are_all_alike():
+    """On the fast path their variance is a difference of two equal numbers, often below zero."""
+    torch.manual_seed(0)
+    norm, (copies, width, edges) = JointLayerNorm(7, eps=1e-5), (500, 7, 11)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    value = torch.linspace(0.5, 50, copies).view(1, -1, 1)  # of all messages of a copy
+    index, alpha = torch.zeros(edges, dtype=torch.long), torch.rand(edges, copies, 1)
+    weight = torch.ones(width, 1)
+    out, moments = weighted_messages(value, 0 * value, alpha, weight, None, index, index)
+    mean, square = moments
+    assert (square - mean**2).min() < -norm.eps
+    total = alpha.sum(0).view(1, 1, copies, 1)
+    found = _normalized(norm, out, moments, total)
+    torch.testing.assert_close(found, (total * norm.bias).expand_as(found), atol=0.1, rtol=0)
+    # As the norm has it where every message is at hand.
+    plain = norm(value.view(copies, 1, 1).expand(copies, edges, width)).transpose(0, 1)
+    torch.testing.assert_close(found[0, 0], (plain * alpha).sum(0), atol=0.1, rtol=0)
