@@ -312,6 +312,13 @@ class Config(Section):
         if self.pretrain.steps:
             self._check_pretraining()
         one = train.batch_size == train.accumulate
+        if (train.mixup or train.cutmix) and one:
+            raise ValueError(
+                f"train.{'mixup' if train.mixup else 'cutmix'}: mixing needs more than one video at a "
+                f"time; use a larger train.batch_size or a smaller train.accumulate"
+            )
+        if train.cutmix and isinstance(self.data, SkeletonConfig):
+            raise ValueError("train.cutmix: skeletons have no pixels to cut out; use train.mixup")
         if rstg is not None and rstg.out_norm == "batch" and "head" in rstg.places and one:
             raise ValueError(
                 "model.rstg.out_norm: batch norm of the head's vector needs more than one video at a "

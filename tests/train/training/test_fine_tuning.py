@@ -12,7 +12,7 @@ from torchvision.models import get_model
 from torchvision.models.video import R3D_18_Weights
 
 from rstg_pyg.train.build import build_model, check_model, normalize
-from rstg_pyg.train.config import parse_config
+from rstg_pyg.train.config import load_config, parse_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.run import main
 from rstg_pyg.train.training.initial import load_pretrained
@@ -194,6 +194,17 @@ def test_mixtures_of_clips_and_their_labels(settings):
     targets = torch.tensor([[share, 0, 1 - share], [1 - share, 0, share]])
     torch.testing.assert_close(loss, F.cross_entropy(logits[0], targets))
     assert task.train_metrics["top1"].update_count == 1
+
+
+def test_mixtures_that_would_change_nothing():
+    """A video mixed with itself; a cut out of one body's joints, which is always empty."""
+    for key in ("mixup", "cutmix"):
+        with pytest.raises(UserError, match=rf"train.{key}: mixing needs more than one video"):
+            config_of(batch_size=4, accumulate=4, **{key: 0.5})
+        config_of(batch_size=4, accumulate=2, **{key: 0.5})
+    load_config("skeleton/msr_action3d.yaml", ["train.mixup=0.5"])
+    with pytest.raises(UserError, match="train.cutmix: skeletons have no pixels"):
+        load_config("skeleton/msr_action3d.yaml", ["train.cutmix=0.5"])
 
 
 def average_precision(there):
