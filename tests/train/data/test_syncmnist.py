@@ -1,10 +1,12 @@
+import collections
+import itertools
 import pickle
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rstg_pyg.train.data.syncmnist import SyncMNIST
+from rstg_pyg.train.data.syncmnist import Digits, SyncMNIST, painting, videos
 from rstg_pyg.train.errors import UserError
 
 SMALL = dict(num_frames=4, frame_size=16, canvas_size=30, digit_size=10, max_step=4)
@@ -121,6 +123,55 @@ def test_moves_are_the_published_ones(digits):
     steps = pair.diff(dim=1)
     assert torch.equal(steps[:, :, 0], steps[:, :, 1])
     assert steps.abs().max() <= 10 and steps.float().std() > 2
+
+
+def moved(places, most, last):
+    """The probabilities ``{places: share}`` after a step that all of these places make together."""
+    found = {}
+    for before, probability in places.items():
+        low, high = max(-most, -min(before)), min(most, last - max(before))
+        steps = range(low, high) or [0]  # the last one is excluded
+        for step in steps:
+            after = tuple(place + step for place in before)
+            found[after] = found.get(after, 0) + probability / len(steps)
+    return found
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_digits_are_where_the_published_rules_put_them(digits, together):
+    """All probabilities of the first and the second frame, of a single digit and of a pair: they begin
+    anywhere, and move before the first frame.
+    """
+    size = dict(canvas_size=12, digit_size=4, frame_size=12, max_step=3, num_frames=2)
+    corners = make(digits, **size, none_probability=0.0).videos(range(4000)).corners
+    places = itertools.product(range(8), repeat=together)
+    shares = {place: 1 / 8**together for place in places}
+    for frame in range(2):
+        shares = moved(shares, 3, 7)
+        which = corners[:, frame, :2] if together == 2 else corners[:, frame, 2:].flatten(0, 1)[:, None]
+        rows = which.transpose(1, 2).flatten(0, 1).tolist()  # both axes are alike
+        counts = collections.Counter(map(tuple, rows))
+        assert set(counts) <= set(shares)
+        for place, share in shares.items():
+            error = (share * (1 - share) / len(rows)) ** 0.5
+            assert counts[place] / len(rows) == pytest.approx(share, abs=5 * error), place
+
+
+def test_any_image_of_a_class_takes_part(monkeypatch):
+    """Images of one gray each, which tells them apart."""
+    gray = torch.arange(20, 80, dtype=torch.uint8)
+    labels = torch.arange(60) % 4
+    plain = Digits(gray.view(-1, 1, 1).expand(60, 28, 28).clone(), labels, "plain", "")
+    seen = []
+    monkeypatch.setattr(
+        videos, "paint", lambda images, *rest: seen.append(images) or painting.paint(images, *rest)
+    )
+    found = make(plain, num_digits=3, num_classes=4).videos(range(3000))
+    number = torch.cat(seen)[:, :, 0, 0].long() - 20  # [B, D]
+    assert torch.equal(labels[number], found.classes)
+    assert torch.equal(number[:, 0], torch.arange(3000) % 60)
+    counts = number[:, 1:].flatten().bincount(minlength=60)
+    assert (counts - 100).abs().max() < 50  # five deviations
 
 
 def test_label_names(digits):
