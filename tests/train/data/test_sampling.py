@@ -67,3 +67,30 @@ def test_all_frames_exist(sampling, length):
     for clip in clips:
         assert len(clip) == 32 and clip.min() >= 0 and clip.max() < length
         assert (np.diff(clip) >= 0).all()
+
+
+def test_the_two_clips_of_an_evaluation():
+    """TSM's "twice sample" as its authors write it; and a quarter and three quarters of the way."""
+    for length, count in ((37, 8), (5, 8), (300, 16)):
+        tick = length / count
+        middles = [int(tick / 2 + tick * x) for x in range(count)]
+        firsts = [int(tick * x) for x in range(count)]
+        found = test_indices(length, count, "segments", 2)
+        assert [clip.tolist() for clip in found] == [middles, firsts]
+        assert test_indices(length, count, "segments")[0].tolist() == middles
+    found = test_indices(115, 4, "dense", 2, stride=5)  # a hundred places to begin at
+    assert [clip.tolist() for clip in found] == [[25, 30, 35, 40], [74, 79, 84, 89]]
+
+
+def test_a_frame_is_shown_until_the_next_one_comes():
+    """Times as containers have them, in float: a frame at its own time counts."""
+    times = np.array([0, 1, 2, 5, 6, 7, 8, 9]) / 30
+    even = np.linspace(0, times[-1], 10)
+    shown = [max(i for i, t in enumerate(times) if t <= wanted + 1e-9) for wanted in even]
+    assert uniform(8, 10, times).tolist() == shown == [0, 1, 2, 2, 2, 3, 4, 5, 6, 7]
+    for rate in (24, 25, 29.97, 30, 59.94):
+        for length in (2, 7, 50, 301):
+            times = np.arange(length) / rate
+            for count in (1, 4, 8, length):
+                same = uniform(length, count, times), uniform(length, count)
+                assert np.array_equal(*same), (rate, length, count)
