@@ -77,8 +77,10 @@ def windows_of_file(
     wanted = sorted({index for *_, indices in parts for index in indices.tolist()})
     stream = zip(wanted, source.frames(video, wanted, short_side))
     frames: dict[int, Tensor] = {}
-    for start, end, indices in parts:
-        frames = {index: frame for index, frame in frames.items() if index >= indices.min()}
+    # Where the frame rate varies, a later window may begin with an earlier frame.
+    first_needed = np.minimum.accumulate([indices.min() for *_, indices in parts[::-1]])[::-1]
+    for (start, end, indices), oldest in zip(parts, first_needed):
+        frames = {index: frame for index, frame in frames.items() if index >= oldest}
         while indices.max() not in frames:
             index, frame = next(stream)
             frames[index] = frame

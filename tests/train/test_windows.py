@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rstg_pyg.train.data.sampling import uniform
+from rstg_pyg.train.data.sampling import test_indices, uniform
 from rstg_pyg.train.windows import plan, windows_of_file
 
 
@@ -46,6 +46,26 @@ def test_windows_of_a_file_by_hand(varying):
             wanted = np.linspace(times[inside[0]], times[inside[-1]], 4)
             expected = [max(i for i in inside if times[i] <= t + 1e-6) for t in wanted]
         assert frames.flatten().tolist() == expected
+
+
+def test_a_later_window_may_begin_with_an_earlier_frame():
+    """The middle of a window, in time, moves back where many frames follow on few."""
+    for seed in range(20):
+        gaps = np.random.default_rng(seed).choice([0.01, 0.01, 0.01, 0.01, 1.5], 150)
+        times = np.cumsum(gaps) - gaps[0]
+
+        def middle(count, seen):
+            return test_indices(count, 2, "dense", times=seen)[0]
+
+        found = [*windows_of_file(Numbers(times, True), "", middle, 8, 4.0, 0.1)]
+        for start, end, frames in found:
+            first, last = np.searchsorted(times, [start - 1e-6, end - 1e-6])
+            expected = first + middle(last - first, times[first:last] - times[first])
+            assert frames.flatten().tolist() == expected.tolist()
+        begins = np.array([int(frames.min()) for *_, frames in found])
+        if (np.diff(begins) < 0).any():
+            return
+    raise AssertionError("expected a window that begins before the one before it")
 
 
 def test_the_plan_of_windows():
