@@ -10,13 +10,32 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rstg_pyg.train.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked
+    fcntl = None  # type: ignore[assignment]
 
 #: Files of a run folder that other commands could overwrite.
 _OF_A_RUN = ("results.json", "environment.json", "metrics.csv", "per_class.csv", "confusion.csv")
 _OF_A_RUN += ("confusion.png", "curves.png", "predictions.png")
+
+
+def lock(file: IO[str], inherited: bool = False) -> None:
+    """Locks an open file, which a killed program leaves free.
+
+    Args:
+        file: The file.
+        inherited: Whether processes that are given the file keep the lock, too.
+
+    Raises:
+        OSError: If another program has it, or the file system has no locks.
+    """
+    if fcntl is not None:
+        (fcntl.flock if inherited else fcntl.lockf)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

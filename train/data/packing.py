@@ -37,12 +37,13 @@ from rstg_pyg.train.data.sources.packed import (
     video_key,
 )
 from rstg_pyg.train.errors import UserError, counted
-from rstg_pyg.train.files import cannot_be_written, flush_folder, remove_leftovers, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two programs from packing the same store
-    fcntl = None  # type: ignore[assignment]
+from rstg_pyg.train.files import (
+    cannot_be_written,
+    flush_folder,
+    lock,
+    remove_leftovers,
+    write_atomically,
+)
 
 _TRANSACTION = 64 << 20  # bytes
 _LONGEST_KEY = 511  # LMDB's
@@ -164,8 +165,7 @@ class _Writer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / "lock", "a+", encoding="utf-8", errors="surrogateescape")
-            if fcntl is not None:
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
             path = self.folder / STORE
             free = shutil.disk_usage(self.folder).free + (path.stat().st_size if path.exists() else 0)
             self._environment = lmdb.open(

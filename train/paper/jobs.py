@@ -16,14 +16,9 @@ from typing import Any
 
 from rstg_pyg.train.config import differences, load_config, to_dict
 from rstg_pyg.train.errors import UserError, counted
-from rstg_pyg.train.files import cannot_be_written
+from rstg_pyg.train.files import cannot_be_written, lock
 from rstg_pyg.train.report import read_run
 from rstg_pyg.train.run_folder.folder import newest_first
-
-try:
-    import fcntl
-except ImportError:  # Windows: no way to tell whether another command's run is still active
-    fcntl = None  # type: ignore[assignment]
 
 #: Differences that do not make a different experiment.
 _FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ", "pretrain.file ")
@@ -76,13 +71,12 @@ class Job:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / ".lock", "w")  # noqa: SIM115
+            held = open(self.folder / ".lock", "w")  # noqa: SIM115
         except OSError as e:
             raise UserError(f"--out: {cannot_be_written(self.folder, e)}") from e
-        with lock, open(self.folder / "log.txt", "a", encoding="utf-8") as log:
+        with held, open(self.folder / "log.txt", "a", encoding="utf-8") as log:
             try:
-                if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(held, inherited=True)
             except OSError:
                 return None
             begun = newest_first(self.folder / "checkpoints")
@@ -93,7 +87,7 @@ class Job:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is passed on once, by _stop
-                pass_fds=[lock.fileno()] if os.name == "posix" else [],
+                pass_fds=[held.fileno()] if os.name == "posix" else [],
             )
 
     def ended(self, code: int) -> bool:

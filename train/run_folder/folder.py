@@ -9,13 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import cannot_be_written
+from rstg_pyg.train.files import cannot_be_written, lock
 from rstg_pyg.train.run_folder.weights import read_checkpoint
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two programs from training in the same folder
-    fcntl = None  # type: ignore[assignment]
 
 #: Environment variable with the run folder, for the processes that Lightning starts.
 _FOLDER_VARIABLE = "RSTG_PYG_RUN_FOLDER"
@@ -110,8 +105,7 @@ def only_one(folder: Path, first: bool) -> Iterator[None]:
         raise UserError(f"--out: {cannot_be_written(folder, e)}") from e
     with file:
         try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except (BlockingIOError, PermissionError):
             raise UserError(
                 f"--out: another program is training in {folder}; wait until it is done or end it, or "
