@@ -26,6 +26,7 @@ SEEDS = (0, 1, 2)
 #: What is changed in ``model.rstg``, or another head.
 HEADS = {
     "RSTG": {},
+    "RSTG, all_time": {"residual": "all_time"},
     "RSTG, paper": {"form": "paper", "residual": True},
     "RSTG, dot attention": {"attention": "dot"},
     "RSTG, even attention": {"attention": None},
