@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.skipped import UNREAD, Unread
@@ -216,11 +216,6 @@ def _begin(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _tensor(labels: tuple[Any, ...]) -> Tensor:
-    """Labels of a batch, each a number or zeros and ones."""
-    return torch.stack([torch.as_tensor(label) for label in labels]) if labels else torch.tensor([])
-
-
 #: Clips (if any could be read), their labels, and what could not be read.
 _Batch = tuple["Tensor | BoxedClip | None", Tensor, "list[Unread]"]
 
@@ -230,7 +225,5 @@ def _stack(videos: list[tuple[Tensor, int] | Unread] | UserError) -> _Batch | Us
         return videos
     unread = [video for video in videos if isinstance(video, Unread)]
     read = [video for video in videos if not isinstance(video, Unread)]
-    clips, labels = zip(*read) if read else ((), ())
-    if read and isinstance(clips[0], BoxedClip):
-        return BoxedClip(*(torch.stack(part) for part in zip(*clips))), _tensor(labels), unread
-    return torch.stack(clips) if read else None, _tensor(labels), unread
+    clips, labels = default_collate(read) if read else (None, torch.tensor([]))
+    return clips, labels, unread
