@@ -39,7 +39,7 @@ from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.sources.packed import STORE, PackedVideos, video_key
 from rstg_pyg.train.files import write_json
 from rstg_pyg.train.run_folder import confusion
-from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.run_folder.environment import environment
 
 CONFIG = {
     "model": {"dropout": 0.1},

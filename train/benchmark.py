@@ -40,8 +40,8 @@ from rstg_pyg.train.benchmarking.variants import (
 from rstg_pyg.train.command import command
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.run_folder.environment import device_name
 from rstg_pyg.train.run_folder.folder import check_writable, named_folder
-from rstg_pyg.train.run_folder.results import device_name
 
 #: Largest difference of variants that compute the same function, relative to the largest number.
 TOLERANCE = 1e-5

@@ -17,7 +17,7 @@ from torch import Tensor
 from rstg_pyg import RSTG
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.peers import GConvGRU
-from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.run_folder.environment import environment
 
 #: Weeks that a forecast sees; share of the windows for training, and of these for validation.
 LAGS, TRAIN, VALIDATION = 4, 0.2, 0.25

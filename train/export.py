@@ -44,7 +44,7 @@ from rstg_pyg.train.exported import ExportedNetwork, open_session
 from rstg_pyg.train.files import output_file, write_atomically, write_json
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import load_network, measured_weights
-from rstg_pyg.train.run_folder.results import environment, package_version
+from rstg_pyg.train.run_folder.environment import environment, package_version
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PACKAGES = (*ONNX_PACKAGES, "onnxruntime")

@@ -30,10 +30,10 @@ from rstg_pyg.train.files import from_here, write_json, write_text
 from rstg_pyg.train.predictor import Predictor
 from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves, write_precisions
+from rstg_pyg.train.run_folder.environment import device_name, environment, peak_memory, versions
 from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, only_one, run_to_resume
 from rstg_pyg.train.run_folder.predictions import write_predictions
 from rstg_pyg.train.run_folder.printed import print_head, print_tail
-from rstg_pyg.train.run_folder.results import device_name, environment, peak_memory, versions
 from rstg_pyg.train.run_folder.weights import (
     check_classes,
     check_resumable,

@@ -28,7 +28,7 @@ from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config, load_config
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import output_file, write_json
-from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.run_folder.environment import environment
 
 #: Maximum length of the clip with which a stream is compared.
 _COMPARED = 200

@@ -34,7 +34,7 @@ from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_json, write_text
 from rstg_pyg.train.peer_tasks import TASKS, Task
 from rstg_pyg.train.plots import COLORS, new_figure, save_png
-from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.run_folder.environment import environment
 from rstg_pyg.train.text_tables import as_markdown
 
 RATES = (0.001, 0.003, 0.01)

@@ -27,7 +27,7 @@ from rstg_pyg.train.data.throughput import measure
 from rstg_pyg.train.drawing.clips import draw_clips
 from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.files import output_file, write_atomically, write_json
-from rstg_pyg.train.run_folder.results import device_name, environment
+from rstg_pyg.train.run_folder.environment import device_name, environment
 from rstg_pyg.train.text_tables import as_markdown
 
 

@@ -22,7 +22,7 @@ from rstg_pyg.train import chickenpox
 from rstg_pyg.train.benchmarking.baselines import GraphLSTM
 from rstg_pyg.train.command import command
 from rstg_pyg.train.files import output_file, write_json
-from rstg_pyg.train.run_folder.results import environment
+from rstg_pyg.train.run_folder.environment import environment
 
 #: Fraction of a sensor's level kept for the next step, fraction passed on by neighbors, and the
 #: standard deviation of the noise of a reading.

@@ -18,7 +18,7 @@ from rstg_pyg.graphs import AreaPool
 from rstg_pyg.train.build import build_dataset, build_model
 from rstg_pyg.train.config import load_config
 from rstg_pyg.train.files import write_json
-from rstg_pyg.train.run_folder.results import device_name, versions
+from rstg_pyg.train.run_folder.environment import device_name, versions
 from rstg_pyg.train.training.task import VideoTask
 from rstg_pyg.train.training.trainer import eval_loader, make_trainer, train_loader
 
