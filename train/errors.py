@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 2_000  # characters of a message
 
@@ -46,6 +46,12 @@ def counted(number: int, one: str, several: str | None = None) -> str:
         several: What follows other numbers. (default: ``one`` with an s)
     """
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many others there are: ``"a, b, c and 7 more"``."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rstg_pyg.train.data.paths import some
 from rstg_pyg.train.data.sampling import Indices
 from rstg_pyg.train.data.transforms import Window
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, some
 
 
 class BoxedClip(NamedTuple):

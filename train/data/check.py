@@ -14,10 +14,9 @@ from rstg_pyg.train.data.folder import is_class_folder, read_folder
 from rstg_pyg.train.data.label_files import SPLITS, LabelFiles, find_label_files
 from rstg_pyg.train.data.labels import read_classes, read_split
 from rstg_pyg.train.data.parallel import in_processes
-from rstg_pyg.train.data.paths import some
 from rstg_pyg.train.data.sources import FrameSource, find_sources, no_videos
 from rstg_pyg.train.data.video_lists import Video, class_order
-from rstg_pyg.train.errors import UserError, counted
+from rstg_pyg.train.errors import UserError, counted, some
 
 Splits = dict[str, list[Video]]
 

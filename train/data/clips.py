@@ -12,13 +12,12 @@ from torch.utils.data import Dataset
 
 from rstg_pyg.train.data import boxes as box
 from rstg_pyg.train.data import transforms
-from rstg_pyg.train.data.paths import some
 from rstg_pyg.train.data.protocols import PROTOCOLS, read_clips
 from rstg_pyg.train.data.sampling import SAMPLINGS, train_indices
 from rstg_pyg.train.data.skipped import Part
 from rstg_pyg.train.data.sources import FrameSource
 from rstg_pyg.train.data.video_lists import Video, class_order
-from rstg_pyg.train.errors import UserError, counted
+from rstg_pyg.train.errors import UserError, counted, some
 
 CROPS = ("random", "multiscale")
 ON_ERROR = ("raise", "skip")

@@ -66,9 +66,3 @@ def subfolders(folder: Path) -> list[Path]:
         return []
     paths = [folder / name for name in names if not name.startswith(".")]
     return list(islice((path for path in paths if os.path.isdir(path)), _MOST_FOLDERS))
-
-
-def some(names: list[str]) -> str:
-    """``"a, b, c and 7 more"``."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rstg_pyg.train.config import Config, differences, parse_config, to_dict
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, some
 from rstg_pyg.train.files import write_atomically
 
 #: Settings of the data that the weights depend on.
@@ -244,7 +244,4 @@ def saved_config(values: dict[str, Any], path: Path) -> Config:
 
 def _other_config(path: Path, changed: list[str]) -> str:
     """The error for a checkpoint whose config differs."""
-    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-    return (
-        f"{path}: the checkpoint has another config; checkpoint and now: {', '.join(changed[:5])}{more}"
-    )
+    return f"{path}: the checkpoint has another config; checkpoint and now: {some(changed, 5)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from rstg_pyg import VideoClassifier
 from rstg_pyg.backbones import WeightsError, load_backbone_weights
 from rstg_pyg.train.config import Config
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, some
 from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.weights import open_weights
 
@@ -60,21 +60,16 @@ def _load_fitting(model: VideoClassifier, path: Path, config: Config, names: lis
             taken[name] = theirs
     filters = [f"backbone.{name}" for name, p in model.backbone.named_parameters() if p.dim() > 1]
     if not any(name in taken for name in filters):
-        raise UserError(f"{path}: nothing fits the config's backbone; expected {_some(new)}")
+        raise UserError(f"{path}: nothing fits the config's backbone; expected {some(new, _NAMED)}")
     model.load_state_dict(taken, strict=False)
     unused = [
         f"{name} {list(weights[name].shape)}" for name in weights.keys() - model.state_dict().keys()
     ]
     text = f"train.init: {len(taken)} tensors are from {path}"
-    text += f"; new: {_some(new)}" if new else ""
-    text += f"; not used: {_some(sorted(unused))}" if unused else ""
+    text += f"; new: {some(new, _NAMED)}" if new else ""
+    text += f"; not used: {some(sorted(unused), _NAMED)}" if unused else ""
     data = found["config"].get("data", {})
     for key in ("mean", "std"):
         if data.get(key, getattr(config.data, key)) != getattr(config.data, key):
             text += f"\nnote: it was trained with data.{key}={data[key]}"
     return text
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -26,7 +26,7 @@ from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
-from rstg_pyg.train.errors import NonFiniteError
+from rstg_pyg.train.errors import NonFiniteError, some
 
 _MOST_NAMES = 16  # videos in a message
 _SAMPLES = 8  # clips of the test that are drawn
@@ -317,8 +317,7 @@ def batch_names(loader: Any, count: int, number: int | None = None) -> str:
         return "unknown (the loader is not a VideoLoader)" if number is None else f"number {number}"
     first = loader.step - count if number is None else number
     visits = torch.cat([loader.visits(first + i) for i in range(count)]).tolist()
-    more = f" and {len(visits) - _MOST_NAMES} more" if len(visits) > _MOST_NAMES else ""
-    return ", ".join(video_names(loader.dataset, visits[:_MOST_NAMES])) + more
+    return some(video_names(loader.dataset, visits), _MOST_NAMES)
 
 
 def _blank(labels: Tensor) -> bool:

@@ -15,10 +15,10 @@ from rstg_pyg.train.data.folder import tables
 from rstg_pyg.train.data.folder.copies import leave_out_copies
 from rstg_pyg.train.data.folder.walk import Walk, identity
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
-from rstg_pyg.train.data.paths import cache_folder, home, some
+from rstg_pyg.train.data.paths import cache_folder, home
 from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, normal, split_of
 from rstg_pyg.train.data.video_lists import Video, check_id, held_out
-from rstg_pyg.train.errors import UserError, counted, nearest
+from rstg_pyg.train.errors import UserError, counted, nearest, some
 from rstg_pyg.train.files import write_text
 
 #: Changes whenever the same folder gives another listing.
