@@ -85,11 +85,10 @@ def test_predictions_are_those_of_an_evaluation(tmp_path):
     lines = [f"{i};{NAMES[0]}" for i in (1, 2, 3)]
     (root / "something-something-v1-validation.csv").write_text("\n".join(lines))
     config, _ = write_checkpoint(tmp_path / "last.ckpt")
-    data = config.data
+    names = ("num_frames", "short_side", "crop_size", "sampling")
+    options = {name: getattr(config.data, name) for name in names}
     for protocol in PROTOCOLS:
-        dataset = SomethingSomething(
-            root, "val", protocol, data.num_frames, data.short_side, data.crop_size, data.sampling
-        )
+        dataset = SomethingSomething(root, "val", protocol, **options)
         predictor = Predictor.load(tmp_path / "last.ckpt", "cpu", protocol)
         task = VideoTask(predictor.model, config, 1, "test", NAMES).eval()
         for item in range(3):

@@ -9,30 +9,26 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rstg_pyg.train.data.label_files import LabelFiles, expected_list, find_label_files
-from rstg_pyg.train.data.video_lists import Video, check_id, class_order, read_lines, read_text
+from rstg_pyg.train.data.video_lists import Video, check_id, read_lines, read_text
 from rstg_pyg.train.errors import UserError, nearest
 
 
-@dataclass(frozen=True)
-class Annotations:
+class Annotations(NamedTuple):
     """The classes and the videos of a data set.
 
     Attributes:
         files: The files they were read from.
-        classes: Templates, without brackets; the class is the place in this list.
-        class_order: ``"sorted"`` if the classes are in alphabetical order, which is then also the
-            file's; ``"file"`` if the file has another. (TSM sorts, mmaction takes the file's.)
+        classes: Templates, without brackets; the class is the place in this list. (The file's order:
+            TSM sorts them, mmaction takes the file's.)
         splits: The videos of each split.
     """
 
     files: LabelFiles
     classes: list[str]
-    class_order: str
     splits: dict[str, list[Video]]
 
 
@@ -49,8 +45,7 @@ def read_annotations(root: str | Path, kind: str = "auto") -> Annotations:
     """
     files = find_label_files(root, kind)
     classes = read_classes(files)
-    splits = {split: read_split(files, split, classes) for split in files.splits}
-    return Annotations(files, classes, class_order(classes), splits)
+    return Annotations(files, classes, {s: read_split(files, s, classes) for s in files.splits})
 
 
 def read_classes(files: LabelFiles) -> list[str]:

@@ -19,10 +19,6 @@ class SomethingSomething(VideoClips):
         root: The folder that holds the label files and the videos' folder, or a packed store.
         split: ``"train"``, ``"val"`` or ``"test"``.
         protocol: A name of :data:`PROTOCOLS`; ``None`` for training clips, which are random.
-        num_frames: Frames :math:`T` of a clip. (default: 32)
-        short_side: Short side that frames are resized to. (default: 256)
-        crop_size: Side of the training crop and of ``center1``. (default: 224)
-        sampling: ``"uniform"`` (published) or ``"segments"`` (TSN). (default: ``"uniform"``)
         source: ``"auto"``, ``"packed"``, ``"frames"`` or ``"video"``.
         annotations: ``"auto"``, ``"v1"``, ``"v2"``, ``"tsm"`` or ``"mmaction"``.
         val_fraction: Which share of the training list is ``"val"`` and not ``"train"``, by a hash of
@@ -39,10 +35,6 @@ class SomethingSomething(VideoClips):
         root: str | Path,
         split: str,
         protocol: str | None = None,
-        num_frames: int = 32,
-        short_side: int = 256,
-        crop_size: int = 224,
-        sampling: str = "uniform",
         source: str = "auto",
         annotations: str = "auto",
         name: str | None = None,
@@ -58,8 +50,7 @@ class SomethingSomething(VideoClips):
             videos = _part(videos, split, share)
         frames = open_source(root, [video.id for video in videos], source)
         kind = files.kind if name is None else name
-        clips = (protocol, num_frames, short_side, crop_size, sampling)
-        super().__init__(videos, classes, frames, split, kind, *clips, **options)
+        super().__init__(videos, classes, frames, split, kind, protocol, **options)
 
 
 def _part(videos: list[Video], split: str, share: float) -> list[Video]:
