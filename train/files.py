@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,6 +129,24 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text atomically."""
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Writes a table as CSV atomically, with a header.
+
+    Args:
+        path: The file.
+        rows: The rows; what they lack is an empty cell.
+        columns: The columns; what else rows have is left out. (default: those of the first row)
+    """
+    text, extra = io.StringIO(), "raise" if columns is None else "ignore"
+    table = csv.DictWriter(text, columns or list(rows[0]), extrasaction=extra, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    # Names of files need not be text.
+    write_text(path, text.getvalue().encode(errors="backslashreplace").decode())
 
 
 def output_file(option: str, name: str, suffixes: Sequence[str]) -> Path:

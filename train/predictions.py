@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.files import write_csv, write_json
 
 _MOST_LINES = 6  # classes in a picture, as there are colors
 COLUMNS = ("video", "start", "end", "rank", "class", "name", "probability", "error")
@@ -87,17 +85,14 @@ def write_table(path: Path, answers: Sequence[dict[str, Any]]) -> None:
         path: The file.
         answers: Videos with ``predictions``, ``windows`` or an ``error``.
     """
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
-    table.writeheader()
+    rows: list[dict[str, Any]] = []
     for answer in answers:
         for part in answer.get("windows", [answer]):
             for rank, entry in enumerate(part.get("predictions", []), 1):
-                table.writerow({**answer, **part, **entry, "rank": rank})
+                rows.append({**answer, **part, **entry, "rank": rank})
         if "error" in answer:
-            table.writerow(answer)
-    # Names of files need not be text.
-    write_text(path, text.getvalue().encode(errors="backslashreplace").decode())
+            rows.append(answer)
+    write_csv(path, rows, COLUMNS)
 
 
 def draw_windows(windows: Sequence[Window], path: Path) -> None:

@@ -24,10 +24,10 @@ from rstg_pyg.train.command import command
 from rstg_pyg.train.config import Config, parse_config, to_dict
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import output_file, write_text
+from rstg_pyg.train.files import output_file, write_csv, write_text
 from rstg_pyg.train.report_page import report_page
 from rstg_pyg.train.schema import ClipsConfig
-from rstg_pyg.train.text_tables import as_csv, as_markdown
+from rstg_pyg.train.text_tables import as_markdown
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
@@ -80,7 +80,10 @@ def main(argv: list[str] | None = None) -> int:
         if out.suffix == ".html":
             folders = [[run.path for run in group] for group in groups]
             page = report_page(rows, folders, _NUMBERS, _NOTE, out)
-        write_text(out, as_csv(rows) if out.suffix == ".csv" else page)
+        if out.suffix == ".csv":
+            write_csv(out, rows)
+        else:
+            write_text(out, page)
         print(f"\nwritten to {out}")
     return 0
 

@@ -1,9 +1,7 @@
-"""Tables as Markdown and CSV. A row is a dictionary, the keys of the first one are the columns."""
+"""Tables as Markdown. A row is a dictionary, the keys of the first one are the columns."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -23,12 +21,3 @@ def as_markdown(rows: Sequence[Mapping[str, Any]], right: Collection[str] = ()) 
     ]
     marks = "|".join("---:" if column in right else "---" for column in columns)
     return "\n".join([f"| {cells[0]} |", f"|{marks}|", *(f"| {line} |" for line in cells[1:])])
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table as CSV, with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_text
+from rstg_pyg.train.files import write_csv
 
 #: The label of the blank clip that stands where no video of a batch could be read: it counts for
 #: nothing and keeps processes that train together in step.
@@ -61,12 +60,8 @@ class Skipped:
 
     def write(self) -> None:
         """Writes the file atomically."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(_FIELDS)
-        for (part, video), (times, reason) in sorted(self.rows.items()):
-            table.writerow((part, video, times, reason))
-        write_text(self.path, text.getvalue())
+        rows = [dict(zip(_FIELDS, (*key, *row))) for key, row in sorted(self.rows.items())]
+        write_csv(self.path, rows, _FIELDS)
 
     def gather(self) -> None:
         """Merges the lists of all processes at the end; the first process writes the file."""

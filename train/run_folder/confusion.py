@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rstg_pyg.train.files import write_text
+from rstg_pyg.train.files import write_csv
 from rstg_pyg.train.plots import COLORS, legend_below, new_figure, save_png
 from rstg_pyg.train.run_folder.metrics import MetricsFile
-from rstg_pyg.train.text_tables import as_csv
 
 _MOST_NUMBERS = 60  # with more classes, cells have no numbers
 _MOST_NAMES = 400  # with more classes, rows have no names
@@ -37,8 +36,8 @@ def write_confusion(folder: Path, counts: Counts, names: list[str], title: str) 
     rows = [
         {"true class \\ predicted": n, **dict(zip(names, c))} for n, c in zip(names, counts.tolist())
     ]
-    write_text(folder / "per_class.csv", as_csv(per_class(counts, names)))
-    write_text(folder / "confusion.csv", as_csv(rows))
+    write_csv(folder / "per_class.csv", per_class(counts, names))
+    write_csv(folder / "confusion.csv", rows)
     save_png(draw_confusion(counts, names, title), folder / "confusion.png")
 
 
@@ -74,7 +73,7 @@ def write_precisions(folder: Path, precisions: list[float], names: list[str]) ->
     """
     texts = ["" if math.isnan(x) else f"{x:.4f}" for x in precisions]
     rows = [{"class": name, "average precision": text} for name, text in zip(names, texts)]
-    write_text(folder / "per_class.csv", as_csv(rows))
+    write_csv(folder / "per_class.csv", rows)
 
 
 def draw_confusion(counts: Counts, names: list[str], title: str) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import csv
-import io
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from rstg_pyg.train.data.sources.places import SPLIT_WORDS, VIDEO_SUFFIXES, normal, split_of
 from rstg_pyg.train.data.video_lists import Video, check_id, read_lines, read_text
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_text
+from rstg_pyg.train.files import write_csv, write_text
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 CLASS_LISTS = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")
@@ -142,15 +141,12 @@ def write_tables(folder: Path, classes: list[str], splits: dict[str, list[Video]
     lines = [f"{number} {name}\n" for number, name in enumerate(classes)]
     write_text(folder / "classes.txt", "".join(lines))
     for split, videos in splits.items():
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("path", "label"))
+        rows = []
         for video in videos:
             names = [classes[label] for label in video.labels]
-            table.writerow(
-                (video.id, json.dumps(names) if isinstance(video.label, tuple) else names[0])
-            )
-        write_text(folder / f"{split}.csv", text.getvalue())
+            label = json.dumps(names) if isinstance(video.label, tuple) else names[0]
+            rows.append({"path": video.id, "label": label})
+        write_csv(folder / f"{split}.csv", rows, ("path", "label"))
 
 
 def _split_line(line: str, separator: str | None) -> tuple[str, str]:
