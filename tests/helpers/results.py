@@ -1,4 +1,6 @@
-"""``results.json`` without a run."""
+"""What runs write: tables, and ``results.json`` without a run."""
+
+import csv
 
 from rstg_pyg.train.config import config_hash, to_dict
 
@@ -16,3 +18,9 @@ def results_of(config, **changes):
     results |= dict(parameters=1234, steps=10, seconds=120.0, device="a machine", data="MNIST digits")
     results |= dict(config=to_dict(config), config_hash=config_hash(config))
     return {**results, **changes}
+
+
+def rows_of(path):
+    """The rows of a table."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,7 +1,6 @@
 """Disk full, read-only, or the folder gone: one line of error, exit code 2, earlier files intact."""
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import fails
+from helpers.results import rows_of
 from helpers.tiny_run import write_tiny
 
 from rstg_pyg.train import prepare
@@ -62,9 +62,8 @@ def fill(disk, leave=0):
 
 
 def rows(folder):
-    with open(folder / "metrics.csv") as file:
-        keys = ("step", "split", "loss", "top1", "lr")
-        return [[row[key] for key in keys] for row in csv.DictReader(file)]
+    keys = ("step", "split", "loss", "top1", "lr")
+    return [[row[key] for key in keys] for row in rows_of(folder / "metrics.csv")]
 
 
 def train(out, *arguments):

@@ -1,10 +1,10 @@
 """Whole runs with hardly anything in them."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
+from helpers.results import rows_of
 
 from rstg_pyg.train.run import main
 
@@ -41,8 +41,7 @@ def test_one_frame_one_node_one_video_and_classes_without_videos(overrides):
     assert main(["--cfg", "least.yaml", "--out", "run", *overrides]) == 0
     results = json.loads(Path("run/results.json").read_text(), parse_constant=no_constant)
     assert results["num_videos"] == 2 and results["steps"] == 6
-    with open("run/per_class.csv", newline="") as file:
-        classes = list(csv.DictReader(file))
+    classes = rows_of("run/per_class.csv")
     empty = [row for row in classes if row["videos"] == "0"]
     assert len(classes) == 4 and len(empty) >= 2
     assert all((row["correct"], row["accuracy"]) == ("0", "") for row in empty)

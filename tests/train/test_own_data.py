@@ -1,10 +1,10 @@
 """A run with a data set of one's own: without validation videos, of one class, partly downloaded."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
+from helpers.results import rows_of
 from PIL import Image
 
 from rstg_pyg.train.run import main
@@ -44,8 +44,7 @@ def run(tmp_path, monkeypatch):
 
 
 def splits(folder):
-    with open(folder / "out/metrics.csv", newline="") as file:
-        return {row["split"] for row in csv.DictReader(file)}
+    return {row["split"] for row in rows_of(folder / "out/metrics.csv")}
 
 
 def test_without_validation_no_accuracy_is_invented(run, tmp_path, capsys):

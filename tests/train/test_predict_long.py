@@ -1,6 +1,5 @@
 """Predictions over time and of live sources, folders and patterns; tables; exported files."""
 
-import csv
 import functools
 import http.server
 import json
@@ -12,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers.results import rows_of
 from helpers.tiny_predictor import NAMES, picture, write_checkpoint, write_frames, write_video
 from helpers.video_kinds import KINDS, ORIENTATIONS, display, webp, write
 from PIL import Image
@@ -45,11 +45,6 @@ def here(media, monkeypatch):
 @pytest.fixture
 def predictor(media):
     return Predictor.load(media / "last.ckpt", "cpu")
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def cut(media, folder, first, last):

@@ -1,12 +1,10 @@
-import csv
-import io
 import json
 
 import pytest
 import torch
 from helpers.browser import browser, errors
 from helpers.commands import fails
-from helpers.results import results_of
+from helpers.results import results_of, rows_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from rstg_pyg.fast.autograd import plain_paths
@@ -37,7 +35,7 @@ def make_run(tmp_path, monkeypatch):
 
 def written(tmp_path, *arguments):
     assert main([*arguments, "--out", str(tmp_path / "report.csv")]) == 0
-    return list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text(encoding="utf-8"))))
+    return rows_of(tmp_path / "report.csv")
 
 
 def test_runs_with_several_labels_per_video(tmp_path, make_run):

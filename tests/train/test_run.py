@@ -1,10 +1,10 @@
-import csv
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.results import rows_of
 from helpers.signals import signal_when
 from helpers.tiny_run import write_tiny
 
@@ -54,8 +54,7 @@ def test_a_run_learns_and_leaves_its_folder(folder, capsys):
     assert found["top1"] > 0.5  # chance is 1/3
     assert 0 <= found["top1"] <= found["top5"] <= 1
     assert (found["num_videos"], found["steps"], found["data"]) == (30, 320, "builtin digits")
-    with open("runs/tiny/metrics.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of("runs/tiny/metrics.csv")
     losses = [float(row["loss"]) for row in rows if row["split"] == "train"]
     assert len(losses) == 8 and losses[-1] < 0.7 * losses[0]
     assert [row["step"] for row in rows if row["split"] == "val"] == ["80", "160", "240", "320"]
@@ -119,12 +118,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, monkeypatch, at, mor
         assert torch.equal(a[key], b[key]), key
     for key in ("top1", "top5", "loss", "steps"):
         assert results("whole")[key] == results("parts")[key]
-    rows = []
-    for name in ("whole", "parts"):
-        with open(f"{name}/metrics.csv") as file:
-            keys = ("step", "split", "loss", "top1", "lr")
-            rows.append([[row[key] for key in keys] for row in csv.DictReader(file)])
-    assert rows[0] == rows[1]
+    for rows in zip(rows_of("whole/metrics.csv"), rows_of("parts/metrics.csv"), strict=True):
+        for key in ("step", "split", "loss", "top1", "lr"):
+            assert rows[0][key] == rows[1][key]
 
 
 @pytest.mark.slow
@@ -256,8 +252,7 @@ def test_accumulated_parts_give_the_same_weights(folder):
         if not name.endswith("lin_key.bias"):  # its gradient is rounding, which Adam makes large
             assert torch.allclose(whole[name], parts[name], atol=2e-4), name
     assert results("parts")["steps"] == 6
-    with open("parts/metrics.csv") as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["3", "5", "6"]
+    assert [row["step"] for row in rows_of("parts/metrics.csv")] == ["3", "5", "6"]
 
 
 def test_the_rate_follows_the_batch_and_is_printed(folder, capsys):

@@ -1,6 +1,5 @@
 """Lightning's parts in a run: loggers, early stopping, ordinary loaders; nothing private."""
 
-import csv
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.results import rows_of
 from helpers.tiny_run import ONE_FILTER, write_tiny
 
 import rstg_pyg.train
@@ -35,8 +35,7 @@ def run(*arguments):
 
 
 def steps(out):
-    with open(f"{out}/metrics.csv") as file:
-        return [int(row["step"]) for row in csv.DictReader(file) if row["split"] == "val"]
+    return [int(row["step"]) for row in rows_of(f"{out}/metrics.csv") if row["split"] == "val"]
 
 
 @pytest.mark.slow
@@ -103,8 +102,7 @@ def test_any_logger_of_lightning_can_be_named(capsys):
     assert run(f"trainer.logger=[{logger}]", "--out", "a") == 0
     assert run("trainer.logger=[]", "--out", "b") == 0
     assert not Path("a/tensorboard").exists() and not Path("b/tensorboard").exists()
-    with open("logs/lightning_logs/version_0/metrics.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of("logs/lightning_logs/version_0/metrics.csv")
     assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2"]
     assert [row["step"] for row in rows if row["val/loss"]] == ["2"]
     capsys.readouterr()

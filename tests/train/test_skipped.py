@@ -1,6 +1,5 @@
 """``data.on_error=skip``: what cannot be read is left out, counted and listed, and not replaced."""
 
-import csv
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.results import rows_of
 
 from rstg_pyg.train.data.loaders import VideoLoader
 from rstg_pyg.train.data.mini import write_mini_something
@@ -64,8 +64,7 @@ def broken(folder):
 
 
 def listed(path):
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(path)
     return {part: sorted(r["video"] for r in rows if r["part"] == part) for part in ("train", "test")}
 
 
@@ -81,8 +80,7 @@ def test_a_run_leaves_out_what_it_cannot_read(folder, broken, capsys):
     assert (results["num_videos"], results["num_unread"], results["steps"]) == (6, 3, 6)
     assert results["skipped"]["videos"]["test"] == broken["test"]
     assert listed(folder / "b/skipped.csv") == broken
-    with open(folder / "b/per_class.csv", newline="") as file:
-        assert sum(int(row[1]) for row in list(csv.reader(file))[1:]) == 6
+    assert sum(int(row["videos"]) for row in rows_of(folder / "b/per_class.csv")) == 6
     reason = (folder / "b/skipped.csv").read_text()
     assert all(f"{name}/00001.jpg: the image cannot be decoded" in reason for name in broken["train"])
 

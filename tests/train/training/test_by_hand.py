@@ -1,13 +1,13 @@
 """A training as formulas, in plain loops, against a run: every number of it."""
 
 import copy
-import csv
 import math
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from helpers.results import rows_of
 from helpers.tiny_run import write_tiny
 
 from rstg_pyg.train import fit
@@ -127,8 +127,7 @@ def test_every_number_of_a_run_by_hand(tmp_path, monkeypatch, changes):
     )  # fmt: skip
     run = fit("tiny.yaml", out="run")
     rows, tested, weights = by_hand(load_config("tiny.yaml"))
-    with open("run/metrics.csv") as file:
-        found = list(csv.DictReader(file))
+    found = rows_of("run/metrics.csv")
     assert [(int(row["step"]), row["split"]) for row in found] == [row[:2] for row in rows]
     for row, (_, _, *numbers) in zip(found, rows):
         values = [float(row[key]) for key in ("loss", "top1", "lr") if row[key]]

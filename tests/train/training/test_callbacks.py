@@ -1,9 +1,9 @@
-import csv
 import signal
 import types
 
 import pytest
 import torch
+from helpers.results import rows_of
 
 from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.training import callbacks
@@ -67,22 +67,17 @@ class Run:
         self.meter.on_validation_end(self.trainer, self.task)
 
 
-def read(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.parametrize("parts", [1, 4])
 def test_rows_are_means_since_the_row_before(tmp_path, monkeypatch, capsys, parts):
     path = tmp_path / "metrics.csv"
     run = Run(path, monkeypatch, parts).start()
     run.step(1.0, 3.0, loss=2.0)
-    assert read(path) == []
+    assert rows_of(path) == []
     run.step(0.0, 4.0, loss=1.0)
     run.validate(0.75)
     run.step(2.0, 2.0, loss=0.5)
     run.step(2.0, 6.0, loss=0.25)
-    first, validation, second = read(path)
+    first, validation, second = rows_of(path)
     assert first == {
         "step": "2", "split": "train", "loss": "1.5", "top1": "0.5", "top5": "1", "lr": "0.25",
         "videos_per_second": "4", "data_share": "0.125", "mAP": "",
@@ -135,15 +130,15 @@ def test_a_run_goes_on_with_its_rows_and_seconds(tmp_path, monkeypatch):
     again = Run(path, monkeypatch, step=4)  # its last checkpoint was there
     again.meter.load_state_dict(state)
     again.start()
-    assert [row["step"] for row in read(path)] == ["2", "4"]
+    assert [row["step"] for row in rows_of(path)] == ["2", "4"]
     again.step(0.0, 1.0)
     again.step(0.0, 1.0)
-    assert [row["step"] for row in read(path)] == ["2", "4", "6"]
+    assert [row["step"] for row in rows_of(path)] == ["2", "4", "6"]
     assert again.meter.summary()["train_seconds"] == 14.0
     assert again.meter.state_dict() == {"seconds": 14.0, "pretraining": {"loss": 1.0}}
 
     Run(path, monkeypatch).start()  # from the beginning
-    assert read(path) == []
+    assert rows_of(path) == []
 
 
 def test_a_row_of_which_only_a_part_was_written_is_none(tmp_path):
