@@ -115,7 +115,7 @@ def fit(
         *overrides: Values to change, as on the command line: ``"train.lr=0.01"``.
         out: The run folder. (default: the first free of ``runs/NAME``, ``runs/NAME-2``, ...)
         resume: Whether to go on with the run in ``out`` (by default the newest of this name), or the
-            checkpoint to go on from. (default: ``False``)
+            checkpoint or run folder to go on from. (default: ``False``)
         **settings: Values to change: keys of the config itself or of its sections ``data``, ``train``
             and ``trainer``. Keys of other sections are dotted.
 

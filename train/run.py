@@ -52,10 +52,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="?",
         default=False,
         const=True,
-        metavar="CKPT",
-        help="resume a run (default: its newest)",
+        metavar="RUN",
+        help="resume a run folder or a checkpoint (default: the newest run of this name)",
     )
-    parser.add_argument("--evaluate", metavar="CKPT", help="only evaluate this checkpoint")
+    parser.add_argument("--evaluate", metavar="RUN", help="only evaluate this run or checkpoint")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.cfg:
         raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")

@@ -126,7 +126,8 @@ def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Pa
     Args:
         name: The config's name. By default the newest run with this name is resumed.
         out: The run's folder, if given.
-        checkpoint: The checkpoint, if given (``""``: the newest undamaged one).
+        checkpoint: The checkpoint or the run folder, if given (``""``: the newest run). Of a folder it
+            is the newest undamaged one.
 
     Raises:
         UserError: If there is no such run.
@@ -135,8 +136,16 @@ def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Pa
     if checkpoint:
         path = Path(checkpoint)
         own = path.resolve().parent.parent
+        if path.is_dir():
+            own = path
+            path = newest_whole(own / "checkpoints")
+            if path is None and not (own / "config.yaml").is_file():
+                raise UserError(
+                    f"--resume: expected a run folder or a checkpoint (got {own}, which has neither "
+                    f"checkpoints nor a config.yaml)"
+                )
         folder = own if out is None else Path(out)
-        if folder.resolve() != own:
+        if folder.resolve() != own.resolve():
             check_free(folder)
     else:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
@@ -145,8 +154,8 @@ def run_to_resume(name: str, out: str | None, checkpoint: str) -> tuple[Path, Pa
         if not folder.is_dir():
             raise UserError(f"--resume: there is no run in {folder}; omit --resume to start one")
         path = newest_whole(folder / "checkpoints")
-        if path is None:
-            print(f"{folder}: has no checkpoint yet, so the run restarts", flush=True)
+    if path is None:
+        print(f"{folder}: has no checkpoint yet, so the run restarts", flush=True)
     os.environ[_FOLDER_VARIABLE] = str(folder)
     return folder, path
 
@@ -160,7 +169,7 @@ def _newest_run(name: str) -> Path:
         if files:
             times[folder] = max(file.stat().st_mtime for file in files)
     if not times:
-        raise UserError(f"--resume: there is no run runs/{name}*; give its checkpoint: --resume CKPT")
+        raise UserError(f"--resume: there is no run runs/{name}*; give its folder: --resume RUN")
     return max(times, key=times.__getitem__)
 
 

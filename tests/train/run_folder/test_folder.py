@@ -84,6 +84,27 @@ def test_a_given_checkpoint_is_resumed_in_its_folder_or_another(monkeypatch):
     assert run_to_resume("other", None, "") == (Path("runs/x"), path)
 
 
+def test_a_given_run_folder_is_resumed_from_its_newest_checkpoint(capsys):
+    folder = Path("runs/x")
+    save(folder / "checkpoints/best.ckpt")
+    older, newest = (whole(folder / f"checkpoints/step-{step}.ckpt") for step in (5, 16))
+    assert run_to_resume("other", None, "runs/x/") == (folder, newest)
+    assert run_to_resume("other", "runs/x", str(folder.resolve())) == (folder, newest.resolve())
+    assert run_to_resume("other", "new", "runs/x") == (Path("new"), newest)
+    newest.write_bytes(b"half")
+    assert run_to_resume("other", None, "runs/x") == (folder, older)
+    assert "using the previous one, step-5.ckpt" in capsys.readouterr().out
+
+
+def test_a_given_folder_without_a_checkpoint(capsys):
+    Path("runs/x").mkdir(parents=True)
+    with pytest.raises(UserError, match="expected a run folder or a checkpoint .got runs/x, which has"):
+        run_to_resume("x", None, "runs/x")
+    Path("runs/x/config.yaml").touch()  # it was killed before its first checkpoint
+    assert run_to_resume("x", None, "runs/x") == (Path("runs/x"), None)
+    assert "has no checkpoint yet, so the run restarts" in capsys.readouterr().out
+
+
 def whole(path):
     values = {"config": {}, "origin": "", "global_step": 1, "state_dict": {"x": torch.zeros(1000)}}
     torch.save(values, path)
