@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{why}: --stream keeps the sampled frames and predicts at the end")
         arguments.stream = False
     answers: list[dict[str, Any]] = []
+    complete = False
     try:
         for number, video in enumerate(videos, 1):
             answers.append({"video": video})
@@ -72,12 +74,17 @@ def main(argv: list[str] | None = None) -> int:
             except UserError as e:
                 print(f"error: {e}", file=sys.stderr, flush=True)
                 answers[-1]["error"] = str(e)
-    finally:  # also after Ctrl-C, which ends a camera
-        if arguments.json is not None:
+        complete = True
+    finally:  # also after Ctrl-C, by which a camera ends
+        complete = complete or (len(answers) == len(videos) and is_live(videos[-1]))
+        if not complete and answers:
+            last = answers.pop()
+            answers += [{**last, "error": "interrupted"}] if last.get("windows") else []
+        if answers and arguments.json is not None:
             found = {"checkpoint": arguments.ckpt or _MODEL, "protocol": predictor.describe()}
-            write_json(Path(arguments.json), {**found, "videos": answers})
-        if arguments.csv is not None:
-            write_table(Path(arguments.csv), answers)
+            write_json(_named(Path(arguments.json), complete), {**found, "videos": answers})
+        if answers and arguments.csv is not None:
+            write_table(_named(Path(arguments.csv), complete), answers)
     return 2 if any("error" in answer for answer in answers) else 0
 
 
@@ -257,19 +264,33 @@ def _predict_windows(
     seconds = arguments.windows or _SECONDS
     print(f"\n{printable(answer['video'])} (windows of {seconds:g} s)", flush=True)
     windows = Windows()
+    complete = is_live(answer["video"])
     try:
         for window in predictor.watch(answer["video"], seconds):
             windows.append(window)
             _, name, probability = window.predictions[0]
             print(f"  {window.start:7.1f} s  {probability:6.1%}  {name}", flush=True)
+        complete = True
     finally:
         answer["windows"] = windows.entries(arguments.top)
         if windows and arguments.timeline is not None:
-            windows.save(_numbered(arguments.timeline, number))
+            windows.save(_named(_numbered(arguments.timeline, number), complete))
 
 
 def _numbered(out: str, number: str) -> Path:
     return Path(out).with_stem(Path(out).stem + number)
+
+
+def _named(out: Path, complete: bool) -> Path:
+    """The file to write; beside it a new one, which is printed, for what was predicted before an end
+    that came too early.
+    """
+    if complete:
+        return out
+    names = (f"{out.stem}-partial{i if i > 1 else ''}" for i in itertools.count(1))
+    partial = next(path for path in map(out.with_stem, names) if not path.exists())
+    print(f"not finished: what there is goes to {partial}, not to {out}", file=sys.stderr)
+    return partial
 
 
 def _stream(predictor: Predictor, video: Video) -> Tensor:

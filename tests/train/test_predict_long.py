@@ -124,6 +124,39 @@ def test_windows_on_the_command_line(here, tmp_path, capsys):
     assert (tmp_path / "x-1.png").is_file() and (tmp_path / "x-2.png").is_file()
 
 
+def test_ctrl_c_leaves_the_files_of_an_earlier_run(here, tmp_path, monkeypatch, capsys):
+    """What was predicted until then goes to files beside them, at every attempt to new ones."""
+    outs = [tmp_path / name for name in ("x.csv", "x.json", "x.png")]
+    arguments = ["--ckpt", "last.ckpt", "--csv", str(outs[0]), "--json", str(outs[1])]
+    assert main(["more/a.mp4", "long.mp4", *arguments]) == 0
+    outs[2].write_bytes(b"a picture of an earlier run")
+    before = [out.read_bytes() for out in outs]
+    logits, calls = Predictor.logits, []
+
+    def interrupted(self, clips):
+        calls.append(clips)
+        if len(calls) in (2, 6, 7):
+            raise KeyboardInterrupt
+        return logits(self, clips)
+
+    monkeypatch.setattr(Predictor, "logits", interrupted)
+    assert main(["more/a.mp4", "long.mp4", *arguments]) == 130
+    assert f"goes to {tmp_path}/x-partial.csv, not to {outs[0]}" in capsys.readouterr().err
+    assert [row["video"] for row in rows_of(tmp_path / "x-partial.csv")] == ["more/a.mp4"] * 3
+    [video] = json.loads((tmp_path / "x-partial.json").read_text())["videos"]
+    assert video == json.loads(before[1])["videos"][0]
+
+    windows = ["--windows", "3", "--timeline", str(outs[2])]
+    assert main(["long.mp4", *windows, *arguments]) == 130
+    [video] = json.loads((tmp_path / "x-partial2.json").read_text())["videos"]
+    assert len(video["windows"]) == 3 and video["error"] == "interrupted"
+    assert [row["error"] for row in rows_of(tmp_path / "x-partial2.csv")] == ["interrupted"] * 10
+    assert (tmp_path / "x-partial.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["long.mp4", *arguments]) == 130  # nothing was predicted
+    assert [out.read_bytes() for out in outs] == before
+    assert len([*tmp_path.iterdir()]) == 8
+
+
 @pytest.fixture
 def address(media):
     """The long video on a server."""
