@@ -98,7 +98,7 @@ def video_page(predictor: Any, video: tuple[FrameSource, str], found: Attention,
         probabilities=_chances(predictor, video, sampled[middle]),
         classes=predictor.names,
         title=title,
-        subtitle=f"{name}: attention at {found.place} of {predictor.config.name}, which sees "
+        subtitle=f"{name}: attention at {found.place} of {predictor.title}, which sees "
         f"{len(sampled)} frames of {size} {TIMES} {size} pixels",
     )
 

@@ -41,6 +41,13 @@ def test_the_page_of_a_video(tmp_path, protocol):
     assert len(found["probabilities"]) == (4 if protocol == "center1" else 1)
 
 
+def test_the_page_names_the_network_that_was_given(tmp_path):
+    write_checkpoint(tmp_path / "mine/checkpoints/best.ckpt")
+    write_frames(tmp_path / "frames", 4)
+    found = content(Predictor.load(tmp_path / "mine", "cpu"), tmp_path / "frames")
+    assert f" of {tmp_path / 'mine'} (trained with the config tiny), which sees" in found["subtitle"]
+
+
 @pytest.mark.slow
 def test_short_and_long_videos(tmp_path):
     write_checkpoint(tmp_path / "x.ckpt")
