@@ -175,7 +175,7 @@ class Forecaster(torch.nn.Module):
         return self.lin(self.layer(x, edge_index).relu())
 
 
-OURS, PAPER = "RSTG", "RSTG, the paper's form"
+OURS, PAPER, ADDS = "RSTG", "RSTG, the paper's form", "RSTG, residual=all_time"
 #: The layers by the name that tables have.
 CONVS = {
     OURS: RSTGConv,
@@ -188,6 +188,7 @@ CONVS = {
 }
 CELLS = {
     OURS: RSTG,
+    ADDS: partial(RSTG, residual="all_time"),
     PAPER: partial(RSTG, form="paper"),
     "GConvGRU": GConvGRU,
     "GConvLSTM": GConvLSTM,
