@@ -211,17 +211,9 @@ def _assemble(config: Config, num_classes: int, maps: dict[str, Tensor]) -> Vide
         head = build_joint_head(model.head, last, config.data)
     elif model.head is not None:
         head = build_head(model.head, last)
+    values = model.model_dump(exclude={"backbone", "rstg", "head"})
     with named("model"):
-        return VideoClassifier(
-            backbone,
-            num_classes,
-            blocks=blocks,
-            head=head,
-            combine=model.combine,
-            dropout=model.dropout,
-            pool_window=model.pool_window,
-            grad_checkpointing=model.grad_checkpointing,
-        )
+        return VideoClassifier(backbone, num_classes, blocks=blocks, head=head, **values)
 
 
 def stage_maps(config: Config) -> dict[str, Tensor]:

@@ -79,20 +79,10 @@ def _simple_conv(backbone: SimpleConvConfig, data: Data) -> SimpleConv:
 
 
 def _resnet(backbone: ResNetConfig, data: Data) -> VideoResNet:
-    return VideoResNet(
-        {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}[backbone.kind],
-        backbone.nonlocal_stages,
-        motion_stages=backbone.motion_stages,
-        motion_reduction=backbone.motion_reduction,
-        pool_frames=backbone.pool_frames,
-        in_channels=data.channels,
-        depths=backbone.depths,
-        width=backbone.width,
-        pool_padding=backbone.pool_padding,
-        last_stride=backbone.last_stride,
-        small_stem=backbone.small_stem,
-        norm={"frozen": FrozenBatchNorm, "batch": torch.nn.BatchNorm3d}[backbone.norm],
-    )
+    kernels = {"c2d": C2D_KERNELS, "i3d": I3D_KERNELS}[backbone.kind]
+    norm = {"frozen": FrozenBatchNorm, "batch": torch.nn.BatchNorm3d}[backbone.norm]
+    values = backbone.model_dump(exclude={"kind", "norm", "weights"})
+    return VideoResNet(kernels, in_channels=data.channels, norm=norm, **values)
 
 
 #: Networks, the epsilon of their norms, and what makes a norm with batch statistics. (Published I3D and
