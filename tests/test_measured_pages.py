@@ -68,14 +68,10 @@ def test_the_syncmnist_page_has_what_the_committed_runs_at_mini_give(tmp_path):
         assert minutes == f"{after['seconds'] / 60:.1f}"
 
 
-@pytest.mark.parametrize(
-    "page, folder, columns", [("syncmnist", "", [5]), ("syncmnist_recipe", "48k", [3, 5])]
-)
-def test_the_pages_have_the_tables_of_small_that_the_committed_runs_give(
-    page, folder, columns, tmp_path
-):
+@pytest.mark.parametrize("page, folder", [("syncmnist", ""), ("syncmnist_recipe", "48k")])
+def test_the_pages_have_the_tables_of_small_that_the_committed_runs_give(page, folder, tmp_path):
     results = ROOT / "docs/results/syncmnist/small" / folder
-    for digits in columns:
+    for digits in (3, 5):
         shutil.copytree(results / f"{digits}digits", tmp_path / "small" / f"{digits}digits")
     write_table(tmp_path / "small", "small")
     table = (tmp_path / "small" / "table.md").read_text()
@@ -86,7 +82,7 @@ def test_the_pages_have_the_tables_of_small_that_the_committed_runs_give(
     for percent, path in single:
         top1 = json.loads((ROOT / "docs" / path).read_text())["top1"]
         assert abs(100 * top1 - float(percent)) <= 0.051
-    orders = [f"## The order, {digits} digits\n\n" for digits in columns]
+    orders = [f"## The order, {digits} digits\n\n" for digits in (3, 5)]
     for start in ("\n\n| model |", *orders):
         begin = table.index(start) + start.index("\n\n") + 2
         assert table[begin : table.index("\n\n", begin)] in text
