@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from typing import Any
@@ -10,7 +11,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 from rstg_pyg.train.config import CONFIG_FOLDER, Config, available_configs
 
-_MODULES = tuple(f"rstg_pyg.train.schema{part}" for part in ("", "_model", "_skeletons"))
+_MODULES = [f"rstg_pyg.train.{path.stem}" for path in sorted(CONFIG_FOLDER.parent.glob("schema*.py"))]
 _NAMES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
 #: The bounds of all numbers, which need not be said each time; and how others are written.
 _MOST, _POWERS = (None, 2**31 - 1, 1e30, -1e30), {2**32: "2^32"}
@@ -21,9 +22,10 @@ def config_reference() -> str:
     """Every section, key, type and default, as Markdown."""
     schema = Config.model_json_schema()
     sections = {"Config": schema, **schema["$defs"]}
-    comments = {}
+    comments, classes = {}, {}
     for module in _MODULES:
         comments.update(ModuleAnalyzer.for_module(module).find_attr_docs())
+        classes.update(vars(importlib.import_module(module)))
     out = []
     for name, path in _paths(schema, sections):
         section = sections[name]
@@ -33,7 +35,9 @@ def config_reference() -> str:
             values = " or ".join(f"[{_title(n, sections)}](#{_anchor(n)})" for n in inner)
             values += _or_null(field) if inner else _values(field)
             default = "*needed*" if key in section.get("required", ()) else _default(field, bool(inner))
-            note = _markdown(" ".join(comments.get((name, key), ())))
+            bases = (base.__name__ for base in classes[name].__mro__)  # some keys are inherited
+            lines = next((comments[base, key] for base in bases if (base, key) in comments), ())
+            note = _markdown(" ".join(lines))
             rows.append(f"| `{key}` | {values} | {default} | {note} |")
         out.append(
             f"({_anchor(name)})=\n## {_title(name, sections, path)}\n\n"

@@ -43,6 +43,8 @@ def test_configs_have_every_key_with_its_default(manual):
     assert keys["cell"][1:3] == ["`lstm`, `gru`", '`"lstm"`']
     assert keys["head"][1].endswith("or `null`")
     assert "{py:class}`rstg_pyg.HomogeneousRSTG`" in keys["homogeneous"][3]
+    for key in ("canvas_size", "crop_size", "layout", "ema"):  # of every module with sections
+        assert keys[key][3], key
 
 
 def test_config_files_are_all_there(manual):
