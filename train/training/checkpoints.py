@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import (
@@ -27,7 +27,7 @@ from rstg_pyg.train.run_folder.weights import read_checkpoint
 _KEPT = 3  # checkpoints of a run, besides the best
 
 
-class AtomicCheckpointIO(CheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints, written atomically and read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None):
@@ -37,10 +37,6 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None):
         """Reads a checkpoint."""
         return read_checkpoint(Path(path), map_location or "cpu")
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Removes a checkpoint."""
-        Path(path).unlink(missing_ok=True)
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
