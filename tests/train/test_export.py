@@ -4,12 +4,12 @@ import json
 import pytest
 import torch
 from helpers.commands import fails
+from helpers.tiny_predictor import write_checkpoint
 from helpers.tiny_run import ONE_FILTER, tiny_config
 
 from rstg_pyg.backbones import SimpleConv
 from rstg_pyg.train import export
-from rstg_pyg.train.build import build_model, normalize
-from rstg_pyg.train.config import parse_config, to_dict
+from rstg_pyg.train.build import normalize
 from rstg_pyg.train.export import main
 from rstg_pyg.train.predictor import Predictor
 
@@ -23,15 +23,8 @@ NAMES = ["one", "two", "three", "four"]
 @pytest.fixture()
 def run(tmp_path):
     """A run folder with a best checkpoint."""
-    torch.manual_seed(0)
-    config = parse_config(tiny_config(model=ONE_FILTER), "test")
-    model = build_model(config, len(NAMES))
-    for weight in model.parameters():
-        weight.data += 0.3 * torch.randn_like(weight)
-    found = {"config": to_dict(config), "origin": "test", "global_step": 7, "label_names": NAMES}
-    found["state_dict"] = {f"model.{k}": v for k, v in model.state_dict().items()}
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    torch.save(found, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    path = tmp_path / "run/checkpoints/best.ckpt"
+    write_checkpoint(path, tiny_config(model=ONE_FILTER), NAMES)
     return tmp_path / "run"
 
 
