@@ -32,6 +32,7 @@ def page(text: str) -> str:
         "readers": _readers(result("readers.json")),
         "speed": _speed(result("speed.json")),
         "speed_amd": _speed(result("speed_amd.json")),
+        "speed_two_threads": _speed(result("speed_two_threads.json")),
         "steps": _steps(result("speed_amd.json")["rows"]),
         "bfloat16": _bfloat16([result(f"bf16/{name}.json") for name in ("intel_xeon", "amd_epyc")]),
     }
