@@ -73,8 +73,8 @@ class Cell(torch.nn.RNNBase):
             )
             after = list(last.split(1))
         else:
-            if rows.is_cuda:
-                self.flatten_parameters()
+            if rows.is_cuda and len({weight.untyped_storage().data_ptr() for weight in weights}) > 1:
+                self.flatten_parameters()  # moves them, which a CUDA graph does not survive
             out, *after = _run(rows, sizes, memory, weights, self.training)
         return out if sizes is None else PackedSequence(out, sizes), state_of_parts(after)
 
