@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,9 @@ from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.skipped import UNREAD, Unread
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
+
+#: Videos generated at once, by type of device: starting the kernels of a GPU takes as long for one.
+AT_ONCE = {"cpu": 1, "cuda": 1024}
 
 
 class VideoLoader:
@@ -41,7 +45,7 @@ class VideoLoader:
         shuffle: Whether to mix the order; an incomplete last batch of an epoch is then left out.
         seed: Seed of the order.
         num_workers: Processes that read or generate videos; with 0, batches are made here (and
-            those of :class:`SyncMNIST` at once, on its device).
+            those of :class:`SyncMNIST` at once, on its device; on a GPU several batches at once).
         timeout: Seconds after which a batch that does not come is an error.
         rank: The number of this process, from 0: of every batch it yields each ``num_ranks``-th video.
         num_ranks: How many processes train together.
@@ -107,7 +111,7 @@ class VideoLoader:
         self.step = first
         batches = (self.visits(step) for step in range(first, self.steps))
         if isinstance(self.dataset, SyncMNIST) and self.num_workers == 0:
-            source: Iterator[Any] = (self._generate(visits) for visits in batches)
+            source: Iterator[Any] = self._generate(batches)
         else:
             source = iter(self._workers([visits.tolist() for visits in batches]))
         while True:
@@ -119,11 +123,17 @@ class VideoLoader:
             self.step += 1
             yield batch
 
-    def _generate(self, visits: Tensor) -> _Batch | UserError:
-        if len(visits) == 0:
-            return _stack([])
-        videos = self.dataset.videos(visits)
-        return videos.clips, videos.labels, []
+    def _generate(self, batches: Iterator[Tensor]) -> Iterator[_Batch]:
+        """Generates batches, several at once if they are smaller than :data:`AT_ONCE`."""
+        videos = AT_ONCE.get(self.dataset.key.device.type, 1) * self.num_ranks
+        while group := list(itertools.islice(batches, max(videos // self.batch_size, 1))):
+            visits = torch.cat(group)
+            made = self.dataset.videos(visits) if len(visits) else None
+            begin = 0
+            for size in map(len, group):
+                part = slice(begin, begin + size)
+                yield (made.clips[part], made.labels[part], []) if size and made else _stack([])
+                begin += size
 
     def _workers(self, batches: list[list[int]]) -> DataLoader:
         self._reading = torch.full((max(self.num_workers, 1),), -1).share_memory_()

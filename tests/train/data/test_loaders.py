@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from rstg_pyg.train.data.loaders import VideoLoader
+from rstg_pyg.train.data.loaders import AT_ONCE, VideoLoader
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError
@@ -22,6 +22,24 @@ def test_goes_through_everything_once(digits):
     assert [len(labels) for _, labels in batches] == [4, 4, 2]
     assert torch.equal(torch.cat([c for c, _ in batches]), make(digits).videos(range(10)).clips)
     assert len(loader.waits) == 3
+
+
+def test_small_batches_are_made_several_at_once(digits, monkeypatch):
+    def batches():
+        loader = VideoLoader(make(digits), batch_size=4, steps=7, rank=1, num_ranks=2)
+        loader.start, calls = 1, []
+        monkeypatch.setattr(
+            SyncMNIST, "videos", lambda self, visits: calls.append(len(visits)) or plain(self, visits)
+        )
+        return list(loader), calls
+
+    plain = SyncMNIST.videos
+    expected, one_by_one = batches()
+    monkeypatch.setitem(AT_ONCE, "cpu", 6)  # of each process
+    found, together = batches()
+    assert one_by_one == [2, 1, 2, 2, 1, 2] and together == [5, 5]
+    for (clips, labels), (same_clips, same_labels) in zip(found, expected, strict=True):
+        assert torch.equal(clips, same_clips) and torch.equal(labels, same_labels)
 
 
 def test_shuffles_anew_every_epoch(digits):
