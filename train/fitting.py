@@ -52,6 +52,7 @@ from rstg_pyg.train.schema import (
 )
 from rstg_pyg.train.training.callbacks import Meter, StopEarly, StopOnNonFinite, StopOnSignal
 from rstg_pyg.train.training.checkpoints import Checkpoints
+from rstg_pyg.train.training.cuda_graph import RecordStep
 from rstg_pyg.train.training.initial import load_pretrained
 from rstg_pyg.train.training.loggers import (
     log_results,
@@ -187,6 +188,8 @@ def fit(
             log_setting(loggers, config, folder)
 
         device = trainer.strategy.root_device
+        if config.trainer.cuda_graph and device.type == "cuda":
+            trainer.callbacks.append(RecordStep())
         if config.pretrain.steps and checkpoint is None:
             meter.pretraining = filters = pretrain(model, config, device)
             meter.seconds += filters["seconds"]

@@ -242,6 +242,9 @@ class TrainerConfig(Section):
     channels_last: bool = False
     #: Compiles the network with ``torch.compile``.
     compile: bool = False
+    #: On a GPU: records forward and backward pass as a CUDA graph and replays it. Faster for
+    #: networks of many small kernels. For one process, without ``train.accumulate`` and ``compile``.
+    cuda_graph: bool = False
     #: CPU threads; null: torch's default.
     threads: Annotated[PositiveInt, Field(le=4096)] | None = None
     #: Shows a bar on a terminal, and a line now and then where the output goes to a file.
