@@ -223,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     out = None if arguments.out is None else named_folder(arguments.out)
     device, quick = arguments.device, arguments.quick
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32
     rows: list[Row] = []
     if out is not None:
         check_writable(out)
