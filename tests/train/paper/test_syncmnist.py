@@ -47,7 +47,7 @@ def test_the_table_has_the_runs_beside_the_papers_numbers(record, tmp_path):
     assert row.startswith(f"| I3D | - | {NOT_MEASURED} | 90.6 | {NOT_MEASURED} |  |  |")
     assert len(lines_of(text, "Ours")) == 1 and "one change" not in text
     assert "differ from the paper's" not in text  # base has the paper's videos
-    assert "- training videos: 300,000" in text and "- data: MNIST digits" in text
+    assert "- training videos: 600,000" in text and "- data: MNIST digits" in text
 
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
@@ -104,7 +104,7 @@ def test_other_videos_than_the_papers_are_named(record, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "data", "message"),
     [
-        (("train.lr=0.5", "trainer.threads=3"), "MNIST digits", r"in train.lr \(0.001"),
+        (("train.lr=0.5", "trainer.threads=3"), "MNIST digits", r"in train.lr \(0.002"),
         ((), "builtin digits", "'MNIST digits' against 'builtin digits'"),
     ],
 )
