@@ -34,6 +34,7 @@ def page(text: str) -> str:
         "speed_amd": _speed(result("speed_amd.json")),
         "speed_two_threads": _speed(result("speed_two_threads.json")),
         "steps": _steps(result("speed_amd.json")["rows"]),
+        "gpu": _recorded_steps(result("gpu/steps.json")["rows"]),
         "bfloat16": _bfloat16([result(f"bf16/{name}.json") for name in ("intel_xeon", "amd_epyc")]),
     }
 
@@ -59,6 +60,21 @@ def _answer(rows: list[dict[str, Any]]) -> str:
             lines.append(f"- {name}: {train:+.0f} % in training, {infer:+.0f} % in inference")
         lines.append("")
     return "\n".join(lines[:-1])
+
+
+def _recorded_steps(rows: list[dict[str, Any]]) -> str:
+    """Training steps on a GPU with and without ``trainer.cuda_graph``."""
+    ms = {(row["size"], row["precision"], row["cuda_graph"]): row["step_ms"] for row in rows}
+    table = [
+        {
+            "SyncMNIST, ours at size": size, "precision": precision,
+            "step, ms": f"{ms[size, precision, False]:.1f}",
+            "recorded, ms": f"{ms[size, precision, True]:.1f}",
+            "times faster": f"{ms[size, precision, False] / ms[size, precision, True]:.1f}",
+        }
+        for size, precision in dict.fromkeys((size, precision) for size, precision, _ in ms)
+    ]  # fmt: skip
+    return as_markdown(table, right=list(table[0])[2:])
 
 
 def _readers(found: dict[str, Any]) -> str:
