@@ -177,6 +177,8 @@ def fit(
     callbacks: list[pl.Callback] = [meter, checkpoints, StopOnNonFinite()]
     if config.train.early_stopping is not None:
         callbacks.append(StopEarly(config.train.early_stopping, task.score))
+    if config.trainer.cuda_graph and torch.cuda.is_available() and config.trainer.accelerator != "cpu":
+        callbacks.append(RecordStep())
     callbacks.append(StopOnSignal(checkpoints))  # the last: what it saves has counted the validation
     validate_every = min((config.train.validate_every or loader.steps) * parts, loader.steps)
     loggers = make_loggers(config, folder, step)
@@ -188,8 +190,6 @@ def fit(
             log_setting(loggers, config, folder)
 
         device = trainer.strategy.root_device
-        if config.trainer.cuda_graph and device.type == "cuda":
-            trainer.callbacks.append(RecordStep())
         if config.pretrain.steps and checkpoint is None:
             meter.pretraining = filters = pretrain(model, config, device)
             meter.seconds += filters["seconds"]

@@ -123,7 +123,7 @@ class VideoLoader:
             self.step += 1
             yield batch
 
-    def _generate(self, batches: Iterator[Tensor]) -> Iterator[_Batch]:
+    def _generate(self, batches: Iterator[Tensor]) -> Iterator[_Batch | UserError]:
         """Generates batches, several at once if they are smaller than :data:`AT_ONCE`."""
         videos = AT_ONCE.get(self.dataset.key.device.type, 1) * self.num_ranks
         while group := list(itertools.islice(batches, max(videos // self.batch_size, 1))):
