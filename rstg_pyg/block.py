@@ -255,7 +255,8 @@ class RSTGBlock(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments that the submodules' ``repr`` does not show."""
-        return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}"
+        topology = "" if self.topology == "grid" else f", topology={self.topology!r}"
+        return f"channels={self.channels}, to={self.to_!r}, positions={self.positions}{topology}"
 
 
 def _make_out_norm(norm: Callable[[int], torch.nn.Module], channels: int) -> torch.nn.Module:

@@ -11,6 +11,7 @@ from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.graphs import space_time_edges
 from rstg_pyg.normalize import NormLike, convention, make_norm, normalize
+from rstg_pyg.stage import unusual
 
 
 class HomogeneousRSTG(torch.nn.Module):
@@ -157,7 +158,8 @@ class HomogeneousRSTG(torch.nn.Module):
         return x.unflatten(1, (frames, nodes))
 
     def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
-            f"num_rounds={self.num_rounds})"
-        )
+        parts = [f"{self.in_channels}, {self.hidden_channels}", f"num_rounds={self.num_rounds}"]
+        parts += ["residual=True"] if self.residual else []
+        parts += [] if self.shared_rounds else ["shared_rounds=False"]
+        parts += [*unusual(self.convs[0], ("form", "heads")), *unusual(self.convs[0])]
+        return f"{self.__class__.__name__}({', '.join(parts)})"

@@ -13,6 +13,7 @@ from rstg_pyg.conv import RSTGConv
 from rstg_pyg.fast.linear import Linear
 from rstg_pyg.frames import DenseFrames, FlatFrames, MaskedFrames
 from rstg_pyg.normalize import NormLike, PerGraph, check_norms, convention, make_norm
+from rstg_pyg.stage import unusual
 
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
 
@@ -323,10 +324,16 @@ class RSTG(torch.nn.Module):
                 check_norms(norm)
 
     def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
-            f"num_rounds={self.num_rounds}, time_stages={self.time_stages!r})"
-        )
+        residual = False if self.form == "paper" else "time"
+        usual = dict(
+            space_stages=True, cell="lstm", residual=residual, shared_rounds=True, form="skip"
+        )  # fmt: skip
+        parts = [f"{self.in_channels}, {self.hidden_channels}", f"num_rounds={self.num_rounds}"]
+        parts.append(f"time_stages={self.time_stages!r}")
+        parts += [f"{k}={getattr(self, k)!r}" for k, v in usual.items() if getattr(self, k) != v]
+        for conv in self.convs[:1]:
+            parts += [*unusual(conv, ("heads",)), *unusual(conv)]
+        return f"{self.__class__.__name__}({', '.join(parts)})"
 
 
 def _time_rounds(time_stages: Union[str, Sequence[int]], num_rounds: int) -> List[int]:

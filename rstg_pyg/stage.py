@@ -4,7 +4,7 @@ One ``state_dict`` therefore fits both.
 """
 
 import inspect
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from rstg_pyg.parts import (
     UpdateMLP,
     make_act,
 )
+
+_SHOWN = ("num_send_layers", "num_update_layers", "attention", "pos_channels", "num_node_types",
+          "edge_weight_on", "dropout", "edge_dim")  # fmt: skip
 
 
 class SpaceStage(torch.nn.Module):
@@ -173,12 +176,13 @@ class SpaceStage(torch.nn.Module):
             reset(module)
 
     def __repr__(self) -> str:
-        usual = inspect.signature(SpaceStage).parameters
-        more = ("num_send_layers", "num_update_layers", "attention", "pos_channels", "num_node_types",
-                "edge_dim", "residual", "form")  # fmt: skip
         parts = [f"{self.in_channels}, {self.out_channels}", f"hidden_channels={self.hidden_channels}"]
-        parts.append(f"heads={self.heads}")
-        for name in more:
-            if getattr(self, name) != usual[name].default:
-                parts.append(f"{name}={getattr(self, name)!r}")
+        parts += [f"heads={self.heads}", *unusual(self), *unusual(self, ("residual", "form"))]
         return f"{self.__class__.__name__}({', '.join(parts)})"
+
+
+def unusual(stage: SpaceStage, names: Sequence[str] = _SHOWN) -> List[str]:
+    """The arguments that differ from their defaults, as a ``repr`` shows them."""
+    usual = inspect.signature(SpaceStage).parameters
+    values = {name: getattr(stage, name) for name in names}
+    return [f"{name}={value!r}" for name, value in values.items() if value != usual[name].default]

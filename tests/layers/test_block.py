@@ -154,6 +154,9 @@ def test_block_repr():
     block = RSTGBlock(4, scales=(2, 1), to="vec", positions=False)
     assert "channels=4, to='vec', positions=False" in str(block)
     assert "RSTG(4, 4, num_rounds=1, time_stages='all')" in str(block)
+    block = RSTGBlock(4, scales=(2, 1), topology="complete", typed_update=True, cell="gru")
+    assert "positions=True, topology='complete'\n" in str(block)
+    assert "cell='gru', pos_channels=36, num_node_types=2, edge_weight_on='logits')" in str(block)
 
 
 def test_block_out_norm():

@@ -119,3 +119,11 @@ def test_mistakes(options, inputs, message):
     inputs = {"x": nodes(2, 3, 5, 4), "edge_index": GRID.edge_index, **inputs}
     with pytest.raises((ValueError, TypeError), match=message):
         HomogeneousRSTG(4, 6, **options)(**inputs)
+
+
+def test_homogeneous_repr():
+    assert str(HomogeneousRSTG(4, 8)) == "HomogeneousRSTG(4, 8, num_rounds=3)"
+    model = HomogeneousRSTG(4, 8, 2, residual=True, shared_rounds=False, heads=2, form="paper")
+    assert str(model) == (
+        "HomogeneousRSTG(4, 8, num_rounds=2, residual=True, shared_rounds=False, form='paper', heads=2)"
+    )

@@ -113,6 +113,28 @@ def test_rstg_repr():
 
 
 @pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"space_stages": False}, {"cell": "gru"}, {"residual": True}, {"residual": "all_time"},
+        {"residual": False}, {"shared_rounds": False}, {"heads": 2}, {"attention": None},
+        {"num_send_layers": 1}, {"edge_dim": 3}, {"pos_channels": 2}, {"num_node_types": 2},
+        {"edge_weight_on": "logits"}, {"dropout": 0.5}, {"num_rounds": 2}, {"time_stages": "last"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["skip", "paper"])
+def test_rstg_repr_tells_networks_apart(kwargs, form):
+    """What is shown makes the same network again."""
+    model, plain = RSTG(4, 8, form=form, **kwargs), RSTG(4, 8, form=form)
+    again = eval(str(model))
+    shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (model, again)]
+    assert shapes[0] == shapes[1] and str(again) == str(model)
+    [(name, value)] = kwargs.items()
+    usual = form == "paper" and (name, value) == ("residual", False)
+    assert (str(model) == str(plain)) == usual
+    assert usual or f"{name}={value!r}" in str(model)
+
+
+@pytest.mark.parametrize(
     "kwargs, message",
     [
         ({"num_rounds": 0}, r"'num_rounds' to be at least 1 \(got 0\)"),
