@@ -111,6 +111,26 @@ def test_a_run_that_ended_goes_on_without_what_it_cannot_read(folder, capsys):
 
 
 @pytest.mark.slow
+def test_two_processes_train_with_the_mean_over_the_videos_that_can_be_read(folder, broken):
+    """Their shares differ in size; one process takes the same steps."""
+    options = (SKIP, "train.optimizer=sgd", "train.lr=0.1", "train.clip=null", "seed=1")
+    options += ("trainer.precision=32-true",)
+    command = [sys.executable, str(RUN), "--cfg", "tiny.yaml", "--out", "two", *options, *TWO]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert main(["--cfg", "tiny.yaml", "--out", "one", *options]) == 0
+    one, two = (
+        torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
 def test_two_processes_stay_in_step(folder, broken):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(RUN), "--cfg", "tiny.yaml", "--out", "two", SKIP, *TWO]

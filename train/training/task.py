@@ -148,7 +148,17 @@ class VideoTask(pl.LightningModule):
             videos, targets = self.mix(videos, labels)
             logits = self.model(videos.as_subclass(Tensor).transpose(1, 2))
         self._update(self.train_metrics, logits.detach(), labels)
-        return self._loss(logits, targets)
+        return self._share(labels) * self._loss(logits, targets)
+
+    def _share(self, labels: Tensor) -> Tensor | int:
+        """The weight of this process's loss, so that the mean of the gradients of all processes is the
+        mean over the videos that could be read.
+        """
+        if getattr(self.config.data, "on_error", "raise") != "skip" or self.trainer.world_size == 1:
+            return 1
+        count = torch.tensor(0.0 if _blank(labels) else float(len(labels)), device=self.device)
+        total = self.trainer.strategy.reduce(count.clone(), reduce_op="sum")
+        return count * self.trainer.world_size / total.clamp(min=1)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds a batch to the metrics."""
