@@ -254,15 +254,22 @@ def earlier_rows(out: Path, machine: str) -> list[Row]:
     """The rows that are already in a folder.
 
     Raises:
-        UserError: If they were measured on another machine.
+        UserError: If they cannot be read, or were measured on another machine.
     """
     path = out / "benchmark.json"
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("machine") != machine:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        measured, rows = found["machine"], list(found["rows"])
+        page(rows, [])
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(
+            f"--out: {path} is damaged, or not a file of this command; choose another folder"
+        ) from e
+    if measured != machine:
         raise UserError(f"--out: {path} was measured elsewhere, not on {machine}; choose another one")
-    return list(found["rows"])
+    return rows
 
 
 def write(rows: list[Row], header: list[str], out: Path | None) -> None:

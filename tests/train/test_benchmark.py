@@ -166,6 +166,18 @@ def test_other_sections_of_the_same_machine_stay(tmp_path, monkeypatch, capsys):
     assert "was measured elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ['{"machine": "a', "[]", '{"machine": "x"}', "\xff", "3",
+    '{"machine": "x", "rows": 3}', '{"machine": "x", "rows": [{"section": "stage"}]}',
+])  # fmt: skip
+def test_a_file_that_is_not_of_a_benchmark(tmp_path, capsys, text):
+    path = tmp_path / "benchmark.json"
+    path.write_bytes(text.encode("latin1"))
+    assert benchmark.main(["--quick", "--threads", "1", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"error: --out: {path} is damaged, or not a file of this command; choose another" in said
+    assert path.read_bytes() == text.encode("latin1")
+
+
 def test_backbones_are_compared_per_operation(monkeypatch):
     x = torch.randn(1, 3, 2, 4, 4)
     models = {"one": torch.nn.Conv3d(3, 5, 1), "two": torch.nn.Conv3d(3, 10, 1)}
