@@ -119,10 +119,12 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def _say(message: str, code: int = 2) -> int:
-    print(message, file=sys.stderr)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:  # a log on a full disk; flushing it at exit would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return code
 
 
 def _interrupted(hint: str) -> int:
-    print(f"interrupted{hint and f'; {hint}'}", file=sys.stderr)
-    return _INTERRUPTED
+    return _say(f"interrupted{hint and f'; {hint}'}", _INTERRUPTED)

@@ -20,6 +20,7 @@ from rstg_pyg.train.data import packing
 from rstg_pyg.train.data.mini import write_mini_something
 from rstg_pyg.train.data.sources.packed import STORE, PackedVideos
 from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.reproduce import main as reproduce
 from rstg_pyg.train.run import main
 from rstg_pyg.train.run_folder.metrics import MetricsFile
 from rstg_pyg.train.run_folder.weights import read_checkpoint
@@ -154,6 +155,10 @@ def test_at_the_start(disk, capsys):
     fill(disk)
     assert "No space left on device" in fails(capsys, main, *train(disk / "run"))
     assert not list((disk / "run").iterdir())
+    table = ("syncmnist", "--size", "mini", "--rows", "time_only", "--out", disk / "table")
+    said = fails(capsys, reproduce, *table)
+    assert "seed0: cannot be written (No space left on device" in said
+    assert not list(disk.glob("table/**/log.txt"))  # nothing was started
     os.unlink(disk / "ballast")
     mount("-o", "remount,ro", str(disk))
     assert "Read-only file system" in fails(capsys, main, *train(disk / "run2"))

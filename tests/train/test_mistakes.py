@@ -118,6 +118,10 @@ def test_a_log_on_a_full_disk(folder):
         "error: the output or a file cannot be written (No space left on device); free some space\n"
     )
     assert done.returncode == 2 and done.stderr == message
+    for name in ("no_run", "run"):  # nor can the error be said
+        with open("/dev/full", "w") as full:
+            line = [sys.executable, line[1], name, "--no-flops"]
+            assert subprocess.run(line, stdout=full, stderr=full, timeout=300).returncode == 2
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from rstg_pyg.train.config import differences, load_config, to_dict
 from rstg_pyg.train.errors import UserError, counted
 from rstg_pyg.train.files import cannot_be_written, lock
 from rstg_pyg.train.report import read_run
-from rstg_pyg.train.run_folder.folder import newest_first
+from rstg_pyg.train.run_folder.folder import check_writable, newest_first
 
 #: Differences that do not make a different experiment.
 _FREE = ("name ", "data.root ", "data.num_workers ", "trainer.", "train.log_every ", "pretrain.file ")
@@ -69,8 +69,8 @@ class Job:
         Returns:
             The process; None if a process of another command runs it.
         """
+        check_writable(self.folder)  # with a full disk the run could not even say so in its log
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             held = open(self.folder / ".lock", "w")  # noqa: SIM115
         except OSError as e:
             raise UserError(f"--out: {cannot_be_written(self.folder, e)}") from e
