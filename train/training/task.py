@@ -255,8 +255,9 @@ class VideoTask(pl.LightningModule):
         self.test_results = self._results("test", self.trainer.test_dataloaders)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer, with weight decay on matrices only and the backbone's own rate, if it has one,
-        and the schedule: warm-up, then cosine, constant or in steps.
+        """The optimizer, with weight decay on matrices only (biases may be stacked to one: TRN's, those
+        of positions in Swin) and the backbone's own rate, if it has one, and the schedule: warm-up,
+        then cosine, constant or in steps.
         """
         train = self.config.train
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -266,10 +267,11 @@ class VideoTask(pl.LightningModule):
             scale = self.config.lr / train.lr
             parts = [([p for p in trained if p not in backbone], self.config.lr)]
             parts += [([p for p in trained if p in backbone], train.backbone_lr * scale)]
+        biases = {p for name, p in self.named_parameters() if "bias" in name.rpartition(".")[2]}
         groups: list[dict[str, Any]] = []
         for parameters, lr in parts:
-            matrices = [p for p in parameters if p.dim() > 1]
-            vectors = [p for p in parameters if p.dim() <= 1]
+            matrices = [p for p in parameters if p.dim() > 1 and p not in biases]
+            vectors = [p for p in parameters if p.dim() <= 1 or p in biases]
             groups += [{"params": matrices, "lr": lr, "weight_decay": train.weight_decay}]
             groups += [{"params": vectors, "lr": lr, "weight_decay": 0.0}]
         if train.optimizer == "adamw":

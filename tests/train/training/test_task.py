@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from helpers.tiny_run import ONE_FILTER, tiny_config
 
+from rstg_pyg.relations import RelationClassifier
 from rstg_pyg.train.build import build_model, normalize
 from rstg_pyg.train.config import parse_config
 from rstg_pyg.train.data.skipped import UNREAD
@@ -107,6 +108,19 @@ def test_the_optimizer_decays_matrices_only(optimizer):
         assert matrices["betas"] == (0.8, 0.7)
     else:
         assert (matrices["momentum"], matrices["nesterov"]) == (0.8, True)
+
+
+def test_stacked_biases_do_not_decay():
+    """TRN's last layer has a row of them per scale, a window of Swin a row per offset."""
+    task = task_of(weight_decay=0.3)
+    stacked = RelationClassifier(task.model.lin.in_features, 4, [3, 1])
+    stacked.relative_position_bias_table = torch.nn.Parameter(torch.ones(5, 2))
+    task.model.lin = stacked
+    matrices, vectors = task.configure_optimizers()["optimizer"].param_groups
+    of = {p: group["weight_decay"] for group in (matrices, vectors) for p in group["params"]}
+    assert stacked.bias.dim() == 2 and of[stacked.bias] == 0 and of[stacked.weight] == 0.3
+    assert of[stacked.relative_position_bias_table] == 0
+    assert len(of) == len([*task.parameters()])
 
 
 def test_what_a_checkpoint_has_beside_the_weights():
