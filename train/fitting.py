@@ -134,6 +134,8 @@ def fit(
     out = None if out is None else os.fspath(out)
     folder, checkpoint, origin, step, stored = None, None, None, 0, None
     if resume is not False:
+        if resume == "":
+            raise UserError("--resume: expected a run folder or a checkpoint (got an empty name)")
         newest = "" if resume is True else os.fspath(resume)
         folder, checkpoint = run_to_resume(config.name, out, newest)
         if checkpoint is not None:

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.ckpt is None:
         print(f"no --ckpt: this uses {_MODEL}, a small network that comes with the package")
     predictor = Predictor.load(
-        arguments.ckpt or models.FOLDER / _MODEL,
+        models.FOLDER / _MODEL if arguments.ckpt is None else arguments.ckpt,
         arguments.device,
         arguments.protocol,
         arguments.labels,

@@ -57,6 +57,8 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: If the folder has none, or there is no such name.
     """
+    if not str(name):
+        raise UserError("expected a run folder, a checkpoint or a model (got an empty name)")
     path = Path(name)
     if path.is_dir():
         for file in (models.WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):

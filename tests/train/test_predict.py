@@ -286,6 +286,7 @@ def test_mistakes_are_named(here, tmp_path, capsys):
         (["--overlay", "x.png", "--place", "res3"], "--place: expected one of head (got 'res3')"),
         (["--overlay", "a.mp4/x.png"], "cannot be written"),
         (["--labels", "labels.cvs"], "--labels: labels.cvs does not exist"),
+        (["--ckpt", ""], "expected a run folder, a checkpoint or a model (got an empty name)"),
         (["--ckpt", "lost.ckpt"], "lost.ckpt: there is no such checkpoint; there is last.ckpt"),
         (["--ckpt", str(tmp_path / "other.ckpt")], "not a checkpoint of rstg_pyg"),
         (["--ckpt", str(tmp_path / "flat.ckpt"), "--overlay", "x.png"], "nothing to draw"),

@@ -210,6 +210,8 @@ def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--resume", "no.ckpt")
     assert "there is no such checkpoint" in fails(capsys, *tiny, "--evaluate", "no.ckpt")
     assert "there is no run runs/tiny*" in fails(capsys, *tiny, "--resume")
+    for option in ("--resume", "--evaluate"):  # a variable that is not set
+        assert "(got an empty name)" in fails(capsys, *tiny, option, "")
     if not torch.cuda.is_available():
         assert "there is no GPU here" in fails(capsys, *tiny, "trainer.accelerator=gpu")
     Path("file").write_text("x")
