@@ -32,7 +32,10 @@ class RecordStep(pl.Callback):
                 f"{trainer.world_size} and {trainer.accumulate_grad_batches}); leave it out"
             )
         if pl_module.config.trainer.compile:
-            raise UserError("trainer.cuda_graph: use this or trainer.compile")
+            raise UserError(
+                "trainer.cuda_graph: expected a network that is not compiled (got "
+                "trainer.compile=true); use one of them"
+            )
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """Records, if it is the first batch.
@@ -43,7 +46,9 @@ class RecordStep(pl.Callback):
         model, clips = pl_module.model, batch[0]
         if "forward" not in vars(model):
             if not isinstance(clips, Tensor):
-                raise UserError("trainer.cuda_graph: a network that is given boxes cannot be recorded")
+                raise UserError(
+                    "trainer.cuda_graph: expected clips alone (got clips with boxes); leave it out"
+                )
             x = normalize(clips, pl_module.config)
             try:
                 replay_step(model, x, trainer.precision_plugin)
