@@ -37,6 +37,21 @@ def test_a_recorded_step_trains_the_same(tmp_path, optimizer):
     assert rows[True] == pytest.approx(rows[False], rel=1e-3)
 
 
+def test_a_recorded_step_has_the_type_of_the_training(tmp_path):
+    trainer = {"accelerator": "gpu", "cuda_graph": True, "precision": "bf16-mixed"}
+    config = parse_config(tiny_config(trainer=trainer), "test")
+    seen, make = [], torch.cuda.make_graphed_callables
+    with pytest.MonkeyPatch.context() as patch:
+
+        def record(model, *args, **kwargs):
+            make(model, *args, **kwargs)
+            seen.append(model(*args[0]).dtype)
+
+        patch.setattr(torch.cuda, "make_graphed_callables", record)
+        fit(config, out=tmp_path / "run")
+    assert seen == [torch.bfloat16]
+
+
 def test_a_recorded_step_draws_new_dropout_every_time(tmp_path):
     trainer = {"accelerator": "gpu", "cuda_graph": True}
     train = {"log_every": 1, "epochs": 3, "lr": 1e-12, "batch_size": 64}

@@ -67,10 +67,9 @@ def replay_step(model: torch.nn.Module, x: Tensor, precision: Any) -> None:
     """Makes ``model`` replay its training pass for inputs like ``x``."""
     plain = model.forward
     buffers = [buffer.clone() for buffer in model.buffers()]
-    # The weights that autocast keeps in half precision would be kept from before the recording.
-    half = torch.get_autocast_dtype("cuda")
     with torch.random.fork_rng([x.device]), precision.forward_context():
-        on = torch.is_autocast_enabled("cuda")
+        half, on = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+        # The weights that autocast keeps in half precision would be kept from before the recording.
         with torch.autocast("cuda", half, enabled=on, cache_enabled=False):
             torch.cuda.make_graphed_callables(model, (x,), allow_unused_input=True)
     for buffer, value in zip(model.buffers(), buffers):

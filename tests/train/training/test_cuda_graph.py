@@ -1,10 +1,11 @@
+import contextlib
 import types
 
 import pytest
 import torch
 
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.training.cuda_graph import RecordStep
+from rstg_pyg.train.training.cuda_graph import RecordStep, replay_step
 
 
 def task(**trainer):
@@ -31,3 +32,26 @@ def test_no_compiled_network_is_recorded():
 def test_boxes_are_not_recorded():
     with pytest.raises(UserError, match="boxes"):
         RecordStep().on_train_batch_start(None, task(), ("clips with boxes", None), 0)
+
+
+@contextlib.contextmanager
+def bfloat16_on_a_gpu():
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    yield
+    torch.set_autocast_dtype("cuda", before)
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_it_is_recorded_in_the_type_of_the_training(monkeypatch):
+    """Not in float16, autocast's own choice: without a gradient scaler, small gradients vanish."""
+    found = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    monkeypatch.setattr(
+        torch.cuda,
+        "make_graphed_callables",
+        lambda *_, **__: found.append(torch.get_autocast_dtype("cuda")),
+    )
+    precision = types.SimpleNamespace(forward_context=bfloat16_on_a_gpu)
+    replay_step(torch.nn.Linear(2, 2), torch.ones(1, 2), precision)
+    assert found == [torch.bfloat16]
