@@ -237,6 +237,7 @@ class TrainerConfig(Section):
     #: milliseconds of a run: a processor with AMX, or of AMD with AVX512-BF16), else 32-true. A run
     #: records what was chosen, and goes on with it.
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    #: Deterministic operations where torch has them; otherwise it warns (a few, on a GPU).
     deterministic: bool = True
     #: Channels-last memory format (faster for 3-D convolutions on a GPU with mixed precision).
     channels_last: bool = False

@@ -52,6 +52,14 @@ def test_a_recorded_step_has_the_type_of_the_training(tmp_path):
     assert seen == [torch.bfloat16]
 
 
+@pytest.mark.filterwarnings("ignore:avg_pool3d_backward_cuda does not have")
+def test_the_head_of_i3d_trains_by_default(tmp_path):
+    """torch has no deterministic form of its gradient on a GPU."""
+    model = {"rstg": None, "head": {"kind": "windows"}}
+    config = tiny_config(trainer={"accelerator": "gpu"}, model=model, train={"epochs": 1})
+    assert fit(parse_config(config, "test"), out=tmp_path / "run").results["steps"] > 0
+
+
 def test_a_recorded_step_draws_new_dropout_every_time(tmp_path):
     trainer = {"accelerator": "gpu", "cuda_graph": True}
     train = {"log_every": 1, "epochs": 3, "lr": 1e-12, "batch_size": 64}

@@ -198,3 +198,11 @@ def test_the_trainer_is_made_as_the_config_asks(tmp_path):
     assert any(isinstance(c, ProgressBar) for c in bar.callbacks)
     with pytest.raises(UserError, match="^trainer: .*nonsense"):
         make_trainer(config_of(trainer={"strategy": "nonsense"}), tmp_path, [])
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_operations_that_are_never_deterministic_are_no_error(tmp_path, wanted):
+    """On a GPU torch has no deterministic gradient of ``avg_pool3d``, which the head of I3D is."""
+    make_trainer(config_of(trainer={"deterministic": wanted}), tmp_path, [])
+    assert torch.are_deterministic_algorithms_enabled() == wanted
+    assert torch.is_deterministic_algorithms_warn_only_enabled() == wanted
