@@ -158,7 +158,7 @@ class VideoResNet(torch.nn.Module):
     last bottleneck.
 
     Args:
-        temporal_kernels: Temporal kernels of stem and stages, each cycled over its blocks:
+        temporal_kernels: Temporal kernels of stem and stages, odd numbers, each cycled over its blocks:
             :data:`C2D_KERNELS` or :data:`I3D_KERNELS`.
         nonlocal_stages: Residual stages (``"res2"`` ... ``"res5"``) with a :class:`NonLocalBlock`
             after every second bottleneck. (default: none)
@@ -179,7 +179,8 @@ class VideoResNet(torch.nn.Module):
         - **output:** feature map :math:`(B, 2048, T / 2, H / 16, W / 16)`
 
     Raises:
-        ValueError: If ``nonlocal_stages`` or ``motion_stages`` names a stage that does not exist.
+        ValueError: If ``nonlocal_stages`` or ``motion_stages`` names a stage that does not exist, or
+            ``temporal_kernels`` has an even number or none for a stage.
     """
 
     def __init__(
@@ -204,6 +205,12 @@ class VideoResNet(torch.nn.Module):
             if unknown := sorted(set(given) - set(names)):
                 raise ValueError(f"Expected '{what}' to name some of {names} (got {unknown})")
         self.temporal_kernels = tuple(tuple(kernels) for kernels in temporal_kernels)
+        odd = all(kernels and all(n % 2 == 1 for n in kernels) for kernels in self.temporal_kernels)
+        if len(self.temporal_kernels) <= len(depths) or not odd:
+            raise ValueError(
+                f"Expected 'temporal_kernels' to have odd numbers for the stem and each of "
+                f"{len(depths)} stages (got {self.temporal_kernels})"
+            )
         self.nonlocal_stages = tuple(nonlocal_stages)
 
         frames = self.temporal_kernels[0][0]

@@ -95,3 +95,10 @@ def test_weights_of_an_image_network_leave_the_blocks_as_they_are():
 def test_an_unknown_stage_is_named():
     with pytest.raises(ValueError, match=r"'motion_stages' to name some of .*\(got \['res9'\]\)"):
         VideoResNet(C2D_KERNELS, motion_stages=("res9",))
+
+
+@pytest.mark.parametrize("kernels", [((2,), (1,)), ((1,), (3, 4)), ((1,), ()), ((1,),), ((1,), (0,))])
+def test_temporal_kernels_are_odd_and_there_for_every_stage(kernels):
+    message = r"'temporal_kernels' to have odd numbers for the stem and each of 1 stages \(got \(\("
+    with pytest.raises(ValueError, match=message):
+        VideoResNet(kernels, depths=(2,), width=4)
