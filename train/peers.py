@@ -273,14 +273,21 @@ def _measured_before(path: Path, protocol: dict) -> dict[str, dict]:
     """Tasks that were measured in the same way in the same folder.
 
     Raises:
-        UserError: If they were measured in another way.
+        UserError: If they cannot be read, or were measured in another way.
     """
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["protocol"] != protocol:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings, tasks = found["protocol"], dict(found["tasks"])
+        table(tasks)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(
+            f"--out: {path} is damaged, or not a file of this command; choose another folder"
+        ) from e
+    if settings != protocol:
         raise UserError(f"--out: {path} has other seeds or settings; choose another folder")
-    return found["tasks"]
+    return tasks
 
 
 @command

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from rstg_pyg.train import peers
@@ -22,6 +23,18 @@ def test_the_command_measures_all_layers_and_keeps_other_tasks(tmp_path):
         assert torch.__version__.startswith(task["environment"]["versions"]["torch"])
     assert (tmp_path / "peers.md").read_text() == peers.table(found["tasks"])
     assert (tmp_path / "peers.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("text", ['{"protocol": ', "[]", '{"protocol": {}}', "\xff", "3",
+    '{"protocol": {}, "tasks": 3}', '{"protocol": {}, "tasks": {"nodes": {"rows": {"GCN": 1}}}}',
+])  # fmt: skip
+def test_a_file_that_is_not_of_this_command(tmp_path, capsys, text):
+    path = tmp_path / "peers.json"
+    path.write_bytes(text.encode("latin1"))
+    assert peers.main(["--quick", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"error: --out: {path} is damaged, or not a file of this command; choose another" in said
+    assert path.read_bytes() == text.encode("latin1")
 
 
 def test_a_seed_gives_the_same_data_and_another_one_others():
