@@ -97,7 +97,9 @@ class RSTGConv(SpaceStage, MessagePassing):
         norm_kwargs (dict, optional): Further arguments of the norm. (default: :obj:`None`)
         after_aggr (callable or str, optional): A module that is applied to :math:`\mathbf{g}_i`, given
             and called as ``norm``. (default: :obj:`None`)
-        dropout (float, optional): Dropout probability of the attention coefficients.
+        dropout (float, optional): Dropout probability of the attention coefficients. Several edges
+            from one node to the same other one are dropped together where the layer computes with all
+            pairs of nodes, and each by itself elsewhere: the same mean, another variance.
             (default: :obj:`0`)
         edge_dim (int, optional): Edge feature dimensionality, or :obj:`-1` to derive it from the first
             call. (default: :obj:`None`, no edge features)
