@@ -20,6 +20,8 @@ class WindowMean(torch.nn.Module):
     Args:
         channels (int): Channels of the feature map.
         window (tuple, optional): Steps, rows and columns of a window. (default: :obj:`(2, 7, 7)`)
+        dropout (float, optional): Dropout of the means over windows, each by itself, as published.
+            (That of :class:`VideoClassifier` drops a channel in all windows.) (default: :obj:`0`)
 
     Shapes:
         - **input:** feature map :math:`(B, C, T, H, W)`
@@ -30,16 +32,17 @@ class WindowMean(torch.nn.Module):
         torch.Size([2, 64])
     """
 
-    def __init__(self, channels: int, window: Sequence[int] = (2, 7, 7)):
+    def __init__(self, channels: int, window: Sequence[int] = (2, 7, 7), dropout: float = 0.0):
         super().__init__()
         self.channels = self.out_channels = channels
         self.window = tuple(window)
+        self.dropout = torch.nn.Dropout(dropout)
         check_numbers(1, channels=channels, window=min(window))
 
     def forward(self, x: Tensor) -> Tensor:
         """The vector of every clip."""
         window = [min(n, size) for n, size in zip(self.window, x.shape[2:])]
-        return mean_of_windows(x, window).mean(dim=(2, 3, 4))
+        return self.dropout(mean_of_windows(x, window)).mean(dim=(2, 3, 4))
 
     def extra_repr(self) -> str:
         """The window."""

@@ -137,7 +137,7 @@ def _relations(head: RelationHeadConfig, feature_map: Tensor) -> RelationHead:
 
 
 def _windows(head: WindowMeanConfig, feature_map: Tensor) -> WindowMean:
-    return WindowMean(feature_map.size(1))
+    return WindowMean(feature_map.size(1), dropout=head.dropout)
 
 
 def _regions(head: RegionHeadConfig, feature_map: Tensor) -> RegionHead:

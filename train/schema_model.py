@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from rstg_pyg import RSTG, LSTMHead, RegionHead, RelationHead, RSTGBlock, RSTGConv, VideoClassifier
+from rstg_pyg import (
+    RSTG,
+    LSTMHead,
+    RegionHead,
+    RelationHead,
+    RSTGBlock,
+    RSTGConv,
+    VideoClassifier,
+    WindowMean,
+)
 from rstg_pyg.backbones import BNInception, SimpleConv, VideoResNet
 from rstg_pyg.train.errors import nearest
 
@@ -297,6 +306,8 @@ class WindowMeanConfig(Section):
     """The head of I3D and S3D-G, :class:`rstg_pyg.WindowMean`."""
 
     kind: Literal["windows"]
+    #: Of the means over windows, as published; ``model.dropout`` drops a channel in all windows.
+    dropout: Fraction = default(WindowMean, "dropout")
 
 
 class STGCNConfig(Section):

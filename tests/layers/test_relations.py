@@ -116,6 +116,12 @@ def test_windows_of_two_steps_count_inner_steps_twice():
     half = WindowMean(3)(x.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), steps @ weights, rtol=0.02, atol=0.01)
+    torch.manual_seed(0)
+    ones, head = torch.ones(50, 40, 4, 7, 7), WindowMean(40, dropout=0.5)
+    kept = head(ones) * 3 / 2  # of three windows, each by itself
+    shares = [float((kept == n).float().mean()) for n in range(4)]
+    assert shares == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 8], abs=0.03)
+    torch.testing.assert_close(head.eval()(ones), torch.ones(50, 40))
     small = torch.randn(2, 3, 1, 2, 5)
     torch.testing.assert_close(WindowMean(3)(small), small.mean((2, 3, 4)))
 

@@ -165,9 +165,11 @@ def test_the_other_networks_of_the_table_with_a_graph_or_their_heads(kind):
         assert len(counts) > 20 and {int(n) for n in counts} == {0 if norm == "frozen" else 1}
     heads = {"bn_inception": ["relations"], "eco_lite": []}.get(kind, ["windows"])
     for head in heads:
-        config = parse({"backbone": backbone, "rstg": None, "head": {"kind": head}}, data)
+        settings = {"kind": head, "dropout": 0.25}
+        config = parse({"backbone": backbone, "rstg": None, "head": settings}, data)
         check_model(config)
         model = build_model(config, 5)
+        assert model.head.dropout.p == 0.25
         assert type(model.head).__name__ == {"relations": "RelationHead", "windows": "WindowMean"}[head]
         assert model(torch.rand(2, 3, 4, 64, 64)).shape == (2, 5)
 
