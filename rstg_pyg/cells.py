@@ -75,7 +75,9 @@ class Cell(torch.nn.RNNBase):
         else:
             if rows.is_cuda and len({weight.untyped_storage().data_ptr() for weight in weights}) > 1:
                 self.flatten_parameters()  # moves them, which a CUDA graph does not survive
-            out, *after = _run(rows, sizes, memory, weights, self.training)
+            # cuDNN knows gradients in training mode only; without dropout, modes do not differ.
+            train = self.training or (rows.is_cuda and torch.is_grad_enabled())
+            out, *after = _run(rows, sizes, memory, weights, train)
         return out if sizes is None else PackedSequence(out, sizes), state_of_parts(after)
 
     def _memory(

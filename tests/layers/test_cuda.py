@@ -72,3 +72,13 @@ def test_half_precision_under_autocast():
         out = model(x, GRID.edge_index.cuda())
     assert (out.float() - expected).norm() <= 0.03 * expected.norm()
     assert all(bool(g.isfinite().all()) for g in gradients(model, out))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients_in_evaluation_mode(cell):
+    torch.manual_seed(0)
+    model, x = RSTG(16, 16, cell=cell).eval(), torch.randn(2, 3, 14, 16)
+    wanted = gradients(model, model(x, GRID.edge_index))
+    model = model.cuda()
+    for a, b in zip(gradients(model, model(x.cuda(), GRID.edge_index.cuda())), wanted):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-5)
