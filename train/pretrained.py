@@ -64,9 +64,11 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
         for file in (models.WEIGHTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
             if (path / file).is_file():
                 return path / file
+        hidden = models.FOLDER / name
+        hint = f"; the model of this name is {hidden}" if str(name) in models.list() else ""
         raise UserError(
             f"{path}: expected a run folder (it has no checkpoints/best.ckpt or last.ckpt) or the "
-            f"folder of a model (it has no {models.WEIGHTS})"
+            f"folder of a model (it has no {models.WEIGHTS}){hint}"
         )
     if str(name) in models.list():
         return models.FOLDER / name / models.WEIGHTS

@@ -84,7 +84,7 @@ def test_a_round_trip_by_way_of_a_folder(shipped, tmp_path, clip, run):
     assert "| measured on | `last.ckpt`; the weights are those of `best.ckpt` |" in text
 
 
-def test_what_cannot_be_saved_or_found(tmp_path, shipped):
+def test_what_cannot_be_saved_or_found(tmp_path, shipped, monkeypatch):
     plain = VideoClassifier(SimpleConv(1, (4,)), 3, head=LSTMHead(4, 4))
     with pytest.raises(ValueError, match="Expected a network with 'config' and 'classes'"):
         plain.save_pretrained(tmp_path / "x")
@@ -111,6 +111,10 @@ def test_what_cannot_be_saved_or_found(tmp_path, shipped):
         VideoClassifier.from_pretrained("tinny")
     with pytest.raises(UserError, match=r"it has no checkpoints/best.ckpt .* no model.safetensors"):
         Predictor.load(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()  # of data, for example
+    with pytest.raises(UserError, match=f"tiny: expected a run folder.*; the model .* is {shipped}$"):
+        Predictor.load("tiny")
 
 
 def test_networks_for_several_labels_keep_that(tmp_path, shipped, clip):
