@@ -22,7 +22,7 @@ from rstg_pyg.graphs.skeletons import joint_names, skeleton_graph
 
 
 def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))
+    return low + (high - low) * float(torch.rand((), device="cpu"))
 
 
 def _index(data: Data, *names: str) -> list[int]:
@@ -45,18 +45,25 @@ def _body(layout: str, joints: int) -> tuple[Tensor, Tensor, Tensor]:
     return graph.parent, chain, graph.length
 
 
+def _body_of(data: Data) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the body of ``data``, on its device."""
+    parent, chain, length = _body(data.layout, data.pos.size(1))
+    device = data.pos.device
+    return parent.to(device), chain.to(device), length.to(device)
+
+
 def _hip(data: Data, hip: int) -> Tensor:
     """Where the hip of a body is, ``[T, 3]``: in frames without it, where it was last, or is next; if
     it is in no frame, the mean of the joints beside it that are there, or of all of the body.
     """
-    parent, chain, _ = _body(data.layout, data.pos.size(1))
+    parent, chain, _ = _body_of(data)
     pos, there = data.pos[:, hip], data.mask[:, hip]
     if not there.any():
         beside, body = data.mask & (parent == hip), data.mask & (chain[:, hip] > 0)
         which = torch.where(beside.any(1, keepdim=True), beside, body)
         weight = which.unsqueeze(-1).to(pos)
         pos, there = (data.pos * weight).sum(1) / weight.sum(1).clamp(min=1), which.any(1)
-    frames = torch.arange(len(pos))
+    frames = torch.arange(len(pos), device=pos.device)
     last = torch.where(there, frames, -1).cummax(0).values
     return pos[torch.where(last < 0, there.int().argmax(), last)]
 
@@ -65,8 +72,8 @@ def _bones(data: Data) -> tuple[Tensor, Tensor, Tensor]:
     """The positions relative to the parents (of the hip: its position), what makes positions of them,
     and the usual lengths. An absent joint is where its parent is, an absent hip as in :func:`_hip`.
     """
-    parent, chain, length = _body(data.layout, data.pos.size(1))
-    pos, root = data.pos, parent == torch.arange(len(parent))
+    parent, chain, length = _body_of(data)
+    pos, root = data.pos, parent == torch.arange(len(parent), device=data.pos.device)
     if not data.mask.all():
         pos = pos.clone()
         for joint in chain.sum(1).argsort().tolist():  # from the hip outwards
@@ -109,7 +116,7 @@ class ResampleFrames(BaseTransform):
         last = data.pos.size(0) - 1
         length = last * _uniform(*self.crop)
         begin = (last - length) * (_uniform(0, 1) if self.shift is None else self.shift)
-        t = torch.linspace(0, 1, self.num_frames)
+        t = torch.linspace(0, 1, self.num_frames, device=data.pos.device)
         t = t + _uniform(-self.warp, self.warp) * (math.pi * t).sin() / math.pi
         place = (begin + length * t).clamp(0, last)
         low = place.long().clamp(max=max(last - 1, 0))
@@ -206,7 +213,7 @@ class RandomSize(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """"""
-        data.pos = data.pos * (1 + self.most * (2 * torch.rand(3) - 1))
+        data.pos = data.pos * (1 + self.most * (2 * torch.rand(3, device=data.pos.device) - 1))
         return data
 
 
@@ -223,7 +230,7 @@ class RandomBones(BaseTransform):
     def forward(self, data: Data) -> Data:
         """"""
         bones, chain, length = _bones(data)
-        factor = 1 + self.most * (2 * torch.rand(len(length)) - 1)
+        factor = 1 + self.most * (2 * torch.rand(len(length), device=length.device) - 1)
         factor[length == 0] = 1  # the hip has no bone
         return _with_bones(data, bones * factor.unsqueeze(-1), chain)
 
@@ -268,7 +275,7 @@ class DropJoints(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """"""
-        data.mask = data.mask & (torch.rand(data.pos.size(1)) >= self.share)
+        data.mask = data.mask & (torch.rand(data.pos.size(1), device=data.mask.device) >= self.share)
         data.pos = data.pos * data.mask.unsqueeze(-1)
         return data
 
@@ -306,12 +313,12 @@ class SkeletonFeatures(BaseTransform):
     def forward(self, data: Data) -> Data:
         """"""
         (hip,), mask = _index(data, "hip"), data.mask
-        parent = _body(data.layout, data.pos.size(1))[0]
+        parent = _body_of(data)[0]
         joint = (data.pos - _hip(data, hip).unsqueeze(1)) * mask.unsqueeze(-1)
         bone = (data.pos - data.pos[:, parent]) * (mask & mask[:, parent]).unsqueeze(-1)
 
         def change(x: Tensor, frames: int = 1) -> Tensor:
-            before = (torch.arange(len(x)) - frames).clamp(min=0)
+            before = (torch.arange(len(x), device=x.device) - frames).clamp(min=0)
             return (x - x[before]) * (mask & mask[before]).unsqueeze(-1)
 
         found = {"joint": joint, "bone": bone}

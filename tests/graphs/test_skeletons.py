@@ -328,3 +328,21 @@ def test_transforms_join_with_those_of_pyg():
     assert torch.allclose(x, 2 * (data.pos - data.pos[:, 6:7]), atol=1e-4)
     assert math.isfinite(float(x.sum()))
     assert repr(graphs.RandomTurn(30)) == "RandomTurn()"
+
+
+def test_transforms_stay_on_the_device_of_the_data():
+    """What they make themselves is not on another one (here: torch's default)."""
+    steps = [
+        graphs.ResampleFrames(5, (0.5, 1.0), 0.2), graphs.Smooth(), graphs.FaceForward(),
+        graphs.RandomTurn(20, 5), graphs.RandomSize(0.1), graphs.RandomBones(0.1), graphs.SameBones(),
+        graphs.JitterJoints(0.01), graphs.DropJoints(0.3),
+        graphs.SkeletonFeatures(graphs.SkeletonFeatures.KINDS),
+    ]  # fmt: skip
+    data, made = body(), []
+    data.mask[2, 3] = data.mask[:, joint_names("msr20").index("hip")] = False
+    for device in ("cpu", "meta"):
+        torch.manual_seed(0)
+        with torch.device(device):
+            made.append(Compose(steps)(data.clone()))
+    for name in ("x", "pos", "mask"):
+        assert torch.equal(made[1][name], made[0][name])
