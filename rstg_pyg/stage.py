@@ -181,7 +181,7 @@ class SpaceStage(torch.nn.Module):
         return f"{self.__class__.__name__}({', '.join(parts)})"
 
 
-def unusual(stage: SpaceStage, names: Sequence[str] = _SHOWN) -> List[str]:
+def unusual(stage: torch.nn.Module, names: Sequence[str] = _SHOWN) -> List[str]:
     """The arguments that differ from their defaults, as a ``repr`` shows them."""
     usual = inspect.signature(SpaceStage).parameters
     values = {name: getattr(stage, name) for name in names}
