@@ -149,6 +149,10 @@ class RelationHead(torch.nn.Module):
                 f"{self.scales[1:]}, each below the number of sets (got {drawn})"
             )
         self.drawn = drawn
+        for i, scale in enumerate(self.scales):  # here, because a GPU would be waited for
+            sets = torch.tensor(list(combinations(range(num_frames), scale)))
+            sets = sets if drawn is None or i == 0 else sets[list(drawn[i - 1])]
+            self.register_buffer(f"sets{scale}", sets, persistent=False)
         self.reset_parameters()
 
     @property
@@ -178,10 +182,8 @@ class RelationHead(torch.nn.Module):
         frames = self.lin_in(self.dropout(x.mean(dim=(3, 4)).transpose(1, 2)))
         out = []
         for i, (scale, lin, count) in enumerate(zip(self.scales, self.lins, self.counts)):
-            sets = torch.tensor(list(combinations(range(self.num_frames), scale)), device=x.device)
-            if self.drawn is not None and i > 0:
-                sets = sets[list(self.drawn[i - 1])]
-            elif self.training:
+            sets = self.get_buffer(f"sets{scale}")
+            if self.training and (self.drawn is None or i == 0):
                 sets = sets[torch.randperm(len(sets), device=x.device)[:count]]
             hidden = lin(frames[:, sets].flatten(2).relu()).relu()  # [B, sets, C]
             out.append(hidden.mean(dim=1) * count)

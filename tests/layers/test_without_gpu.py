@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rstg_pyg import LSTMHead, RegionHead, RelationHead, RSTGBlock, WindowMean
 from rstg_pyg.cells import Cell
 
 
@@ -23,3 +25,41 @@ def test_cells_can_be_differentiated_in_evaluation_mode(monkeypatch, mode, gradi
     with FakeTensorMode(), torch.device("cuda"), torch.set_grad_enabled(gradients):
         Cell(mode, 4, 4).eval()(torch.empty(3, 2, 4))
     assert modes == [gradients]
+
+
+class Operations(TorchDispatchMode):
+    """Keeps the names of what runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+#: Read numbers back, depend on them, or make tensors of Python's numbers, which are copied to a GPU.
+WAITS = {"_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "unique_dim", "_unique2"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "head",
+    [
+        RSTGBlock(8, to="vec"),
+        RelationHead(8, 4),
+        RelationHead(8, 4, drawn=[[0, 1, 3], [0, 2, 5]]),
+        RegionHead(8, 4, grid=(2, 1)),
+        WindowMean(8),
+        LSTMHead(8, 4),
+    ],
+    ids=lambda head: type(head).__name__,
+)
+def test_no_forward_pass_waits_for_a_gpu(head, training):
+    """Nor could it be part of a CUDA graph."""
+    x = torch.randn(2, 8, 4, 7, 7)
+    head = head.train(training)
+    with Operations() as found:
+        head(x)
+    assert not found.names & WAITS
