@@ -39,7 +39,7 @@ from rstg_pyg.train.benchmarking.variants import (
 )
 from rstg_pyg.train.command import command
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.files import of_this_command, write_json, write_text
 from rstg_pyg.train.run_folder.environment import device_name
 from rstg_pyg.train.run_folder.folder import check_writable, named_folder
 
@@ -259,14 +259,10 @@ def earlier_rows(out: Path, machine: str) -> list[Row]:
     path = out / "benchmark.json"
     if not path.is_file():
         return []
-    try:
+    with of_this_command(path):
         found = json.loads(path.read_text(encoding="utf-8"))
         measured, rows = found["machine"], list(found["rows"])
         page(rows, [])
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(
-            f"--out: {path} is damaged, or not a file of this command; choose another folder"
-        ) from e
     if measured != machine:
         raise UserError(f"--out: {path} was measured elsewhere, not on {machine}; choose another one")
     return rows

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,6 +124,21 @@ def remove_leftovers(folder: Path) -> None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes JSON atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def of_this_command(path: Path) -> Iterator[None]:
+    """For reading a result file of an earlier call in ``--out``.
+
+    Raises:
+        UserError: If what is done inside shows that it is none.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(
+            f"--out: {path} is damaged, or not a file of this command; choose another folder"
+        ) from e
 
 
 def write_text(path: Path, text: str) -> None:

@@ -31,7 +31,7 @@ from torch_geometric.nn import (
 from rstg_pyg import RSTG, RSTGConv
 from rstg_pyg.train.command import command
 from rstg_pyg.train.errors import UserError
-from rstg_pyg.train.files import write_json, write_text
+from rstg_pyg.train.files import of_this_command, write_json, write_text
 from rstg_pyg.train.peer_tasks import TASKS, Task
 from rstg_pyg.train.plots import COLORS, new_figure, save_png
 from rstg_pyg.train.run_folder.environment import environment
@@ -277,14 +277,10 @@ def _measured_before(path: Path, protocol: dict) -> dict[str, dict]:
     """
     if not path.is_file():
         return {}
-    try:
+    with of_this_command(path):
         found = json.loads(path.read_text(encoding="utf-8"))
         settings, tasks = found["protocol"], dict(found["tasks"])
         table(tasks)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(
-            f"--out: {path} is damaged, or not a file of this command; choose another folder"
-        ) from e
     if settings != protocol:
         raise UserError(f"--out: {path} has other seeds or settings; choose another folder")
     return tasks
