@@ -66,6 +66,7 @@ from rstg_pyg.train.training.trainer import (
     choose_precision,
     eval_loader,
     make_trainer,
+    on_cpu,
     prepare_model,
     prepare_torch,
     share_batches,
@@ -179,7 +180,7 @@ def fit(
     callbacks: list[pl.Callback] = [meter, checkpoints, StopOnNonFinite()]
     if config.train.early_stopping is not None:
         callbacks.append(StopEarly(config.train.early_stopping, task.score))
-    if config.trainer.cuda_graph and torch.cuda.is_available() and config.trainer.accelerator != "cpu":
+    if config.trainer.cuda_graph and not on_cpu(config):
         callbacks.append(RecordStep())
     callbacks.append(StopOnSignal(checkpoints))  # the last: what it saves has counted the validation
     validate_every = min((config.train.validate_every or loader.steps) * parts, loader.steps)

@@ -26,6 +26,11 @@ from rstg_pyg.train.training.progress import ProgressBar
 LEAST_GAIN = 1.25
 
 
+def on_cpu(config: Config) -> bool:
+    """Whether the network runs on the CPU."""
+    return config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+
+
 def choose_precision(config: Config, trained: torch.nn.Module | None = None) -> Config:
     """The config with ``trainer.precision``: ``auto`` replaced by what is faster here.
 
@@ -36,9 +41,9 @@ def choose_precision(config: Config, trained: torch.nn.Module | None = None) -> 
     Raises:
         UserError: If there is no such precision here, or the network cannot be trained in it.
     """
-    on_cpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    wrong = on_cpu and trained is not None and any(map(_wrong_in_bfloat16, trained.modules()))
-    if on_cpu and config.trainer.precision == "16-mixed":
+    cpu = on_cpu(config)
+    wrong = cpu and trained is not None and any(map(_wrong_in_bfloat16, trained.modules()))
+    if cpu and config.trainer.precision == "16-mixed":
         raise UserError("trainer.precision: 16-mixed needs a GPU; use bf16-mixed, 32-true or auto")
     if wrong and config.trainer.precision == "bf16-mixed":
         raise UserError(
@@ -47,7 +52,7 @@ def choose_precision(config: Config, trained: torch.nn.Module | None = None) -> 
         )
     if config.trainer.precision != "auto":
         return config
-    if on_cpu:
+    if cpu:
         faster = not wrong and _gain_of_bfloat16() > LEAST_GAIN
     else:
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
