@@ -4,7 +4,8 @@ PyTorch's own ``mm`` calls MKL, which is slower on processors of other makers th
 with PyTorch, makes its kernels for the processor at hand, and is what ``torch.nn.LSTM`` and
 convolutions run on already. Where it is missing or switched off
 (``torch.backends.mkldnn.flags(enabled=False)``), everything is ``mm`` again; and so it is on Intel's
-processors, where MKL is as fast, and faster for the gradients of weights.
+processors, where MKL is as fast. The gradients of weights always are by ``mm``, which is as fast for wide
+layers and faster for narrow ones.
 """
 
 from functools import lru_cache
@@ -19,8 +20,6 @@ from rstg_pyg.fast.autograd import autocast_to, derivative, eager
 
 #: Multiply-adds from which on the detour is worth its 20 microseconds.
 LEAST_WORK = 2**21
-#: Sums over this many rows into a result this small (gradients of narrow weights) are faster by ``mm``.
-LONG, SMALL = 4096, 2**14
 
 
 @lru_cache(1)
@@ -58,8 +57,7 @@ def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, relu: bool
     Returns:
         ``[R, D]``.
     """
-    long = x.size(1) >= LONG and x.size(0) * weight.size(0) <= SMALL
-    if uses_onednn(x) and x.numel() > 0 and weight.numel() > 0 and not long:
+    if uses_onednn(x) and x.numel() > 0 and weight.numel() > 0:
         kind = "relu" if relu else "none"
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], "")
     out = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
@@ -80,7 +78,7 @@ class _Linear(torch.autograd.Function):
             return derivative(torch.nn.functional.linear, (rows, weight, bias), need, grad)
         return (
             product(grad, weight.t()) if need[0] else None,
-            product(grad.t(), rows.t()) if need[1] else None,
+            grad.t() @ rows if need[1] else None,
             grad.sum(0) if need[2] else None,
         )
 
