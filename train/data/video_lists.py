@@ -65,8 +65,9 @@ def check_id(where: str, name: str) -> None:
     path = PurePosixPath(name)
     leaves = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).anchor
     if leaves or "\\" in name or not path.name or _UNFIT.search(name):
+        hint = "; write / between folders" if "\\" in name else ""
         raise UserError(
-            f"{where}: expected the name of a video below the data folder (got {name[:200]!r})"
+            f"{where}: expected the name of a video below the data folder (got {name[:200]!r}){hint}"
         )
     if max(len(part.encode()) for part in path.parts) > _LONGEST_NAME or len(name) > _LONGEST_ID:
         raise UserError(f"{where}: the name of the video is too long for a file (got {name[:60]!r}...)")

@@ -288,11 +288,30 @@ def test_what_is_no_data_set(tmp_path, names, words):
         ("metadata.csv", "file_name,label,split\n1.mp4,a,out\n", "test for 'split' (got 'out')"),
         ("train.csv", "1.mp4\n", "line 1: expected a path and a label"),
         ("train.csv", "1.mp4,a\n1.mp4,a\n", "line 2: 1.mp4 is there twice"),
+        ("metadata.csv", "file_name,label\n1.mp4,a\n2.mp4,run, fast\n", "line 3: expected 2 values"),
+        ("train.csv", "path,label\n1.mp4,run, fast\n", "quotes around what has ',' in it"),
+        ("train.csv", "1.mp4,24,3\n", "line 1: expected a path and a label (got '1.mp4,24,3'); put"),
+        ("train.csv", "video_path,label\n1.mp4,a\n", "line 1: expected the columns path and"),
+        ("train.csv", "label,youtube_id,time_start\na,1,0\n", "expected the columns path and label"),
+        ("metadata.csv", "file_name,label\na\\1.mp4,a\n", "; write / between folders"),
     ],
 )
 def test_damaged_tables(tmp_path, table, text, words):
     (tmp_path / table).write_text(text)
     problem(tmp_path, words)
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl", "train.csv"])
+def test_columns_that_are_not_used_are_said(tmp_path, table):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    names = ["path" if table == "train.csv" else "file_name", "label", "start", "end"]
+    rows = [("1.mp4", "a", 0, 2), ("2.mp4", "b", 2, 4)]
+    lines = [",".join(names), *(",".join(map(str, row)) + "," * (row == rows[0]) for row in rows)]
+    if table == "metadata.jsonl":
+        lines = [json.dumps(dict(zip(names, row))) for row in rows]
+    (tmp_path / table).write_text("\n".join(lines) + "\n")
+    [note] = read_folder(tmp_path).notes
+    assert note == f"{tmp_path / table}: 2 columns are not used (start, end); videos are read whole"
 
 
 def settle(root):

@@ -22,7 +22,7 @@ from rstg_pyg.train.errors import UserError, counted, nearest, some
 from rstg_pyg.train.files import write_text
 
 #: Changes whenever the same folder gives another listing.
-_VERSION = 3
+_VERSION = 4
 _SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
 _LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
 
@@ -147,14 +147,14 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
     notes: list[str] = []
     metadata = tables.find_metadata(root)
     if metadata:
-        rows = tables.read_metadata(metadata, root)
+        rows = tables.read_metadata(metadata, root, notes)
         there = [s for s in SPLIT_WORDS if s in {row.split or "train" for row in rows}]
         places = dict.fromkeys(there, metadata)
         found = {s: [row for row in rows if (row.split or "train") == s] for s in there}
         layout = metadata.name
     elif lists:
         places = lists
-        found = {split: tables.read_list(path, root) for split, path in lists.items()}
+        found = {split: tables.read_list(path, root, notes) for split, path in lists.items()}
         layout = "lists"
     else:
         places = dict(splits)
@@ -173,7 +173,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
                 if table := tables.find_metadata(places[split]):
                     walk.folders.append(places[split])
                     places[split], layout = table, table.name
-                    found[split] = tables.read_metadata(table, root)
+                    found[split] = tables.read_metadata(table, root, notes)
                 else:
                     found[split] = _class_folders(places[split], root, walk, problems, notes)
         files = [row.id for rows in found.values() for row in rows if is_video_name(row.id)]

@@ -8,13 +8,19 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rstg_pyg.train.data.sources.places import SPLIT_WORDS, VIDEO_SUFFIXES, normal, split_of
+from rstg_pyg.train.data.sources.places import (
+    SPLIT_WORDS,
+    VIDEO_SUFFIXES,
+    is_video_name,
+    normal,
+    split_of,
+)
 from rstg_pyg.train.data.video_lists import Video, check_id, read_lines, read_text
-from rstg_pyg.train.errors import UserError
+from rstg_pyg.train.errors import UserError, counted, some
 from rstg_pyg.train.files import write_csv, write_text
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -84,10 +90,10 @@ def read_class_list(folder: Path) -> tuple[Path, dict[int, str]] | None:
     return path, names
 
 
-def read_metadata(path: Path, root: Path) -> list[Row]:
+def read_metadata(path: Path, root: Path, notes: list[str]) -> list[Row]:
     """The rows of ``metadata.csv`` or ``metadata.jsonl``: ``file_name``, from the table's folder, and
     ``label``, which may be a list. A column ``split`` or the first folder of the name says which split
-    it is.
+    it is. Others are noted.
 
     Raises:
         UserError: If columns are missing, a line is damaged, or a split is unknown.
@@ -95,29 +101,37 @@ def read_metadata(path: Path, root: Path) -> list[Row]:
     inside = path.parent.relative_to(root).as_posix()
     prefix = "" if inside == "." else f"{inside}/"
     rows = []
+    columns: dict[str, Any] = {}
     for where, values in _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path):
+        columns |= values
         name, label = _text(where, values, "file_name"), _label(where, values, "label")
         said = str(values.get("split") or "").strip()
         split = split_of(said or ("" if prefix else name.partition("/")[0]))
         if said and split is None:
             raise UserError(f"{where}: expected train, val or test for 'split' (got {said!r})")
         rows.append(_row(prefix + name, label, where, root, split))
+    _note_unused(path, columns, ("file_name", "label", "split"), notes)
     return rows
 
 
-def read_list(path: Path, root: Path) -> list[Row]:
-    """The rows of a list: with the columns ``path`` and ``label``, or lines of a path and a label with
-    a comma, semicolon, tab or blanks between. Without a label it is the name of the video's folder.
+def read_list(path: Path, root: Path, notes: list[str]) -> list[Row]:
+    """The rows of a list: with the columns ``path`` and ``label``, others are noted; or lines of a path
+    and a label with a comma, semicolon, tab or blanks between. Without a label it is the name of the
+    video's folder.
 
     Raises:
-        UserError: If a line has no path.
+        UserError: If a line has no path, or more than a path and a label.
     """
     lines = list(read_lines(path))
     first = lines[0][1] if lines else ""
     separator = next((s for s in ",;\t" if s in first), None)
     header = [cell.strip().lower() for cell in first.split(separator)]
-    if set(header) & set(_PATHS) and set(header) & set(_LABELS):
-        columns = [next(c for c in names if c in header) for names in (_PATHS, _LABELS)]
+    named = [[c for c in names if c in header] for names in (_PATHS, _LABELS)]
+    if any(named) and not all(named) and len(header) > 1 and not any(map(is_video_name, header)):
+        raise UserError(f"{path}, line 1: expected the columns path and label (got {first[:100]!r})")
+    if all(named):
+        columns = [names[0] for names in named]
+        _note_unused(path, header, columns, notes)
         return [
             _row(_text(where, values, columns[0]), _label(where, values, columns[1]), where, root)
             for where, values in _csv_lines(path)
@@ -125,7 +139,7 @@ def read_list(path: Path, root: Path) -> list[Row]:
     rows = []
     for number, line in lines:
         where = f"{path}, line {number}"
-        name, label = _split_line(line, separator)
+        name, label = _split_line(where, line, separator)
         if not label:
             label = name.rpartition("/")[0].rpartition("/")[2]
         if not label:
@@ -149,15 +163,27 @@ def write_tables(folder: Path, classes: list[str], splits: dict[str, list[Video]
         write_csv(folder / f"{split}.csv", rows, ("path", "label"))
 
 
-def _split_line(line: str, separator: str | None) -> tuple[str, str]:
+def _split_line(where: str, line: str, separator: str | None) -> tuple[str, str]:
     """Path and label of a line, without a label if it has none."""
     if separator is not None:
-        name, *rest = next(csv.reader([line], delimiter=separator))
-        return name.strip(), rest[0].strip() if rest else ""
+        name, label, *rest = [*next(csv.reader([line], delimiter=separator)), ""]
+        if any(map(str.strip, rest)):
+            raise UserError(
+                f"{where}: expected a path and a label (got {line[:100]!r}); put quotes around what "
+                f"has {separator!r} in it, or give the columns names in a first line (path, label, ...)"
+            )
+        return name.strip(), label.strip()
     if match := _WITH_SUFFIX.fullmatch(line):
         return match[1], match[2] or ""
     name, *rest = line.rsplit(None, 1)
     return name, rest[0] if rest else ""
+
+
+def _note_unused(path: Path, columns: Iterable[str], used: Sequence[str], notes: list[str]) -> None:
+    """Notes the columns that mean nothing here, such as the start and end of a clip in its video."""
+    if unused := [name for name in columns if name and name not in used]:
+        what = "1 column is" if len(unused) == 1 else f"{len(unused)} columns are"
+        notes.append(f"{path}: {what} not used ({some(unused)}); videos are read whole")
 
 
 def _row(name: str, label: str | list[str], where: str, root: Path, split: str | None = None) -> Row:
@@ -198,7 +224,14 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     try:
         for values in reader:
-            yield f"{path}, line {reader.line_num}", values
+            where, more = f"{path}, line {reader.line_num}", values.pop(None, [])
+            if any(map(str.strip, more)):
+                count = len(values)
+                raise UserError(
+                    f"{where}: expected {counted(count, 'value')}, as the first line has (got "
+                    f"{count + len(more)}); put quotes around what has {separator!r} in it"
+                )
+            yield where, values
     except csv.Error as e:
         raise UserError(f"{path}: not a table ({e})") from e
 
