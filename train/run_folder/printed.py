@@ -46,6 +46,7 @@ def print_tail(results: dict[str, Any], folder: Path) -> None:
     run = folder if (folder / "checkpoints").is_dir() else results["checkpoint"]
     rows = {
         "test": _score(results),
+        "network": results["checkpoint"] if results["loss"] is not None else "",
         "protocol": results["protocol"],
         "time": _time(results),
         "skipped": _skipped(results, folder),

@@ -27,3 +27,10 @@ def test_the_next_commands_are_for_this_kind_of_data(tmp_path, monkeypatch, caps
     print_tail(results, Path("run"))
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert printed[-len(commands) :] == commands and sum("rstg " in x for x in printed) == len(commands)
+
+
+def test_the_network_that_was_tested_is_named(tmp_path, monkeypatch, capsys):
+    results = json.loads((RESULTS / "smt_first_command.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    print_tail(results | {"checkpoint": "run/checkpoints/last.ckpt", "skipped": None}, Path("run"))
+    assert " network run/checkpoints/last.ckpt protocol " in " ".join(capsys.readouterr().out.split())
