@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 
 if "OMP_WAIT_POLICY" not in os.environ:
@@ -57,6 +58,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--evaluate", metavar="RUN", help="only evaluate this run or checkpoint")
     arguments = parser.parse_intermixed_args(argv)
+    run = arguments.resume or ""
+    if run is not True and re.match(r"[\w.]+=", run) and not os.path.exists(run):
+        arguments.overrides.append(run)  # it follows a --resume without RUN
+        arguments.resume = True
     if not arguments.cfg:
         raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")
     if arguments.resume is not False and arguments.evaluate is not None:

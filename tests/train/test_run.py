@@ -9,7 +9,7 @@ from helpers.signals import signal_when
 from helpers.tiny_run import write_tiny
 
 from rstg_pyg.train import fitting
-from rstg_pyg.train.run import main
+from rstg_pyg.train.run import main, parse_arguments
 from rstg_pyg.train.run_folder.folder import run_to_resume
 
 CONFIG = {
@@ -194,6 +194,14 @@ def fails(capsys, *arguments):
     assert error.startswith("error: ") and "Traceback" not in error
     assert len(error.strip().splitlines()) <= 2
     return error
+
+
+def test_a_value_after_resume_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = parse_arguments(["--cfg", "tiny.yaml", "--resume", "train.lr=1", "seed=2"])
+    assert (found.resume, sorted(found.overrides)) == (True, ["seed=2", "train.lr=1"])
+    Path("lr=1").mkdir()
+    assert parse_arguments(["--cfg", "tiny.yaml", "--resume", "lr=1"]).resume == "lr=1"
 
 
 def test_mistakes_end_with_code_2_and_a_hint(folder, capsys):
