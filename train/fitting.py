@@ -36,11 +36,13 @@ from rstg_pyg.train.run_folder.predictions import write_predictions
 from rstg_pyg.train.run_folder.printed import print_head, print_tail
 from rstg_pyg.train.run_folder.weights import (
     check_classes,
+    check_data,
     check_resumable,
     load_weights,
     open_weights,
     read_weights,
     saved_config,
+    training_videos,
 )
 from rstg_pyg.train.schema import (
     FolderConfig,
@@ -133,14 +135,14 @@ def fit(
     config = _changed(config, overrides, settings)
     check_model(config)
     out = None if out is None else os.fspath(out)
-    folder, checkpoint, origin, step, stored = None, None, None, 0, None
+    folder, checkpoint, step, stored = None, None, 0, {}
     if resume is not False:
         if resume == "":
             raise UserError("--resume: expected a run folder or a checkpoint (got an empty name)")
         newest = "" if resume is True else os.fspath(resume)
         folder, checkpoint = run_to_resume(config.name, out, newest)
         if checkpoint is not None:
-            origin, step, precision, stored = check_resumable(checkpoint, config)
+            _, step, precision, stored = check_resumable(checkpoint, config)
             if config.trainer.precision == "auto":
                 config = with_precision(config, precision)
         check_writable(folder)
@@ -150,14 +152,9 @@ def fit(
     datasets = {split: build_dataset(config, split) for split in splits}
     if config.train.early_stopping is not None and "val" not in datasets:
         raise UserError("train.early_stopping: expected validation videos (got none); leave it out")
-    if origin not in (None, datasets["train"].origin):
-        raise UserError(
-            f"{checkpoint}: the run began with {origin}, but the config's data now are "
-            f"{datasets['train'].origin}; give the data it began with"
-        )
     names = datasets["train"].label_names
     if checkpoint is not None:
-        check_classes(checkpoint, stored, names, config.data.root)
+        check_data(checkpoint, stored, datasets["train"], config.data.root)
     several = getattr(datasets["train"], "multi_label", False)
     model = build_model(config, len(names))
     config = choose_precision(config, model)
@@ -173,6 +170,7 @@ def fit(
     loader = train_loader(config, datasets["train"])
     parts = config.train.accumulate
     task = VideoTask(model, config, loader.steps // parts, datasets["train"].origin, names, several)
+    task.videos = training_videos(datasets["train"])
     save_every = 0 if "val" in datasets else 1_000
     checkpoints = Checkpoints(folder / "checkpoints", checkpoint, step, save_every)
     videos = parts * min(loader.batch_size, len(datasets["train"]))

@@ -4,6 +4,7 @@ code from the file and without Lightning.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from rstg_pyg.train.config import Config, differences, parse_config, to_dict
-from rstg_pyg.train.errors import UserError, some
+from rstg_pyg.train.errors import UserError, counted, some
 from rstg_pyg.train.files import write_atomically
 
 #: Settings of the data that the weights depend on.
@@ -210,12 +211,46 @@ def check_classes(path: Path, stored: list[str] | None, names: list[str], root: 
     )
 
 
-def check_resumable(path: Path, config: Config) -> tuple[str, int, str, list[str] | None]:
+def check_data(path: Path, stored: dict[str, Any], data: Any, root: str | None) -> None:
+    """Checks that a run goes on with the data that it began with.
+
+    Args:
+        path: The checkpoint.
+        stored: Its data, of :func:`check_resumable`.
+        data: The training videos now.
+        root: Where they are.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if stored["origin"] != data.origin:
+        raise UserError(
+            f"{path}: the run began with {stored['origin']}, but the config's data now are "
+            f"{data.origin}; give the data it began with"
+        )
+    check_classes(path, stored["label_names"], data.label_names, root)
+    if stored["videos"] not in (None, videos := training_videos(data)):
+        raise UserError(
+            f"{path}: the run began with {stored['videos']}, and {root or 'the data'} has {videos}; "
+            f"give the videos and labels it began with, or begin a run with train.init={path}"
+        )
+
+
+def training_videos(data: Any) -> str | None:
+    """The number of training videos, and a hash of ids and labels; ``None`` for generated ones."""
+    if not hasattr(data, "ids"):
+        return None
+    rows = map(repr, zip(data.ids, data.labels.tolist()))
+    found = hashlib.sha256("\n".join(rows).encode(errors="replace")).hexdigest()[:6]
+    return f"{counted(len(data.ids), 'training video')} (#{found})"
+
+
+def check_resumable(path: Path, config: Config) -> tuple[str, int, str, dict[str, Any]]:
     """Reads a checkpoint and checks that it belongs to this run.
 
     Returns:
-        The description of the data that the run started with, the checkpoint's step, and the run's
-        precision and classes.
+        The description of the data that the run started with, the checkpoint's step, the run's
+        precision, and what :func:`check_data` compares.
 
     Raises:
         UserError: If it cannot be read or belongs to another config; the message names the keys.
@@ -230,7 +265,8 @@ def check_resumable(path: Path, config: Config) -> tuple[str, int, str, list[str
     if changed:
         raise UserError(_other_config(path, changed))
     step, precision = checkpoint["global_step"], saved.trainer.precision
-    return checkpoint["origin"], step, precision, checkpoint.get("label_names")
+    stored = {key: checkpoint.get(key) for key in ("origin", "label_names", "videos")}
+    return checkpoint["origin"], step, precision, stored
 
 
 def saved_config(values: dict[str, Any], path: Path) -> Config:

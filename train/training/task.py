@@ -47,6 +47,7 @@ class VideoTask(pl.LightningModule):
     Attributes:
         score (str): The metric by which networks are compared: ``"top1"``, or with several labels
             per video the mean average precision ``"mAP"``.
+        videos (str, optional): Which videos it is trained with, stored in checkpoints.
 
     Batches are ``(clips, labels)``, from a :class:`VideoLoader` or any ``DataLoader``. Labels are
     classes ``[B]`` or, with several per video, zeros and ones ``[B, num_classes]``.
@@ -71,6 +72,7 @@ class VideoTask(pl.LightningModule):
         self.label_names = label_names
         self.multi_label = multi_label
         self.score = "mAP" if multi_label else "top1"
+        self.videos: str | None = None
         self.train_metrics = self._metrics()
         self.train_metrics.persistent(True)  # partly accumulated at a checkpoint
         self.eval_metrics = self._metrics()
@@ -304,6 +306,7 @@ class VideoTask(pl.LightningModule):
         checkpoint["origin"] = self.origin
         checkpoint["label_names"] = self.label_names
         checkpoint["multi_label"] = self.multi_label
+        checkpoint["videos"] = self.videos
 
 
 class _Precision(MultilabelAveragePrecision):

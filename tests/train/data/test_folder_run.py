@@ -53,6 +53,24 @@ def test_from_class_folders_to_a_prediction(run, tmp_path, capsys, files):
     assert "the run began with folder 2 classes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("change", ["one more", "another class"])
+def test_a_run_goes_on_with_the_videos_it_began_with(run, tmp_path, capsys, files, change):
+    assert run("data.root=clips") == 0
+    (tmp_path / "clips").rename(tmp_path / "moved")
+    assert run("data.root=moved", "--out", "runs/folder", "--resume") == 0  # the same ones
+    results = (tmp_path / "runs/folder/results.json").read_bytes()
+    if change == "one more":
+        files.video(tmp_path / "moved/train/a/12.mp4", 12, 4)
+    else:
+        videos = sorted(VideoFolder("moved", "train", num_frames=3, short_side=16, crop_size=16).ids)
+        (tmp_path / "moved" / videos[0]).rename(tmp_path / "moved/train/b/more.mp4")
+    capsys.readouterr()
+    assert run("data.root=moved", "--out", "runs/folder", "--resume") == 2
+    error = capsys.readouterr().err
+    assert "the run began with 10 training videos (#" in error and "train.init=runs/folder" in error
+    assert (tmp_path / "runs/folder/results.json").read_bytes() == results
+
+
 def test_without_validation(run, tmp_path, capsys):
     assert run("data.root=clips", "data.val_fraction=0") == 0
     assert "no validation while training: no accuracy is measured" in capsys.readouterr().out
