@@ -145,6 +145,8 @@ def _no_files(root: Path, kind: str) -> str:
     for other in ("tsm", "mmaction"):
         if _splits(root, other):
             return f"{message}, but lists of {other}; choose data.annotations={other}"
+    own = "; of your own videos in class folders: --cfg folder.yaml, or prepare.py --annotations folder"
     return (
         f"{message} (nor in labels/); give the folder that holds the label files and the videos' folder"
+        f"{own if kind == 'auto' else ''}"
     )

@@ -362,6 +362,14 @@ def test_check_and_pack(root, tmp_path):
         pack(root, tmp_path / "again")
 
 
+def test_class_folders_that_are_not_surely_some_are_told_how(tmp_path, files):
+    for number, name in enumerate(("a/x/0", "b/x/1")):
+        files.video(tmp_path / f"{name}.mp4", number, 3)
+    with pytest.raises(UserError, match="in class folders: .* prepare.py --annotations folder$"):
+        check(tmp_path)
+    assert check(tmp_path, "folder").ok
+
+
 def test_names_that_cannot_be_written_down(tmp_path):
     touch(tmp_path, "train/a/ä b.mp4", os.fsdecode(b"train/a/\xff.mp4"))
     problem(tmp_path, "expected the name of a video below the data folder")
