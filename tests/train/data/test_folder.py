@@ -289,6 +289,7 @@ def test_what_is_no_data_set(tmp_path, names, words):
         ("train.csv", "1.mp4\n", "line 1: expected a path and a label"),
         ("train.csv", "1.mp4,a\n1.mp4,a\n", "line 2: 1.mp4 is there twice"),
         ("metadata.csv", "file_name,label\n1.mp4,a\n2.mp4,run, fast\n", "line 3: expected 2 values"),
+        ("metadata.csv", 'file_name,label\n1.mp4,"[a, b]"\n', "line 2: expected a list like"),
         ("train.csv", "path,label\n1.mp4,run, fast\n", "quotes around what has ',' in it"),
         ("train.csv", "1.mp4,24,3\n", "line 1: expected a path and a label (got '1.mp4,24,3'); put"),
         ("train.csv", "video_path,label\n1.mp4,a\n", "line 1: expected the columns path and"),

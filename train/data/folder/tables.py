@@ -28,6 +28,7 @@ CLASS_LISTS = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")
 
 _PATHS = ("path", "file_name", "filename", "file", "video")
 _LABELS = ("label", "class")
+_LIST = re.compile(r"\[[^\[\]]*\]")  # other than "[Something] falling like [a rock]"
 _NUMBERED = re.compile(r"([0-9]{1,9})[\s,]+(\S.*)")
 #: A path up to its suffix, and what follows; both may hold spaces.
 _WITH_SUFFIX = re.compile(
@@ -201,6 +202,8 @@ def _label(where: str, values: dict[str, Any], column: str) -> str | list[str]:
     if isinstance(value, str) and value.strip()[:1] + value.strip()[-1:] == "[]":
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(value.strip())
+        if isinstance(value, str) and _LIST.fullmatch(value.strip()):
+            raise UserError(f"{where}: expected a list like ['jump', 'run'] (got {value[:60]!r})")
     if isinstance(value, list):
         return [_text(where, {column: label}, column) for label in value]
     return _text(where, values, column)
