@@ -23,7 +23,7 @@ except ImportError:  # Windows: nothing is locked
 
 #: Files of a run folder that other commands could overwrite.
 _OF_A_RUN = ("results.json", "environment.json", "metrics.csv", "per_class.csv", "confusion.csv")
-_OF_A_RUN += ("confusion.png", "curves.png", "predictions.png")
+_OF_A_RUN += ("confusion.png", "curves.png", "predictions.csv", "predictions.png")
 
 
 def lock(file: IO[str], inherited: bool = False) -> None:

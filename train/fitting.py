@@ -32,7 +32,7 @@ from rstg_pyg.train.pretrained import find_weights
 from rstg_pyg.train.run_folder.confusion import write_confusion, write_curves, write_precisions
 from rstg_pyg.train.run_folder.environment import device_name, environment, peak_memory, versions
 from rstg_pyg.train.run_folder.folder import check_writable, new_run_folder, only_one, run_to_resume
-from rstg_pyg.train.run_folder.predictions import write_predictions
+from rstg_pyg.train.run_folder.predictions import draw_predictions, write_table
 from rstg_pyg.train.run_folder.printed import print_head, print_tail
 from rstg_pyg.train.run_folder.weights import (
     check_classes,
@@ -135,14 +135,15 @@ def fit(
     config = _changed(config, overrides, settings)
     check_model(config)
     out = None if out is None else os.fspath(out)
-    folder, checkpoint, step, stored = None, None, 0, {}
+    folder, checkpoint, step = None, None, 0
+    stored: dict[str, Any] = {}
     if resume is not False:
         if resume == "":
             raise UserError("--resume: expected a run folder or a checkpoint (got an empty name)")
         newest = "" if resume is True else os.fspath(resume)
         folder, checkpoint = run_to_resume(config.name, out, newest)
         if checkpoint is not None:
-            _, step, precision, stored = check_resumable(checkpoint, config)
+            step, precision, stored = check_resumable(checkpoint, config)
             if config.trainer.precision == "auto":
                 config = with_precision(config, precision)
         check_writable(folder)
@@ -215,7 +216,7 @@ def fit(
         results |= {"training": speed, "pretraining": meter.pretraining}
         if trainer.is_global_zero:
             if "test" in datasets:
-                write_classes(folder, task, results)
+                write_classes(folder, task, datasets["test"], results)
             write_curves(folder / "metrics.csv")
             with logging_to(loggers, folder):
                 log_results(loggers, results, folder)
@@ -275,7 +276,7 @@ def evaluate(
     results |= {"seconds": results["test_seconds"]}
     write_setting(folder, config, trainer)
     if trainer.is_global_zero:
-        write_classes(folder, task, results)
+        write_classes(folder, task, dataset, results)
         write_json(folder / "results.json", results)
         print_tail(results, folder)
     return results
@@ -382,11 +383,13 @@ def test(config: Config, task: VideoTask, dataset, known, trainer: pl.Trainer) -
     }
 
 
-def write_classes(folder: Path, task: VideoTask, results: dict[str, Any]) -> None:
-    """Writes accuracy and confusion per class, as tables and a picture; with several labels per video,
-    the average precision per class.
+def write_classes(folder: Path, task: VideoTask, dataset: Any, results: dict[str, Any]) -> None:
+    """Writes the predictions, and accuracy and confusion per class, as tables and pictures; with
+    several labels per video, the average precision per class.
     """
-    write_predictions(folder, task.samples, task.label_names)
+    ids = getattr(dataset, "ids", range(len(dataset)))
+    write_table(folder, task.test_predictions, ids, task.label_names)
+    draw_predictions(folder, task.samples, task.label_names)
     if task.multi_label:
         write_precisions(folder, task.class_precision.tolist(), task.label_names)
         return

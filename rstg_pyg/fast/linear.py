@@ -4,8 +4,8 @@ PyTorch's own ``mm`` calls MKL, which is slower on processors of other makers th
 with PyTorch, makes its kernels for the processor at hand, and is what ``torch.nn.LSTM`` and
 convolutions run on already. Where it is missing or switched off
 (``torch.backends.mkldnn.flags(enabled=False)``), everything is ``mm`` again; and so it is on Intel's
-processors, where MKL is as fast. The gradients of weights always are by ``mm``, which is as fast for wide
-layers and faster for narrow ones.
+processors, where MKL is as fast. The gradients of weights always are by ``mm``, which is as fast for
+wide layers and faster for narrow ones.
 """
 
 from functools import lru_cache

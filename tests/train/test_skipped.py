@@ -81,6 +81,8 @@ def test_a_run_leaves_out_what_it_cannot_read(folder, broken, capsys):
     assert results["skipped"]["videos"]["test"] == broken["test"]
     assert listed(folder / "b/skipped.csv") == broken
     assert sum(int(row["videos"]) for row in rows_of(folder / "b/per_class.csv")) == 6
+    tested = [row["video"] for row in rows_of(folder / "b/predictions.csv")]
+    assert tested == [name for name in ids(folder / "data", "validation") if name not in broken["test"]]
     reason = (folder / "b/skipped.csv").read_text()
     assert all(f"{name}/00001.jpg: the image cannot be decoded" in reason for name in broken["train"])
 
@@ -146,6 +148,8 @@ def test_two_processes_stay_in_step(folder, broken):
     one = json.loads((folder / "runs/tiny-evaluate/results.json").read_text())
     assert (one["num_videos"], one["top1"]) == (6, results["top1"])
     assert one["loss"] == pytest.approx(results["loss"], abs=1e-5)
+    tested = [rows_of(folder / run / "predictions.csv") for run in ("two", "runs/tiny-evaluate")]
+    assert tested[0] == tested[1] and len(tested[0]) == 6
 
 
 def dataset(root, split="train", **arguments):

@@ -77,6 +77,7 @@ class VideoLoader:
         self.start = 0  # the first step of the next iteration
         self.step = 0  # batches handed out
         self.waits: list[float] = []  # seconds per batch
+        self.unread: set[int] = set()  # visits whose video could not be read
         self._order_epoch: int | None = None  # the epoch whose shuffled order is at hand
 
     def __len__(self) -> int:
@@ -105,6 +106,11 @@ class VideoLoader:
             order = torch.arange(len(self.dataset))
         items = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         return items[self.rank :: self.num_ranks] + epoch * len(self.dataset)
+
+    def items(self, step: int) -> list[int]:
+        """The items that a step's batch has, without those that could not be read."""
+        visits = self.visits(step).tolist()
+        return [visit % len(self.dataset) for visit in visits if visit not in self.unread]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         first, self.start = self.start, 0
@@ -169,6 +175,7 @@ class VideoLoader:
         self, clips: Tensor | BoxedClip | None, labels: Tensor, unread: list[Unread]
     ) -> tuple[Any, Tensor]:
         """The batch; videos that are not in it are noted."""
+        self.unread.update(visit for visit, _ in unread)
         if getattr(self.dataset, "skipped", None) is not None:
             items = [(self.dataset.ids[visit % len(self.dataset)], why) for visit, why in unread]
             self.dataset.skipped.note(items, len(labels))

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
-
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_csv
+from rstg_pyg.train.processes import gathered
 
 #: The label of the blank clip that stands where no video of a batch could be read: it counts for
 #: nothing and keeps processes that train together in step.
@@ -40,6 +39,7 @@ class Skipped:
     """
 
     def __init__(self, folder: Path, rank: int = 0):
+        self.rank = rank
         self.path = folder / (f"skipped-{rank}.csv" if rank else "skipped.csv")
         self.rows: dict[tuple[str, str], tuple[int, str]] = {}
         if self.path.is_file():
@@ -65,16 +65,11 @@ class Skipped:
 
     def gather(self) -> None:
         """Merges the lists of all processes at the end; the first process writes the file."""
-        first = True
-        if dist.is_available() and dist.is_initialized():
-            first = dist.get_rank() == 0
-            lists: list[dict] = [{}] * dist.get_world_size()
-            dist.all_gather_object(lists, self.rows)
-            self.rows = {}
-            for rows in lists:
-                for key, (times, reason) in rows.items():
-                    self.rows[key] = times + self.rows.get(key, (0, ""))[0], reason
-        if first:
+        lists, self.rows = gathered(self.rows), {}
+        for rows in lists:
+            for key, (times, reason) in rows.items():
+                self.rows[key] = times + self.rows.get(key, (0, ""))[0], reason
+        if self.rank == 0:
             self.write()
         else:
             self.path.unlink(missing_ok=True)

@@ -1,22 +1,69 @@
-"""Some clips of the test with their predictions, as a picture in the run folder."""
+"""The predictions of the test, as a table in the run folder, and some of them as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rstg_pyg.train.drawing.clips import draw_clips
-from rstg_pyg.train.files import write_atomically
+from rstg_pyg.train.files import write_atomically, write_csv
 
 _MOST_FRAMES = 8
 _SIDE = 80  # pixels of a frame's longer side, before it is drawn
 
 
-def write_predictions(
+class Tested(NamedTuple):
+    """What the network said of a video of the test.
+
+    Attributes:
+        item: The video's number in the test split.
+        true: Its classes: one, or any number.
+        predicted: The likeliest class.
+        probability: That of this class: softmax over all classes, or sigmoid if videos have several.
+    """
+
+    item: int
+    true: list[int]
+    predicted: int
+    probability: float
+
+
+def true_classes(label: Tensor) -> list[int]:
+    """The classes of a label: of a number, or of zeros and ones ``[num_classes]``."""
+    return (label.nonzero().flatten() if label.dim() else label.reshape(1)).tolist()
+
+
+def write_table(folder: Path, rows: Sequence[Tested], ids: Sequence[Any], names: list[str]) -> None:
+    """Writes ``predictions.csv``: the test's videos with their classes and the likeliest one.
+
+    Args:
+        folder: The run folder.
+        rows: The predictions.
+        ids: What the videos are called.
+        names: The class names.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    table = [
+        {
+            "video": ids[row.item],
+            "true": ", ".join(names[i] for i in row.true),
+            "predicted": names[row.predicted],
+            "probability": f"{row.probability:.4f}",
+            "right": int(row.predicted in row.true),
+        }
+        for row in rows
+    ]
+    write_csv(folder / "predictions.csv", table, ("video", "true", "predicted", "probability", "right"))
+
+
+def draw_predictions(
     folder: Path, samples: Sequence[tuple[Tensor, Tensor, Tensor]], names: list[str]
 ) -> None:
     """Writes ``predictions.png``: a row of frames per clip, with its class and the prediction.
@@ -32,10 +79,10 @@ def write_predictions(
     """
     captions = []
     for _, label, probabilities in samples:
-        labels = label.nonzero() if label.dim() else label.reshape(1)
-        true = ", ".join(names[i] for i in labels.flatten().tolist()) or "none"
+        classes = true_classes(label)
+        true = ", ".join(names[i] for i in classes) or "none"
         score, best = probabilities.max(dim=0)
-        right = "right" if int(best) in labels else "wrong"
+        right = "right" if int(best) in classes else "wrong"
         captions.append(f"{right}: {names[int(best)]} ({float(score):.0%}); true: {true}")
     if samples:
         draw = draw_clips([_small(clip) for clip, _, _ in samples], captions, ".png")

@@ -16,7 +16,7 @@ from rstg_pyg.train.errors import counted
 from rstg_pyg.train.training.progress import show
 
 _FILES = ("results.json", "checkpoints/best.ckpt", "metrics.csv", "per_class.csv", "confusion.png")
-_FILES += ("curves.png", "predictions.png")
+_FILES += ("curves.png", "predictions.csv", "predictions.png")
 
 
 def print_head(config: Config, folder: Path, dataset, model: torch.nn.Module) -> None:

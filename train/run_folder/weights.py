@@ -245,12 +245,11 @@ def training_videos(data: Any) -> str | None:
     return f"{counted(len(data.ids), 'training video')} (#{found})"
 
 
-def check_resumable(path: Path, config: Config) -> tuple[str, int, str, dict[str, Any]]:
+def check_resumable(path: Path, config: Config) -> tuple[int, str, dict[str, Any]]:
     """Reads a checkpoint and checks that it belongs to this run.
 
     Returns:
-        The description of the data that the run started with, the checkpoint's step, the run's
-        precision, and what :func:`check_data` compares.
+        The checkpoint's step, the run's precision, and what :func:`check_data` compares.
 
     Raises:
         UserError: If it cannot be read or belongs to another config; the message names the keys.
@@ -266,7 +265,7 @@ def check_resumable(path: Path, config: Config) -> tuple[str, int, str, dict[str
         raise UserError(_other_config(path, changed))
     step, precision = checkpoint["global_step"], saved.trainer.precision
     stored = {key: checkpoint.get(key) for key in ("origin", "label_names", "videos")}
-    return checkpoint["origin"], step, precision, stored
+    return step, precision, stored
 
 
 def saved_config(values: dict[str, Any], path: Path) -> Config:

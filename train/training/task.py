@@ -27,6 +27,8 @@ from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
 from rstg_pyg.train.data.skipped import UNREAD
 from rstg_pyg.train.errors import NonFiniteError, some
+from rstg_pyg.train.processes import gathered
+from rstg_pyg.train.run_folder.predictions import Tested, true_classes
 
 _MOST_NAMES = 16  # videos in a message
 _SAMPLES = 8  # clips of the test that are drawn
@@ -85,6 +87,7 @@ class VideoTask(pl.LightningModule):
         mixes = [mix(alpha=a, num_classes=classes) for mix, a in alphas.items() if a]
         self.mix = v2.RandomChoice(mixes) if mixes else None
         self.samples: list[tuple[Tensor, Tensor, Tensor]] = []  # of the test
+        self.predicted: list[tuple[list[int], Tensor, Tensor, Tensor]] = []  # of the test, per batch
         self.finite: list[Tensor] = []  # whether the losses of an evaluation are finite, per batch
 
     def _metrics(self) -> MetricCollection:
@@ -167,7 +170,7 @@ class VideoTask(pl.LightningModule):
         self._evaluate(batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds a batch to the metrics and to the confusion matrix, and keeps some clips."""
+        """Adds a batch to the metrics, the confusion and the predictions, and keeps some clips."""
         logits = self._evaluate(batch)
         if _blank(batch[1]):
             return
@@ -175,10 +178,12 @@ class VideoTask(pl.LightningModule):
             self.confusion.update(logits, batch[1])
         batches = sum(self.trainer.num_test_batches)
         clips, labels = batch
+        scores = logits.float().sigmoid() if self.multi_label else logits.float().softmax(-1)
+        if isinstance(loader := self.trainer.test_dataloaders, VideoLoader):
+            self.predicted.append((loader.items(batch_idx), labels, *scores.max(dim=-1)))
         clips = clips.clip if isinstance(clips, BoxedClip) else clips
         pictures = clips.dtype == torch.uint8  # not features of skeletons
         if pictures and batch_idx % -(-batches // _SAMPLES) == 0:
-            scores = logits.float().sigmoid() if self.multi_label else logits.float().softmax(-1)
             for clip, label, score in zip(clips, labels, scores[: -(-_SAMPLES // batches)]):
                 clip = clip if clip.dim() == 4 else clip[0]  # of several clips per video, the first
                 self.samples.append((clip.cpu(), label.cpu(), score.cpu()))
@@ -247,7 +252,7 @@ class VideoTask(pl.LightningModule):
         """Starts the metrics afresh."""
         self._begin_evaluation()
         self.confusion.reset()
-        self.samples = []
+        self.samples, self.predicted = [], []
 
     def on_test_epoch_end(self) -> None:
         """Computes the metrics, of the videos of all processes."""
@@ -255,6 +260,11 @@ class VideoTask(pl.LightningModule):
             classes = self.model.num_classes  # torchmetrics returns a scalar for one class
             self.test_confusion = self.confusion.compute().reshape(classes, classes).cpu().numpy()
         self.test_results = self._results("test", self.trainer.test_dataloaders)
+        rows: list[Tested] = []
+        for items, labels, scores, best in self.predicted:
+            columns = (map(true_classes, labels.cpu()), best.tolist(), scores.tolist())
+            rows += map(Tested, items, *columns)
+        self.test_predictions = sorted(row for part in gathered(rows) for row in part)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer, with weight decay on matrices only (biases may be stacked to one: TRN's, those

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from helpers.results import rows_of
 from torchvision.models import get_model
 
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
@@ -38,7 +39,14 @@ def test_from_class_folders_to_a_prediction(run, tmp_path, capsys, files):
     assert (results["num_videos"], results["steps"]) == (2, 4)
     assert results["data_detail"].startswith("folder val: 2 videos, 2 classes")
     assert (tmp_path / "runs/folder/confusion.csv").read_text().splitlines()[0].endswith("a,b")
+    tested = rows_of(tmp_path / "runs/folder/predictions.csv")
+    assert [row["true"] for row in tested] == ["a", "b"]
+    assert [row["video"].split("/")[:2] for row in tested] == [["train", "a"], ["train", "b"]]
+    assert sum(int(row["right"]) for row in tested) == 2 * results["top1"]
     checkpoint = "runs/folder/checkpoints/last.ckpt"
+    for row in tested:  # as predict.py says
+        (best,) = Predictor.load(checkpoint, "cpu")(f"clips/{row['video']}", top=1)
+        assert (best.name, f"{best.probability:.4f}") == (row["predicted"], row["probability"])
     assert predict(["clips/train/a/0.mp4", "--ckpt", checkpoint, "--device", "cpu"]) == 0
     assert "of 3 frames (segments)" in capsys.readouterr().out
 
@@ -130,6 +138,10 @@ def test_several_labels_per_video(run, tmp_path, capsys):
     assert results["top1"] is None and 0 <= results["mAP"] <= 1 and results["loss"] < 1
     lines = (tmp_path / "runs/folder/per_class.csv").read_text().splitlines()
     assert lines[0] == "class,average precision" and [row[:2] for row in lines[1:]] == ["x,", "y,"]
+    tested = rows_of(tmp_path / "runs/folder/predictions.csv")
+    labels = {name: ", ".join(row["label"]) for name, row in zip(names, rows)}
+    assert {row["video"]: row["true"] for row in tested}.items() <= labels.items() and tested
+    assert all(int(row["right"]) == (row["predicted"] in row["true"].split(", ")) for row in tested)
     assert run("data.root=clips", *more, "--evaluate", "runs/folder/checkpoints/last.ckpt") == 0
     again = json.loads((tmp_path / "runs/folder-evaluate/results.json").read_text())
     assert again["mAP"] == results["mAP"]

@@ -183,7 +183,8 @@ def test_keys_that_came_after_a_checkpoint_have_their_defaults(checkpoint, confi
     content = torch.load(checkpoint, weights_only=True)
     del content["config"]["model"]["rstg"]["homogeneous"], content["config"]["model"]["head"]
     torch.save(content, checkpoint)
-    assert check_resumable(checkpoint, config)[:3] == ("digits", 1, config.trainer.precision)
+    step, precision, stored = check_resumable(checkpoint, config)
+    assert (stored["origin"], step, precision) == ("digits", 1, config.trainer.precision)
     with pytest.raises(UserError, match=r"model.rstg.homogeneous \(False against True\)"):
         check_resumable(checkpoint, config_of({"homogeneous": True, "time_stages": "none"}))
 
