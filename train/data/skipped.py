@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch.distributed as dist
+
 from rstg_pyg.train.errors import UserError
 from rstg_pyg.train.files import write_csv
-from rstg_pyg.train.processes import gathered
 
 #: The label of the blank clip that stands where no video of a batch could be read: it counts for
 #: nothing and keeps processes that train together in step.
@@ -18,6 +19,15 @@ UNREAD = -100
 
 _FIELDS = ("part", "video", "times", "reason")
 _MOST_AT_FIRST = 100  # videos that may be unreadable before one can be read
+
+
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes that train together, in their order."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 class Unread(NamedTuple):

@@ -25,9 +25,8 @@ from rstg_pyg.train.build import freeze, normalize
 from rstg_pyg.train.config import Config, to_dict
 from rstg_pyg.train.data.boxes import BoxedClip
 from rstg_pyg.train.data.loaders import VideoLoader, video_names
-from rstg_pyg.train.data.skipped import UNREAD
+from rstg_pyg.train.data.skipped import UNREAD, gathered
 from rstg_pyg.train.errors import NonFiniteError, some
-from rstg_pyg.train.processes import gathered
 from rstg_pyg.train.run_folder.predictions import Tested, true_classes
 
 _MOST_NAMES = 16  # videos in a message
