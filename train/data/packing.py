@@ -111,7 +111,7 @@ def pack(
         labels = read_annotations(root, annotations)
     videos = list(dict.fromkeys(video.id for split in labels.splits.values() for video in split))
     frames = open_source(root, videos, source)
-    if isinstance(frames, PackedVideos):
+    if frames.kind == "packed":
         raise UserError(f"{root}: is a packed store already; give the data set that it was made from")
 
     broken: list[str] = []

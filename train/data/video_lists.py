@@ -12,6 +12,8 @@ from rstg_pyg.train.errors import UserError
 
 #: Control characters and lone surrogates, which are in no name of a video.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)?"
+_RANGE = re.compile(rf"(.+)#t={_NUMBER},?{_NUMBER}")
 _USUAL_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _MOST_BYTES = 1 << 28  # of a label file; the largest official one has 34 MB
 _LONGEST_NAME = 240  # bytes of a file's name without its suffix; file systems have 255
@@ -35,12 +37,24 @@ class Video(NamedTuple):
         return () if self.label is None else (self.label,)
 
 
-def held_out(videos: Sequence[Video], share: float) -> list[Video]:
-    """The share of a training list that is kept for validation, at least one video: those with the
-    least hashes of their ids.
+def split_range(video: str) -> tuple[str, float, float | None]:
+    """The video that an id is of, and the start and end of its part in seconds: ``match.mp4#t=12.5,17``
+    is a part of ``match.mp4``. Of a whole video, the start is 0 and the end ``None``.
     """
-    order = sorted(videos, key=lambda video: hashlib.sha256(video.id.encode()).digest())
-    return order[: max(1, round(share * len(videos)))]
+    match = _RANGE.fullmatch(video)
+    if match is None:
+        return video, 0.0, None
+    return match[1], float(match[2] or 0), float(match[3]) if match[3] else None
+
+
+def held_out(videos: Sequence[Video], share: float, leave: int = 0) -> list[Video]:
+    """The share of a training list that is kept for validation: those with the least hashes of their
+    ids, at least one, but ``leave`` stay. Parts of one video are kept together and count as one.
+    """
+    names = {split_range(video.id)[0] for video in videos}
+    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    kept = set(order[: min(max(1, round(share * len(order))), len(order) - leave)])
+    return [video for video in videos if split_range(video.id)[0] in kept]
 
 
 def check_val_fraction(share: float) -> None:

@@ -280,7 +280,7 @@ def test_what_is_no_data_set(tmp_path, names, words):
 @pytest.mark.parametrize(
     ("table", "text", "words"),
     [
-        ("metadata.csv", "file,label\n1.mp4,a\n", "line 2: expected a value for 'file_name'"),
+        ("metadata.csv", "name,label\n1.mp4,a\n", "line 2: expected a value for 'file_name'"),
         ("metadata.csv", "file_name,label\n1.mp4,\n", "line 2: expected a value for 'label'"),
         ("metadata.jsonl", '{"file_name": "1.mp4", "label": ["a", ["b"]]}', "a value for 'label'"),
         ("metadata.jsonl", "[1]", "line 1: expected an object of JSON"),
@@ -305,14 +305,14 @@ def test_damaged_tables(tmp_path, table, text, words):
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl", "train.csv"])
 def test_columns_that_are_not_used_are_said(tmp_path, table):
     touch(tmp_path, "1.mp4", "2.mp4")
-    names = ["path" if table == "train.csv" else "file_name", "label", "start", "end"]
-    rows = [("1.mp4", "a", 0, 2), ("2.mp4", "b", 2, 4)]
+    names = ["path" if table == "train.csv" else "file_name", "label", "fps", "person"]
+    rows = [("1.mp4", "a", 30, 2), ("2.mp4", "b", 25, 4)]
     lines = [",".join(names), *(",".join(map(str, row)) + "," * (row == rows[0]) for row in rows)]
     if table == "metadata.jsonl":
         lines = [json.dumps(dict(zip(names, row))) for row in rows]
     (tmp_path / table).write_text("\n".join(lines) + "\n")
     [note] = read_folder(tmp_path).notes
-    assert note == f"{tmp_path / table}: 2 columns are not used (start, end); videos are read whole"
+    assert note.startswith(f"{tmp_path / table}: 2 columns are not used (fps, person); ")
 
 
 def settle(root):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rstg_pyg.train.data.sources.places import find_place, names_of_videos
-from rstg_pyg.train.data.video_lists import Video
+from rstg_pyg.train.data.video_lists import Video, split_range
 from rstg_pyg.train.errors import counted
 
 _START = 1 << 16  # bytes of two files that are compared first
@@ -19,15 +19,19 @@ def leave_out_copies(
     root: Path, splits: dict[str, list[Video]], problems: list[str], notes: list[str]
 ) -> None:
     """Finds videos that are the same file, by a link or as a copy, in two splits; where validation is a
-    part of train, also within train, from which copies are left out.
+    part of train, also within train, from which copies are left out. Parts of videos are not looked at.
     """
-    paths = {video.id: root / video.id for videos in splits.values() for video in videos}
+    whole = {
+        split: [video for video in videos if split_range(video.id)[0] == video.id]
+        for split, videos in splits.items()
+    }
+    paths = {video.id: root / video.id for videos in whole.values() for video in videos}
     if not all(map(os.path.lexists, paths.values())):  # the files lie elsewhere, or are missing
         place = find_place(root, list(paths), names_of_videos)
         paths |= place.paths if place else {}
     by_file: dict[tuple[int, int], list[tuple[str, Video]]] = defaultdict(list)
     by_size: dict[int, list[tuple[str, Video]]] = defaultdict(list)
-    for split, mine in splits.items():
+    for split, mine in whole.items():
         for video in mine:
             with suppress(OSError, ValueError):
                 status = os.stat(paths[video.id])

@@ -92,9 +92,10 @@ class VideoFolder(VideoClips):
             lines.append("  with one class there is nothing to learn: add folders of other classes")
         lines += self._sizes()
         if "val" in parts and "val" not in self.listing.splits:
+            of = " of every class" if self.listing.by_class else ""
             lines.append(
-                f"no validation videos: {self.val_fraction:.0%} of the training videos of every class "
-                f"are kept for it (data.val_fraction)"
+                f"no validation videos: {self.val_fraction:.0%} of the training videos{of} are kept "
+                f"for it (data.val_fraction)"
             )
         if self.multi_label:
             lines.append("several labels per video: a sigmoid for each class, mean average precision")

@@ -17,12 +17,12 @@ from rstg_pyg.train.data.folder.walk import Walk, identity
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.paths import cache_folder, home
 from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, normal, split_of
-from rstg_pyg.train.data.video_lists import Video, check_id, held_out
+from rstg_pyg.train.data.video_lists import Video, check_id, held_out, split_range
 from rstg_pyg.train.errors import UserError, counted, nearest, some
 from rstg_pyg.train.files import write_text
 
 #: Changes whenever the same folder gives another listing.
-_VERSION = 4
+_VERSION = 5
 _SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
 _LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
 
@@ -66,9 +66,18 @@ class Listing:
             raise UserError(f"data.root: {self.problems[0]}{more}")
         return self
 
+    @property
+    def by_class(self) -> bool:
+        """Whether a part of ``"train"`` is one of each class: not where videos may have several."""
+        videos = self.splits.get("train", [])
+        return not any(
+            isinstance(video.label, tuple) or split_range(video.id)[0] != video.id for video in videos
+        )
+
     def part(self, split: str, val_fraction: float) -> list[Video]:
         """The videos of a split. Without a validation split, it is a part of the training videos:
-        of each class the share ``val_fraction``, those with the least hashes of their ids.
+        of each class (:attr:`by_class`) the share ``val_fraction``, those with the least hashes of
+        their ids.
 
         Raises:
             UserError: If there is no such split, or none is left.
@@ -79,12 +88,12 @@ class Listing:
             hint = "; data.val_fraction=0.2 takes part of train" if split == "val" else ""
             have = ", ".join(self.splits)
             raise UserError(f"{self.root}: there are no videos of {split} (it has {have}){hint}")
-        by_class = defaultdict(list)
+        groups, by_class = defaultdict(list), self.by_class
         for video in self.splits["train"]:
-            by_class[None if isinstance(video.label, tuple) else video.label].append(video)
+            groups[video.label if by_class else None].append(video)
         val: set[str] = set()
-        for videos in by_class.values():
-            val |= {video.id for video in held_out(videos, val_fraction)[: len(videos) - 1]}
+        for videos in groups.values():
+            val |= {video.id for video in held_out(videos, val_fraction, leave=1)}
         if not val:
             raise UserError(
                 f"data.val_fraction: every class of {self.root} has one video only, so none is left "

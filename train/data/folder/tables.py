@@ -19,15 +19,18 @@ from rstg_pyg.train.data.sources.places import (
     normal,
     split_of,
 )
-from rstg_pyg.train.data.video_lists import Video, check_id, read_lines, read_text
+from rstg_pyg.train.data.video_lists import Video, check_id, read_lines, read_text, split_range
 from rstg_pyg.train.errors import UserError, counted, some
 from rstg_pyg.train.files import write_csv, write_text
 
 METADATA = ("metadata.csv", "metadata.jsonl")
+OTHER_TABLES = ("labels.csv", "annotations.csv")  # which may also be something else
 CLASS_LISTS = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")
 
 _PATHS = ("path", "file_name", "filename", "file", "video")
 _LABELS = ("label", "class")
+_RANGE = ("start", "end")  # of a part of the video, in seconds
+_TIME = re.compile(r"([0-9]+:){0,2}[0-9]{1,9}(\.[0-9]*)?")
 _LIST = re.compile(r"\[[^\[\]]*\]")  # other than "[Something] falling like [a rock]"
 _NUMBERED = re.compile(r"([0-9]{1,9})[\s,]+(\S.*)")
 #: A path up to its suffix, and what follows; both may hold spaces.
@@ -55,8 +58,14 @@ class Row(NamedTuple):
 
 
 def find_metadata(folder: Path) -> Path | None:
-    """``metadata.csv`` or ``metadata.jsonl`` in a folder."""
-    return next((folder / name for name in METADATA if os.path.isfile(folder / name)), None)
+    """``metadata.csv`` or ``metadata.jsonl`` in a folder; or one of :data:`OTHER_TABLES`, if it has
+    columns for paths and labels.
+    """
+    for name in (*METADATA, *OTHER_TABLES):
+        path = folder / name
+        if os.path.isfile(path) and (name in METADATA or None not in _columns(_header(path)[1])):
+            return path
+    return None
 
 
 def find_lists(folder: Path) -> dict[str, Path]:
@@ -92,9 +101,9 @@ def read_class_list(folder: Path) -> tuple[Path, dict[int, str]] | None:
 
 
 def read_metadata(path: Path, root: Path, notes: list[str]) -> list[Row]:
-    """The rows of ``metadata.csv`` or ``metadata.jsonl``: ``file_name``, from the table's folder, and
-    ``label``, which may be a list. A column ``split`` or the first folder of the name says which split
-    it is. Others are noted.
+    """The rows of ``metadata.csv`` or ``metadata.jsonl``: ``file_name`` (or ``path``, ...), from the
+    table's folder, and ``label``, which may be a list. A column ``split`` or the first folder of the
+    name says which split it is, ``start`` and ``end`` which part of the video. Others are noted.
 
     Raises:
         UserError: If columns are missing, a line is damaged, or a split is unknown.
@@ -105,40 +114,42 @@ def read_metadata(path: Path, root: Path, notes: list[str]) -> list[Row]:
     columns: dict[str, Any] = {}
     for where, values in _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path):
         columns |= values
-        name, label = _text(where, values, "file_name"), _label(where, values, "label")
+        path_column, label_column = _columns(values)
+        name = _text(where, values, path_column or "file_name")
+        label = _label(where, values, label_column or "label")
         said = str(values.get("split") or "").strip()
         split = split_of(said or ("" if prefix else name.partition("/")[0]))
         if said and split is None:
             raise UserError(f"{where}: expected train, val or test for 'split' (got {said!r})")
-        rows.append(_row(prefix + name, label, where, root, split))
-    _note_unused(path, columns, ("file_name", "label", "split"), notes)
+        rows.append(_row(prefix + name, label, where, root, split, values))
+    _note_unused(path, columns, (*_columns(columns), "split"), notes)
     return rows
 
 
 def read_list(path: Path, root: Path, notes: list[str]) -> list[Row]:
-    """The rows of a list: with the columns ``path`` and ``label``, others are noted; or lines of a path
-    and a label with a comma, semicolon, tab or blanks between. Without a label it is the name of the
-    video's folder.
+    """The rows of a list: with the columns ``path`` and ``label``, and perhaps ``start`` and ``end``,
+    others are noted; or lines of a path and a label with a comma, semicolon, tab or blanks between.
+    Without a label it is the name of the video's folder.
 
     Raises:
         UserError: If a line has no path, or more than a path and a label.
     """
-    lines = list(read_lines(path))
-    first = lines[0][1] if lines else ""
-    separator = next((s for s in ",;\t" if s in first), None)
-    header = [cell.strip().lower() for cell in first.split(separator)]
-    named = [[c for c in names if c in header] for names in (_PATHS, _LABELS)]
-    if any(named) and not all(named) and len(header) > 1 and not any(map(is_video_name, header)):
-        raise UserError(f"{path}, line 1: expected the columns path and label (got {first[:100]!r})")
-    if all(named):
-        columns = [names[0] for names in named]
+    separator, header = _header(path)
+    path_column, label_column = columns = _columns(header)
+    if path_column and label_column:
         _note_unused(path, header, columns, notes)
         return [
-            _row(_text(where, values, columns[0]), _label(where, values, columns[1]), where, root)
+            _row(
+                _text(where, values, path_column), _label(where, values, label_column), where, root,
+                values=values,
+            )
             for where, values in _csv_lines(path)
-        ]
+        ]  # fmt: skip
+    if any(columns) and len(header) > 1 and not any(map(is_video_name, header)):
+        have = ", ".join(header)
+        raise UserError(f"{path}, line 1: expected the columns path and label (got {have[:100]!r})")
     rows = []
-    for number, line in lines:
+    for number, line in read_lines(path):
         where = f"{path}, line {number}"
         name, label = _split_line(where, line, separator)
         if not label:
@@ -164,6 +175,20 @@ def write_tables(folder: Path, classes: list[str], splits: dict[str, list[Video]
         write_csv(folder / f"{split}.csv", rows, ("path", "label"))
 
 
+def _header(path: Path) -> tuple[str | None, list[str]]:
+    """What separates the first line's values, and these, in lower case."""
+    first = next((line for _, line in read_lines(path)), "")
+    separator = next((s for s in ",;\t" if s in first), None)
+    return separator, [cell.strip().lower() for cell in first.split(separator)]
+
+
+def _columns(header: Iterable[str]) -> tuple[str | None, str | None]:
+    """The columns that have the paths and the labels."""
+    header = set(header)
+    path, label = (next((c for c in names if c in header), None) for names in (_PATHS, _LABELS))
+    return path, label
+
+
 def _split_line(where: str, line: str, separator: str | None) -> tuple[str, str]:
     """Path and label of a line, without a label if it has none."""
     if separator is not None:
@@ -180,18 +205,33 @@ def _split_line(where: str, line: str, separator: str | None) -> tuple[str, str]
     return name, rest[0] if rest else ""
 
 
-def _note_unused(path: Path, columns: Iterable[str], used: Sequence[str], notes: list[str]) -> None:
-    """Notes the columns that mean nothing here, such as the start and end of a clip in its video."""
-    if unused := [name for name in columns if name and name not in used]:
+def _note_unused(
+    path: Path, columns: Iterable[str], used: Sequence[str | None], notes: list[str]
+) -> None:
+    """Notes the columns that mean nothing here."""
+    if unused := [name for name in columns if name and name not in (*used, *_RANGE)]:
         what = "1 column is" if len(unused) == 1 else f"{len(unused)} columns are"
-        notes.append(f"{path}: {what} not used ({some(unused)}); videos are read whole")
+        notes.append(f"{path}: {what} not used ({some(unused)}); of a part of a video: start, end")
 
 
-def _row(name: str, label: str | list[str], where: str, root: Path, split: str | None = None) -> Row:
+def _row(
+    name: str,
+    label: str | list[str],
+    where: str,
+    root: Path,
+    split: str | None = None,
+    values: dict[str, Any] | None = None,
+) -> Row:
     name = name.strip().removeprefix("./")
     for top in (f"{root}/", f"{os.path.abspath(root)}/"):
         name = name.removeprefix(top)
+    times = [_seconds(where, (values or {}).get(column)) for column in _RANGE]
+    if any(time not in ("", "0") for time in times):
+        name += "#t=" + ",".join(times)
     check_id(where, name)
+    _, start, end = split_range(name)
+    if end is not None and end <= start:
+        raise UserError(f"{where}: expected an end after the start (got {start:g} to {end:g})")
     labels = label if isinstance(label, list) else [label]
     return Row(name, tuple(map(normal, labels)), where, split, isinstance(label, list))
 
@@ -207,6 +247,19 @@ def _label(where: str, values: dict[str, Any], column: str) -> str | list[str]:
     if isinstance(value, list):
         return [_text(where, {column: label}, column) for label in value]
     return _text(where, values, column)
+
+
+def _seconds(where: str, value: Any) -> str:
+    """A time (seconds, or ``1:02:03.5``) in seconds; empty for none."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return ""
+    if not _TIME.fullmatch(text):
+        raise UserError(f"{where}: expected seconds, or 1:02:03.5, as start or end (got {text[:60]!r})")
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def _text(where: str, values: dict[str, Any], column: str) -> str:

@@ -20,7 +20,9 @@ from rstg_pyg.train.data.sources.places import (
     is_video_name,
     names_of_videos,
 )
+from rstg_pyg.train.data.sources.trimmed import TrimmedVideos
 from rstg_pyg.train.data.sources.video_file import open_file
+from rstg_pyg.train.data.video_lists import split_range
 from rstg_pyg.train.errors import UserError
 
 __all__ = ["SOURCES", "FrameSource", "Times", "find_sources", "no_videos", "open_source", "open_video"]
@@ -37,9 +39,16 @@ def find_sources(root: str | Path, videos: Sequence[str]) -> list[FrameSource]:
         UserError: If a source is there but cannot be used.
     """
     root, videos = home(root), list(videos)
+    names = list(dict.fromkeys(split_range(video)[0] for video in videos))
     packed = PackedVideos(root / STORE) if os.path.isfile(root / STORE) else None
-    found = [packed, find_frame_folders(root, videos), _find_video_files(root, videos)]
-    return sorted(filter(None, found), key=lambda source: len(source.missing(videos)))
+    found: list[FrameSource] = [
+        source
+        for source in (packed, find_frame_folders(root, names), _find_video_files(root, names))
+        if source is not None
+    ]
+    if not set(videos) <= set(names):
+        found = [TrimmedVideos(source) for source in found]
+    return sorted(found, key=lambda source: len(source.missing(videos)))
 
 
 def open_source(root: str | Path, videos: Sequence[str], kind: str = "auto") -> FrameSource:
@@ -84,12 +93,17 @@ def no_videos(root: Path, videos: Sequence[str]) -> str:
 
 
 def open_video(path: str | Path) -> tuple[FrameSource, str]:
-    """A source for one video of one's own: a file or a folder of frames; and the video's id in it.
+    """A source for one video of one's own: a file or a folder of frames, or a part of a file
+    (``match.mp4#t=12.5,17``); and the video's id in it.
 
     Raises:
         UserError: If there is neither a file nor a folder with frames.
     """
     name, path = str(path), home(path)
+    whole = split_range(name)[0]
+    if whole != name and not os.path.exists(path):
+        source, video = open_video(whole)
+        return TrimmedVideos(source), video + name[len(whole) :]
     if "://" in name or (name.isdigit() and not os.path.exists(path)):
         raise UserError(
             f"{name}: expected a file or a folder of frames (addresses and cameras are not read as one "

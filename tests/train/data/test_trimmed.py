@@ -1,0 +1,131 @@
+"""Parts of videos: which frames they have, from every kind of source; and in tables."""
+
+import pytest
+import torch
+from helpers.video_folders import SMALL, found, problem, touch
+
+from rstg_pyg.train.data.folder import VideoFolder, read_folder
+from rstg_pyg.train.data.packing import pack
+from rstg_pyg.train.data.sources import open_source, open_video
+from rstg_pyg.train.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+PARTS = {  # of a video of 40 frames, 10 a second
+    "long.mp4": range(40),
+    "long.mp4#t=1,2": range(10, 20),
+    "long.mp4#t=1.05,2": range(11, 20),
+    "long.mp4#t=,0.3": range(3),
+    "long.mp4#t=3.5": range(35, 40),
+    "long.mp4#t=3.5,4.9": range(35, 40),
+    "long.mp4#t=2.21,2.29": range(22, 23),  # between two frames: the one that is shown
+    "long.mp4#t=3.95,3.99": range(39, 40),
+}
+
+
+@pytest.fixture
+def long(tmp_path, files):
+    files.video(tmp_path / "clips/long.mp4", 3, 40, rate=10)
+    return tmp_path / "clips"
+
+
+def test_the_frames_of_parts(long):
+    source = open_source(long, list(PARTS))
+    whole = source.read("long.mp4", range(40))
+    assert len({frame.numpy().tobytes() for frame in whole}) == 40
+    for video, frames in PARTS.items():
+        assert source.num_frames(video) == len(frames), video
+        indices = list(range(len(frames)))[::-1]  # in any order
+        assert torch.equal(source.read(video, indices), whole[frames][indices]), video
+        assert source.times(video) == pytest.approx([0.1 * i for i in range(len(frames))])
+        assert source.frames_per_second(video) == 10
+
+
+def test_a_part_of_a_video_of_ones_own(long):
+    source, video = open_video(long / "long.mp4#t=1,2")
+    assert (video, source.num_frames(video)) == ("long.mp4#t=1,2", 10)
+
+
+@pytest.mark.parametrize("what", ["4,4.5", "4", "3,5.1"])
+def test_a_video_that_is_too_short(long, what):
+    source = open_source(long, [f"long.mp4#t={what}"])
+    with pytest.raises(UserError, match=f"long.mp4: has 4.00 seconds, too few for .*{what}"):
+        source.num_frames(f"long.mp4#t={what}")
+
+
+def test_frame_folders_have_no_seconds(tmp_path, files):
+    files.frames(tmp_path / "clip", 0, 9)
+    source = open_source(tmp_path, ["clip#t=0,1"])
+    with pytest.raises(UserError, match="expected a video that says when its frames are shown"):
+        source.num_frames("clip#t=0,1")
+
+
+TABLES = {
+    "metadata.csv": "file_name,label,split,start,end\nlong.mp4,a,train,0,1\nlong.mp4,b,train,1,0:02\n"
+    "other.mp4,a,train,,\nother.mp4,b,val,0:00:01.5,\n",
+    "labels.csv": "video;class;start;end;split\nlong.mp4;a;0;1;\nlong.mp4;b;1;2;\nother.mp4;a;;;\n"
+    "other.mp4;b;1.50;;val\n",
+    "metadata.jsonl": '{"file_name": "long.mp4", "label": "a", "end": 1}\n'
+    '{"file_name": "long.mp4", "label": "b", "start": 1, "end": 2}\n'
+    '{"file_name": "other.mp4", "label": "a"}\n'
+    '{"file_name": "other.mp4", "label": "b", "start": 1.5, "split": "val"}',
+}
+LISTS = {
+    "train.csv": 'start,end,path,label\n0,1,long.mp4,a\n1,2,long.mp4,b\n,,"other.mp4",a\n',
+    "val.csv": 'path,label\n"other.mp4#t=1.5,",b\n',
+}
+
+
+@pytest.mark.parametrize("table", [*TABLES, "lists"])
+def test_tables_with_starts_and_ends(long, files, table):
+    files.video(long / "other.mp4", 5, 30, rate=10)
+    for name, text in LISTS.items() if table == "lists" else [(table, TABLES[table])]:
+        (long / name).write_text(text)
+    first = "long.mp4#t=,1" if table == "metadata.jsonl" else "long.mp4#t=0,1"
+    assert found(long) == {
+        "train": {first: "a", "long.mp4#t=1,2": "b", "other.mp4": "a"},
+        "val": {"other.mp4#t=1.5,": "b"},
+    }
+    assert not read_folder(long).notes
+    val = VideoFolder(long, "val", "center1", sampling="uniform", **SMALL)
+    assert "1 video" in val.describe()
+    clip, label = val[0]
+    expected = open_source(long, ["other.mp4"]).read("other.mp4", [15, 19, 24, 29], 24)
+    assert torch.equal(clip.movedim(0, -1), expected[:, 2:22, 6:26]) and label == 1
+
+    packed = long.parent / "packed"
+    pack(long, packed, short_side=24, quality=95)
+    again = VideoFolder(packed, "val", "center1", sampling="uniform", **SMALL)
+    assert (again.ids, again.source.kind) == (val.ids, "packed")
+    difference = (again[0][0].float() - clip.float()).abs().mean()
+    assert difference < 4
+
+
+def test_parts_of_one_video_are_not_divided(tmp_path):
+    touch(tmp_path, *(f"{n}.mp4" for n in range(10)))
+    rows = [f"{n}.mp4,{'ab'[i % 2]},{i},{i + 1}" for n in range(10) for i in range(4)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,start,end", *rows]))
+    listing = read_folder(tmp_path)
+    parts = {split: {v.id for v in listing.part(split, 0.2)} for split in ("train", "val")}
+    videos = {split: {name.partition("#")[0] for name in names} for split, names in parts.items()}
+    assert len(parts["val"]) == 8 and len(videos["val"]) == 2 and len(parts["train"]) == 32
+    assert not videos["train"] & videos["val"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("1.mp4,a,2,2", "line 2: expected an end after the start (got 2 to 2)"),
+        ("1.mp4,a,one,2", "line 2: expected seconds, or 1:02:03.5, as start or end (got 'one')"),
+        ("1.mp4,a,-1,2", "(got '-1')"),
+    ],
+)
+def test_mistakes(tmp_path, row, words):
+    touch(tmp_path, "1.mp4")
+    (tmp_path / "metadata.csv").write_text(f"file_name,label,start,end\n{row}\n")
+    problem(tmp_path, words)
+
+
+def test_a_table_of_something_else_is_no_table(root):
+    (root / "labels.csv").write_text("id,name\n0,a\n1,b\n")
+    assert set(found(root)) == {"train", "val"}
