@@ -75,6 +75,8 @@ def has_split(config: Config, split: str) -> bool:
     if split == "train" or data.dataset == "syncmnist" or data.root is None or data.val_fraction:
         return split != "val" or config.train.validate_every > 0
     if data.dataset == "folder":
+        if split == "test" and data.test_split is not None:
+            return True
         splits = read_folder(data.root).splits
         there = "val" in splits or (split == "test" and "test" in splits)
     else:
@@ -101,12 +103,14 @@ def _something(data: SomethingConfig, split: str, changes: dict) -> SomethingSom
 
 
 def _folder(data: FolderConfig, split: str, changes: dict) -> VideoFolder:
-    """Results are those of the test split where there is one, else of the validation split."""
+    """Results are those of ``data.test_split``: by default of the test split where there is one, else
+    of the validation split.
+    """
     if data.root is None:
         raise UserError("data.root: expected the folder with your videos, for example data.root=clips")
     part = split
-    if split == "test" and "test" not in read_folder(data.root).splits:
-        part = "val"
+    if split == "test":
+        part = data.test_split or ("test" if "test" in read_folder(data.root).splits else "val")
     arguments = _clips(data, split) | dict(val_fraction=data.val_fraction)
     return VideoFolder(data.root, part, **{**arguments, **changes})
 

@@ -1,8 +1,8 @@
 """Trains and evaluates: ``python train/run.py --cfg NAME.yaml [key.path=value ...]``.
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
-``checkpoints``, ``results.json``, ``per_class.csv``, ``confusion.csv``, ``confusion.png`` and
-``curves.png``. A user error ends with exit code 2 and a message, NaN or infinity with exit code 1 and a
+``checkpoints``, ``results.json``, ``predictions.csv``, ``per_class.csv``, ``confusion.csv``,
+``confusion.png`` and ``curves.png``. A user error ends with exit code 2 and a message, NaN or infinity with exit code 1 and a
 message. Ctrl-C saves a checkpoint and exits with 130.
 """
 
@@ -56,13 +56,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="RUN",
         help="resume a run folder or a checkpoint (default: the newest run of this name)",
     )
-    parser.add_argument("--evaluate", metavar="RUN", help="only evaluate this run or checkpoint")
+    parser.add_argument(
+        "--evaluate",
+        metavar="RUN",
+        help="only evaluate this run or checkpoint (default of --cfg: what it was trained with)",
+    )
     arguments = parser.parse_intermixed_args(argv)
     run = arguments.resume or ""
     if run is not True and re.match(r"[\w.]+=", run) and not os.path.exists(run):
         arguments.overrides.append(run)  # it follows a --resume without RUN
         arguments.resume = True
-    if not arguments.cfg:
+    if not arguments.cfg and arguments.evaluate is None:
         raise UserError(f"--cfg needs the name of a config: {', '.join(available_configs())}")
     if arguments.resume is not False and arguments.evaluate is not None:
         raise UserError("--resume and --evaluate cannot be combined; use one of them")

@@ -57,6 +57,8 @@ def test_fit_and_evaluate_equal_the_command(folder):
         again = evaluate(what, config)
         assert (again["top1"], again["loss"]) == (test["top1"], test["loss"])
     assert evaluate(run, test_videos=6)["num_videos"] == 6
+    assert main(["--evaluate", "cli", "--out", "again"]) == 0  # with the config of the training
+    assert json.loads((folder / "again/results.json").read_text())["loss"] == cli["loss"]
     with pytest.raises(UserError, match=r"another config.*data.mean"):
         evaluate(run, mean=3.0)
 

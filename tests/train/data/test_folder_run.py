@@ -53,6 +53,13 @@ def test_from_class_folders_to_a_prediction(run, tmp_path, capsys, files):
     files.video(tmp_path / "clips/test/a/20.mp4", 20, 4)
     assert run("data.root=clips", "--evaluate", checkpoint) == 0
     assert "on 1 video (" in capsys.readouterr().out
+    for split, count in (("train", 10), ("val", 2)):
+        assert run("data.root=clips", "--evaluate", checkpoint, f"data.test_split={split}") == 0
+        printed = capsys.readouterr().out
+        assert f"on {count} videos (" in printed and f"folder {split}: {count} videos" in printed
+    nothing = ["data.test_split=val", "data.val_fraction=0"]
+    assert run("data.root=clips", "--evaluate", checkpoint, *nothing) == 2
+    assert "there are no videos of val (it has train, test)" in capsys.readouterr().err
     (tmp_path / "clips/test/a").rename(tmp_path / "clips/test/c")
     (tmp_path / "clips/train/a").rename(tmp_path / "clips/train/c")
     assert run("data.root=clips", "--evaluate", checkpoint) == 2
