@@ -2,8 +2,8 @@
 
 Writes a run folder with ``config.yaml``, ``environment.json``, ``metrics.csv``, TensorBoard events,
 ``checkpoints``, ``results.json``, ``predictions.csv``, ``per_class.csv``, ``confusion.csv``,
-``confusion.png`` and ``curves.png``. A user error ends with exit code 2 and a message, NaN or infinity with exit code 1 and a
-message. Ctrl-C saves a checkpoint and exits with 130.
+``confusion.png`` and ``curves.png``. A user error ends with exit code 2 and a message, NaN or infinity
+with exit code 1 and a message. Ctrl-C saves a checkpoint and exits with 130.
 """
 
 from __future__ import annotations

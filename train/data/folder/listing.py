@@ -283,7 +283,10 @@ def _numbered(
         videos[split] = []
         for row in rows:
             if row.id in first:
-                problems.append(f"{row.where}: {row.id} is there twice (first in {first[row.id]})")
+                problems.append(
+                    f"{row.where}: {row.id} is there twice (first in {first[row.id]}); several labels of "
+                    f"one video are a list in one line"
+                )
             elif all(name in by_label for name in row.labels):
                 numbers = tuple(sorted({by_label[name] for name in row.labels}))
                 videos[split].append(Video(row.id, numbers if several else numbers[0]))
