@@ -284,8 +284,8 @@ def _numbered(
         for row in rows:
             if row.id in first:
                 problems.append(
-                    f"{row.where}: {row.id} is there twice (first in {first[row.id]}); several labels of "
-                    f"one video are a list in one line"
+                    f"{row.where}: {row.id} is there twice (first in {first[row.id]}); several labels "
+                    f"of one video are a list in one line"
                 )
             elif all(name in by_label for name in row.labels):
                 numbers = tuple(sorted({by_label[name] for name in row.labels}))
