@@ -111,7 +111,7 @@ def _folder(data: FolderConfig, split: str, changes: dict) -> VideoFolder:
     part = split
     if split == "test":
         part = data.test_split or ("test" if "test" in read_folder(data.root).splits else "val")
-    arguments = _clips(data, split) | dict(val_fraction=data.val_fraction)
+    arguments = _clips(data, split) | dict(val_fraction=data.val_fraction, val_fold=data.val_fold)
     return VideoFolder(data.root, part, **{**arguments, **changes})
 
 

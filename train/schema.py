@@ -142,6 +142,8 @@ class FolderConfig(ClipsConfig):
     #: Where there is no validation split: the share of each class's training videos that is kept for
     #: it, chosen by a hash of their names.
     val_fraction: Fraction = 0.2
+    #: Which of these shares, from 0: with 0.2, folds 0 to 4 are those of five-fold cross-validation.
+    val_fold: NonNegativeInt = 0
     #: The split that results are of; by default ``"test"``, or ``"val"`` where there is none.
     test_split: Literal["train", "val", "test"] | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -47,24 +48,30 @@ def split_range(video: str) -> tuple[str, float, float | None]:
     return match[1], float(match[2] or 0), float(match[3]) if match[3] else None
 
 
-def held_out(videos: Sequence[Video], share: float, leave: int = 0) -> list[Video]:
-    """The share of a training list that is kept for validation: those with the least hashes of their
-    ids, at least one, but ``leave`` stay. Parts of one video are kept together and count as one.
+def held_out(videos: Sequence[Video], share: float, leave: int = 0, fold: int = 0) -> list[Video]:
+    """The share of a training list that is kept for validation, by the order of the ids' hashes: the
+    first of these shares, at least one video, but ``leave`` stay; or with ``fold`` a later share. Parts
+    of one video are kept together and count as one.
     """
     names = {split_range(video.id)[0] for video in videos}
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    kept = set(order[: min(max(1, round(share * len(order))), len(order) - leave)])
+    first, last = (max(1, round((fold + i) * share * len(order))) for i in (0, 1))
+    kept = set(order[first if fold else 0 : last][: len(order) - leave])
     return [video for video in videos if split_range(video.id)[0] in kept]
 
 
-def check_val_fraction(share: float) -> None:
-    """Checks the share for :func:`held_out`.
+def check_val_fraction(share: float, fold: int = 0) -> None:
+    """Checks the share and the fold for :func:`held_out`.
 
     Raises:
-        UserError: If nothing would be left for training.
+        UserError: If nothing would be left for training, or there are not so many folds.
     """
     if not 0 <= share < 1:
         raise UserError(f"data.val_fraction: expected 0 to below 1 (got {share})")
+    last = math.ceil(1 / share - 1e-9) - 1 if share else 0
+    if not 0 <= fold <= last:
+        folds = f"data.val_fraction={share:g} has folds 0 to {last}"
+        raise UserError(f"data.val_fold: expected another fold (got {fold}); {folds}")
 
 
 def class_order(classes: list[str]) -> str:

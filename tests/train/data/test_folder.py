@@ -181,6 +181,25 @@ def test_part_of_train(tmp_path):
     assert listing.part("train", 0.0) == listing.splits["train"]
 
 
+def test_folds(tmp_path):
+    """Every video is in one fold, but for those that are alone in their class."""
+    sizes = {"a": 12, "b": 7, "c": 3, "d": 2, "e": 1}
+    touch(tmp_path, *(f"{c}/{n}.mp4" for c, count in sizes.items() for n in range(count)))
+    listing = read_folder(tmp_path)
+    everything = {video.id for video in listing.splits["train"]}
+    for share, count in ((0.2, 5), (0.3, 4), (0.5, 2)):
+        seen = []
+        for fold in range(count):
+            val, train = ({v.id for v in listing.part(s, share, fold)} for s in ("val", "train"))
+            assert val | train == everything and not val & train
+            seen += val
+        assert sorted(seen) == sorted(everything - {"e/0.mp4"})
+    with pytest.raises(
+        UserError, match=r"val_fold: .*\(got 5\); data.val_fraction=0.2 has folds 0 to 4"
+    ):
+        VideoFolder(tmp_path, "val", val_fold=5, **SMALL)
+
+
 def test_one_class(root):
     for split in ("train", "val"):
         shutil.rmtree(root / split / "b")

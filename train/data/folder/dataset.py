@@ -31,6 +31,8 @@ class VideoFolder(VideoClips):
         source: ``"auto"``, ``"packed"``, ``"frames"`` or ``"video"``.
         val_fraction: Where there is no validation split: which share of each class's training videos
             is ``"val"`` and not ``"train"``, by a hash of their ids. (default: 0.2)
+        val_fold: Which of these shares, from 0: with 0.2, folds 0 to 4 are those of a five-fold
+            cross-validation. (default: 0)
         **options: More arguments of :class:`~rstg_pyg.train.data.clips.VideoClips`.
 
     Attributes:
@@ -47,12 +49,13 @@ class VideoFolder(VideoClips):
         protocol: str | None = None,
         source: str = "auto",
         val_fraction: float = 0.2,
+        val_fold: int = 0,
         **options,
     ):
-        check_val_fraction(val_fraction)
+        check_val_fraction(val_fraction, val_fold)
         self.listing = listing = read_folder(root).checked()
-        self.val_fraction = val_fraction
-        videos = listing.part(split, val_fraction)
+        self.val_fraction, self.val_fold = val_fraction, val_fold
+        videos = listing.part(split, val_fraction, val_fold)
         frames = open_source(listing.root, [video.id for video in videos], source)
         super().__init__(videos, listing.classes, frames, split, "folder", protocol, **options)
 
@@ -69,7 +72,7 @@ class VideoFolder(VideoClips):
         parts = {}
         for split in ("train", "val", "test"):
             with suppress(UserError):
-                parts[split] = self.listing.part(split, self.val_fraction)
+                parts[split] = self.listing.part(split, self.val_fraction, self.val_fold)
         counts = {
             split: Counter(label for video in videos for label in video.labels)
             for split, videos in parts.items()

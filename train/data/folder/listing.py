@@ -74,10 +74,10 @@ class Listing:
             isinstance(video.label, tuple) or split_range(video.id)[0] != video.id for video in videos
         )
 
-    def part(self, split: str, val_fraction: float) -> list[Video]:
+    def part(self, split: str, val_fraction: float, fold: int = 0) -> list[Video]:
         """The videos of a split. Without a validation split, it is a part of the training videos:
-        of each class (:attr:`by_class`) the share ``val_fraction``, those with the least hashes of
-        their ids.
+        of each class (:attr:`by_class`) the share ``val_fraction``, see
+        :func:`~rstg_pyg.train.data.video_lists.held_out`.
 
         Raises:
             UserError: If there is no such split, or none is left.
@@ -93,11 +93,11 @@ class Listing:
             groups[video.label if by_class else None].append(video)
         val: set[str] = set()
         for videos in groups.values():
-            val |= {video.id for video in held_out(videos, val_fraction, leave=1)}
+            val |= {video.id for video in held_out(videos, val_fraction, 1, fold)}
         if not val:
             raise UserError(
-                f"data.val_fraction: every class of {self.root} has one video only, so none is left "
-                f"for validation; give more, or data.val_fraction=0"
+                f"data.val_fraction: the classes of {self.root} have too few videos, none is left for "
+                f"validation; give more, or data.val_fraction=0"
             )
         return [v for v in self.splits["train"] if (v.id in val) == (split == "val")]
 
