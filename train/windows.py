@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.format import Flags
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
@@ -132,18 +133,29 @@ def _chosen(frames: list[tuple[float, Tensor]], start: float, sample: Sample) ->
 
 def _live_frames(name: str) -> Iterator[tuple[float, Tensor]]:
     """Seconds since the first frame, and frames ``[H, W, 3]``."""
+    first, now, step = None, 0.0, 0.0
     try:
         with _open(name) as container:
             stream = best_stream(name, container)
-            reformatter, first = VideoReformatter(), None
+            reformatter = VideoReformatter()
+            # FFmpeg makes up 25 frames a second where a stream says no times, as IP cameras' JPEGs.
+            timed = not stream.container.format.flags & Flags.no_timestamps.value
             for frame in container.decode(stream):
-                now = time.monotonic() if frame.time is None else frame.time
-                first = now if first is None else first
-                yield now - first, as_shown(name, frame, stream, reformatter)
+                stamp = frame.time if timed and frame.time is not None else time.monotonic()
+                if first is None:
+                    first = stamp
+                elif stamp - first < now:  # the times begin anew, as at an advertisement
+                    first = stamp - now - step
+                step, now = stamp - first - now, stamp - first
+                yield now, as_shown(name, frame, stream, reformatter)
     except (OSError, av.error.FFmpegError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+        if isinstance(e, av.error.ExitError):
+            reason = f"nothing came for {_PATIENCE:g} seconds"
         what = f"there is no such camera ({reason}); cameras are numbered from 0"
-        if "://" in name:
+        if first is not None:
+            what = f"ended after {now:.1f} s ({reason}); start again"
+        elif "://" in name:
             what = f"cannot be read ({reason}); check the address"
         raise UserError(f"{name}: {what}") from e
 
