@@ -47,7 +47,7 @@ class ConvStage(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
         if self.difference:
-            before = torch.cat([x[:, :, :1], x[:, :, :-1]], dim=2)
+            before = torch.cat([x[:, :, :1], x], dim=2)[:, :, :-1]  # torch exports no other order
             x = torch.cat([x, x - before], dim=1)
         frames = _channels_last(x.movedim(1, -1).flatten(0, 1))
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()

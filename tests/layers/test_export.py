@@ -8,7 +8,7 @@ import torch
 from helpers import networks
 
 from rstg_pyg import RSTGBlock, VideoClassifier
-from rstg_pyg.backbones import TorchvisionVideo
+from rstg_pyg.backbones import SimpleConv, TorchvisionVideo
 from rstg_pyg.export import (
     ONNX_PACKAGES,
     export_onnx,
@@ -64,6 +64,15 @@ def test_a_program_computes_the_same_for_any_batch_and_any_number_of_frames(name
     before = model(clips(SHAPES[1]))
     program = export_program(model, CLIP).module()
     assert torch.equal(model(clips(SHAPES[1])), before)
+    for shape in SHAPES:
+        torch.testing.assert_close(program(clips(shape)), model(clips(shape)))
+
+
+@torch.no_grad()
+def test_differences_of_frames_leave_their_number_open():
+    """As in the network ``syncmnist``."""
+    model = VideoClassifier(SimpleConv(3, (4,), padding=1, difference=True), 5).eval()
+    program = export_program(model, CLIP).module()
     for shape in SHAPES:
         torch.testing.assert_close(program(clips(shape)), model(clips(shape)))
 
