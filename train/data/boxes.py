@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.train.data.sampling import Indices
+from rstg_pyg.train.data.sources.places import without_suffix
 from rstg_pyg.train.data.transforms import Window
 from rstg_pyg.train.errors import UserError, some
 
@@ -38,7 +39,8 @@ class Boxes:
     fractions of the sides. In the ``.npz`` file ``boxes`` is an array ``[F, N, 4]``, in which boxes
     without an area (or NaN) are none; in the ``.json`` file it is a list of lists of four numbers, one
     for each frame. A file of fewer frames than the video (a detector that saw every tenth, say) counts
-    as evenly spread.
+    as evenly spread. A part of a video (``match.mp4#t=1,2``) has a file of its own
+    (``match.mp4#t=1,2.npz``).
 
     Args:
         folder: The folder.
@@ -60,7 +62,7 @@ class Boxes:
 
     def _file(self, video: str) -> Path | None:
         """Without or with the extension of a video file."""
-        names = (video, Path(video).with_suffix(""))
+        names = (video, without_suffix(video))
         paths = [self.folder / f"{name}{end}" for name in names for end in (".npz", ".json")]
         return next((path for path in paths if path.is_file()), None)
 

@@ -168,6 +168,16 @@ def test_missing_files_are_counted(folder):
         clips(folder, videos=("a", "b", "c"))
 
 
+def test_a_part_of_a_video_has_boxes_of_its_own(tmp_path):
+    for name, x in (("match", 0.0), ("match.mp4#t=3,4", 0.5), ("take", 0.0)):
+        np.savez(tmp_path / f"{name}.npz", boxes=[[[x, 0, 1, 1]]])
+    with pytest.raises(UserError, match=r"1 of the 3 videos .*match\.mp4#t=1,2\.npz, .*take\.2\.npz"):
+        Boxes(tmp_path, 1, ["match.mp4", "match.mp4#t=1,2", "take.2"])
+    boxes = Boxes(tmp_path, 1, ["match.mp4", "match.mp4#t=3,4"])
+    found = [boxes.read(video, np.array([0]), 1)[0, 0, 0] for video in ("match.mp4", "match.mp4#t=3,4")]
+    assert found == [0.0, 0.5]
+
+
 def test_boxes_of_the_built_in_data_are_where_the_objects_are(tmp_path):
     """Pixels that change much from frame to frame are in a box of one of the frames."""
     made = MiniSomething(size=48, num_frames=8, shake=0.0, noise=0.0)
