@@ -26,6 +26,7 @@ from rstg_pyg.train.data.folder.walk import Walk
 from rstg_pyg.train.data.protocols import PROTOCOLS
 from rstg_pyg.train.data.skeletons import read_recording
 from rstg_pyg.train.data.sources import open_video
+from rstg_pyg.train.data.video_lists import split_range
 from rstg_pyg.train.errors import UserError, counted, printable
 from rstg_pyg.train.exported import ExportedNetwork
 from rstg_pyg.train.files import output_file, write_json, write_text
@@ -148,7 +149,7 @@ def _check_outputs(arguments: argparse.Namespace, videos: list[str]) -> None:
     Raises:
         UserError: If an output is one of the videos.
     """
-    inputs = set(map(os.path.realpath, videos))
+    inputs = {os.path.realpath(name) for video in videos for name in (video, split_range(video)[0])}
     for option in ("overlay", "timeline", "csv", "json"):
         out = getattr(arguments, option)
         if out is not None:
@@ -173,7 +174,8 @@ def _paths(name: str) -> list[str]:
         found = Walk().videos(Path(name))
         # Frames may be .webp, too.
         return sorted(str(path) for path in found if path.suffix.lower() != ".webp") or [name]
-    if glob.has_magic(name) and not os.path.exists(name) and not is_live(name):
+    there = os.path.exists(name) or os.path.exists(split_range(name)[0])
+    if glob.has_magic(name) and not there and not is_live(name):
         paths = sorted(glob.glob(os.path.expanduser(name), recursive=True))
         if not paths:
             raise UserError(f"{name}: there are no such files")

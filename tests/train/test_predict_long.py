@@ -267,6 +267,7 @@ def test_a_camera(here, monkeypatch, capsys, tmp_path):
         (["long.mp4", "--windows", "3", "--stream"], "--windows: cannot be combined with --overlay"),
         (["long.mp4", "--timeline", "x.png"], "--timeline: draws the windows; give --windows too"),
         (["g-1.gif", "long.mp4", "--overlay", "g.gif"], "--overlay: g-1.gif is a video to predict"),
+        (["g.gif#t=0,1", "--overlay", "g.gif"], "--overlay: g.gif is a video to predict"),
     ],
 )
 def test_mistakes(here, capsys, arguments, message):
@@ -295,6 +296,16 @@ def test_folders_and_patterns(here, tmp_path, capsys):
         rows = rows_of(out)
         assert [row["video"] for row in rows] == ["more/a.mp4", "more/deep/b.avi"]
         assert all(row["name"] in NAMES and not row["start"] for row in rows)
+
+
+def test_a_part_of_a_video_whose_name_looks_like_a_pattern(here, tmp_path, predictor):
+    name, out = tmp_path / "Match [x1y2].mp4", tmp_path / "x.json"
+    name.write_bytes((here / "long.mp4").read_bytes())
+    assert main([f"{name}#t=1,3", "--ckpt", "last.ckpt", "--device", "cpu", "--json", str(out)]) == 0
+    [answer] = json.loads(out.read_text())["videos"]
+    assert answer["frames"] == 20
+    best = predictor(cut(here, tmp_path / "part", 10, 30))[0]
+    assert answer["predictions"][0]["probability"] == pytest.approx(best.probability)
 
 
 def test_without_a_checkpoint_the_model_of_the_package_is_used(here, tmp_path, monkeypatch, capsys):
