@@ -101,6 +101,37 @@ def test_tables_with_starts_and_ends(long, files, table):
     assert difference < 4
 
 
+PARTS_TABLE = "path,label,start,end\nlong.mp4,a,0,1\nlong.mp4,b,1,2\n"
+
+
+def test_a_part_in_a_large_store_is_found_without_listing_it(long, monkeypatch):
+    (long / "train.csv").write_text(PARTS_TABLE)
+    packed = long.parent / "packed"
+    pack(long, packed, short_side=24)
+    data = VideoFolder(packed, "train", "center1", val_fraction=0, **SMALL)
+    monkeypatch.setattr("rstg_pyg.train.data.sources.packed.list_videos", None)
+    assert data[1][0].shape == (3, 4, 20, 20)
+
+
+def test_a_store_of_whole_videos_has_no_parts(long):
+    (long / "train.csv").write_text("path,label\nlong.mp4,a\n")
+    packed = long.parent / "packed"
+    pack(long, packed, short_side=24)
+    (packed / "train.csv").write_text(PARTS_TABLE)
+    (packed / "classes.txt").unlink()
+    with pytest.raises(UserError, match=r"0 of the 2 videos of train .*videos.lmdb/long.mp4#t=0,1"):
+        VideoFolder(packed, "train", val_fraction=0, **SMALL)
+    (long / "videos.lmdb").write_bytes((packed / "videos.lmdb").read_bytes())
+    (long / "train.csv").write_text(PARTS_TABLE)
+    assert VideoFolder(long, "train", val_fraction=0, **SMALL).source.kind == "video"
+
+
+def test_videos_that_are_not_there(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    with pytest.raises(UserError, match="expected FOLDER/long.mp4/00001.jpg and so on"):
+        open_source(tmp_path / "a/b", ["long.mp4#t=0,1"])
+
+
 def test_parts_of_one_video_are_not_divided(tmp_path):
     touch(tmp_path, *(f"{n}.mp4" for n in range(10)))
     rows = [f"{n}.mp4,{'ab'[i % 2]},{i},{i + 1}" for n in range(10) for i in range(4)]

@@ -46,8 +46,8 @@ def find_sources(root: str | Path, videos: Sequence[str]) -> list[FrameSource]:
         for source in (packed, find_frame_folders(root, names), _find_video_files(root, names))
         if source is not None
     ]
-    if not set(videos) <= set(names):
-        found = [TrimmedVideos(source) for source in found]
+    if not set(videos) <= set(names):  # a store has parts by their complete names
+        found = [source if source is packed else TrimmedVideos(source) for source in found]
     return sorted(found, key=lambda source: len(source.missing(videos)))
 
 
@@ -81,7 +81,7 @@ def no_videos(root: Path, videos: Sequence[str]) -> str:
     parent = root.resolve().parent
     if find_sources(parent, videos):
         return f"{root} has no videos; that is one level too low, give {parent}"
-    first, folders = videos[0], subfolders(root)
+    first, folders = split_range(videos[0])[0], subfolders(root)
     for folder in (*folders, root):
         if near := beside(first, folder):
             break

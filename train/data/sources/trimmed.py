@@ -22,8 +22,7 @@ class TrimmedVideos(FrameSource):
     """Parts of the videos of another source, and whole ones.
 
     Args:
-        source: Where the videos are. If it has a part by its complete name (a packed store), that is
-            taken.
+        source: Where the videos are.
     """
 
     def __init__(self, source: FrameSource):
@@ -31,13 +30,13 @@ class TrimmedVideos(FrameSource):
 
     def location(self, video: str) -> Path:
         """The file or folder that holds the video, or the one that the part is of."""
-        return self.source.location(self._found(video))
+        return self.source.location(split_range(video)[0])
 
     def missing(self, videos: list[str]) -> list[str]:
         """Those of the given videos that are not there."""
         names = {video: split_range(video)[0] for video in videos}
-        gone = set(self.source.missing([*names, *names.values()]))
-        return [video for video in videos if video in gone and names[video] in gone]
+        gone = set(self.source.missing(list(names.values())))
+        return [video for video in videos if names[video] in gone]
 
     def num_frames(self, video: str) -> int:
         """The number of frames, at least 1.
@@ -49,27 +48,22 @@ class TrimmedVideos(FrameSource):
 
     def frames_per_second(self, video: str) -> float | None:
         """The video's average frame rate, if it is known."""
-        return self.source.frames_per_second(self._found(video))
+        return self.source.frames_per_second(split_range(video)[0])
 
     def times(self, video: str) -> Times | None:
         """When the frames are shown, in seconds from the part's first, if it is known."""
-        times, (first, last) = self.source.times(self._found(video)), self._range(video)
+        times, (first, last) = self.source.times(split_range(video)[0]), self._range(video)
         return None if times is None else times[first:last] - times[first]
 
     def _frames(self, video: str, indices: Sequence[int]) -> Iterator[Tensor]:
         first, _ = self._range(video)
-        return self.source._frames(self._found(video), [first + index for index in indices])
-
-    def _found(self, video: str) -> str:
-        """What the source calls the video."""
-        return split_range(video)[0] if self.source.missing([video]) else video
+        return self.source._frames(split_range(video)[0], [first + index for index in indices])
 
     def _range(self, video: str) -> tuple[int, int]:
         """The part's first frame, and the one after its last."""
-        found = self._found(video)
         name, start, end = split_range(video)
-        if found == video:  # whole
-            return 0, self.source.num_frames(found)
+        if name == video:  # whole
+            return 0, self.source.num_frames(name)
         times, where = self.source.times(name), self.location(video)
         if times is None:
             raise UserError(
