@@ -3,6 +3,8 @@
 import pytest
 import torch
 from helpers.video_folders import SMALL, found, problem, touch
+from helpers.video_kinds import picture, write
+from PIL import Image
 
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.data.packing import pack
@@ -39,6 +41,31 @@ def test_the_frames_of_parts(long):
         assert torch.equal(source.read(video, indices), whole[frames][indices]), video
         assert source.times(video) == pytest.approx([0.1 * i for i in range(len(frames))])
         assert source.frames_per_second(video) == 10
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_seconds_are_those_of_a_player_where_the_sound_begins_earlier(tmp_path, suffix):
+    times = range(25, 65)  # the video begins after a second
+    path = write(tmp_path / f"late{suffix}", "libx264", 40, times=times, audio=True)
+    whole, name = open_video(path)
+    source, video = open_video(f"{path}#t=1.2,1.6")
+    assert torch.equal(source.read(video, range(10)), whole.read(name, range(5, 15)))
+    assert source.num_frames(video) == 10 and whole.span(name) == pytest.approx((1, 2.6))
+    source, video = open_video(f"{path}#t=2,2.6")
+    assert torch.equal(source.read(video, range(15)), whole.read(name, range(25, 40)))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_last_frame_that_is_shown_for_long(tmp_path, suffix):
+    path, durations = tmp_path / f"held{suffix}", [100, 100, 3000]
+    first, *others = (Image.fromarray(picture(number)) for number in range(3))
+    first.save(path, save_all=True, append_images=others, duration=durations)
+    source, video = open_video(f"{path}#t=2,3.2")
+    whole, name = open_video(path)
+    assert torch.equal(source.read(video, [0]), whole.read(name, [2]))
+    source, video = open_video(f"{path}#t=3.5")
+    with pytest.raises(UserError, match="has 3.20 seconds"):
+        source.num_frames(video)
 
 
 def test_a_part_of_a_video_of_ones_own(long):

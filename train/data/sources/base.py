@@ -76,6 +76,10 @@ class FrameSource(ABC):
         """When the frames are shown, in seconds from the first, ``[num_frames]``, if it is known."""
         return self._open(video).times
 
+    def span(self, video: str) -> tuple[float, float]:
+        """Of a video file: when a player shows the first frame, and until when the last, in seconds."""
+        return self._open(video).span
+
     def varying_times(self, video: str) -> Times | None:
         """:meth:`times` of a video whose frame rate varies, ``None`` for others."""
         times = self.times(video)

@@ -70,8 +70,8 @@ class TrimmedVideos(FrameSource):
                 f"{where}: expected a video that says when its frames are shown, to take the part "
                 f"{video!r} (folders of frames do not); extract the parts, or give the video file"
             )
-        rate = self.source.frames_per_second(name)
-        length = times[-1] + (1 / rate if rate else 0.0)
+        begin, length = self.source.span(name)
+        times = times + begin
         if start >= length or (end is not None and end > length + _SLACK):
             raise UserError(f"{where}: has {length:.2f} seconds, too few for {video!r}")
         last = len(times) if end is None else int(np.searchsorted(times, end - _ROUNDING))

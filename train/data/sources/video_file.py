@@ -87,6 +87,8 @@ class VideoFile:
         fps (float): The average frame rate, if it is known.
         times (NDArray): When the frames are shown, in seconds from the first one, evenly where there
             are no time stamps; ``None`` where there is no rate either.
+        span (tuple): When a player shows the first frame, and until when the last one, in seconds: the
+            sound may begin earlier.
 
     Raises:
         UserError: If it is truncated or not a video; it names file and reason.
@@ -100,7 +102,8 @@ class VideoFile:
         with self._open(keep=True) as (container, stream):
             rate, unit = stream.average_rate, stream.time_base
             self.fps = float(rate) if rate else None
-            stamps, trusted = self._scan(container, stream, length_known)
+            begin = (container.start_time or 0) / av.time_base
+            stamps, trusted, end = self._scan(container, stream, length_known)
         if not trusted:  # opened again, because seeking back needs time stamps
             with self._open() as (container, stream):
                 stamps = [frame.pts for frame in self._decoded(container, stream)]
@@ -114,6 +117,10 @@ class VideoFile:
             self.times = np.array([stamp - stamps[0] for stamp in stamps]) * float(unit)
         elif self.fps:
             self.times = np.arange(self.num_frames) / self.fps
+        first = max(float(stamps[0] * unit) - begin, 0.0) if known else 0.0
+        last = first + (1 / self.fps if self.fps else 0.0)
+        last += 0.0 if self.times is None else float(self.times[-1])
+        self.span = first, max(last, end - begin) if known else last
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_kept": (0, None)}
@@ -153,8 +160,10 @@ class VideoFile:
 
     def _scan(
         self, container: av.container.InputContainer, stream: av.VideoStream, length_known: bool
-    ) -> tuple[list[Any], bool]:
-        """The frames' time stamps as the packets have them, and whether they can be trusted."""
+    ) -> tuple[list[Any], bool, float]:
+        """The frames' time stamps as the packets have them, whether they can be trusted, and when the
+        last one ends, in seconds.
+        """
         codec, is_key = stream.codec_context.codec.canonical_name, key_test(stream)
         stamps: list[Any] = []  # numbers, or None where a packet has none
         keys: list[Any] = []
@@ -201,7 +210,7 @@ class VideoFile:
         if trusted:
             stamps.sort()
             self._keys = [bisect_left(stamps, key) for key in sorted(keys)]
-        return stamps, trusted
+        return stamps, trusted, seconds
 
     def _decoded(
         self,
@@ -351,7 +360,7 @@ class AnimatedImage:
         path: The file, see :func:`open_file`.
 
     Attributes:
-        num_frames, fps, times: As those of :class:`VideoFile`.
+        num_frames, fps, times, span: As those of :class:`VideoFile`.
 
     Raises:
         UserError: If it is damaged; it names file and reason.
@@ -364,6 +373,7 @@ class AnimatedImage:
         known = self.num_frames == 1 or any(durations)
         self.times = np.cumsum([0, *durations[:-1]]) / 1000 if known else None
         self.fps = 1000 * self.num_frames / sum(durations) if sum(durations) else None
+        self.span = 0.0, sum(durations) / 1000
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Tensor]:
         """Yields frames ``[H, W, 3]`` uint8 of the given numbers, which increase (by default all)."""
