@@ -1,5 +1,7 @@
 """Parts of videos: which frames they have, from every kind of source; and in tables."""
 
+import os
+
 import pytest
 import torch
 from helpers.video_folders import SMALL, found, problem, touch
@@ -176,6 +178,7 @@ def test_parts_of_one_video_are_not_divided(tmp_path):
         ("1.mp4,a,2,2", "line 2: expected an end after the start (got 2 to 2)"),
         ("1.mp4,a,one,2", "line 2: expected seconds, or 1:02:03.5, as start or end (got 'one')"),
         ("1.mp4,a,-1,2", "(got '-1')"),
+        ("1.mp4,a,0,0", "line 2: expected an end after the start (got 0 to 0)"),
     ],
 )
 def test_mistakes(tmp_path, row, words):
@@ -184,6 +187,41 @@ def test_mistakes(tmp_path, row, words):
     problem(tmp_path, words)
 
 
-def test_a_table_of_something_else_is_no_table(root):
-    (root / "labels.csv").write_text("id,name\n0,a\n1,b\n")
+OTHER = "id,name\n0,grün\n1,b\n"  # than the table
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_a_table_of_something_else_is_no_table(root, encoding):
+    (root / "labels.csv").write_bytes(OTHER.encode(encoding))
     assert set(found(root)) == {"train", "val"}
+
+
+def test_a_table_in_another_encoding_is_said(root):
+    (root / "labels.csv").write_bytes("file,label\ntrain/a/0.mp4,grün\n".encode("latin-1"))
+    with pytest.raises(UserError, match="labels.csv: expected UTF-8 text"):
+        read_folder(root)
+
+
+def test_a_table_with_quotes_around_its_columns(root):
+    (root / "labels.csv").write_text('"video","class"\n"train/a/0.mp4","x, y"\n')
+    assert found(root) == {"train": {"train/a/0.mp4": "x, y"}}
+    (root / "train.csv").write_text('"path","label"\n"train/b/3.mp4","x, y"\n')
+    assert found(root) == {"train": {"train/b/3.mp4": "x, y"}}
+
+
+def test_lists_come_before_a_table_of_all_labels(root):
+    names = [f"train/a/{n}.mp4" for n in range(3)]
+    (root / "labels.csv").write_text("\n".join(["video,label", *(f"{name},x" for name in names)]))
+    for split, name in zip(("train", "val", "test"), names):
+        (root / f"{split}.csv").write_text(f"path,label\n{name},x\n")
+    ids = {split: {name: "x"} for split, name in zip(("train", "val", "test"), names)}
+    assert found(root) == ids
+
+
+def test_a_table_that_was_none_is_looked_at_again(root):
+    (root / "labels.csv").write_text("clip,kind\ntrain/a/0.mp4,x\n")
+    for path in (root, *root.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    assert set(found(root)) == {"train", "val"}
+    (root / "labels.csv").write_text("file,label\ntrain/a/0.mp4,x\n")  # changes no folder
+    assert found(root) == {"train": {"train/a/0.mp4": "x"}}

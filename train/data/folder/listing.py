@@ -22,7 +22,7 @@ from rstg_pyg.train.errors import UserError, counted, nearest, some
 from rstg_pyg.train.files import write_text
 
 #: Changes whenever the same folder gives another listing.
-_VERSION = 5
+_VERSION = 6
 _SETTLED = 2.0  # seconds after which a change of a folder changes its time, on any file system
 _LIST_FOLDERS = (".", "labels", "annotations", "ucfTrainTestlist")
 
@@ -122,8 +122,9 @@ def read_folder(root: str | Path) -> Listing:
     """Finds the videos of a data set and their classes.
 
     The first of these that is there: ``metadata.csv`` or ``metadata.jsonl``; lists ``train.csv``,
-    ``val.csv``, ...; folders ``train``, ``val``, ``test`` with a metadata file or a folder per class;
-    a folder per class. The listing is kept in the cache folder, and used again while no folder or table
+    ``val.csv``, ...; ``labels.csv`` or ``annotations.csv``; folders ``train``, ``val``, ``test`` with
+    a metadata file or a folder per class; a folder per class. The listing is kept in the cache folder,
+    and used again while no folder or table
     has changed.
 
     Raises:
@@ -154,7 +155,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
     splits = [(split, path) for path in top if (split := split_of(path.name))]
     problems: list[str] = []
     notes: list[str] = []
-    metadata = tables.find_metadata(root)
+    metadata = tables.find_metadata(root, others=not lists)
     if metadata:
         rows = tables.read_metadata(metadata, root, notes)
         there = [s for s in SPLIT_WORDS if s in {row.split or "train" for row in rows}]
@@ -194,6 +195,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
                 f"expected all of one kind"
             )
     looked_at = [*walk.folders, *places.values(), *([classes[0]] if classes else [])]
+    looked_at += filter(os.path.isfile, (root / name for name in tables.OTHER_TABLES))
     names, videos = _numbered(found, classes, problems, notes)
     videos = {split: rows for split, rows in videos.items() if rows}
     if not videos and not problems:

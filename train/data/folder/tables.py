@@ -30,6 +30,7 @@ CLASS_LISTS = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")
 _PATHS = ("path", "file_name", "filename", "file", "video")
 _LABELS = ("label", "class")
 _RANGE = ("start", "end")  # of a part of the video, in seconds
+_LONGEST_HEADER = 1 << 16  # bytes
 _TIME = re.compile(r"([0-9]+:){0,2}[0-9]{1,9}(\.[0-9]*)?")
 _LIST = re.compile(r"\[[^\[\]]*\]")  # other than "[Something] falling like [a rock]"
 _NUMBERED = re.compile(r"([0-9]{1,9})[\s,]+(\S.*)")
@@ -57,15 +58,13 @@ class Row(NamedTuple):
     several: bool = False
 
 
-def find_metadata(folder: Path) -> Path | None:
-    """``metadata.csv`` or ``metadata.jsonl`` in a folder; or one of :data:`OTHER_TABLES`, if it has
-    columns for paths and labels.
+def find_metadata(folder: Path, others: bool = True) -> Path | None:
+    """``metadata.csv`` or ``metadata.jsonl`` in a folder; or (``others``) one of :data:`OTHER_TABLES`,
+    if it has columns for paths and labels.
     """
-    for name in (*METADATA, *OTHER_TABLES):
-        path = folder / name
-        if os.path.isfile(path) and (name in METADATA or None not in _columns(_header(path)[1])):
-            return path
-    return None
+    paths = [folder / name for name in (*METADATA, *(OTHER_TABLES if others else ()))]
+    there = filter(os.path.isfile, paths)
+    return next((path for path in there if path.name in METADATA or _has_columns(path)), None)
 
 
 def find_lists(folder: Path) -> dict[str, Path]:
@@ -175,11 +174,28 @@ def write_tables(folder: Path, classes: list[str], splits: dict[str, list[Video]
         write_csv(folder / f"{split}.csv", rows, ("path", "label"))
 
 
+def _has_columns(path: Path) -> bool:
+    """Whether a table has columns for paths and labels, in whatever encoding; it may have them if it
+    cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_LONGEST_HEADER).replace(b"\0", b"")
+    except OSError:
+        return True
+    text = start.decode("latin-1").lstrip("\xef\xbb\xbf\xff\xfe")
+    return None not in _columns(_cells(next(filter(str.strip, text.splitlines()), ""))[1])
+
+
 def _header(path: Path) -> tuple[str | None, list[str]]:
     """What separates the first line's values, and these, in lower case."""
-    first = next((line for _, line in read_lines(path)), "")
-    separator = next((s for s in ",;\t" if s in first), None)
-    return separator, [cell.strip().lower() for cell in first.split(separator)]
+    return _cells(next((line for _, line in read_lines(path)), ""))
+
+
+def _cells(line: str) -> tuple[str | None, list[str]]:
+    separator = next((s for s in ",;\t" if s in line), None)
+    cells = next(csv.reader([line], delimiter=separator), []) if separator else line.split()
+    return separator, [cell.strip().lower() for cell in cells]
 
 
 def _columns(header: Iterable[str]) -> tuple[str | None, str | None]:
@@ -226,7 +242,7 @@ def _row(
     for top in (f"{root}/", f"{os.path.abspath(root)}/"):
         name = name.removeprefix(top)
     times = [_seconds(where, (values or {}).get(column)) for column in _RANGE]
-    if any(time not in ("", "0") for time in times):
+    if times[0] not in ("", "0") or times[1]:
         name += "#t=" + ",".join(times)
     check_id(where, name)
     _, start, end = split_range(name)
