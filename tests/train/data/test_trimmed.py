@@ -75,6 +75,12 @@ def test_a_part_of_a_video_of_ones_own(long):
     assert (video, source.num_frames(video)) == ("long.mp4#t=1,2", 10)
 
 
+@pytest.mark.parametrize("what", ["2,1", "1,1", "0:01,0:02", "1-2"])
+def test_a_part_that_is_none(long, what):
+    with pytest.raises(UserError, match=f"long.mp4#t={what}: expected a start and a later end in sec"):
+        open_video(f"{long}/long.mp4#t={what}")
+
+
 @pytest.mark.parametrize("what", ["4,4.5", "4", "3,5.1"])
 def test_a_video_that_is_too_short(long, what):
     source = open_source(long, [f"long.mp4#t={what}"])

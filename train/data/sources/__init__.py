@@ -101,7 +101,12 @@ def open_video(path: str | Path) -> tuple[FrameSource, str]:
     """
     name, path = str(path), home(path)
     whole = split_range(name)[0]
-    if whole != name and not os.path.exists(path):
+    if "#t=" in name and not os.path.exists(path):
+        _, start, end = split_range(name)
+        if whole == name or (end is not None and end <= start):
+            raise UserError(
+                f"{name}: expected a start and a later end in seconds after #t=, such as #t=12.5,17"
+            )
         source, video = open_video(whole)
         return TrimmedVideos(source), video + name[len(whole) :]
     if "://" in name or (name.isdigit() and not os.path.exists(path)):
