@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -48,15 +49,28 @@ def split_range(video: str) -> tuple[str, float, float | None]:
     return match[1], float(match[2] or 0), float(match[3]) if match[3] else None
 
 
-def held_out(videos: Sequence[Video], share: float, leave: int = 0, fold: int = 0) -> list[Video]:
+def held_out(
+    videos: Sequence[Video], share: float, fold: int = 0, leave_one: bool = False
+) -> list[Video]:
     """The share of a training list that is kept for validation, by the order of the ids' hashes: the
-    first of these shares, at least one video, but ``leave`` stay; or with ``fold`` a later share. Parts
-    of one video are kept together and count as one.
+    first of these shares, at least one video; or with ``fold`` a later one. With ``leave_one``, a video
+    of every class stays. Parts of one video are kept together and count as one.
     """
-    names = {split_range(video.id)[0] for video in videos}
-    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    first, last = (max(1, round((fold + i) * share * len(order))) for i in (0, 1))
-    kept = set(order[first if fold else 0 : last][: len(order) - leave])
+    classes: dict[str, set[int]] = {}
+    for video in videos:
+        classes.setdefault(split_range(video.id)[0], set()).update(video.labels)
+    left = Counter(label for labels in classes.values() for label in labels)
+
+    def can_go(name: str) -> bool:
+        return not leave_one or all(left[label] > 1 for label in classes[name])
+
+    order = sorted(classes, key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = list(filter(can_go, order))
+    first, last = (max(1, round((fold + i) * share * len(classes))) for i in (0, 1))
+    kept = set()
+    for name in filter(can_go, order[first if fold else 0 : last]):
+        kept.add(name)
+        left.subtract(classes[name])
     return [video for video in videos if split_range(video.id)[0] in kept]
 
 

@@ -178,6 +178,21 @@ def test_parts_of_one_video_are_not_divided(tmp_path):
     assert not videos["train"] & videos["val"]
 
 
+def test_no_class_has_all_its_parts_in_validation(tmp_path):
+    names = [f"{n}.mp4" for n in range(10)]
+    touch(tmp_path, *names)
+    for label in ("abcdefghij", "abbbbbbbbb"):  # of each video
+        rows = [f"{name},{c},{i},{i + 1}" for name, c in zip(names, label) for i in range(4)]
+        (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,start,end", *rows]))
+        listing = read_folder(tmp_path)
+        if label[-1] == "b":
+            trained = {video.label for video in listing.part("train", 0.8)}
+            assert trained == {0, 1} and len(listing.part("val", 0.8)) == 4 * 8
+        else:
+            with pytest.raises(UserError, match="each video of .* is the only one of a class"):
+                listing.part("val", 0.2)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

@@ -93,11 +93,14 @@ class Listing:
             groups[video.label if by_class else None].append(video)
         val: set[str] = set()
         for videos in groups.values():
-            val |= {video.id for video in held_out(videos, val_fraction, 1, fold)}
+            val |= {video.id for video in held_out(videos, val_fraction, fold, leave_one=True)}
         if not val:
+            has = f"every class of {self.root} has one video only"
+            if not by_class:
+                has = f"each video of {self.root} is the only one of a class"
             raise UserError(
-                f"data.val_fraction: the classes of {self.root} have too few videos, none is left for "
-                f"validation; give more, or data.val_fraction=0"
+                f"data.val_fraction: {has}, so none is left for validation; give more, or "
+                f"data.val_fraction=0"
             )
         return [v for v in self.splits["train"] if (v.id in val) == (split == "val")]
 
