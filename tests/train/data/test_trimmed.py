@@ -121,7 +121,8 @@ def test_tables_with_starts_and_ends(long, files, table):
         "train": {first: "a", "long.mp4#t=1,2": "b", "other.mp4": "a"},
         "val": {"other.mp4#t=1.5,": "b"},
     }
-    assert not read_folder(long).notes
+    [note] = read_folder(long).notes
+    assert "other.mp4 (train) and other.mp4#t=1.5, (val)" in note
     val = VideoFolder(long, "val", "center1", sampling="uniform", **SMALL)
     assert "1 video" in val.describe()
     clip, label = val[0]
@@ -206,6 +207,17 @@ def test_mistakes(tmp_path, row, words):
     touch(tmp_path, "1.mp4")
     (tmp_path / "metadata.csv").write_text(f"file_name,label,start,end\n{row}\n")
     problem(tmp_path, words)
+
+
+def test_parts_of_two_splits_that_share_seconds(tmp_path):
+    touch(tmp_path, "1.mp4", "2.mp4")
+    rows = ["1.mp4,a,train,0,4", "1.mp4,a,test,3.9,8", "2.mp4,a,train,0,4", "2.mp4,a,train,1,2"]
+    table = "\n".join(["file_name,label,split,start,end", *rows])
+    (tmp_path / "metadata.csv").write_text(table)
+    assert not read_folder(tmp_path).notes
+    (tmp_path / "metadata.csv").write_text(f"{table}\n2.mp4,a,test,3,6\n1.mp4,a,val,,\n")
+    [note] = read_folder(tmp_path).notes
+    assert "two splits show the same seconds: 1.mp4#t=0,4 (train) and 1.mp4 (val), and 2 more" in note
 
 
 OTHER = "id,name\n0,grün\n1,b\n"  # than the table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import math
 import os
 from collections import defaultdict
 from contextlib import suppress
@@ -12,6 +13,7 @@ from rstg_pyg.train.data.sources.places import find_place, names_of_videos
 from rstg_pyg.train.data.video_lists import Video, split_range
 from rstg_pyg.train.errors import counted
 
+_OVERLAP = 0.5  # seconds that parts of two splits may share: ends are often rounded
 _START = 1 << 16  # bytes of two files that are compared first
 
 
@@ -70,6 +72,26 @@ def leave_out_copies(
             f"{root}: {counted(len(copies), one_copy, copies_of)} of others and not used: {copy} of "
             f"{first}{more}"
         )
+
+
+def note_overlaps(splits: dict[str, list[Video]], notes: list[str]) -> None:
+    """Notes parts of videos that share seconds with a part in another split."""
+    by_video: dict[str, list[tuple[float, float, str, str]]] = defaultdict(list)
+    for split, videos in splits.items():
+        for video in videos:
+            name, start, end = split_range(video.id)
+            by_video[name].append((start, math.inf if end is None else end, split, video.id))
+    found = []
+    for parts in by_video.values():
+        latest: dict[str, tuple[float, str]] = {}  # of each split, the part that ends last
+        for start, end, split, part in sorted(parts):
+            for other, (stop, before) in latest.items():
+                if other != split and min(stop, end) - start > _OVERLAP:
+                    found.append(f"{before} ({other}) and {part} ({split})")
+            latest[split] = max((end, part), latest.get(split, (end, part)))
+    if found:
+        more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+        notes.append(f"parts of two splits show the same seconds: {found[0]}{more}")
 
 
 def _equal(

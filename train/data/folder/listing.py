@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rstg_pyg.train.data.folder import tables
-from rstg_pyg.train.data.folder.copies import leave_out_copies
+from rstg_pyg.train.data.folder.copies import leave_out_copies, note_overlaps
 from rstg_pyg.train.data.folder.walk import Walk, identity
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.paths import cache_folder, home
@@ -208,6 +208,7 @@ def _find(root: Path) -> tuple[Listing, list[Path]]:
         )
     places = {split: path for split, path in places.items() if split in videos} or {"train": root}
     leave_out_copies(root, videos, problems, notes)
+    note_overlaps(videos, notes)
     return Listing(root, layout, names, videos, places, problems, notes), looked_at
 
 
