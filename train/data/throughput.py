@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rstg_pyg.train.data.clips import VideoClips
+from rstg_pyg.train.data.folder import VideoFolder, is_class_folder
 from rstg_pyg.train.data.something import SomethingSomething
 from rstg_pyg.train.data.sources import find_sources
 
@@ -20,7 +22,7 @@ def measure(root: str | Path, seconds: float, **options) -> list[dict[str, Any]]
     Args:
         root: The data set's folder.
         seconds: How long, for each source.
-        options: More arguments of :class:`SomethingSomething`.
+        options: More arguments of the data set.
 
     Returns:
         For each source ``source``, ``detail``, ``clips_per_second``, ``milliseconds`` (median time of a
@@ -29,7 +31,8 @@ def measure(root: str | Path, seconds: float, **options) -> list[dict[str, Any]]
     Raises:
         UserError: If the data set is wrong.
     """
-    dataset = SomethingSomething(root, "train", partial=True, **options)
+    kind = VideoFolder if is_class_folder(root) else SomethingSomething
+    dataset: VideoClips = kind(root, "train", partial=True, val_fraction=0.0, **options)
     rates = []
     for source in find_sources(root, dataset.ids):
         dataset.source = source

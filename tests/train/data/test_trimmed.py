@@ -11,6 +11,7 @@ from PIL import Image
 from rstg_pyg.train.data.folder import VideoFolder, read_folder
 from rstg_pyg.train.data.packing import pack
 from rstg_pyg.train.data.sources import open_source, open_video
+from rstg_pyg.train.data.throughput import measure
 from rstg_pyg.train.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -147,6 +148,12 @@ def test_a_part_in_a_large_store_is_found_without_listing_it(long, monkeypatch):
     data = VideoFolder(packed, "train", "center1", val_fraction=0, **SMALL)
     monkeypatch.setattr("rstg_pyg.train.data.sources.packed.list_videos", None)
     assert data[1][0].shape == (3, 4, 20, 20)
+
+
+def test_bench_data_of_parts(long):
+    (long / "train.csv").write_text(PARTS_TABLE)
+    [rate] = measure(long, 0.1, **SMALL)
+    assert rate["source"] == "video" and rate["clips"] > 0
 
 
 def test_a_store_of_whole_videos_has_no_parts(long):
