@@ -166,7 +166,15 @@ def _paths(name: str) -> list[str]:
         UserError: If a pattern has no files, or there is nothing on standard input.
     """
     if name == "-":
-        paths = [line.strip() for line in sys.stdin if line.strip()]
+        try:
+            paths = [line.strip() for line in sys.stdin if line.strip()]
+        except UnicodeDecodeError:
+            paths = ["\0"]
+        if any("\0" in path for path in paths):
+            raise UserError(
+                "-: expected paths on standard input, one per line (got other bytes, as of a video); "
+                "save the video and give its name"
+            )
         if not paths:
             raise UserError("-: expected paths on standard input, one per line (got none)")
         return paths

@@ -220,6 +220,14 @@ def test_a_bad_video_does_not_stop_the_others(here, capsys, monkeypatch, tmp_pat
     assert "expected paths on standard input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_video_on_standard_input(here, monkeypatch, capsys, encoding):
+    file = io.TextIOWrapper(io.BytesIO(b"\0\0\0 ftypisom\n\xff\n"), encoding)
+    monkeypatch.setattr("sys.stdin", file)
+    assert main(["-", "--ckpt", "last.ckpt"]) == 2
+    assert "-: expected paths on standard input, one per line (got other" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--stream"]])
 def test_overlays(here, tmp_path, capsys, arguments):
