@@ -99,7 +99,7 @@ def too_large(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises ``SystemExit``, and Ctrl-C ``KeyboardInterrupt`` (see ``quiet_start``)."""
+    """Inside, SIGTERM raises ``SystemExit``, and Ctrl-C ``KeyboardInterrupt``."""
     numbers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
     if threading.current_thread() is not threading.main_thread():
         numbers = {}

@@ -388,7 +388,7 @@ def write_classes(folder: Path, task: VideoTask, dataset: Any, results: dict[str
     several labels per video, the average precision per class.
     """
     ids = getattr(dataset, "ids", range(len(dataset)))
-    write_table(folder, task.test_predictions, ids, task.label_names)
+    write_table(folder, task.test_predictions, ids, task.label_names, task.multi_label)
     draw_predictions(folder, task.samples, task.label_names)
     if task.multi_label:
         write_precisions(folder, task.class_precision.tolist(), task.label_names)

@@ -139,7 +139,7 @@ def _live_frames(name: str) -> Iterator[tuple[float, Tensor]]:
             stream = best_stream(name, container)
             reformatter = VideoReformatter()
             # FFmpeg makes up 25 frames a second where a stream says no times, as IP cameras' JPEGs.
-            timed = not stream.container.format.flags & Flags.no_timestamps.value
+            timed = Flags.no_timestamps not in Flags(stream.container.format.flags)
             for frame in container.decode(stream):
                 stamp = frame.time if timed and frame.time is not None else time.monotonic()
                 if first is None:

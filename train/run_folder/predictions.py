@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,9 @@ def true_classes(label: Tensor) -> list[int]:
     return (label.nonzero().flatten() if label.dim() else label.reshape(1)).tolist()
 
 
-def write_table(folder: Path, rows: Sequence[Tested], ids: Sequence[Any], names: list[str]) -> None:
+def write_table(
+    folder: Path, rows: Sequence[Tested], ids: Sequence[Any], names: list[str], several: bool
+) -> None:
     """Writes ``predictions.csv``: the test's videos with their classes and the likeliest one.
 
     Args:
@@ -46,14 +49,20 @@ def write_table(folder: Path, rows: Sequence[Tested], ids: Sequence[Any], names:
         rows: The predictions.
         ids: What the videos are called.
         names: The class names.
+        several: Whether videos have several labels: then they are a list, as in one's own tables.
 
     Raises:
         UserError: If the file cannot be written.
     """
+
+    def text(classes: list[int]) -> str:
+        found = [names[i] for i in classes]
+        return json.dumps(found, ensure_ascii=False) if several else "".join(found)
+
     table = [
         {
             "video": ids[row.item],
-            "true": ", ".join(names[i] for i in row.true),
+            "true": text(row.true),
             "predicted": names[row.predicted],
             "probability": f"{row.probability:.4f}",
             "right": int(row.predicted in row.true),

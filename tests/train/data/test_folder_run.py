@@ -146,9 +146,10 @@ def test_several_labels_per_video(run, tmp_path, capsys):
     lines = (tmp_path / "runs/folder/per_class.csv").read_text().splitlines()
     assert lines[0] == "class,average precision" and [row[:2] for row in lines[1:]] == ["x,", "y,"]
     tested = rows_of(tmp_path / "runs/folder/predictions.csv")
-    labels = {name: ", ".join(row["label"]) for name, row in zip(names, rows)}
-    assert {row["video"]: row["true"] for row in tested}.items() <= labels.items() and tested
-    assert all(int(row["right"]) == (row["predicted"] in row["true"].split(", ")) for row in tested)
+    labels = {name: row["label"] for name, row in zip(names, rows)}
+    true = {row["video"]: json.loads(row["true"]) for row in tested}
+    assert true.items() <= labels.items() and true
+    assert all(int(row["right"]) == (row["predicted"] in true[row["video"]]) for row in tested)
     assert run("data.root=clips", *more, "--evaluate", "runs/folder/checkpoints/last.ckpt") == 0
     again = json.loads((tmp_path / "runs/folder-evaluate/results.json").read_text())
     assert again["mAP"] == results["mAP"]
