@@ -103,7 +103,7 @@ def test_in_a_file(monkeypatch, capsys):
     assert sum(re.fullmatch(LINE, line) is not None for line in lines) == 2
     tail = text.split("\n\n")[-1].splitlines()
     assert [line.split()[0] for line in tail if line[0] != " "] == [
-        *("test", "protocol", "time", "files", "next")
+        *("test", "network", "protocol", "time", "files", "next")
     ]
     assert "a: results.json, checkpoints/best.ckpt, metrics.csv, per_class.csv" in " ".join(tail)
     assert tail[-2:] == [
