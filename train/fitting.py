@@ -23,6 +23,7 @@ from rstg_pyg.train.config import (
     to_dict,
     to_yaml,
 )
+from rstg_pyg.train.data.loaders import video_ids
 from rstg_pyg.train.data.skipped import Skipped
 from rstg_pyg.train.data.syncmnist import SyncMNIST
 from rstg_pyg.train.errors import UserError, counted, nearest
@@ -387,8 +388,7 @@ def write_classes(folder: Path, task: VideoTask, dataset: Any, results: dict[str
     """Writes the predictions, and accuracy and confusion per class, as tables and pictures; with
     several labels per video, the average precision per class.
     """
-    ids = getattr(dataset, "ids", range(len(dataset)))
-    write_table(folder, task.test_predictions, ids, task.label_names, task.multi_label)
+    write_table(folder, task.test_predictions, video_ids(dataset), task.label_names, task.multi_label)
     draw_predictions(folder, task.samples, task.label_names)
     if task.multi_label:
         write_precisions(folder, task.class_precision.tolist(), task.label_names)

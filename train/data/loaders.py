@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -190,9 +190,14 @@ class VideoLoader:
         return ", ".join(video_names(self.dataset, visits)) or "no video"
 
 
+def video_ids(dataset: Any) -> Sequence[Any]:
+    """The ids of a data set's videos, or their numbers."""
+    return getattr(dataset, "ids", range(len(dataset)))
+
+
 def video_names(dataset: Any, visits: Iterable[int]) -> list[str]:
     """What the videos of some visits are called: by their ids, or by their numbers."""
-    ids = getattr(dataset, "ids", range(len(dataset)))
+    ids = video_ids(dataset)
     return [f"video {ids[visit % len(dataset)]}" for visit in visits]
 
 

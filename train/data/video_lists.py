@@ -32,6 +32,11 @@ class Video(NamedTuple):
     frames: int | None = None
 
     @property
+    def whole(self) -> str:
+        """The id of the video that this one is a part of, or its own."""
+        return split_range(self.id)[0]
+
+    @property
     def labels(self) -> tuple[int, ...]:
         """Its classes: none, one, or several."""
         if isinstance(self.label, tuple):
@@ -58,7 +63,7 @@ def held_out(
     """
     classes: dict[str, set[int]] = {}
     for video in videos:
-        classes.setdefault(split_range(video.id)[0], set()).update(video.labels)
+        classes.setdefault(video.whole, set()).update(video.labels)
     left = Counter(label for labels in classes.values() for label in labels)
 
     def can_go(name: str) -> bool:
@@ -71,7 +76,7 @@ def held_out(
     for name in filter(can_go, order[first if fold else 0 : last]):
         kept.add(name)
         left.subtract(classes[name])
-    return [video for video in videos if split_range(video.id)[0] in kept]
+    return [video for video in videos if video.whole in kept]
 
 
 def check_val_fraction(share: float, fold: int = 0) -> None:

@@ -262,7 +262,7 @@ class VideoTask(pl.LightningModule):
         rows: list[Tested] = []
         for items, labels, scores, best in self.predicted:
             columns = (map(true_classes, labels.cpu()), best.tolist(), scores.tolist())
-            rows += map(Tested, items, *columns)
+            rows += (Tested(*row) for row in zip(items, *columns, strict=True))
         self.test_predictions = sorted(row for part in gathered(rows) for row in part)
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def leave_out_copies(
     part of train, also within train, from which copies are left out. Parts of videos are not looked at.
     """
     whole = {
-        split: [video for video in videos if split_range(video.id)[0] == video.id]
+        split: [video for video in videos if video.whole == video.id]
         for split, videos in splits.items()
     }
     paths = {video.id: root / video.id for videos in whole.values() for video in videos}

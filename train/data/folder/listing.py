@@ -17,7 +17,7 @@ from rstg_pyg.train.data.folder.walk import Walk, identity
 from rstg_pyg.train.data.label_files import LabelFiles, has_lists
 from rstg_pyg.train.data.paths import cache_folder, home
 from rstg_pyg.train.data.sources.places import SPLIT_WORDS, is_video_name, normal, split_of
-from rstg_pyg.train.data.video_lists import Video, check_id, held_out, split_range
+from rstg_pyg.train.data.video_lists import Video, check_id, held_out
 from rstg_pyg.train.errors import UserError, counted, nearest, some
 from rstg_pyg.train.files import write_text
 
@@ -70,9 +70,7 @@ class Listing:
     def by_class(self) -> bool:
         """Whether a part of ``"train"`` is one of each class: not where videos may have several."""
         videos = self.splits.get("train", [])
-        return not any(
-            isinstance(video.label, tuple) or split_range(video.id)[0] != video.id for video in videos
-        )
+        return not any(isinstance(video.label, tuple) or video.whole != video.id for video in videos)
 
     def part(self, split: str, val_fraction: float, fold: int = 0) -> list[Video]:
         """The videos of a split. Without a validation split, it is a part of the training videos:
@@ -127,8 +125,7 @@ def read_folder(root: str | Path) -> Listing:
     The first of these that is there: ``metadata.csv`` or ``metadata.jsonl``; lists ``train.csv``,
     ``val.csv``, ...; ``labels.csv`` or ``annotations.csv``; folders ``train``, ``val``, ``test`` with
     a metadata file or a folder per class; a folder per class. The listing is kept in the cache folder,
-    and used again while no folder or table
-    has changed.
+    and used again while no folder or table has changed.
 
     Raises:
         UserError: If there is no such thing.

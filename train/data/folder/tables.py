@@ -113,9 +113,7 @@ def read_metadata(path: Path, root: Path, notes: list[str]) -> list[Row]:
     columns: dict[str, Any] = {}
     for where, values in _json_lines(path) if path.suffix == ".jsonl" else _csv_lines(path):
         columns |= values
-        path_column, label_column = _columns(values)
-        name = _text(where, values, path_column or "file_name")
-        label = _label(where, values, label_column or "label")
+        name, label = _named(where, values)
         said = str(values.get("split") or "").strip()
         split = split_of(said or ("" if prefix else name.partition("/")[0]))
         if said and split is None:
@@ -134,16 +132,13 @@ def read_list(path: Path, root: Path, notes: list[str]) -> list[Row]:
         UserError: If a line has no path, or more than a path and a label.
     """
     separator, header = _header(path)
-    path_column, label_column = columns = _columns(header)
-    if path_column and label_column:
+    columns = _columns(header)
+    if all(columns):
         _note_unused(path, header, columns, notes)
         return [
-            _row(
-                _text(where, values, path_column), _label(where, values, label_column), where, root,
-                values=values,
-            )
+            _row(*_named(where, values), where, root, values=values)
             for where, values in _csv_lines(path)
-        ]  # fmt: skip
+        ]
     if any(columns) and len(header) > 1 and not any(map(is_video_name, header)):
         have = ", ".join(header)
         raise UserError(f"{path}, line 1: expected the columns path and label (got {have[:100]!r})")
@@ -203,6 +198,12 @@ def _columns(header: Iterable[str]) -> tuple[str | None, str | None]:
     header = set(header)
     path, label = (next((c for c in names if c in header), None) for names in (_PATHS, _LABELS))
     return path, label
+
+
+def _named(where: str, values: dict[str, Any]) -> tuple[str, str | list[str]]:
+    """The path and the label of a line whose columns have names."""
+    path, label = _columns(values)
+    return _text(where, values, path or "file_name"), _label(where, values, label or "label")
 
 
 def _split_line(where: str, line: str, separator: str | None) -> tuple[str, str]:

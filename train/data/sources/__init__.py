@@ -100,9 +100,8 @@ def open_video(path: str | Path) -> tuple[FrameSource, str]:
         UserError: If there is neither a file nor a folder with frames.
     """
     name, path = str(path), home(path)
-    whole = split_range(name)[0]
     if "#t=" in name and not os.path.exists(path):
-        _, start, end = split_range(name)
+        whole, start, end = split_range(name)
         if whole == name or (end is not None and end <= start):
             raise UserError(
                 f"{name}: expected a start and a later end in seconds after #t=, such as #t=12.5,17"

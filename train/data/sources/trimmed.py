@@ -44,7 +44,8 @@ class TrimmedVideos(FrameSource):
         Raises:
             UserError: If the video is missing or damaged, or too short for the part.
         """
-        return len(range(*self._range(video)))
+        first, last = self._range(video)
+        return last - first
 
     def frames_per_second(self, video: str) -> float | None:
         """The video's average frame rate, if it is known."""
