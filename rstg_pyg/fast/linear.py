@@ -4,8 +4,7 @@ PyTorch's own ``mm`` calls MKL, which is slower on processors of other makers th
 with PyTorch, makes its kernels for the processor at hand, and is what ``torch.nn.LSTM`` and
 convolutions run on already. Where it is missing or switched off
 (``torch.backends.mkldnn.flags(enabled=False)``), everything is ``mm`` again; and so it is on Intel's
-processors, where MKL is as fast. The gradients of weights always are by ``mm``, which is as fast for
-wide layers and faster for narrow ones.
+processors, where MKL is as fast.
 """
 
 from functools import lru_cache
@@ -78,7 +77,7 @@ class _Linear(torch.autograd.Function):
             return derivative(torch.nn.functional.linear, (rows, weight, bias), need, grad)
         return (
             product(grad, weight.t()) if need[0] else None,
-            grad.t() @ rows if need[1] else None,
+            product(grad.t(), rows.t()) if need[1] else None,
             grad.sum(0) if need[2] else None,
         )
 

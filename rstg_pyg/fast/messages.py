@@ -103,7 +103,7 @@ def sum_messages_backward(src, dst, alpha, weight, bias, source, target, message
         # Through the ReLU, to the rows of a matrix product.
         d_message = torch.ops.aten.threshold_backward(d_message, message, 0).flatten(0, 1)
         hidden = _hidden(src, dst, j, i)
-        d_weight.addmm_(d_message.t(), hidden.flatten(0, 1))
+        d_weight += product(d_message.t(), hidden.flatten(0, 1).t())
         if d_bias is not None:
             d_bias += d_message.sum(0)
         d_hidden = product(d_message, weight.t()).view(hidden.shape)

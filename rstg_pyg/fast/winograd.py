@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rstg_pyg.fast.autograd import autocast_to, derivative, eager
+from rstg_pyg.fast.linear import product, uses_onednn
 
 #: Channels from which on it is faster than oneDNN's convolution.
 LEAST_CHANNELS = 384
@@ -79,7 +80,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Optional[Tensor], padding: int) -> Te
     height, width = (size + 2 * padding - 2 for size in x.shape[2:])
     out = x.new_empty(x.size(0), height, width, weight.size(0))
     for frames, tiles in _blocks(x, padding):
-        products = torch.bmm(tiles.flatten(0, 1).flatten(1, 3), filters)
+        products = _products(tiles.flatten(0, 1).flatten(1, 3), filters)
         block = _results(products.view(*tiles.shape[:-1], -1))[:, :height, :width]
         if bias is None:
             out[frames] = block
@@ -95,8 +96,18 @@ def _gradient_of_weight(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     for frames, tiles in _blocks(x, padding):
         block = F.pad(grad[frames].movedim(1, -1), (0, 0, 0, width % 2, 0, height % 2))
         parts = _spread(_spread(block, 1), 3)
-        filters.baddbmm_(tiles.flatten(0, 1).flatten(1, 3).mT, parts.flatten(0, 1).flatten(1, 3))
+        filters += _products(tiles.flatten(0, 1).flatten(1, 3).mT, parts.flatten(0, 1).flatten(1, 3))
     return torch.einsum("ia,jb,jico->ocab", *[x.new_tensor(_G)] * 2, filters.unflatten(0, (4, 4)))
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """``x @ y`` for 16 pairs of matrices."""
+    if not uses_onednn(x):
+        return torch.bmm(x, y)
+    out = x.new_empty(*x.shape[:2], y.size(2))
+    for k in range(len(out)):
+        out[k] = product(x[k], y[k].t())
+    return out
 
 
 def _blocks(x: Tensor, padding: int) -> Iterator[Tuple[slice, Tensor]]:
