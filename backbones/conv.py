@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.common_types import _size_3_t
 
 from rstg_pyg.fast.autograd import autocast_to, eager, no_autocast, opaque, untouched
-from rstg_pyg.fast.linear import has_onednn
+from rstg_pyg.fast.linear import has_onednn, linear
 
 
 class FrozenBatchNorm(torch.nn.BatchNorm3d):
@@ -57,9 +57,10 @@ class Conv3d(torch.nn.Conv3d):
 class Conv(Conv3d):
     """A convolution with spatial stride and zero padding of half the kernel, without bias by default.
 
-    On a CPU, kernels ``(t, 1, 1)`` are one matrix product for all their steps, whose results are
-    shifted in time and added: torch's own takes up to four times as long for small batches. Without
-    gradients all kernels are oneDNN's, with what follows the convolution inside.
+    With one CPU thread, kernels ``(t, 1, 1)`` in float32 are one matrix product for all their steps,
+    whose results are shifted in time and added: there torch does not give them to oneDNN, and takes up
+    to four times as long. Without gradients all kernels are oneDNN's, with what follows the convolution
+    inside.
     """
 
     def __init__(
@@ -74,14 +75,15 @@ class Conv(Conv3d):
 
     def with_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with another weight and with a bias."""
-        plain = x.device.type != "cpu" or not eager()
+        plain = x.device.type != "cpu" or not eager() or torch.get_num_threads() > 1
+        plain = plain or x.dtype != torch.float32 or autocast_to(x) is not None
         if plain or self.kernel_size[1:] != (1, 1) or self.stride[1] != 1:
             return self._conv_forward(x, weight, bias)
         x = x.movedim(1, -1)
         if self.kernel_size[0] == 1:
-            return F.linear(x, weight.flatten(1), bias).movedim(-1, 1)
+            return linear(x, weight.flatten(1), bias).movedim(-1, 1)
         # What every frame gives to those around it, for all k at once: [B, T, H, W, k, C'].
-        steps = F.linear(x, weight.movedim(2, 0).flatten(0, 1).flatten(1))
+        steps = linear(x, weight.movedim(2, 0).flatten(0, 1).flatten(1))
         steps = steps.unflatten(-1, (self.kernel_size[0], -1))
         shifts = [self.kernel_size[0] // 2 - k for k in range(self.kernel_size[0])]
         parts = [
