@@ -1,7 +1,7 @@
 """Compares runs in one table: ``python train/report.py RUN... [--out report.html|.md|.csv]``.
 
 Reads the ``results.json`` of each run folder, and for a page its ``metrics.csv``. Runs that differ
-only in the seed share a row: mean and standard deviation.
+only in the seed or in the fold of a cross-validation share a row: mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from rstg_pyg.train.text_tables import as_markdown
 
 _Number = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
-_NUMBERS = ("top-1 %", "top-5 %", "mAP %", "videos", "seed", "parameters", "GFLOPs", "steps", "seconds")
+_NUMBERS = (
+    "top-1 %", "top-5 %", "mAP %", "videos", "seed", "fold", "parameters", "GFLOPs", "steps", "seconds"
+)  # fmt: skip
 _KINDS = (".html", ".md", ".csv")
 _NOTE = (
-    "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds: mean "
-    "and standard deviation over the runs."
+    "FLOPs: of one clip forward, a multiplication and an addition counted as two. Several seeds or "
+    "folds: mean and standard deviation over the runs."
 )
 
 
@@ -58,6 +60,18 @@ class Run(BaseModel):
     versions: dict[str, Any] = {}
     folder: str = ""
     path: Path = Path()
+
+    @property
+    def fold(self) -> int:
+        """The part of the training videos that is for validation (``data.val_fold``)."""
+        return getattr(self.config.data, "val_fold", 0)
+
+    def fits(self, other: Run) -> bool:
+        """Whether the two can share a row: another fold, or the same videos with another seed."""
+        if self.fold != other.fold:
+            return True
+        same = (self.steps, self.num_videos) == (other.steps, other.num_videos)
+        return same and self.seed != other.seed
 
 
 @command
@@ -112,13 +126,15 @@ def read_run(folder: Path) -> Run:
 
 
 def grouped(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ only in the seed together, best top-1 (or mAP) first."""
+    """Runs that differ only in seed or fold together, best top-1 (or mAP) first."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        values = {k: v for k, v in to_dict(run.config).items() if k != "seed"}
-        key = (json.dumps(values, sort_keys=True), run.protocol, run.steps, run.data, run.num_videos)
-        again = 0  # repeated runs with the same seed do not share a row
-        while any(other.seed == run.seed for other in groups.get((*key, again), [])):
+        values = to_dict(run.config)
+        values.pop("seed")
+        values["data"].pop("val_fold", None)
+        key = (json.dumps(values, sort_keys=True), run.protocol, run.data)
+        again = 0
+        while not all(run.fits(other) for other in groups.get((*key, again), [])):
             again += 1
         groups.setdefault((*key, again), []).append(run)
     return sorted(
@@ -134,9 +150,10 @@ def table(groups: Sequence[list[Run]], flops: bool = True) -> list[dict[str, str
         flops: Whether to count FLOPs, which builds and runs every model once.
     """
     rows = [_row(group, flops) for group in groups]
-    if all(run.mAP is None for group in groups for run in group):
-        rows = [{k: v for k, v in row.items() if k != "mAP %"} for row in rows]
-    return rows
+    runs = [run for group in groups for run in group]
+    unused = {"mAP %"} if all(run.mAP is None for run in runs) else set()
+    unused |= set() if any(run.fold for run in runs) else {"fold"}
+    return [{k: v for k, v in row.items() if k not in unused} for row in rows]
 
 
 def _percent(shares: list[float | None]) -> str:
@@ -153,12 +170,13 @@ def _row(group: list[Run], flops: bool) -> dict[str, str]:
         "top-1 %": _percent([run.top1 for run in group]),
         "top-5 %": _percent([run.top5 for run in group]),
         "mAP %": _percent([run.mAP for run in group]),
-        "videos": f"{first.num_videos:,}",
+        "videos": f"{sum({run.fold: run.num_videos for run in group}.values()):,}",
         "protocol": first.protocol,
-        "seed": ", ".join(str(seed) for seed in sorted(run.seed for run in group)),
+        "seed": ", ".join(map(str, sorted({run.seed for run in group}))),
+        "fold": ", ".join(map(str, sorted({run.fold for run in group}))),
         "parameters": f"{first.parameters / 1e6:.2f} M",
         "GFLOPs": f"{count_flops(config, first.parameters) / 1e9:.3g}" if flops else "",
-        "steps": f"{first.steps:,}",
+        "steps": ", ".join(dict.fromkeys(f"{run.steps:,}" for run in group)),
         "seconds": _spread([run.seconds for run in group], ",.0f"),
         "machine": "; ".join(dict.fromkeys(run.device for run in group)),
         "config": ", ".join(dict.fromkeys(run.config_hash for run in group)),

@@ -45,6 +45,20 @@ def test_runs_with_several_labels_per_video(tmp_path, make_run):
     assert "mAP %" not in written(tmp_path, "one", "--no-flops")[0]
 
 
+def test_the_folds_of_a_cross_validation_share_a_row(tmp_path):
+    """Their parts may be of different sizes; another seed joins with the same videos only."""
+    runs = [(0, 0, 0.5, 20), (1, 0, 0.75, 30), (1, 1, 0.25, 30), (1, 2, 0.9, 29), (0, 0, 0.8, 20)]
+    for n, (fold, seed, top1, videos) in enumerate(runs):
+        config = load_config("folder.yaml", ["data.root=x", f"data.val_fold={fold}", f"seed={seed}"])
+        results = results_of(config, top1=top1, num_videos=videos, steps=100 + fold)
+        (tmp_path / f"{n}.json").write_text(json.dumps(results))
+    rows = written(tmp_path, *[str(tmp_path / f"{n}.json") for n in range(5)], "--no-flops")
+    assert [row["top-1 %"] for row in rows] == ["85.00 ± 7.07", "50.00 ± 25.00"]
+    assert [row["fold"] for row in rows] == ["0, 1", "0, 1"]
+    assert [(row["videos"], row["seed"]) for row in rows] == [("49", "0, 2"), ("50", "0, 1")]
+    assert "fold" not in written(tmp_path, str(tmp_path / "0.json"), "--no-flops")[0]
+
+
 @pytest.mark.slow
 def test_runs_are_sorted_and_seeds_share_a_row(tmp_path, make_run, capsys):
     runs = [
