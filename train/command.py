@@ -102,8 +102,8 @@ def too_large(error: Exception) -> str:
 def _keep_freed_memory() -> None:
     """Lets the C library keep freed memory for the next tensors.
 
-    By default glibc gives it back, and the system has to map and clear every page again: up to a third
-    of a training step on a CPU (docs/results/kept_memory.json). The peak stays the same.
+    By default glibc gives it back, and the system has to map and clear every page again: up to a fifth
+    of a training step on a CPU (docs/benchmark.md, "Memory that stays").
     """
     if sys.platform == "linux":
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl

@@ -26,14 +26,15 @@ def page(text: str) -> str:
     """The page with all measured parts anew."""
     benchmark = result("benchmark/benchmark.json")
     rows = benchmark["rows"]
+    amd = [result(f"speed_amd_{threads}.json") for threads in (1, 2)]
     blocks = {
         "answer": _answer([row for row in rows if row["section"] == "network"]),
         "machine": "\n".join(f"- {line}" for line in (benchmark["machine"], *benchmark["notes"])),
         "readers": _readers(result("readers.json")),
         "speed": _speed(result("speed.json")),
-        "speed_amd": _speed(result("speed_amd.json")),
-        "speed_two_threads": _speed(result("speed_two_threads.json")),
-        "steps": _steps(result("speed_amd.json")["rows"]),
+        "speed_amd": _by_threads(amd, "before", ("before", "now")),
+        "kept_memory": _by_threads(amd, "now, memory not kept", ("given back", "kept")),
+        "steps": _steps(amd[0]["rows"]),
         "gpu": _recorded_steps(result("gpu/steps.json")["rows"]),
         "bfloat16": _bfloat16([result(f"bf16/{name}.json") for name in ("intel_xeon", "amd_epyc")]),
     }
@@ -108,13 +109,33 @@ def _speed(found: dict[str, Any]) -> str:
     return as_markdown(table, ("before, ms", "now, ms", "ratio"))
 
 
-def _steps(rows: dict[str, Any]) -> str:
+def _by_threads(found: list[dict[str, Any]], first: str, columns: tuple[str, str]) -> str:
+    """The times ``first`` and ``now`` of every row, and their ratio, with one and with two threads."""
+    table = []
+    for rows in zip(*(file["rows"] for file in found)):
+        if rows[0]["what"] == "peak, MiB" or (first != "before" and not _is_step_of_network(rows[0])):
+            continue
+        line = {"network": rows[0]["network"], "what": rows[0]["what"]}
+        for threads, row in enumerate(rows, start=1):
+            line[f"{threads}: {columns[0]}, ms"] = f"{row[first]:,.0f}"
+            line[f"{threads}: {columns[1]}, ms"] = f"{row['now']:,.0f}"
+            line[f"{threads}: ratio"] = f"{row[first] / row['now']:.2f}"
+        table.append(line)
+    return as_markdown(table, list(table[0])[2:])
+
+
+def _is_step_of_network(row: dict[str, Any]) -> bool:
+    return row["what"].startswith("step") and not row["network"].startswith("RSTG")
+
+
+def _steps(rows: list[dict[str, Any]]) -> str:
     """How long steps of whole trainings take in bfloat16 now, as a share of float32 before."""
-    full = [what for what in rows if what.endswith("step of 32 clips, float32")]
-    shares = {
-        what: rows[what.replace("float32", "bfloat16")]["now"] / rows[what]["before"] for what in full
-    }
-    return "\n".join(f"- {what.removesuffix(', float32')}: {x:.2f}" for what, x in shares.items())
+    times = {(row["network"], row["what"]): row for row in rows}
+    names = [name for name, what in times if what == "step, float32" and name.endswith("32 clips")]
+    return "\n".join(
+        f"- {name}: {times[name, 'step, bfloat16']['now'] / times[name, 'step, float32']['before']:.2f}"
+        for name in names
+    )
 
 
 def _bfloat16(found: list[dict[str, Any]]) -> str:
