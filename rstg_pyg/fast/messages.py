@@ -15,9 +15,9 @@ from torch import Tensor
 from rstg_pyg.fast.autograd import autocast_to, derivative, no_autocast, opaque
 from rstg_pyg.fast.linear import product
 
-#: Numbers of a block of edges for each thread of the CPU: few enough for its cache. A GPU takes all
-#: edges at once.
-BLOCK_SIZE = 2**17
+#: Bytes of a block of edges for each thread of the CPU: few enough for its cache. A GPU takes all edges
+#: at once.
+BLOCK_SIZE = 2**19
 #: Rows of a block, at least, for a matrix product at full rate.
 BLOCK_ROWS = 1024
 #: Up to how many pairs of nodes per edge a matrix product over all pairs is cheaper than sums over the
@@ -127,7 +127,7 @@ def blocks(x: Tensor, source: Tensor, multiplied: bool = True) -> Iterator[slice
     edges = source.numel()
     step = max(1, edges)
     if x.device.type == "cpu":
-        size = BLOCK_SIZE * torch.get_num_threads()
+        size = BLOCK_SIZE // x.element_size() * torch.get_num_threads()
         rows = max(BLOCK_ROWS if multiplied else 1, size // x.size(-1))
         step = max(1, rows // x.size(1))
     return (slice(start, min(start + step, edges)) for start in range(0, edges, step))

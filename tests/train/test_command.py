@@ -13,9 +13,9 @@ from rstg_pyg.train.command import command
 @command
 def main():
     faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)  # 64 MiB, freed at once
     before = faults()
-    torch.ones(2**24)
+    for _ in range(10):
+        torch.ones(2**24)  # 64 MiB, freed at once
     print(faults() - before)
 
 main()
@@ -24,6 +24,6 @@ main()
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_command_keeps_freed_memory():
-    """A second tensor of 16,384 pages takes those of the first; given back, all were mapped again."""
+    """Of ten tensors of 16,384 pages, most take those of others; given back, all are mapped again."""
     done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
+    assert int(done.stdout) < 4 * 16384
