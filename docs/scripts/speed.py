@@ -134,6 +134,7 @@ def main(old: Path, threads: int, out: Path) -> None:
 
     from rstg_pyg.train.run_folder.environment import device_name
 
+    commits = f"times in ms of commits {commit(old)} (before) and {commit(HERE)} (now)"
     runs: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         before, now = (package(x, Path(folder) / n) for x, n in ((old, "before"), (HERE, "now")))
@@ -161,7 +162,7 @@ def main(old: Path, threads: int, out: Path) -> None:
         for what in by_way["now"][0]
     ]
     found = {
-        "what": f"times in ms of commits {commit(old)} (before) and {commit(HERE)} (now)",
+        "what": commits,
         "protocol": f"docs/scripts/speed.py; medians of {ROUNDS} runs in turns, each of 3 to "
         f"{REPEATS} calls after two; bfloat16 by autocast; peak: of the process; seed 0",
         "machine": f"{device_name(torch.device('cpu'))} ({torch.backends.cpu.get_cpu_capability()})",
