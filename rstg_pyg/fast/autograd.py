@@ -63,18 +63,22 @@ def opaque() -> bool:
     return torch.compiler.is_dynamo_compiling() and not torch._dynamo.config.allow_rnn
 
 
-def compiled_step(x: Tensor) -> bool:
-    """Whether ``torch.compile`` is tracing a training step on the CPU, where operations of our own are
-    faster than what it writes (:mod:`rstg_pyg.fast.operations`).
+def compiled(x: Tensor) -> bool:
+    """Whether ``torch.compile`` is tracing for the CPU, where operations of our own can be faster than
+    what it writes (:mod:`rstg_pyg.fast.operations`).
     """
     return (
         _ENABLED
         and SIZES_CAN_BE_ASKED
         and opaque()
-        and torch.is_grad_enabled()
         and x.device.type == "cpu"
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def compiled_step(x: Tensor) -> bool:
+    """The same of a training step."""
+    return compiled(x) and torch.is_grad_enabled()
 
 
 def untouched(*modules: Optional[torch.nn.Module]) -> bool:

@@ -13,9 +13,10 @@ from typing import Any, Dict, Optional
 import torch
 import torch_geometric.nn
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.parameter import UninitializedParameter
 
-from rstg_pyg.fast.autograd import autocast_to, derivative, eager
+from rstg_pyg.fast.autograd import autocast_to, compiled, derivative, eager
 
 #: Multiply-adds from which on the detour is worth its 20 microseconds.
 LEAST_WORK = 2**21
@@ -82,17 +83,22 @@ class _Linear(torch.autograd.Function):
         )
 
 
+@torch.compiler.assume_constant_result
+def _onednn_here() -> bool:
+    """What a compiler is told of :func:`uses_onednn`."""
+    return uses_onednn(torch.zeros(1, dtype=torch.float32))
+
+
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """:func:`torch.nn.functional.linear`."""
-    if (
-        not eager()
-        or x.numel() * weight.size(0) < LEAST_WORK
-        or not uses_onednn(x)
-        or weight.dtype != x.dtype
-        or autocast_to(x) is not None
-        or x.dim() < 2
-    ):
+    run = eager()
+    small = statically_known_true(x.numel() * weight.size(0) < LEAST_WORK)  # symbols for a compiler
+    if small or not (uses_onednn(x) if run else compiled(x) and _onednn_here()):
         return torch.nn.functional.linear(x, weight, bias)
+    if x.dim() < 2 or not x.dtype == weight.dtype == torch.float32 or autocast_to(x) is not None:
+        return torch.nn.functional.linear(x, weight, bias)
+    if not run:
+        return torch.ops.rstg_pyg.linear(x, weight, bias)
     # Views are made out here: a layer's result may be overwritten, by ReLU for example.
     return _Linear.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], weight.size(0))
 

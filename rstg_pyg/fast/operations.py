@@ -1,8 +1,9 @@
-"""What a compiled training step on a CPU holds as operations that ``torch.compile`` does not look into.
+"""What a compiled graph on a CPU holds as operations that ``torch.compile`` does not look into.
 
 Left to it, sums over edges become loops over all edges, their gradients are added number by number,
-and ReLU stores a mask for its gradient, which takes twenty times as long as ReLU itself. So the
-functions of eager mode run instead.
+ReLU stores a mask for its gradient, which takes twenty times as long as ReLU itself, and matrix
+products go to MKL on any processor. So the functions of eager mode run instead: all of these in a
+training step, the products in inference as well.
 """
 
 from typing import Callable
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rstg_pyg.fast.autograd import compiled_step, untouched
+from rstg_pyg.fast.linear import product
 from rstg_pyg.fast.messages import (
     blocks,
     sum_hidden,
@@ -136,3 +138,32 @@ _define(
     lambda grad, out: out.new_empty(out.shape),
 )
 torch.library.register_autograd("rstg_pyg::relu", _differentiate_relu, setup_context=_keep_output)
+
+
+# Matrix products of oneDNN.
+def _linear(x, weight, bias):
+    return product(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], weight.size(0))
+
+
+def _keep_factors(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+    ctx.has_bias = inputs[2] is not None
+
+
+def _differentiate_linear(ctx, grad):
+    (x, weight), need = ctx.saved_tensors, ctx.needs_input_grad
+    rows = grad.flatten(0, -2)
+    return (
+        torch.ops.rstg_pyg.linear(grad, weight.t(), None) if need[0] else None,
+        torch.ops.rstg_pyg.linear(rows.t(), x.flatten(0, -2).t(), None) if need[1] else None,
+        rows.sum(0) if ctx.has_bias else None,
+    )
+
+
+_define(
+    "linear",
+    "(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    _linear,
+    lambda x, weight, bias: x.new_empty(*x.shape[:-1], weight.size(0)),
+)
+torch.library.register_autograd("rstg_pyg::linear", _differentiate_linear, setup_context=_keep_factors)

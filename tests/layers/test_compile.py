@@ -10,12 +10,20 @@ from torch_geometric.testing import onlyFullTest, onlyLinux
 
 from rstg_pyg import RSTG, JointLayerNorm, RSTGConv, cells
 from rstg_pyg.cells import Cell
-from rstg_pyg.fast import space
+from rstg_pyg.fast import linear, space
 from rstg_pyg.fast.autograd import SIZES_CAN_BE_ASKED, plain_paths
 from rstg_pyg.graphs import multiscale_grid
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 GRID = multiscale_grid((2, 1))
+
+
+@pytest.fixture
+def however_small(monkeypatch):
+    """The fast path and oneDNN's products, for networks of a few channels on any processor."""
+    monkeypatch.setattr(space, "LEAST_WORK", 0)
+    monkeypatch.setattr(linear, "LEAST_WORK", 0)
+    monkeypatch.setattr(linear, "mkl_at_home", lambda: False)
 
 
 def nodes(frames=3):
@@ -64,7 +72,7 @@ def test_rstg_compiles_by_inductor(make, cell):
 
 
 @pytest.mark.slow
-def test_rstg_compiles_once_for_any_number_of_frames(make):
+def test_rstg_compiles_once_for_any_number_of_frames(make, however_small):
     model, counter = make(num_rounds=2), CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=True)
     for frames in (3, 2, 9):
@@ -140,6 +148,7 @@ def test_operations_of_compiled_steps(bias):
     wide = draw(M, S, C + D).transpose(0, 1).requires_grad_()
     torch.library.opcheck(ops.weighted_hidden.default, (wide, dst, alpha, source, target))
     torch.library.opcheck(ops.relu.default, (src,))
+    torch.library.opcheck(ops.linear.default, (src, weight, b))
     x, cell = torch.randn(3, 2, 5, requires_grad=True), Cell("LSTM", 5, 4)
     memory = torch.randn(2, 2, 4, requires_grad=True)
     kept = cells._measured_bytes(*x.shape, 4)
@@ -182,8 +191,7 @@ def test_gradients_of_the_cell_in_compiled_steps(mode, kind):
     [{}, {"heads": 2, "cell": "gru"}, {"form": "paper", "norm": JointLayerNorm}, {"residual": True}],
     ids=str,
 )
-def test_compiled_step_runs_what_eager_mode_runs(kwargs, monkeypatch):
-    monkeypatch.setattr(space, "LEAST_WORK", 0)
+def test_compiled_step_runs_what_eager_mode_runs(kwargs, however_small):
     model = randomize(RSTG(4, 6, **{"num_rounds": 2, **kwargs}), std=0.5)
     x, found = nodes().float().requires_grad_(), []
     for call in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
@@ -215,22 +223,31 @@ def test_which_operations_are_in_a_graph(monkeypatch):
     assert compiled(conv, x) == {"relu", "weighted_hidden"}
     with pytest.raises(IndexError, match="out of range"):
         compiled(conv, x, GRID.edge_index + 1)
+    monkeypatch.setattr(linear, "mkl_at_home", lambda: False)
+    monkeypatch.setattr(linear, "LEAST_WORK", 10**5)
+    products = {"linear"} if linear.has_onednn(x) else set()
+    assert compiled(conv, x) == {"relu", "weighted_hidden"}  # small
+    monkeypatch.setattr(linear, "LEAST_WORK", 100)
+    assert compiled(conv, x) == {"relu", "weighted_hidden"} | products
+    with torch.no_grad():
+        assert compiled(conv, x) == products
+        with torch.autocast("cpu", torch.bfloat16):
+            assert compiled(conv, x) == set()
+    assert compiled(RSTGConv(4, 8).double(), x.double()) == {"relu", "weighted_hidden"}
     conv.send.lins[0].register_forward_hook(lambda module, inputs, out: out + 1)
     expected = conv(x, GRID.edge_index)
-    assert compiled(conv, x) == {"relu"}
+    assert compiled(conv, x) == {"relu"} | products
     torch.testing.assert_close(torch.compile(conv, backend="eager")(x, GRID.edge_index), expected)
 
 
 @pytest.mark.slow
-def test_a_strict_export_has_no_operations_of_ours(monkeypatch):
-    monkeypatch.setattr(space, "LEAST_WORK", 0)
+def test_a_strict_export_has_no_operations_of_ours(however_small):
     program = torch.export.export(RSTG(4, 6), (nodes().float(), GRID.edge_index), strict=True)
     assert "rstg_pyg" not in str(program.graph)
 
 
 @pytest.mark.slow
-def test_compiled_function_transforms_get_the_plain_formulas(monkeypatch):
-    monkeypatch.setattr(space, "LEAST_WORK", 0)
+def test_compiled_function_transforms_get_the_plain_formulas(however_small):
     conv, x = RSTGConv(4, 8), nodes().float()
     compiled = torch.compile(torch.vmap(lambda x: conv(x, GRID.edge_index)), backend="aot_eager")
     torch.testing.assert_close(compiled(x), conv(x, GRID.edge_index))
