@@ -92,10 +92,11 @@ def _onednn_here() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """:func:`torch.nn.functional.linear`."""
     run = eager()
-    small = statically_known_true(x.numel() * weight.size(0) < LEAST_WORK)  # symbols for a compiler
-    if small or not (uses_onednn(x) if run else compiled(x) and _onednn_here()):
+    # Sizes are symbols for a compiler.
+    if not (run or compiled(x)) or statically_known_true(x.numel() * weight.size(0) < LEAST_WORK):
         return torch.nn.functional.linear(x, weight, bias)
-    if x.dim() < 2 or not x.dtype == weight.dtype == torch.float32 or autocast_to(x) is not None:
+    plain = x.dim() < 2 or not x.dtype == weight.dtype == torch.float32 or autocast_to(x) is not None
+    if plain or not (uses_onednn(x) if run else _onednn_here()):
         return torch.nn.functional.linear(x, weight, bias)
     if not run:
         return torch.ops.rstg_pyg.linear(x, weight, bias)
