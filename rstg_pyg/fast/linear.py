@@ -95,8 +95,9 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     # Sizes are symbols for a compiler.
     if not (run or compiled(x)) or statically_known_true(x.numel() * weight.size(0) < LEAST_WORK):
         return torch.nn.functional.linear(x, weight, bias)
-    plain = x.dim() < 2 or not x.dtype == weight.dtype == torch.float32 or autocast_to(x) is not None
-    if plain or not (uses_onednn(x) if run else _onednn_here()):
+    if not (uses_onednn(x) if run else _onednn_here()):
+        return torch.nn.functional.linear(x, weight, bias)
+    if x.dim() < 2 or not x.dtype == weight.dtype == torch.float32 or autocast_to(x) is not None:
         return torch.nn.functional.linear(x, weight, bias)
     if not run:
         return torch.ops.rstg_pyg.linear(x, weight, bias)
