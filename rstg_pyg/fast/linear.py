@@ -92,12 +92,14 @@ def _onednn_here() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """:func:`torch.nn.functional.linear`."""
     run = eager()
-    # Sizes are symbols for a compiler.
-    if not (run or compiled(x)) or statically_known_true(x.numel() * weight.size(0) < LEAST_WORK):
-        return torch.nn.functional.linear(x, weight, bias)
-    if not (uses_onednn(x) if run else _onednn_here()):
-        return torch.nn.functional.linear(x, weight, bias)
-    if x.dim() < 2 or not x.dtype == weight.dtype == torch.float32 or autocast_to(x) is not None:
+    if (
+        not (run or compiled(x))
+        or statically_known_true(x.numel() * weight.size(0) < LEAST_WORK)  # symbols for a compiler
+        or not (uses_onednn(x) if run else _onednn_here())
+        or not x.dtype == weight.dtype == torch.float32
+        or autocast_to(x) is not None
+        or x.dim() < 2
+    ):
         return torch.nn.functional.linear(x, weight, bias)
     if not run:
         return torch.ops.rstg_pyg.linear(x, weight, bias)

@@ -147,7 +147,6 @@ def _linear(x, weight, bias):
 
 def _keep_factors(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:2])
-    ctx.has_bias = inputs[2] is not None
 
 
 def _differentiate_linear(ctx, grad):
@@ -156,7 +155,7 @@ def _differentiate_linear(ctx, grad):
     return (
         torch.ops.rstg_pyg.linear(grad, weight.t(), None) if need[0] else None,
         torch.ops.rstg_pyg.linear(rows.t(), x.flatten(0, -2).t(), None) if need[1] else None,
-        rows.sum(0) if ctx.has_bias else None,
+        rows.sum(0) if need[2] else None,
     )
 
 
